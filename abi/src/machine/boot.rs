@@ -1,0 +1,160 @@
+//! What the machine tells the kernel at boot, and the control block they share afterwards.
+
+use super::{Ring, VcpuShared};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64};
+
+/// Most virtual CPUs of a machine.
+pub const MAX_CPUS: usize = 256;
+/// Most RAM arenas (memfds) of a machine.
+pub const MAX_ARENAS: usize = 16;
+
+/// Descriptors of the shared table that the kernel uses. All stay open for the machine's life.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostFiles {
+    /// memfd of KDATA: hot range at offset 0, cold range after it.
+    pub kdata: i32,
+    /// memfds of RAM, `arena_count` of them.
+    pub arenas: [i32; MAX_ARENAS],
+    /// `O_PATH` directory that is the root of the guest's lower layer.
+    pub root: i32,
+    /// memfd that holds the guest vDSO image, -1 if none.
+    pub vdso: i32,
+}
+
+/// What one of the machine's standard streams is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum StdioKind {
+    /// Closed on the host: the guest gets no descriptor.
+    Closed = 0,
+    /// The terminal: the guest gets its tty.
+    Tty = 1,
+    /// A pipe, socket or character device: a byte stream through a ring.
+    Stream = 2,
+    /// A regular file: `fd` is read and written directly at the file's own (shared) offset.
+    File = 3,
+    /// The host's /dev/null.
+    Null = 4,
+}
+
+/// One of the machine's standard streams.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StdioStat {
+    /// A [`StdioKind`].
+    pub kind: u32,
+    /// The host descriptor, -1 if closed.
+    pub fd: i32,
+    /// `st_mode` on the host, for `fstat`.
+    pub mode: u32,
+    /// `fcntl(F_GETFL)` on the host.
+    pub flags: u32,
+}
+
+/// Immutable facts of the machine, in KDATA, written by the machine before the first slot runs.
+#[repr(C)]
+pub struct BootInfo {
+    /// Number of virtual CPUs at boot, `1..=MAX_CPUS`.
+    pub cpus: u32,
+    /// RAM in pages, all arenas together; each arena holds an equal share, the last one the rest.
+    pub ram_pages: u64,
+    /// Number of arenas in use.
+    pub arena_count: u32,
+    /// Pages of the first arenas (the last may hold fewer).
+    pub arena_pages: u64,
+    /// Descriptors.
+    pub files: HostFiles,
+    /// Standard input, output, error.
+    pub stdio: [StdioStat; 3],
+    /// Bit mask of debug options: [`BootInfo::STRACE`] and following.
+    pub options: u32,
+    /// Kernel log level on the machine's standard error: 0 off, 1 error … 5 trace.
+    pub log_level: u32,
+    /// User and group of the first process.
+    pub uid: u32,
+    pub gid: u32,
+    /// XSAVE components in use (XCR0 & 0xe7) and bytes of the standard-format area.
+    pub xsave_mask: u64,
+    pub xsave_len: u32,
+    /// Page size of the host's huge pages mapped for KDATA, 0 if they could not be had.
+    pub huge: u32,
+    /// TSC frequency in kHz, 0 if not invariant (then clocks ask the host).
+    pub tsc_khz: u64,
+    /// The host's `AT_HWCAP`, `AT_HWCAP2`, `AT_CLKTCK`.
+    pub hwcap: u64,
+    pub hwcap2: u64,
+    /// 16 random bytes twice a boot: seed of the kernel's generator.
+    pub seed: [u8; 32],
+    /// Bytes of [`BootInfo::strings`] in use.
+    pub strings_len: u32,
+    /// Counts of NUL-terminated strings in `strings`, in this order: arguments, environment, then the working
+    /// directory (1) and the host name (1).
+    pub argc: u32,
+    pub envc: u32,
+    /// The strings themselves.
+    pub strings: [u8; 0x2_0000],
+}
+
+impl BootInfo {
+    /// `--strace`.
+    pub const STRACE: u32 = 1;
+    /// `--stats`.
+    pub const STATS: u32 = 2;
+    /// `--debug-host`: slots stay dumpable.
+    pub const DEBUG_HOST: u32 = 4;
+    /// The host groups tasks by session (autogroup) or lends a cgroup: nothing to account.
+    pub const SHARES_BY_HOST: u32 = 8;
+    /// `--pin`: virtual CPU n stays on host CPU n mod the host's count.
+    pub const PIN: u32 = 16;
+}
+
+/// What the machine's terminal last told us, and what we told it.
+#[repr(C)]
+pub struct Console {
+    /// Rows and columns: `rows << 16 | columns`. Written by the machine.
+    pub window: AtomicU32,
+    /// Incremented by the machine when `window` changed.
+    pub window_changes: AtomicU32,
+}
+
+/// How the machine's life stands. A futex word that the machine waits on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ControlState {
+    Booting = 0,
+    Running = 1,
+    /// The first process is gone and output is flushed: `exit_status` holds.
+    Finished = 2,
+    /// The guest kernel panicked: `panic_*` hold.
+    Panicked = 3,
+}
+
+/// The block at [`super::layout::CONTROL_OFF`] of the hot range.
+#[repr(C, align(4096))]
+pub struct Control {
+    /// A [`ControlState`]; futex word.
+    pub state: AtomicU32,
+    /// Exit status of the machine: the command's, or 128+n.
+    pub exit_status: AtomicI32,
+    /// Set to 1 by the machine to ask for an orderly end (SIGTERM), then an interrupt on vCPU 0.
+    pub shutdown: AtomicU32,
+    /// Bytes of `report` in use: the `--stats` text, or the panic message.
+    pub report_len: AtomicU32,
+    /// Return addresses of a panic, 0-terminated; the machine symbolises them.
+    pub backtrace: [AtomicU64; 64],
+    /// Text for [`Self::report_len`].
+    pub report: [core::cell::UnsafeCell<u8>; 0x8000],
+    pub console: Console,
+    /// Rings by [`super::RingIndex`].
+    pub rings: [Ring; 4],
+    /// Shared part of each virtual CPU.
+    pub vcpus: [VcpuShared; MAX_CPUS],
+    /// Facts.
+    pub boot: BootInfo,
+}
+
+// SAFETY: the cells are written by one side at a time, ordered by `state` and `report_len`.
+unsafe impl Sync for Control {}
+
+const _: () = assert!(size_of::<Control>() as u64 <= super::layout::CONTROL_LEN);

@@ -1,0 +1,55 @@
+//! Where everything lies in a slot's address space.
+//!
+//! One page-global-directory entry (512 GiB, the highest of the lower half) belongs to Umbel; everything
+//! below [`USER_TOP`] belongs to the guest. Nothing that a guest can map lies within a gigabyte of the gate.
+
+/// Bytes in a page.
+pub const PAGE: u64 = 4096;
+/// Bytes in a huge page.
+pub const HUGE: u64 = 2 << 20;
+
+/// First address that guests may map. The host's `mmap_min_addr` is at most this.
+pub const USER_BOTTOM: u64 = 0x1_0000;
+/// First address above guest memory.
+pub const USER_TOP: u64 = 0x7f80_0000_0000;
+
+/// The kernel image. Its first page is the gate.
+pub const IMAGE_BASE: u64 = USER_TOP + 0x4000_0000;
+/// Bytes reserved for text and read-only data.
+pub const IMAGE_MAX: u64 = 0x0400_0000;
+
+/// KDATA, hot part: the range that the gate locks and unlocks. Begins with the image's statics.
+pub const HOT_BASE: u64 = USER_TOP + 0x5000_0000;
+/// Bytes of the hot range: an address range, populated in 2 MiB steps.
+pub const HOT_LEN: u64 = 0x1000_0000;
+/// Offset in the hot range of [`super::Control`] and the rings.
+pub const CONTROL_OFF: u64 = 0x0020_0000;
+/// Bytes reserved there.
+pub const CONTROL_LEN: u64 = 0x0020_0000;
+/// Offset of the first hot byte that the kernel's heap may use.
+pub const HOT_HEAP_OFF: u64 = CONTROL_OFF + CONTROL_LEN;
+
+/// The slot's own [`super::SlotPage`], read-only.
+pub const SLOT_PAGE: u64 = USER_TOP + 0x6000_0000;
+/// The entry/exit page: private to the slot, always writable, never trusted.
+pub const ENTRY_PAGE: u64 = USER_TOP + 0x6001_0000;
+/// The host's signal frames while KDATA is locked: private to the slot, always writable, never trusted.
+pub const SIGNAL_STACK: u64 = USER_TOP + 0x6002_0000;
+/// Bytes of the signal stack.
+pub const SIGNAL_STACK_LEN: u64 = 0x1_0000;
+/// The guest's vDSO (r-x).
+pub const GUEST_VDSO: u64 = USER_TOP + 0x6004_0000;
+/// Bytes reserved for it.
+pub const GUEST_VDSO_LEN: u64 = 0x4000;
+/// Mapping window for page copies, unmapped again before guest mode.
+pub const WINDOW: u64 = USER_TOP + 0x7000_0000;
+/// Bytes of the window.
+pub const WINDOW_LEN: u64 = 0x0400_0000;
+
+/// KDATA, cold part: left locked, unlocked on demand in kernel mode.
+pub const COLD_BASE: u64 = USER_TOP + 0x8000_0000;
+/// Bytes of the cold range: an address range, populated in 2 MiB steps.
+pub const COLD_LEN: u64 = 0x4_0000_0000;
+
+/// Bytes of a kernel stack, 2^n, aligned to its size.
+pub const KERNEL_STACK_LEN: u64 = 0x8000;

@@ -1,0 +1,15 @@
+//! The contract between the machine and the kernel image: shapes only, no behaviour.
+//!
+//! Everything here lives in memory that both sides map. Each side treats what the other wrote as untrusted:
+//! read once, check, cap.
+
+mod boot;
+pub mod layout;
+mod ring;
+mod slot;
+
+pub use boot::{
+    BootInfo, Console, Control, ControlState, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind, StdioStat,
+};
+pub use ring::{RING_LEN, Ring, RingIndex};
+pub use slot::{Mailbox, SlotPage, SlotPhase, VcpuShared, VcpuState};

@@ -1,0 +1,8 @@
+//! Raw host system calls, and nothing else: no policy, no state, no allocation.
+//!
+//! Every function is one instruction sequence around `syscall`. In the kernel image they work only in kernel mode:
+//! the slot's dispatch selector blocks them in guest mode and the seccomp filter lists the numbers used here.
+
+#![no_std]
+
+pub mod raw;

@@ -1,0 +1,1 @@
+//! Device drivers: the kernel side of the machine's devices.

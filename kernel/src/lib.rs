@@ -1,0 +1,30 @@
+//! The guest kernel: policy and Linux's semantics, in safe Rust.
+//!
+//! Entry point for reading: `task::run` (the run loop), `syscall::table` (what a guest may ask for).
+
+#![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod drivers;
+pub mod fs;
+pub mod futex;
+pub mod ipc;
+pub mod loader;
+pub mod log;
+pub mod sched;
+pub mod signal;
+pub mod stats;
+pub mod syscall;
+pub mod task;
+pub mod time;
+pub mod tty;
+pub mod vm;
+
+pub use umbel_abi::linux::Errno;
+
+/// What kernel functions return.
+pub type Result<T> = core::result::Result<T, Errno>;

@@ -1,0 +1,1 @@
+//! Program loading: ELF, interpreters, scripts, the initial stack.

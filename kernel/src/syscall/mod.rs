@@ -1,0 +1,1 @@
+//! System calls: the table, dispatch, and one file per family.
