@@ -26,9 +26,5 @@ pub unsafe fn syscall(nr: u32, args: [u64; 6]) -> Result<u64, Errno> {
             options(nostack),
         );
     }
-    if ret > -4096_i64 as u64 {
-        Err(Errno::from_raw(-(ret as i64) as i32))
-    } else {
-        Ok(ret)
-    }
+    if ret > -4096_i64 as u64 { Err(Errno::from_raw(-(ret as i64) as i32)) } else { Ok(ret) }
 }

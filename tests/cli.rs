@@ -1,0 +1,146 @@
+//! The command line: statuses, messages, arguments that are wrong.
+
+mod common;
+
+use common::{Run, guest_program};
+
+#[track_caller]
+fn refused(args: &[&str], names: &str) {
+    let outcome = Run::umbel(args).finish();
+    assert_eq!(outcome.status, 2, "{args:?}: {outcome:#?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "one line wanted: {outcome:#?}");
+    assert!(outcome.stderr.contains(names), "{names} is not named: {outcome:#?}");
+    assert_eq!(outcome.stdout, "");
+}
+
+#[test]
+fn zero_cpus_are_refused() {
+    refused(&["run", "--cpus", "0", "/bin/true"], "--cpus");
+}
+
+#[test]
+fn too_many_cpus_are_refused() {
+    refused(&["run", "--cpus", "257", "/bin/true"], "--cpus");
+}
+
+#[test]
+fn a_byte_of_memory_is_refused() {
+    refused(&["run", "--mem", "1", "/bin/true"], "--mem");
+}
+
+#[test]
+fn an_unreadable_size_is_refused() {
+    refused(&["run", "--mem", "lots", "/bin/true"], "--mem");
+}
+
+#[test]
+fn a_root_that_is_not_there_is_refused() {
+    refused(&["run", "--root", "/no/such/root", "/bin/true"], "--root");
+}
+
+#[test]
+fn an_unknown_option_is_refused() {
+    refused(&["run", "--no-such-option", "/bin/true"], "--no-such-option");
+}
+
+#[test]
+fn a_missing_command_is_status_127() {
+    let outcome = Run::umbel(&["run", "--", "/no/such/command"]).finish();
+    assert_eq!(outcome.status, 127, "{outcome:#?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:#?}");
+    assert!(outcome.stderr.contains("/no/such/command"), "{outcome:#?}");
+}
+
+#[test]
+fn a_command_that_is_not_executable_is_status_126() {
+    let outcome = Run::umbel(&["run", "--", "/etc/passwd"]).finish();
+    assert_eq!(outcome.status, 126, "{outcome:#?}");
+}
+
+#[test]
+fn the_status_is_the_commands() {
+    assert_eq!(Run::umbel(&["run", "/bin/sh", "-c", "exit 37"]).finish().status, 37);
+}
+
+#[test]
+fn a_death_by_signal_is_128_plus_its_number() {
+    assert_eq!(Run::umbel(&["run", "/bin/sh", "-c", "kill -SEGV $$"]).finish().status, 128 + 11);
+}
+
+#[test]
+fn the_machine_has_the_processors_and_memory_asked_for() {
+    let script = "nproc; grep -c ^processor /proc/cpuinfo; grep MemTotal /proc/meminfo";
+    let outcome = Run::umbel(&["run", "--cpus", "3", "--mem", "64M", "/bin/sh", "-c", script]).finish();
+    assert_eq!(outcome.stdout, "3\n3\nMemTotal:          65536 kB\n", "{outcome:#?}");
+}
+
+#[test]
+fn version_and_help_are_on_standard_output() {
+    for option in ["--version", "--help"] {
+        let outcome = Run::umbel(&[option]).finish();
+        assert_eq!((outcome.status, outcome.stderr.as_str()), (0, ""));
+        assert!(outcome.stdout.contains("umbel"), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn pipes_are_binary_clean() {
+    let bytes: Vec<u8> = (0..200_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let sum = |run: Run| run.input(bytes.clone()).finish().stdout;
+    assert_eq!(sum(Run::umbel(&["run", "cksum"])), sum(Run::on_host("cksum", &[])));
+}
+
+#[test]
+fn environment_and_directory_are_as_asked() {
+    let outcome =
+        Run::umbel(&["run", "--env", "FLOWER=umbel", "--workdir", "/usr", "/bin/sh", "-c", "echo $FLOWER; pwd"])
+            .finish();
+    assert_eq!(outcome.stdout, "umbel\n/usr\n", "{outcome:#?}");
+}
+
+#[test]
+fn the_user_is_as_asked() {
+    let outcome = Run::umbel(&["run", "--user", "1234:567", "/usr/bin/id"]).finish();
+    assert_eq!(outcome.stdout, "uid=1234 gid=567 groups=567\n", "{outcome:#?}");
+}
+
+#[test]
+fn nothing_is_written_to_the_host() {
+    let mark = format!("/usr/umbel-test-{}", std::process::id());
+    let script =
+        format!("touch {mark} && echo text > {mark} && cat {mark} && rm -r /usr/bin/env && test ! -e /usr/bin/env");
+    let outcome = Run::umbel(&["run", "--user", "0", "/bin/sh", "-c", &script]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "text\n"), "{outcome:#?}");
+    assert!(!std::path::Path::new(&mark).exists());
+    assert!(std::path::Path::new("/usr/bin/env").exists());
+}
+
+#[test]
+fn strace_names_calls_and_results() {
+    let program = guest_program("hello", false);
+    let outcome = Run::umbel(&["run", "--strace", "--", &program.to_string_lossy()]).finish();
+    assert_eq!(outcome.stdout, "hello\n");
+    assert!(outcome.stderr.contains("write(1, \"hello\\n\", 6) = 6"), "{outcome:#?}");
+}
+
+#[test]
+fn stats_counts_calls() {
+    let program = guest_program("hello", false);
+    let outcome = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy()]).finish();
+    assert!(outcome.stderr.contains("system calls"), "{outcome:#?}");
+}
+
+#[test]
+fn an_ordinary_user_can_run_it() {
+    if !common::is_root() {
+        return; // every other test of this file shows it
+    }
+    // Somewhere that the other user can read.
+    let copy = std::env::temp_dir().join(format!("umbel-user-test-{}", std::process::id()));
+    std::fs::copy(common::umbel(), &copy).expect("temporary directory");
+    let copied = copy.to_string_lossy().into_owned();
+    let outcome =
+        Run::on_host(&copied, &["run", "--cpus", "2", "/bin/sh", "-c", "id -u; echo $((6*7))"]).user(65534).finish();
+    std::fs::remove_file(&copy).expect("our own file");
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "0\n42\n"), "{outcome:#?}");
+}

@@ -1,0 +1,189 @@
+//! What the end-to-end tests share: running `umbel`, compiling guest programs, comparing with the host.
+//!
+//! Every run has a deadline; what is still alive then is killed by process id.
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a finished program left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Exit status as a shell shows it: 128+n for a death by signal n.
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// The `umbel` binary under test.
+pub fn umbel() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_umbel"))
+}
+
+/// A run of a program, on the host or in a machine, under a deadline.
+pub struct Run {
+    command: Command,
+    input: Vec<u8>,
+    limit: Duration,
+}
+
+impl Run {
+    /// `program` on the host itself.
+    pub fn on_host(program: impl AsRef<Path>, args: &[&str]) -> Run {
+        let mut command = Command::new(program.as_ref());
+        command.args(args);
+        Run::with(command)
+    }
+
+    /// `umbel` with these arguments.
+    pub fn umbel(args: &[&str]) -> Run {
+        let mut command = Command::new(umbel());
+        command.args(args);
+        Run::with(command)
+    }
+
+    /// `program` in a machine of `cpus` virtual CPUs.
+    pub fn in_machine(cpus: u32, program: impl AsRef<Path>, args: &[&str]) -> Run {
+        let mut command = Command::new(umbel());
+        command.args(["run", "--cpus", &cpus.to_string(), "--"]).arg(program.as_ref()).args(args);
+        Run::with(command)
+    }
+
+    fn with(command: Command) -> Run {
+        Run { command, input: Vec::new(), limit: Duration::from_secs(60) }
+    }
+
+    /// Bytes for standard input (empty otherwise).
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Run {
+        self.input = bytes.into();
+        self
+    }
+
+    /// Another deadline than a minute.
+    pub fn limit(mut self, seconds: u64) -> Run {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    /// An environment variable of the host program.
+    pub fn env(mut self, key: &str, value: &str) -> Run {
+        self.command.env(key, value);
+        self
+    }
+
+    /// As another user, where the tests run as root.
+    pub fn user(mut self, id: u32) -> Run {
+        self.command.uid(id).gid(id);
+        self
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// When the program cannot be started or misses the deadline.
+    pub fn finish(mut self) -> Outcome {
+        let what = format!("{:?}", self.command);
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let mut stdin = child.stdin.take().expect("piped");
+        let input = std::mem::take(&mut self.input);
+        // A program that stops reading early is not an error.
+        let feeder = thread::spawn(move || drop(stdin.write_all(&input)));
+        let out = collect(child.stdout.take().expect("piped"));
+        let err = collect(child.stderr.take().expect("piped"));
+        let status = wait_until(&mut child, self.limit);
+        let late = status.is_none();
+        let status = status.unwrap_or_else(|| {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child")
+        });
+        let _ = feeder.join();
+        let outcome = Outcome {
+            status: shell_status(status),
+            stdout: out.join().expect("reader"),
+            stderr: err.join().expect("reader"),
+        };
+        assert!(!late, "{what}: still running after {:?}\n{outcome:#?}", self.limit);
+        outcome
+    }
+}
+
+fn collect(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// Waits for a child, at most `limit`.
+pub fn wait_until(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("our own child") {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// 128+n for a death by signal n.
+pub fn shell_status(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+/// Compiles `tests/guest/NAME.c` with the host's C compiler and returns the program.
+///
+/// Static unless `dynamic`; the result is cached by the compiler's inputs' time stamps.
+pub fn guest_program(name: &str, dynamic: bool) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(format!("{name}.c"));
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    std::fs::create_dir_all(&dir).expect("target directory");
+    let program = dir.join(if dynamic { format!("{name}.dyn") } else { name.to_owned() });
+    let partial = dir.join(format!("{name}.{}.{:?}", std::process::id(), thread::current().id()));
+    let mut cc = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".into()));
+    cc.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]);
+    if !dynamic {
+        cc.arg("-static");
+    }
+    let status = cc.arg("-o").arg(&partial).arg(&source).status().expect("a C compiler");
+    assert!(status.success(), "{} does not compile", source.display());
+    // The rename makes two tests that compile the same program at once harmless.
+    std::fs::rename(&partial, &program).expect("target directory");
+    program
+}
+
+/// Runs a guest program on the host, then in machines of 1, 2 and 4 virtual CPUs, and wants the same outcome.
+pub fn same_as_host(name: &str) {
+    let program = guest_program(name, false);
+    let host = Run::on_host(&program, &[]).finish();
+    assert_eq!(host.status, 0, "{name} fails on the host itself:\n{host:#?}");
+    for cpus in [1, 2, 4] {
+        let guest = Run::in_machine(cpus, &program, &[]).finish();
+        assert_eq!(guest, host, "{name} on {cpus} virtual CPUs");
+    }
+}
+
+/// Runs a bash script on the host and in a machine, and wants the same outcome.
+pub fn script_same_as_host(cpus: u32, script: &str) {
+    let host = Run::on_host("/bin/bash", &["-c", script]).finish();
+    let guest = Run::in_machine(cpus, "/bin/bash", &["-c", script]).finish();
+    assert_eq!(guest, host, "on {cpus} virtual CPUs: {script}");
+}
+
+/// True where the tests run as root.
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}

@@ -1,0 +1,4 @@
+/* The smallest guest: one write. */
+#include <unistd.h>
+
+int main(void) { return write(1, "hello\n", 6) == 6 ? 0 : 1; }
