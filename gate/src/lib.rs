@@ -1,3 +1,35 @@
-//! gate
+//! The only door between guest code and the kernel: entry, exit, protection, registers.
+//!
+//! * [`enter_user`] runs a guest thread until its next trap; it looks like a function call ([`context`]).
+//! * `gate.s`: the gate page (first page of the image) with the unlock and lock instructions, and the exits.
+//! * [`arm`] prepares a fresh slot: signal stack, handlers, user dispatch, seccomp filter ([`filter`]).
+//! * [`signal`] judges a host signal frame, [`nested`] one that hit kernel mode.
+//! * [`fpu`] keeps the extended state of guest threads.
+//!
+//! Used by: the run loop of the kernel (`enter_user`), the slot code of the machine layer (`arm_slot`,
+//! [`SlotBlock`], [`save_before_switch`]), signal delivery (FPU images), `vm` (call-site patches).
+//!
+//! Invariants: nothing that decides a kernel address is read from memory that the guest can write; the mode is
+//! [`SlotBlock::in_kernel`], never derived from an instruction pointer; no lock is taken here.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod arm;
+mod block;
+mod context;
+pub mod fpu;
+mod regs;
+mod trap;
+
+pub use arm::{ArmError, ArmOptions, arm_slot};
+pub use block::SlotBlock;
+pub use context::{UserContext, enter_user, save_before_switch};
+pub use regs::Regs;
+pub use trap::{Exception, FaultInfo, Kill, Trap};
+
+pub use umbel_abi::linux::Errno;
+
+/// What gate functions return.
+pub type Result<T> = core::result::Result<T, Errno>;
