@@ -8,3 +8,38 @@ use common::same_as_host;
 fn hello() {
     same_as_host("hello");
 }
+
+#[test]
+fn processes() {
+    same_as_host("processes");
+}
+
+#[test]
+fn signals() {
+    same_as_host("signals");
+}
+
+#[test]
+fn threads() {
+    same_as_host("threads");
+}
+
+#[test]
+fn memory() {
+    same_as_host("memory");
+}
+
+#[test]
+fn files() {
+    same_as_host("files");
+}
+
+#[test]
+fn pipes() {
+    same_as_host("pipes");
+}
+
+#[test]
+fn clocks() {
+    same_as_host("clocks");
+}

@@ -1,0 +1,101 @@
+/* Clocks, sleeps and interval timers. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <sched.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <sys/times.h>
+#include <time.h>
+#include <unistd.h>
+
+static volatile int ticks;
+static void tick(int n) { ticks += n > 0; }
+
+static double at(clockid_t clock) {
+    struct timespec t;
+    CHECK(clock_gettime(clock, &t) == 0 && t.tv_nsec >= 0 && t.tv_nsec < 1000000000);
+    return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+static void burn(double seconds) {
+    for (double end = at(CLOCK_PROCESS_CPUTIME_ID) + seconds; at(CLOCK_PROCESS_CPUTIME_ID) < end;) {
+    }
+}
+
+static void reading(void) {
+    clockid_t all[] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW, CLOCK_BOOTTIME, CLOCK_REALTIME_COARSE, CLOCK_MONOTONIC_COARSE, CLOCK_PROCESS_CPUTIME_ID, CLOCK_THREAD_CPUTIME_ID};
+    for (int i = 0; i < 8; i++) {
+        double before = at(all[i]);
+        CHECK(at(all[i]) >= before);
+        struct timespec resolution;
+        CHECK(clock_getres(all[i], &resolution) == 0 && resolution.tv_sec == 0 && resolution.tv_nsec > 0);
+    }
+    double last = at(CLOCK_MONOTONIC);
+    for (int i = 0; i < 200000; i++) {
+        double t = at(CLOCK_MONOTONIC);
+        if (t < last) {
+            CHECK(t >= last);
+            break;
+        }
+        last = t;
+    }
+    struct timeval v;
+    CHECK(gettimeofday(&v, 0) == 0 && v.tv_sec > 1600000000 && time(0) - v.tv_sec <= 1);
+    struct timespec t;
+    CHECK_ERRNO(clock_gettime(99, &t), EINVAL);
+}
+
+static void sleeping(void) {
+    double start = at(CLOCK_MONOTONIC);
+    struct timespec wish = {0, 20000000};
+    CHECK(nanosleep(&wish, 0) == 0 && at(CLOCK_MONOTONIC) - start >= 0.02);
+    clock_gettime(CLOCK_MONOTONIC, &wish);
+    wish.tv_sec -= 10;
+    CHECK(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wish, 0) == 0);
+    wish.tv_nsec = 1000000000;
+    CHECK_ERRNO(nanosleep(&wish, 0), EINVAL);
+    start = at(CLOCK_MONOTONIC);
+    for (int i = 0; i < 20; i++) {
+        struct timespec millisecond = {0, 1000000};
+        nanosleep(&millisecond, 0);
+    }
+    double took = at(CLOCK_MONOTONIC) - start;
+    CHECK(took >= 0.02 && took < 1.0);
+}
+
+static void intervals(void) {
+    signal(SIGALRM, tick);
+    struct itimerval every = {{0, 5000}, {0, 5000}}, now;
+    CHECK(setitimer(ITIMER_REAL, &every, 0) == 0);
+    for (double end = at(CLOCK_MONOTONIC) + 0.2; at(CLOCK_MONOTONIC) < end;) {
+    }
+    CHECK(getitimer(ITIMER_REAL, &now) == 0 && now.it_interval.tv_usec == 5000 && now.it_value.tv_usec <= 5000);
+    every.it_value.tv_usec = 0;
+    CHECK(setitimer(ITIMER_REAL, &every, 0) == 0 && ticks >= 5 && ticks <= 41);
+    CHECK(alarm(100) == 0 && alarm(0) == 100);
+    every.it_value.tv_usec = 2000000;
+    CHECK_ERRNO(setitimer(ITIMER_REAL, &every, 0), EINVAL);
+}
+
+static void processor_time(void) {
+    double start = at(CLOCK_THREAD_CPUTIME_ID), wall = at(CLOCK_MONOTONIC);
+    burn(0.1);
+    CHECK(at(CLOCK_THREAD_CPUTIME_ID) - start >= 0.09 && at(CLOCK_MONOTONIC) - wall >= 0.09);
+    struct rusage usage;
+    CHECK(getrusage(RUSAGE_SELF, &usage) == 0 && usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6 >= 0.09);
+    struct tms times_now;
+    CHECK(times(&times_now) != (clock_t)-1 && times_now.tms_utime + times_now.tms_stime >= 8);
+    start = at(CLOCK_PROCESS_CPUTIME_ID);
+    usleep(50000);
+    CHECK(at(CLOCK_PROCESS_CPUTIME_ID) - start < 0.04); /* sleep costs nothing */
+}
+
+int main(void) {
+    setvbuf(stdout, 0, _IOLBF, 0);
+    reading();
+    sleeping();
+    intervals();
+    processor_time();
+    DONE();
+}

@@ -1,0 +1,201 @@
+/* fork, vfork, exec, wait in all its forms, process groups and sessions. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void exit_statuses(void) {
+    for (int code = 0; code < 300; code += 51) {
+        pid_t child = fork();
+        if (child == 0) _exit(code);
+        int status;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(WIFEXITED(status) && WEXITSTATUS(status) == (code & 255));
+    }
+    int fatal[] = {SIGKILL, SIGTERM, SIGUSR1, SIGALRM};
+    for (int i = 0; i < 4; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            kill(getpid(), fatal[i]);
+            _exit(1);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child);
+        CHECK(WIFSIGNALED(status) && WTERMSIG(status) == fatal[i]);
+    }
+}
+
+static void waits(void) {
+    int status;
+    CHECK_ERRNO(wait(&status), ECHILD);
+    CHECK_ERRNO(waitpid(getpid(), &status, 0), ECHILD);
+    CHECK_ERRNO(waitpid(-1, &status, 0x10000), EINVAL);
+    pid_t child = fork();
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    CHECK(waitpid(child, &status, WNOHANG) == 0);
+    CHECK(kill(child, SIGSTOP) == 0);
+    CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+    CHECK(kill(child, SIGCONT) == 0);
+    CHECK(waitpid(child, &status, WCONTINUED) == child && WIFCONTINUED(status));
+    CHECK(kill(child, SIGTERM) == 0);
+    siginfo_t info;
+    memset(&info, 0, sizeof info);
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT) == 0);
+    CHECK(info.si_signo == SIGCHLD && info.si_code == CLD_KILLED && info.si_status == SIGTERM && info.si_pid == child);
+    struct rusage usage;
+    CHECK(wait4(child, &status, 0, &usage) == child && WTERMSIG(status) == SIGTERM);
+    CHECK_ERRNO(kill(child, 0), ESRCH);
+}
+
+static void orphans(void) {
+    int ends[2];
+    CHECK(pipe(ends) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        pid_t me = getpid();
+        if (fork() == 0) {
+            while (getppid() == me) usleep(1000);
+            char adopted = getppid() != me;
+            _exit(write(ends[1], &adopted, 1) != 1);
+        }
+        _exit(0);
+    }
+    char adopted = 0;
+    CHECK(waitpid(child, 0, 0) == child);
+    CHECK(read(ends[0], &adopted, 1) == 1 && adopted == 1);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void subreaper(void) {
+    CHECK(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        if (fork() == 0) {
+            usleep(20000);
+            _exit(9);
+        }
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(wait(&status) > 0 && WEXITSTATUS(status) == 9);
+    CHECK(prctl(PR_SET_CHILD_SUBREAPER, 0) == 0);
+}
+
+static void groups_and_sessions(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(setpgid(0, 0) == 0 && getpgrp() == getpid());
+        CHECK_ERRNO(setsid(), EPERM);
+        if (fork() == 0) {
+            CHECK(setsid() == getpid());
+            CHECK(getsid(0) == getpid() && getpgid(0) == getpid());
+            CHECK_ERRNO(setpgid(0, 0), EPERM);
+            _exit(check_failures);
+        }
+        int status;
+        wait(&status);
+        _exit(check_failures + WEXITSTATUS(status));
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK_ERRNO(getpgid(999999), ESRCH);
+    CHECK_ERRNO(setpgid(1 << 30, 0), ESRCH);
+}
+
+static void vfork_shares_memory(void) {
+    volatile int shared = 1;
+    pid_t child = vfork();
+    if (child == 0) {
+        shared = 2;
+        _exit(3);
+    }
+    CHECK(shared == 2);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 3);
+}
+
+static void execs(char *self) {
+    char *arguments[] = {"renamed", "--child", "an argument", "", 0};
+    char *environment[] = {"ONE=1", "TWO=", 0};
+    pid_t child = fork();
+    if (child == 0) {
+        int kept = open("/dev/null", O_RDONLY), closed = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        CHECK(dup2(kept, 40) == 40 && dup3(closed, 41, O_CLOEXEC) == 41);
+        signal(SIGUSR1, SIG_IGN);
+        execve(self, arguments, environment);
+        _exit(99);
+    }
+    int status;
+    fflush(stdout);
+    CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 0);
+    CHECK_ERRNO(execve("/no/such", arguments, environment), ENOENT);
+    CHECK_ERRNO(execve("/etc/passwd", arguments, environment), EACCES);
+    CHECK_ERRNO(execve("/tmp", arguments, environment), EACCES);
+    CHECK_ERRNO(syscall(SYS_execve, self, 8, environment), EFAULT);
+}
+
+static int child_after_exec(int argc, char **argv, char **environment) {
+    CHECK(argc == 4 - 0 && !strcmp(argv[0], "renamed") && !strcmp(argv[2], "an argument") && !argv[3][0]);
+    CHECK(!strcmp(environment[0], "ONE=1") && !strcmp(environment[1], "TWO=") && !environment[2]);
+    CHECK(fcntl(40, F_GETFD) == 0);
+    CHECK_ERRNO(fcntl(41, F_GETFD), EBADF);
+    struct sigaction action;
+    CHECK(sigaction(SIGUSR1, 0, &action) == 0 && action.sa_handler == SIG_IGN);
+    char name[16];
+    CHECK(prctl(PR_GET_NAME, name) == 0);
+    fflush(stdout);
+    return check_failures;
+}
+
+static int in_clone(void *argument) {
+    *(int *)argument = 7;
+    return 5;
+}
+
+static void clones(void) {
+    static char stack[65536] __attribute__((aligned(16)));
+    int written = 0, status;
+    int pid = clone(in_clone, stack + sizeof stack, CLONE_VM | CLONE_FILES | SIGCHLD, &written);
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid && WEXITSTATUS(status) == 5 && written == 7);
+    CHECK_ERRNO(clone(in_clone, stack + sizeof stack, CLONE_SIGHAND | SIGCHLD, &written), EINVAL);
+    CHECK_ERRNO(clone(in_clone, stack + sizeof stack, CLONE_THREAD | SIGCHLD, &written), EINVAL);
+}
+
+static void many(void) {
+    enum { N = 100 };
+    pid_t children[N];
+    for (int i = 0; i < N; i++) {
+        children[i] = fork();
+        if (children[i] == 0) _exit(i);
+    }
+    for (int i = N - 1; i >= 0; i--) {
+        int status;
+        CHECK(waitpid(children[i], &status, 0) == children[i] && WEXITSTATUS(status) == i);
+    }
+}
+
+int main(int argc, char **argv, char **environment) {
+    if (argc > 1 && !strcmp(argv[1], "--child")) return child_after_exec(argc, argv, environment);
+    setvbuf(stdout, 0, _IOLBF, 0);
+    exit_statuses();
+    waits();
+    orphans();
+    subreaper();
+    groups_and_sessions();
+    vfork_shares_memory();
+    execs("/proc/self/exe");
+    clones();
+    many();
+    DONE();
+}
