@@ -1,0 +1,3 @@
+//! The machine as a whole: uname, sysinfo, random numbers, the scheduler's knobs.
+
+rows! {}
