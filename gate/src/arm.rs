@@ -23,8 +23,5 @@ pub struct ArmOptions {
 /// and `in_kernel` 1. Afterwards only what [`crate::filter`] lists can be called.
 pub fn arm_slot(options: &ArmOptions) -> core::result::Result<(), ArmError> {
     let _ = options;
-    Err(ArmError {
-        step: "arm_slot",
-        errno: Errno::ENOSYS,
-    })
+    Err(ArmError { step: "arm_slot", errno: Errno::ENOSYS })
 }

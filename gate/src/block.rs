@@ -73,12 +73,7 @@ impl SlotBlock {
             slow: AtomicU32::new(1),
             cold: AtomicU32::new(0),
             scrub: AtomicU64::new(0),
-            stack: StackT {
-                sp: SIGNAL_STACK,
-                flags: SS_AUTODISARM,
-                pad: 0,
-                size: SIGNAL_STACK_LEN,
-            },
+            stack: StackT { sp: SIGNAL_STACK, flags: SS_AUTODISARM, pad: 0, size: SIGNAL_STACK_LEN },
             empty_set: 0,
             entry_args: [const { AtomicU64::new(0) }; 3],
             bases: AtomicU64::new(0),
@@ -97,8 +92,7 @@ impl SlotBlock {
         self.context.store(0, Relaxed);
         self.irq_sp.store(irq_sp, Relaxed);
         self.park_sp.store(park_sp, Relaxed);
-        self.shared
-            .store(shared as *const VcpuShared as u64, Relaxed);
+        self.shared.store(shared as *const VcpuShared as u64, Relaxed);
         self.live.store(0, Relaxed);
         self.bases.store(0, Relaxed);
         self.slow.store(1, Relaxed);
@@ -142,26 +136,8 @@ macro_rules! offsets {
         $(const _: () = assert!(core::mem::offset_of!(SlotBlock, $field) == $offset);)*
     };
 }
-offsets!(
-    in_kernel = 0,
-    pending = 4,
-    ksp = 8,
-    context = 16,
-    irq_sp = 24,
-    shared = 32,
-    log_head = 40,
-    log_applied = 48
-);
-offsets!(
-    live = 56,
-    slow = 64,
-    cold = 68,
-    scrub = 72,
-    stack = 80,
-    empty_set = 104,
-    entry_args = 112,
-    bases = 136
-);
+offsets!(in_kernel = 0, pending = 4, ksp = 8, context = 16, irq_sp = 24, shared = 32, log_head = 40, log_applied = 48);
+offsets!(live = 56, slow = 64, cold = 68, scrub = 72, stack = 80, empty_set = 104, entry_args = 112, bases = 136);
 offsets!(park_sp = 144, park_word = 152, phase = 156);
 const _: () = assert!(core::mem::offset_of!(SlotPage, self_ptr) == 8);
 const _: () = assert!(core::mem::offset_of!(SlotPage, block) == 16);

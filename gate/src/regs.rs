@@ -75,12 +75,7 @@ mod tests {
 
     #[test]
     fn sanitize_keeps_guest_flags_and_drops_privileged_ones() {
-        let mut regs = Regs {
-            rflags: !0,
-            cs: 0x10,
-            ss: 0,
-            ..Regs::default()
-        };
+        let mut regs = Regs { rflags: !0, cs: 0x10, ss: 0, ..Regs::default() };
         regs.sanitize();
         assert_eq!(regs.rflags & 0x3000, 0, "IOPL");
         assert_eq!(regs.rflags & Regs::FIXED_FLAGS, Regs::FIXED_FLAGS);
