@@ -5,4 +5,6 @@
 
 #![no_std]
 
+pub mod futex;
 pub mod raw;
+pub mod signal;

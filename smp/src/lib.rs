@@ -1,3 +1,22 @@
-//! smp
+//! Virtual CPUs and what their concurrency needs: locks, wait queues, threads, cross-calls, run queues.
+//!
+//! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`).
+//! * [`lock`]: spinning and sleeping locks with ranks. [`wait`]: wait queues and poll registrations.
+//! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
+//! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU.
 
 #![no_std]
+
+extern crate alloc;
+
+pub mod ipi;
+pub mod lock;
+pub mod runqueue;
+pub mod schedule;
+pub mod sync;
+#[cfg(any(test, loom, feature = "testing"))]
+pub mod testing;
+pub mod thread;
+pub mod wait;
+
+pub use schedule::{BlockEnd, Schedule, register};

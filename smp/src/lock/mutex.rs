@@ -1,0 +1,167 @@
+//! The sleeping lock: its waiters give up their virtual CPU.
+//!
+//! A word and a wait queue: whoever unlocks wakes one waiter, which competes with newcomers. Its rank is accounted to
+//! the thread. Model: `loom-tests/tests/mutex.rs`.
+
+use super::rank::{CHECKED, Nesting, Rank, might_sleep};
+use crate::const_new;
+use crate::schedule::schedule;
+use crate::sync::{AtomicU32, CellRefMut, Ordering::*, UnsafeCell};
+use crate::wait::{WaitQueue, Wake};
+use core::ops::{Deref, DerefMut};
+
+/// A value behind a sleeping lock.
+///
+/// # Invariants
+/// `value` is accessed only by the thread that moved `locked` from 0 to 1.
+#[derive(Debug)]
+pub struct Mutex<T> {
+    locked: AtomicU32,
+    rank: Rank,
+    waiters: WaitQueue,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock gives one thread at a time access to the value, which may then move between threads.
+unsafe impl<T: Send> Send for Mutex<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Mutex<T> {}
+
+impl<T> Mutex<T> {
+    const_new! {
+        /// A free lock of `rank` around `value`.
+        pub fn new(rank: Rank, value: T) -> Self {
+            Self { locked: AtomicU32::new(0), rank, waiters: WaitQueue::new(), value: UnsafeCell::new(value) }
+        }
+    }
+
+    /// Takes the lock; sleeps while another thread holds it.
+    #[track_caller]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        might_sleep();
+        note(self.rank, Note::Acquire(Nesting::Below));
+        self.waiters.wait_until(|| self.acquire());
+        self.guard()
+    }
+
+    /// Takes a second lock of the same rank; the caller has an order among equals.
+    #[track_caller]
+    pub fn lock_nested(&self) -> MutexGuard<'_, T> {
+        might_sleep();
+        note(self.rank, Note::Acquire(Nesting::Beside));
+        self.waiters.wait_until(|| self.acquire());
+        self.guard()
+    }
+
+    /// As [`Self::lock`], given up when the thread is interrupted.
+    #[track_caller]
+    pub fn lock_interruptible(&self) -> Result<MutexGuard<'_, T>, Wake> {
+        might_sleep();
+        note(self.rank, Note::Acquire(Nesting::Below));
+        match self.waiters.wait_interruptible(None, || self.acquire()) {
+            Ok(()) => Ok(self.guard()),
+            Err(wake) => {
+                note(self.rank, Note::Release);
+                Err(wake)
+            }
+        }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.acquire()?;
+        note(self.rank, Note::Acquire(Nesting::Try));
+        Some(self.guard())
+    }
+
+    /// Takes the value out.
+    pub fn into_inner(self) -> T {
+        self.value.into_inner()
+    }
+
+    /// Whether somebody holds it at this instant: for assertions and reports.
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Relaxed) != 0
+    }
+
+    fn acquire(&self) -> Option<()> {
+        self.locked
+            .compare_exchange(0, 1, Acquire, Relaxed)
+            .ok()
+            .map(|_| ())
+    }
+
+    fn guard(&self) -> MutexGuard<'_, T> {
+        MutexGuard {
+            value: self.value.get_mut(),
+            unlock: Unlock {
+                locked: &self.locked,
+                waiters: &self.waiters,
+                rank: self.rank,
+            },
+        }
+    }
+}
+
+/// What to record in the thread's account.
+enum Note {
+    Acquire(Nesting),
+    Release,
+}
+
+fn note(rank: Rank, what: Note) {
+    if !CHECKED {
+        return;
+    }
+    // Before the scheduler there is one thread, which cannot wait.
+    let Some(schedule) = schedule() else { return };
+    let thread = schedule.current();
+    match what {
+        Note::Acquire(nesting) => thread.held.acquire(rank, nesting),
+        Note::Release => thread.held.release(rank),
+    }
+}
+
+/// Proof that the lock is held; dropping it releases the lock.
+#[derive(Debug)]
+#[must_use]
+pub struct MutexGuard<'a, T> {
+    // The access ends before the lock is released: fields drop in this order.
+    value: CellRefMut<T>,
+    #[expect(dead_code, reason = "held for its drop")]
+    unlock: Unlock<'a>,
+}
+
+// SAFETY: a shared guard gives only `&T`.
+unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard proves that the lock is held.
+        unsafe { &*self.value.as_ptr() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the guard proves that the lock is held and is borrowed exclusively.
+        unsafe { &mut *self.value.as_ptr() }
+    }
+}
+
+#[derive(Debug)]
+struct Unlock<'a> {
+    locked: &'a AtomicU32,
+    waiters: &'a WaitQueue,
+    rank: Rank,
+}
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        note(self.rank, Note::Release);
+        self.locked.store(0, Release);
+        self.waiters.wake_one();
+    }
+}

@@ -1,0 +1,1 @@
+//! The run queue of one virtual CPU.
