@@ -1,6 +1,7 @@
 //! The gate's state of one slot.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::{arm, fpu, image};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_abi::linux::StackT;
 use umbel_abi::machine::layout::{SIGNAL_STACK, SIGNAL_STACK_LEN};
 use umbel_abi::machine::{SlotPage, VcpuShared, layout};
@@ -123,6 +124,27 @@ impl SlotBlock {
         // SAFETY: every slot maps its page there for life; `block` points to a SlotBlock in KDATA that outlives it.
         unsafe { &*((*page).block as *const SlotBlock) }
     }
+}
+
+/// Whether this is the kernel image in a slot, not a unit test on the host.
+static IN_SLOT: AtomicBool = AtomicBool::new(false);
+
+/// Reads what the gate needs from the boot information. Once, in the image, when the heap works and before the
+/// first slot is armed.
+pub fn init() {
+    let boot = &image::control().boot;
+    fpu::init(boot.xsave_mask, boot.xsave_len);
+    arm::init();
+    IN_SLOT.store(true, Relaxed);
+}
+
+pub(crate) fn in_slot() -> bool {
+    IN_SLOT.load(Relaxed)
+}
+
+/// The block of the running slot, `None` in unit tests on the host.
+pub(crate) fn try_this() -> Option<&'static SlotBlock> {
+    in_slot().then(SlotBlock::this)
 }
 
 impl Default for SlotBlock {

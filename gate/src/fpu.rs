@@ -15,6 +15,8 @@ const MIN_LEN: usize = 576;
 const MXCSR: usize = 24;
 /// Start of the bytes of the legacy region that software uses.
 const SW_RESERVED: usize = 464;
+/// Component bit of the XMM registers.
+const SSE: u64 = 2;
 /// `MXCSR` at reset.
 const MXCSR_INIT: u32 = 0x1f80;
 /// x87 control word at reset.
@@ -81,6 +83,22 @@ impl FpuArea {
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
         self.0.as_ptr()
+    }
+
+    /// Takes over an image of exactly this length, validated. The path of every signal entry.
+    pub(crate) fn take(&mut self, image: &[u8]) {
+        self.bytes_mut().copy_from_slice(image);
+        validate(self.bytes_mut());
+    }
+
+    /// Runs `save` (XSAVE) on the area for all components but SSE, whose low halves and MXCSR the area already holds.
+    pub(crate) fn keeping_sse(&mut self, save: impl FnOnce(*mut u8, u64)) {
+        let mut mxcsr = [0; 4];
+        mxcsr.copy_from_slice(&self.bytes()[MXCSR..MXCSR + 4]);
+        save(self.as_ptr(), mask() & !SSE);
+        let bytes = self.bytes_mut();
+        bytes[MXCSR..MXCSR + 4].copy_from_slice(&mxcsr);
+        bytes[XSAVE_HEADER] |= SSE as u8;
     }
 
     /// Takes over an image of whatever origin; what XRSTOR would refuse is masked away. A short image leaves the rest in

@@ -17,15 +17,23 @@
 extern crate alloc;
 
 mod arm;
+mod asm;
 mod block;
+mod cold;
 mod context;
+pub mod filter;
+mod fixup;
 pub mod fpu;
+pub mod image;
+mod nested;
+pub mod panic;
 mod regs;
+mod signal;
 mod trap;
 
-pub use arm::{ArmError, ArmOptions, arm_slot};
-pub use block::SlotBlock;
-pub use context::{UserContext, enter_user, save_before_switch};
+pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};
+pub use block::{SlotBlock, init};
+pub use context::{Bases, UserContext, enter_user, save_before_switch};
 pub use regs::Regs;
 pub use trap::{Exception, FaultInfo, Kill, Trap};
 

@@ -1,0 +1,229 @@
+# The gate page: the first page of the image, mapped r-x in guest mode too.
+#
+# It holds the only instructions that may change the protection of hot KDATA. Whoever jumps to an unlock falls
+# through into kernel entry; whoever jumps to a lock has nothing to lock out but itself.
+#
+# Rules (a test scans the assembled page):
+#  * the byte pairs 0f05, 0f34, cd80 stand nowhere but at the four calls below;
+#  * between an unlock and `in_kernel = 1` no instruction changes flags (fast entry: they are the guest's);
+#  * fixed pages are addressed absolutely; the two jumps through the exit page are rip-relative and count on the
+#    page being at IMAGE_BASE.
+
+.section .gate, "ax", @progbits
+.p2align 12
+.globl gate_start
+gate_start:
+
+# mprotect(HOT_BASE, HOT_LEN, \prot): protection in edx.
+.macro TOGGLE
+    mov eax, 10
+    movabs rdi, {HOT_BASE}
+    mov esi, {HOT_LEN}
+.endm
+
+# jmp [\target], rip-relative to an absolute address.
+.macro JUMP_THROUGH target
+    .byte 0xff, 0x25
+    .long \target - {IMAGE_BASE} - (. + 4 - gate_start)
+.endm
+
+# ---- entry by signal: edi = number, rsi = siginfo, rdx = ucontext, all untrusted ----
+.globl gate_signal_entry, gate_signal_restart, gate_signal_unlocked, gate_signal_end
+gate_signal_entry:
+    mov r12d, edi
+    mov r13, rsi
+    mov r14, rdx
+gate_signal_restart:
+    TOGGLE
+    mov edx, 3
+    syscall
+gate_signal_unlocked:
+    test eax, eax
+    jnz gate_die
+    movabs rdx, {SLOT_PAGE}
+    mov rbx, [rdx + 16]                 # block
+    mov rdi, [rdx + 8]                  # writable selector
+    cmp dword ptr [rbx], 0
+    jne 1f
+    mov byte ptr [rdi], 0               # allow, before in_kernel = 1
+    mov rsp, [rbx + {KSP}]
+    mov dword ptr [rbx], 1
+gate_signal_end:
+    push 2
+    popfq                               # AC, NT, DF, TF off
+    mov [rbx + {ENTRY_ARGS}], r12
+    mov [rbx + {ENTRY_ARGS} + 8], r13
+    mov [rbx + {ENTRY_ARGS} + 16], r14
+    mov dword ptr [rbx + {SLOW}], 1
+    mov rcx, [rbx + {SHARED}]
+    mov dword ptr [rcx], {STATE_KERNEL}
+    mov eax, {KIND_SIGNAL}
+    jmp gate_return
+1:                                      # kernel mode was interrupted
+    mov rsp, [rbx + {IRQ_SP}]
+    push 2
+    popfq
+    mov edi, r12d
+    mov rsi, r13
+    mov rdx, r14
+    xor ebp, ebp
+    call gate_nested
+    jmp gate_resume_kernel
+gate_die:
+    ud2
+
+# ---- entry from a patched call site: rax = number, rcx = return address ----
+.p2align 6
+.globl gate_fast_entry, gate_fast_restart, gate_fast_unlocked, gate_fast_end
+gate_fast_entry:
+    movabs [{ENTRY_PAGE}], rax
+    movabs rax, {ENTRY_PAGE}
+    mov [rax + 8], rcx
+    mov [rax + 16], rdx
+    mov [rax + 24], rsi
+    mov [rax + 32], rdi
+    mov [rax + 40], rsp
+gate_fast_restart:
+    TOGGLE
+    mov edx, 3
+    syscall                             # r11 = the guest's rflags
+gate_fast_unlocked:
+    movabs rdx, {SLOT_PAGE}
+    mov rax, [rdx + 16]
+    mov rdi, [rdx + 8]
+    mov byte ptr [rdi], 0
+    mov rsp, [rax + {KSP}]
+    mov dword ptr [rax], 1
+gate_fast_end:
+    mov rdi, [rax + {CONTEXT}]
+    mov [rdi], r15
+    mov [rdi + 8], r14
+    mov [rdi + 16], r13
+    mov [rdi + 24], r12
+    mov [rdi + 32], rbp
+    mov [rdi + 40], rbx
+    mov [rdi + 48], r11
+    mov [rdi + 56], r10
+    mov [rdi + 64], r9
+    mov [rdi + 72], r8
+    test r11d, {BAD_FLAGS}
+    jnz 2f
+1:  mov [rdi + 144], r11
+    movabs rbx, {ENTRY_PAGE}
+    mov rdx, [rbx]
+    mov [rdi + 80], rdx
+    mov [rdi + 120], rdx
+    mov rdx, [rbx + 8]
+    mov [rdi + 88], rdx
+    mov [rdi + 128], rdx
+    mov rdx, [rbx + 16]
+    mov [rdi + 96], rdx
+    mov rdx, [rbx + 24]
+    mov [rdi + 104], rdx
+    mov rdx, [rbx + 32]
+    mov [rdi + 112], rdx
+    mov rdx, [rbx + 40]
+    mov [rdi + 152], rdx
+    mov rdx, [rdi + {FPU}]
+    movaps [rdx + 160], xmm0
+    movaps [rdx + 176], xmm1
+    movaps [rdx + 192], xmm2
+    movaps [rdx + 208], xmm3
+    movaps [rdx + 224], xmm4
+    movaps [rdx + 240], xmm5
+    movaps [rdx + 256], xmm6
+    movaps [rdx + 272], xmm7
+    movaps [rdx + 288], xmm8
+    movaps [rdx + 304], xmm9
+    movaps [rdx + 320], xmm10
+    movaps [rdx + 336], xmm11
+    movaps [rdx + 352], xmm12
+    movaps [rdx + 368], xmm13
+    movaps [rdx + 384], xmm14
+    movaps [rdx + 400], xmm15
+    stmxcsr [rdx + 24]
+    mov [rax + {LIVE}], rdi
+    mov dword ptr [rax + {SLOW}], 0
+    mov rcx, [rax + {SHARED}]
+    mov dword ptr [rcx], {STATE_KERNEL}
+    mov eax, {KIND_FAST}
+    jmp gate_return_mxcsr
+2:  push 2
+    popfq
+    jmp 1b
+
+# ---- exits: kernel text has put the registers on the exit page and the selector to "block" ----
+.p2align 6
+.globl gate_exit_start, gate_fast_locked, gate_slow_locked, gate_exit_end, gate_fast_lock, gate_slow_lock
+gate_exit_start:
+gate_fast_lock:
+    TOGGLE
+    xor edx, edx
+    syscall
+gate_fast_locked:
+    test eax, eax
+    jnz gate_die
+    movabs rax, {ENTRY_PAGE}
+    mov rdi, [rax + 128]
+    mov rsi, [rax + 136]
+    mov rdx, [rax + 144]
+    lea rsp, [rax + 152]
+    popfq
+    mov rcx, [rax + 160]
+    mov r11, [rax + 168]
+    mov rsp, [rax + 176]
+    mov rax, [rax + 184]
+    JUMP_THROUGH {ENTRY_PAGE}+192
+gate_slow_lock:
+    TOGGLE
+    xor edx, edx
+    syscall
+gate_slow_locked:
+    test eax, eax
+    jnz gate_die
+    movabs rax, {ENTRY_PAGE}
+    lea rsp, [rax + 256]
+    test dword ptr [rsp + 144], 0x100
+    jnz 1f
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    lea rsp, [rsp + 24]
+    popfq
+    pop rsp
+    JUMP_THROUGH {ENTRY_PAGE}+384
+1:                                      # single step: TF must not hit the gate itself
+    pop r15
+    pop r14
+    pop r13
+    pop r12
+    pop rbp
+    pop rbx
+    pop r11
+    pop r10
+    pop r9
+    pop r8
+    pop rax
+    pop rcx
+    pop rdx
+    pop rsi
+    pop rdi
+    lea rsp, [rsp + 8]
+    iretq
+gate_exit_end:
+    ud2
+.p2align 12, 0xcc
+.globl gate_end
+gate_end:
