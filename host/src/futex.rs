@@ -23,14 +23,7 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Result
     unsafe {
         raw::syscall(
             NR_FUTEX,
-            [
-                word.as_ptr() as u64,
-                FUTEX_WAIT_BITSET,
-                u64::from(expected),
-                time_ptr,
-                0,
-                FUTEX_BITSET_MATCH_ANY,
-            ],
+            [word.as_ptr() as u64, FUTEX_WAIT_BITSET, u64::from(expected), time_ptr, 0, FUTEX_BITSET_MATCH_ANY],
         )
     }
     .map(|_| ())
@@ -40,13 +33,7 @@ pub fn wait(word: &AtomicU32, expected: u32, deadline_ns: Option<u64>) -> Result
 pub fn wake(word: &AtomicU32, count: u32) -> u32 {
     let count = count.min(i32::MAX as u32);
     // SAFETY: the word outlives the call, which only uses its address.
-    unsafe {
-        raw::syscall(
-            NR_FUTEX,
-            [word.as_ptr() as u64, FUTEX_WAKE, u64::from(count), 0, 0, 0],
-        )
-    }
-    .unwrap_or(0) as u32
+    unsafe { raw::syscall(NR_FUTEX, [word.as_ptr() as u64, FUTEX_WAKE, u64::from(count), 0, 0, 0]) }.unwrap_or(0) as u32
 }
 
 #[cfg(test)]

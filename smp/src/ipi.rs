@@ -91,11 +91,7 @@ impl Line<'_> {
 /// The line of a virtual CPU's shared block.
 #[cfg(not(loom))]
 pub fn line(shared: &VcpuShared) -> Line<'_> {
-    Line {
-        state: &shared.state,
-        pending: &shared.mailbox.pending,
-        doorbell: &shared.mailbox.doorbell,
-    }
+    Line { state: &shared.state, pending: &shared.mailbox.pending, doorbell: &shared.mailbox.doorbell }
 }
 
 /// The control block of the machine that this kernel image runs in.

@@ -203,10 +203,7 @@ mod futex {
         if word.load(Ordering::Relaxed) != expected {
             return;
         }
-        let entry = bucket
-            .waiters
-            .entry(key(word))
-            .or_insert_with(|| (Arc::new(Condvar::new()), 0));
+        let entry = bucket.waiters.entry(key(word)).or_insert_with(|| (Arc::new(Condvar::new()), 0));
         entry.1 += 1;
         let condvar = entry.0.clone();
         drop(condvar.wait(bucket).unwrap());

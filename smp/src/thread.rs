@@ -271,10 +271,7 @@ mod tests {
     fn an_interrupt_is_sticky_and_refuses_an_interruptible_block() {
         let thread = Thread::adopted(0, 0);
         assert_eq!(thread.interrupt(), WakeEnd::NotBlocked);
-        assert_eq!(
-            thread.prepare_block(Interruptible::Yes),
-            Prepare::Interrupted
-        );
+        assert_eq!(thread.prepare_block(Interruptible::Yes), Prepare::Interrupted);
         assert_eq!(thread.state(), State::Running);
         assert_eq!(thread.prepare_block(Interruptible::No), Prepare::Ready);
         thread.cancel_block();

@@ -85,20 +85,13 @@ impl<T> Mutex<T> {
     }
 
     fn acquire(&self) -> Option<()> {
-        self.locked
-            .compare_exchange(0, 1, Acquire, Relaxed)
-            .ok()
-            .map(|_| ())
+        self.locked.compare_exchange(0, 1, Acquire, Relaxed).ok().map(|_| ())
     }
 
     fn guard(&self) -> MutexGuard<'_, T> {
         MutexGuard {
             value: self.value.get_mut(),
-            unlock: Unlock {
-                locked: &self.locked,
-                waiters: &self.waiters,
-                rank: self.rank,
-            },
+            unlock: Unlock { locked: &self.locked, waiters: &self.waiters, rank: self.rank },
         }
     }
 }

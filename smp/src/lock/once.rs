@@ -61,11 +61,7 @@ impl<T> Once<T> {
 
     /// Sets the value; gives it back if there is one already (or one is being made).
     pub fn set(&self, value: T) -> Result<(), T> {
-        if self
-            .state
-            .compare_exchange(EMPTY, MAKING, Acquire, Relaxed)
-            .is_err()
-        {
+        if self.state.compare_exchange(EMPTY, MAKING, Acquire, Relaxed).is_err() {
             return Err(value);
         }
         self.fill(value);
@@ -81,12 +77,7 @@ impl<T> Once<T> {
     }
 
     fn wait(&self, state: u32) {
-        if state == AWAITED
-            || self
-                .state
-                .compare_exchange(MAKING, AWAITED, Relaxed, Relaxed)
-                .is_ok()
-        {
+        if state == AWAITED || self.state.compare_exchange(MAKING, AWAITED, Relaxed, Relaxed).is_ok() {
             futex_wait(&self.state, AWAITED);
         }
     }

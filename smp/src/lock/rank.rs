@@ -109,11 +109,7 @@ pub struct HeldLocks {
 impl HeldLocks {
     /// Nothing held.
     pub const fn new() -> Self {
-        Self {
-            mask: AtomicU64::new(0),
-            counts: [const { AtomicU8::new(0) }; RANKS],
-            irq_off: AtomicU32::new(0),
-        }
+        Self { mask: AtomicU64::new(0), counts: [const { AtomicU8::new(0) }; RANKS], irq_off: AtomicU32::new(0) }
     }
 
     /// Whether any lock is held.
@@ -138,10 +134,7 @@ impl HeldLocks {
                 Nesting::Beside => held <= number,
                 Nesting::Try => true,
             };
-            assert!(
-                allowed,
-                "lock order: {rank:?} ({number}) taken under rank {held}"
-            );
+            assert!(allowed, "lock order: {rank:?} ({number}) taken under rank {held}");
         }
         self.counts[rank as usize].fetch_add(1, Relaxed);
         self.mask.fetch_or(1 << number, Relaxed);

@@ -7,8 +7,7 @@
 use super::rank::{Nesting, Rank, note_acquire, note_release};
 use crate::const_new;
 use crate::sync::{
-    AtomicU32, CellRef, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake,
-    spin_hint,
+    AtomicU32, CellRef, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, spin_hint,
 };
 use core::ops::{Deref, DerefMut};
 
@@ -50,10 +49,7 @@ impl<T> RwLock<T> {
     pub fn read(&self) -> RwReadGuard<'_, T> {
         note_acquire(self.rank, Nesting::Below);
         self.acquire(Self::add_reader);
-        RwReadGuard {
-            value: self.value.get(),
-            leave: LeaveRead(&self.word, self.rank),
-        }
+        RwReadGuard { value: self.value.get(), leave: LeaveRead(&self.word, self.rank) }
     }
 
     /// Enters alone.
@@ -61,10 +57,7 @@ impl<T> RwLock<T> {
     pub fn write(&self) -> RwWriteGuard<'_, T> {
         note_acquire(self.rank, Nesting::Below);
         self.acquire(Self::add_writer);
-        RwWriteGuard {
-            value: self.value.get_mut(),
-            leave: LeaveWrite(&self.word, self.rank),
-        }
+        RwWriteGuard { value: self.value.get_mut(), leave: LeaveWrite(&self.word, self.rank) }
     }
 
     /// The word with one more reader, if one may enter.
@@ -97,12 +90,7 @@ impl<T> RwLock<T> {
                 continue;
             }
             let flagged = word | WAITERS;
-            if word == flagged
-                || self
-                    .word
-                    .compare_exchange(word, flagged, Relaxed, Relaxed)
-                    .is_ok()
-            {
+            if word == flagged || self.word.compare_exchange(word, flagged, Relaxed, Relaxed).is_ok() {
                 futex_wait(&self.word, flagged);
             }
         }

@@ -47,9 +47,6 @@ impl Semaphore {
     }
 
     fn take(&self) -> Option<()> {
-        self.units
-            .fetch_update(Acquire, Relaxed, |units| units.checked_sub(1))
-            .ok()
-            .map(|_| ())
+        self.units.fetch_update(Acquire, Relaxed, |units| units.checked_sub(1)).ok().map(|_| ())
     }
 }

@@ -78,21 +78,13 @@ impl<T: SeqData> SeqLock<T> {
     /// A lock whose words are all zero.
     #[cfg(not(loom))]
     pub const fn zeroed(rank: Rank) -> Self {
-        Self {
-            seq: AtomicU32::new(0),
-            writers: SpinLock::new(rank, ()),
-            cells: T::Words::ZERO,
-        }
+        Self { seq: AtomicU32::new(0), writers: SpinLock::new(rank, ()), cells: T::Words::ZERO }
     }
 
     /// A lock whose words are all zero.
     #[cfg(loom)]
     pub fn zeroed(rank: Rank) -> Self {
-        Self {
-            seq: AtomicU32::new(0),
-            writers: SpinLock::new(rank, ()),
-            cells: T::Words::zero(),
-        }
+        Self { seq: AtomicU32::new(0), writers: SpinLock::new(rank, ()), cells: T::Words::zero() }
     }
 
     /// A lock that holds `value`.

@@ -13,9 +13,7 @@
 
 use super::rank::{Nesting, Rank, note_acquire, note_release};
 use crate::const_new;
-use crate::sync::{
-    AtomicU32, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, spin_hint,
-};
+use crate::sync::{AtomicU32, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, spin_hint};
 use core::ops::{Deref, DerefMut};
 
 const FREE: u32 = 0;
@@ -38,9 +36,7 @@ impl RawSpin {
     #[inline]
     #[must_use]
     pub fn try_lock(&self) -> bool {
-        self.0
-            .compare_exchange(FREE, LOCKED, Acquire, Relaxed)
-            .is_ok()
+        self.0.compare_exchange(FREE, LOCKED, Acquire, Relaxed).is_ok()
     }
 
     /// Takes the lock.
@@ -156,13 +152,7 @@ impl<T> SpinLock<T> {
     }
 
     fn guard(&self) -> SpinGuard<'_, T> {
-        SpinGuard {
-            value: self.value.get_mut(),
-            release: Unlock {
-                raw: &self.raw,
-                rank: self.rank,
-            },
-        }
+        SpinGuard { value: self.value.get_mut(), release: Unlock { raw: &self.raw, rank: self.rank } }
     }
 }
 

@@ -74,11 +74,7 @@ unsafe impl Send for List {}
 
 impl List {
     pub(super) const fn new() -> Self {
-        Self {
-            head: ptr::null(),
-            tail: ptr::null(),
-            len: 0,
-        }
+        Self { head: ptr::null(), tail: ptr::null(), len: 0 }
     }
 
     pub(super) fn len(&self) -> u32 {

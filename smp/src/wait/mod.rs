@@ -70,13 +70,8 @@ impl WaitQueue {
     }
 
     /// As [`Self::wait_until`], until CLOCK_MONOTONIC `deadline_ns` at most; `None` then.
-    pub fn wait_deadline<R>(
-        &self,
-        deadline_ns: u64,
-        condition: impl FnMut() -> Option<R>,
-    ) -> Option<R> {
-        self.wait(Interruptible::No, Some(deadline_ns), condition)
-            .ok()
+    pub fn wait_deadline<R>(&self, deadline_ns: u64, condition: impl FnMut() -> Option<R>) -> Option<R> {
+        self.wait(Interruptible::No, Some(deadline_ns), condition).ok()
     }
 
     fn wait<R>(
@@ -95,20 +90,19 @@ impl WaitQueue {
         let node = node.into_ref();
         loop {
             self.enqueue(node);
-            let (woken, result) =
-                match try_block(schedule, &thread, kind, deadline_ns, &mut condition) {
-                    Step::Met(value) => (false, Ok(value)),
-                    Step::Ended(wake) => (false, Err(wake)),
-                    Step::Blocked(end) => {
-                        // A wake-up that took the entry off before this test is what made the condition true.
-                        let woken = !node.is_queued();
-                        match (condition(), end) {
-                            (Some(value), _) => (woken, Ok(value)),
-                            (None, BlockEnd::TimedOut) => (false, Err(Wake::TimedOut)),
-                            (None, BlockEnd::Woken) => continue,
-                        }
+            let (woken, result) = match try_block(schedule, &thread, kind, deadline_ns, &mut condition) {
+                Step::Met(value) => (false, Ok(value)),
+                Step::Ended(wake) => (false, Err(wake)),
+                Step::Blocked(end) => {
+                    // A wake-up that took the entry off before this test is what made the condition true.
+                    let woken = !node.is_queued();
+                    match (condition(), end) {
+                        (Some(value), _) => (woken, Ok(value)),
+                        (None, BlockEnd::TimedOut) => (false, Err(Wake::TimedOut)),
+                        (None, BlockEnd::Woken) => continue,
                     }
-                };
+                }
+            };
             self.leave(node, woken);
             return result;
         }

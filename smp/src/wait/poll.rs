@@ -32,10 +32,7 @@ impl PollEntry {
     }
 
     fn with_target(queue: &Arc<WaitQueue>, target: Target) -> Self {
-        let entry = Self {
-            node: Box::pin(Node::new(target)),
-            queue: queue.clone(),
-        };
+        let entry = Self { node: Box::pin(Node::new(target)), queue: queue.clone() };
         queue.enqueue(entry.node.as_ref());
         entry
     }
@@ -66,18 +63,12 @@ pub struct PollTable {
 impl PollTable {
     /// A table for the current thread, which will call [`Self::wait_interruptible`].
     pub const fn new() -> Self {
-        Self {
-            subscriber: Subscriber::CurrentThread,
-            entries: Vec::new(),
-        }
+        Self { subscriber: Subscriber::CurrentThread, entries: Vec::new() }
     }
 
     /// A table whose registrations tell `target`.
     pub fn for_target(target: Arc<dyn WakeTarget>) -> Self {
-        Self {
-            subscriber: Subscriber::Target(target),
-            entries: Vec::new(),
-        }
+        Self { subscriber: Subscriber::Target(target), entries: Vec::new() }
     }
 
     /// Registers on `queue`. Fails with ENOMEM.
@@ -101,13 +92,7 @@ impl PollTable {
         let schedule = scheduler();
         let thread = schedule.current();
         loop {
-            let step = try_block(
-                schedule,
-                &thread,
-                Interruptible::Yes,
-                deadline_ns,
-                &mut condition,
-            );
+            let step = try_block(schedule, &thread, Interruptible::Yes, deadline_ns, &mut condition);
             match step {
                 Step::Met(value) => return Ok(value),
                 Step::Ended(wake) => return Err(wake),
