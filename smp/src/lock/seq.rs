@@ -35,6 +35,7 @@ pub trait SeqWords: Copy {
 impl<const N: usize> SeqWords for [u64; N] {
     type Cells = [AtomicU64; N];
     #[cfg(not(loom))]
+    #[expect(clippy::declare_interior_mutable_const, reason = "an initial value, copied by its one user")]
     const ZERO: Self::Cells = [const { AtomicU64::new(0) }; N];
 
     fn zero() -> Self::Cells {

@@ -1,0 +1,179 @@
+//! What a run queue knows of one thread.
+
+use super::tree::{Key, Links};
+use alloc::boxed::Box;
+
+/// Real time that a fair entity of nice 0 asks for at once.
+pub const BASE_SLICE_NS: u64 = 3_000_000;
+/// Slice of SCHED_RR, as `sched_rr_get_interval` tells.
+pub const RR_SLICE_NS: u64 = 100_000_000;
+/// Weight of nice 0.
+const NICE_0_WEIGHT: u64 = 1024;
+/// Weight of SCHED_IDLE.
+const IDLE_WEIGHT: u64 = 3;
+
+/// Linux's `sched_prio_to_weight`: nice -20 to 19, a step is about 10 % of the CPU.
+const WEIGHTS: [u64; 40] = [
+    88761, 71755, 56483, 46273, 36291, 29154, 23254, 18705, 14949, 11916, 9548, 7620, 6100, 4904, 3906, 3121, 2501,
+    1991, 1586, 1277, 1024, 820, 655, 526, 423, 335, 272, 215, 172, 137, 110, 87, 70, 56, 45, 36, 29, 23, 18, 15,
+];
+
+/// The weight of a nice value; values out of range count as the nearest.
+pub const fn weight_of_nice(nice: i8) -> u64 {
+    let nice = if nice < -20 {
+        -20
+    } else if nice > 19 {
+        19
+    } else {
+        nice
+    };
+    WEIGHTS[(nice + 20) as usize]
+}
+
+/// Scheduling class and its parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// SCHED_OTHER, SCHED_BATCH: nice -20 to 19. SCHED_IDLE: `idle`.
+    Fair { nice: i8, idle: bool },
+    /// SCHED_FIFO: 1 to 99.
+    Fifo { priority: u8 },
+    /// SCHED_RR: 1 to 99.
+    RoundRobin { priority: u8 },
+}
+
+impl Class {
+    /// SCHED_OTHER with nice 0.
+    pub const NORMAL: Self = Self::Fair { nice: 0, idle: false };
+}
+
+/// A schedulable thing: one a thread, for all its life.
+#[derive(Debug)]
+pub struct Entity<T> {
+    /// The thread.
+    pub item: T,
+    pub(super) class: Class,
+    pub(super) weight: u64,
+    /// Counts in the average of a queue.
+    pub(super) attached: bool,
+    /// Weighted run time, on the scale of the queue it is attached to.
+    pub(super) vruntime: i64,
+    /// While detached: how far it was behind the average.
+    pub(super) lag: i64,
+    /// Virtual deadline; relative to `vruntime` while detached.
+    pub(super) deadline: i64,
+    /// What SCHED_RR has left of its slice.
+    rr_left_ns: u64,
+    /// All that it ever ran.
+    total_ns: u64,
+    /// Position in the tree it is in, or was in last.
+    pub(super) key: Key,
+    pub(super) links: Links<T>,
+}
+
+impl<T> Entity<T> {
+    /// A detached entity.
+    pub fn new(item: T, class: Class) -> Box<Self> {
+        Box::new(Self::unboxed(item, class))
+    }
+
+    /// As [`Self::new`], for callers with an allocation of their own that may fail.
+    pub fn unboxed(item: T, class: Class) -> Self {
+        let mut entity = Self {
+            item,
+            class,
+            weight: 0,
+            attached: false,
+            vruntime: 0,
+            lag: 0,
+            deadline: 0,
+            rr_left_ns: RR_SLICE_NS,
+            total_ns: 0,
+            key: Key::default(),
+            links: Links::default(),
+        };
+        entity.set_class(class);
+        entity
+    }
+
+    /// Its class.
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// Changes the class of a detached entity.
+    pub fn set_class(&mut self, class: Class) {
+        debug_assert!(!self.attached, "detach it first");
+        self.class = class;
+        self.rr_left_ns = RR_SLICE_NS;
+        self.weight = match class {
+            Class::Fair { idle: true, .. } => IDLE_WEIGHT,
+            Class::Fair { nice, .. } => weight_of_nice(nice),
+            _ => NICE_0_WEIGHT,
+        };
+    }
+
+    /// Its position in the queue it is in.
+    pub fn key(&self) -> Key {
+        self.key
+    }
+
+    /// All that was charged to it, ns.
+    pub fn total_ns(&self) -> u64 {
+        self.total_ns
+    }
+
+    /// 1 to 99, 0 for fair entities.
+    pub fn rt_priority(&self) -> u8 {
+        match self.class {
+            Class::Fair { .. } => 0,
+            Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
+        }
+    }
+
+    /// A slice on the virtual scale.
+    pub(super) fn virtual_slice(&self) -> i64 {
+        self.to_virtual(BASE_SLICE_NS)
+    }
+
+    pub(super) fn weighted(&self) -> i128 {
+        i128::from(self.weight) * i128::from(self.vruntime)
+    }
+
+    /// Accounts run time; returns whether the slice is over.
+    pub(super) fn charge(&mut self, ran_ns: u64) -> bool {
+        self.total_ns += ran_ns;
+        match self.class {
+            Class::Fair { .. } => {
+                self.vruntime += self.to_virtual(ran_ns);
+                let over = self.vruntime >= self.deadline;
+                if over {
+                    self.deadline = self.vruntime + self.virtual_slice();
+                }
+                over
+            }
+            Class::RoundRobin { .. } => {
+                self.rr_left_ns = self.rr_left_ns.saturating_sub(ran_ns);
+                self.rr_slice_over()
+            }
+            Class::Fifo { .. } => false,
+        }
+    }
+
+    /// Whether it used its SCHED_RR slice up.
+    pub(super) fn rr_slice_over(&self) -> bool {
+        self.rr_left_ns == 0
+    }
+
+    /// Gives a new SCHED_RR slice if the old one is used up; returns whether it was.
+    pub(super) fn renew_rr_slice(&mut self) -> bool {
+        let over = self.rr_slice_over();
+        if over {
+            self.rr_left_ns = RR_SLICE_NS;
+        }
+        over
+    }
+
+    fn to_virtual(&self, ns: u64) -> i64 {
+        (u128::from(ns) * u128::from(NICE_0_WEIGHT) / u128::from(self.weight)) as i64
+    }
+}

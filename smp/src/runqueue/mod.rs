@@ -1,0 +1,291 @@
+//! The run queue of one virtual CPU: what is runnable here, and which comes next.
+//!
+//! Real-time entities first, by priority and arrival. Below them the fair class is EEVDF, as in Linux's
+//! kernel/sched/fair.c and Stoica and Abdel-Wahab's "Earliest Eligible Virtual Deadline First": an entity's virtual
+//! runtime grows by what it ran, divided by its weight; entities at or behind the weighted average are eligible; the
+//! eligible one with the earliest virtual deadline runs.
+//!
+//! An entity is *attached* to a queue while it counts in its average: queued here, or popped and running. What moves
+//! between queues, or blocks, is detached and keeps only its lag (how far it is behind the average), so virtual times of
+//! different queues need no common origin.
+//!
+//! An entity is allocated once a thread and moves by its box: no operation here allocates or fails. The queue itself takes
+//! no locks; its user keeps it behind a spinning lock of rank `RunQueue`. Times in ns.
+//! Model: `loom-tests/tests/runqueue.rs`.
+
+mod entity;
+mod tree;
+
+pub use entity::{BASE_SLICE_NS, Class, Entity, RR_SLICE_NS, weight_of_nice};
+pub use tree::Key;
+
+use alloc::boxed::Box;
+use tree::Tree;
+
+/// How an entity comes to a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// For the first time.
+    New,
+    /// After blocking.
+    Woken,
+    /// From another queue.
+    Moved,
+}
+
+/// Why a running entity goes back to its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// Something else should run, or its slice is over.
+    Preempted,
+    /// sched_yield(2).
+    Yielded,
+}
+
+/// The runnable entities of one virtual CPU.
+#[derive(Debug)]
+pub struct RunQueue<T> {
+    rt: Tree<T>,
+    fair: Tree<T>,
+    /// Weight of the attached fair entities.
+    weight: u64,
+    /// Sum of weight times virtual runtime of the attached fair entities.
+    weighted: i128,
+    /// The average when it was last computed: what an empty queue goes on from.
+    average: i64,
+    /// Sequence numbers for arrivals at the back and at the front of their equals.
+    back: i64,
+    front: i64,
+}
+
+impl<T> RunQueue<T> {
+    /// An empty queue.
+    pub const fn new() -> Self {
+        Self { rt: Tree::new(), fair: Tree::new(), weight: 0, weighted: 0, average: 0, back: 0, front: -1 }
+    }
+
+    /// Attaches and queues a detached entity. The key finds it again until it is popped.
+    pub fn push(&mut self, mut entity: Box<Entity<T>>, arrival: Arrival) -> Key {
+        debug_assert!(!entity.attached, "pushed twice");
+        if let Class::Fair { .. } = entity.class {
+            self.place(&mut entity, arrival);
+        }
+        self.attach(&mut entity);
+        self.insert(entity, Place::Back)
+    }
+
+    /// Takes the entity that should run next; it stays attached.
+    pub fn pop(&mut self) -> Option<Box<Entity<T>>> {
+        if let Some(entity) = self.rt.pop_first() {
+            return Some(entity);
+        }
+        let key = self.best_fair()?;
+        self.fair.remove(key)
+    }
+
+    /// Puts back an entity that was popped here.
+    pub fn requeue(&mut self, mut entity: Box<Entity<T>>, why: Requeue) -> Key {
+        debug_assert!(entity.attached, "requeued where it never ran");
+        let place = match (entity.class, why) {
+            (Class::Fair { .. }, Requeue::Yielded) => {
+                entity.deadline = entity.deadline.saturating_add(entity.virtual_slice());
+                Place::Back
+            }
+            (Class::Fair { .. }, Requeue::Preempted) => Place::Back,
+            (_, Requeue::Yielded) => Place::Back,
+            // POSIX: preempted goes to the head of its list, a used-up round-robin slice to the tail.
+            (_, Requeue::Preempted) if entity.renew_rr_slice() => Place::Back,
+            (_, Requeue::Preempted) => Place::Front,
+        };
+        self.insert(entity, place)
+    }
+
+    /// Detaches an entity that was popped here and now blocks, ends, moves or changes class.
+    pub fn detach(&mut self, entity: &mut Entity<T>) {
+        debug_assert!(entity.attached, "detached twice");
+        entity.attached = false;
+        if let Class::Fair { .. } = entity.class {
+            let average = self.average();
+            let limit = 2 * entity.virtual_slice();
+            entity.lag = (average - entity.vruntime).clamp(-limit, limit);
+            entity.deadline -= entity.vruntime;
+            self.weight -= entity.weight;
+            self.weighted -= entity.weighted();
+        }
+    }
+
+    /// Takes a queued entity out, detached; `None` if it is not queued here.
+    pub fn remove(&mut self, key: Key) -> Option<Box<Entity<T>>> {
+        let mut entity = match key.real_time {
+            true => self.rt.remove(key)?,
+            false => self.fair.remove(key)?,
+        };
+        self.detach(&mut entity);
+        Some(entity)
+    }
+
+    /// Takes one queued entity that `may_move` accepts, detached: the most urgent real-time one, else the fair one that
+    /// would have waited longest.
+    pub fn steal(&mut self, may_move: impl Fn(&T) -> bool) -> Option<Box<Entity<T>>> {
+        let key = match self.rt.find_first(&may_move) {
+            Some(key) => key,
+            None => self.fair.find_last(&may_move)?,
+        };
+        self.remove(key)
+    }
+
+    /// Takes half of the queued entities (rounded up) that `may_move` accepts, as [`Self::steal`] does; returns how many.
+    pub fn steal_half(&mut self, may_move: impl Fn(&T) -> bool, mut take: impl FnMut(Box<Entity<T>>)) -> usize {
+        let wanted = self.len().div_ceil(2);
+        for stolen in 0..wanted {
+            match self.steal(&may_move) {
+                Some(entity) => take(entity),
+                None => return stolen,
+            }
+        }
+        wanted
+    }
+
+    /// Accounts `ran_ns` to an entity that was popped here; returns whether its slice is over.
+    pub fn charge(&mut self, entity: &mut Entity<T>, ran_ns: u64) -> bool {
+        debug_assert!(entity.attached, "charged where it does not run");
+        if let Class::Fair { .. } = entity.class {
+            self.weighted -= entity.weighted();
+        }
+        let over = entity.charge(ran_ns);
+        if let Class::Fair { .. } = entity.class {
+            self.weighted += entity.weighted();
+        }
+        over
+    }
+
+    /// Whether something queued should run instead of `running`, which was popped here.
+    pub fn preempts(&mut self, running: &Entity<T>) -> bool {
+        if let Some(first) = self.rt.first() {
+            return match running.class {
+                Class::Fair { .. } => true,
+                Class::RoundRobin { .. } if running.rr_slice_over() => first.rt_priority() >= running.rt_priority(),
+                _ => first.rt_priority() > running.rt_priority(),
+            };
+        }
+        if !matches!(running.class, Class::Fair { .. }) {
+            return false;
+        }
+        let eligible = self.is_eligible(running.vruntime);
+        match self.best_fair().and_then(|key| self.fair.get(key)) {
+            Some(best) => !eligible || best.deadline < running.deadline,
+            None => false,
+        }
+    }
+
+    /// Entities queued (the running one does not count).
+    pub fn len(&self) -> usize {
+        self.rt.len() + self.fair.len()
+    }
+
+    /// Whether nothing is queued.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Weight of the attached fair entities, the running one included; 1024 is one of nice 0.
+    pub fn load(&self) -> u64 {
+        self.weight
+    }
+
+    /// Calls `visit` for every queued entity.
+    pub fn for_each(&self, mut visit: impl FnMut(&Entity<T>)) {
+        self.rt.for_each(&mut visit);
+        self.fair.for_each(&mut visit);
+    }
+
+    /// The weighted average of virtual runtimes.
+    fn average(&mut self) -> i64 {
+        if self.weight != 0 {
+            self.average = self.weighted.div_euclid(i128::from(self.weight)) as i64;
+        }
+        self.average
+    }
+
+    /// Whether an entity with this virtual runtime has had at most its share.
+    fn is_eligible(&self, vruntime: i64) -> bool {
+        i128::from(vruntime) * i128::from(self.weight) <= self.weighted
+    }
+
+    /// Gives an arriving fair entity its virtual runtime and deadline.
+    fn place(&mut self, entity: &mut Entity<T>, arrival: Arrival) {
+        let average = self.average();
+        // Its own weight moves the average: without this correction its lag would shrink on arrival.
+        let lag = match self.weight {
+            0 => 0,
+            load => {
+                let load = i128::from(load);
+                (i128::from(entity.lag) * (load + i128::from(entity.weight)) / load) as i64
+            }
+        };
+        entity.vruntime = average - lag;
+        let until_deadline = match arrival {
+            // Newcomers start with half a slice, so that a stream of them does not crowd out the others.
+            Arrival::New => entity.virtual_slice() / 2,
+            Arrival::Woken => entity.virtual_slice(),
+            Arrival::Moved => entity.deadline.clamp(1, entity.virtual_slice()),
+        };
+        entity.deadline = entity.vruntime + until_deadline;
+    }
+
+    fn attach(&mut self, entity: &mut Entity<T>) {
+        entity.attached = true;
+        if let Class::Fair { .. } = entity.class {
+            self.weight += entity.weight;
+            self.weighted += entity.weighted();
+        }
+    }
+
+    fn insert(&mut self, mut entity: Box<Entity<T>>, place: Place) -> Key {
+        let seq = match place {
+            Place::Back => {
+                self.back += 1;
+                self.back
+            }
+            Place::Front => {
+                self.front -= 1;
+                self.front
+            }
+        };
+        let (real_time, major) = match entity.class {
+            Class::Fair { .. } => (false, entity.vruntime),
+            _ => (true, -i64::from(entity.rt_priority())),
+        };
+        let key = Key { real_time, major, seq };
+        entity.key = key;
+        match real_time {
+            true => self.rt.insert(entity),
+            false => self.fair.insert(entity),
+        }
+        key
+    }
+
+    /// The eligible queued fair entity with the earliest deadline. When only the running entity is eligible, the queued
+    /// one that is the least ahead.
+    fn best_fair(&self) -> Option<Key> {
+        self.fair
+            .earliest_deadline(|vruntime| self.is_eligible(vruntime))
+            .or_else(|| self.fair.first().map(|entity| entity.key))
+    }
+}
+
+impl<T> Default for RunQueue<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Where among its equals an entity goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Front,
+    Back,
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,209 @@
+use super::*;
+extern crate std;
+use std::vec::Vec;
+
+const MS: u64 = 1_000_000;
+
+fn fair(item: u32, nice: i8) -> Box<Entity<u32>> {
+    Entity::new(item, Class::Fair { nice, idle: false })
+}
+
+/// Runs the queue in slices of 1 ms and returns the time each of `n` entities got, ms.
+fn run(queue: &mut RunQueue<u32>, n: usize, ms: u64) -> Vec<u64> {
+    let mut got = std::vec![0; n];
+    for _ in 0..ms {
+        let mut entity = queue.pop().expect("never empty here");
+        got[entity.item as usize] += 1;
+        queue.charge(&mut entity, MS);
+        queue.requeue(entity, Requeue::Preempted);
+    }
+    got
+}
+
+#[test]
+fn equal_weights_get_equal_time() {
+    let mut queue = RunQueue::new();
+    for item in 0..7 {
+        queue.push(fair(item, 0), Arrival::New);
+    }
+    for ms in run(&mut queue, 7, 7000) {
+        assert!(ms.abs_diff(1000) <= 4, "{ms}");
+    }
+}
+
+#[test]
+fn nice_values_share_by_linux_weights() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    queue.push(fair(1, 5), Arrival::New);
+    let got = run(&mut queue, 2, 13_590);
+    // 1024 : 335
+    assert!(got[0].abs_diff(10_240) <= 20, "{got:?}");
+    assert!(got[1].abs_diff(3_350) <= 20, "{got:?}");
+}
+
+#[test]
+fn a_woken_sleeper_neither_loses_nor_hoards_time() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    queue.push(fair(1, 0), Arrival::New);
+    let mut sleeper = loop {
+        let entity = queue.pop().unwrap();
+        if entity.item == 1 {
+            break entity;
+        }
+        queue.requeue(entity, Requeue::Yielded);
+    };
+    queue.detach(&mut sleeper);
+    run(&mut queue, 2, 1000);
+    queue.push(sleeper, Arrival::Woken);
+    let got = run(&mut queue, 2, 1000);
+    assert!(got[1].abs_diff(500) <= 8, "{got:?}");
+}
+
+#[test]
+fn no_entity_waits_longer_than_everybody_elses_slices() {
+    let mut queue = RunQueue::new();
+    for item in 0..10 {
+        queue.push(fair(item, 0), Arrival::New);
+    }
+    let mut last = [0_u64; 10];
+    for now in 1..5000 {
+        let mut entity = queue.pop().unwrap();
+        let waited = now - last[entity.item as usize];
+        assert!(waited <= 10 * 4 + 4, "waited {waited} ms");
+        last[entity.item as usize] = now;
+        queue.charge(&mut entity, MS);
+        queue.requeue(entity, Requeue::Preempted);
+    }
+}
+
+#[test]
+fn moving_between_queues_of_different_age_keeps_shares() {
+    let (mut old, mut young) = (RunQueue::new(), RunQueue::new());
+    for item in 0..3 {
+        old.push(fair(item, 0), Arrival::New);
+    }
+    run(&mut old, 3, 100_000);
+    young.push(fair(3, 0), Arrival::New);
+    run(&mut young, 4, 10);
+    let moved = old.steal(|_| true).expect("three are queued");
+    let index = moved.item as usize;
+    young.push(moved, Arrival::Moved);
+    let got = run(&mut young, 4, 1000);
+    assert!(got[index].abs_diff(500) <= 8, "{got:?}");
+    assert!(got[3].abs_diff(500) <= 8, "{got:?}");
+}
+
+#[test]
+fn real_time_runs_first_by_priority_then_arrival() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, -20), Arrival::New);
+    queue.push(Entity::new(1, Class::Fifo { priority: 10 }), Arrival::New);
+    queue.push(Entity::new(2, Class::Fifo { priority: 50 }), Arrival::New);
+    queue.push(Entity::new(3, Class::RoundRobin { priority: 10 }), Arrival::New);
+    let order: Vec<u32> = core::iter::from_fn(|| queue.pop().map(|e| e.item)).collect();
+    assert_eq!(order, [2, 1, 3, 0]);
+}
+
+#[test]
+fn preempted_fifo_goes_to_the_front_and_yielded_to_the_back() {
+    let mut queue = RunQueue::new();
+    for item in 0..2 {
+        queue.push(Entity::new(item, Class::Fifo { priority: 1 }), Arrival::New);
+    }
+    let first = queue.pop().unwrap();
+    queue.requeue(first, Requeue::Preempted);
+    let first = queue.pop().unwrap();
+    assert_eq!(first.item, 0);
+    queue.requeue(first, Requeue::Yielded);
+    assert_eq!(queue.pop().unwrap().item, 1);
+}
+
+#[test]
+fn round_robin_rotates_when_its_slice_is_over() {
+    let mut queue = RunQueue::new();
+    for item in 0..2 {
+        queue.push(Entity::new(item, Class::RoundRobin { priority: 1 }), Arrival::New);
+    }
+    let mut first = queue.pop().unwrap();
+    assert!(!queue.charge(&mut first, RR_SLICE_NS / 2));
+    assert!(!queue.preempts(&first));
+    assert!(queue.charge(&mut first, RR_SLICE_NS / 2));
+    assert!(queue.preempts(&first));
+    queue.requeue(first, Requeue::Preempted);
+    assert_eq!(queue.pop().unwrap().item, 1);
+}
+
+#[test]
+fn a_woken_entity_preempts_one_that_ran_ahead() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    let mut hog = queue.pop().unwrap();
+    queue.charge(&mut hog, 2 * MS);
+    assert!(!queue.preempts(&hog), "nothing else is there");
+    queue.push(fair(1, 0), Arrival::Woken);
+    queue.charge(&mut hog, 2 * MS);
+    assert!(queue.preempts(&hog));
+}
+
+#[test]
+fn removal_by_key_finds_exactly_that_entity() {
+    let mut queue = RunQueue::new();
+    let keys: Vec<Key> = (0..100).map(|item| queue.push(fair(item, (item % 40) as i8 - 20), Arrival::New)).collect();
+    for (item, key) in keys.into_iter().enumerate().rev() {
+        assert_eq!(queue.remove(key).unwrap().item as usize, item);
+        assert!(queue.remove(key).is_none());
+    }
+    assert!(queue.is_empty());
+    assert_eq!(queue.load(), 0);
+    assert_eq!(queue.weighted, 0);
+}
+
+#[test]
+fn steal_half_takes_only_what_may_move() {
+    let mut queue = RunQueue::new();
+    for item in 0..10 {
+        queue.push(fair(item, 0), Arrival::New);
+    }
+    let mut stolen = Vec::new();
+    let n = queue.steal_half(|item| item % 2 == 1, |entity| stolen.push(entity.item));
+    stolen.sort_unstable();
+    assert_eq!((n, stolen), (5, std::vec![1, 3, 5, 7, 9]));
+    assert_eq!(queue.len(), 5);
+}
+
+#[test]
+fn the_tree_agrees_with_a_linear_search() {
+    let mut queue = RunQueue::new();
+    let mut seed = 1_u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    for item in 0..200 {
+        queue.push(fair(item, (random() % 40) as i8 - 20), Arrival::New);
+    }
+    for _ in 0..3000 {
+        let mut expected: Option<(i64, bool)> = None;
+        queue.for_each(|e| {
+            if queue.is_eligible(e.vruntime) {
+                let least = expected.map_or(i64::MAX, |(deadline, _)| deadline);
+                expected = Some((least.min(e.deadline), true));
+            }
+        });
+        let mut entity = queue.pop().unwrap();
+        let (deadline, _) = expected.expect("somebody is at or behind the average");
+        assert_eq!(entity.deadline, deadline);
+        queue.charge(&mut entity, random() % (4 * MS));
+        if random() % 4 == 0 {
+            queue.detach(&mut entity);
+            queue.push(entity, Arrival::Woken);
+        } else {
+            queue.requeue(entity, Requeue::Preempted);
+        }
+    }
+    assert_eq!(queue.len(), 200);
+}
