@@ -15,6 +15,7 @@ pub mod futex;
 pub mod ipc;
 pub mod loader;
 pub mod log;
+pub mod random;
 pub mod sched;
 pub mod signal;
 pub mod stats;

@@ -3,7 +3,7 @@
 //! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`).
 //! * [`lock`]: spinning and sleeping locks with ranks. [`wait`]: wait queues and poll registrations.
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
-//! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU.
+//! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
 
 #![no_std]
 
@@ -11,6 +11,7 @@ extern crate alloc;
 
 pub mod ipi;
 pub mod lock;
+pub mod ring;
 pub mod runqueue;
 pub mod schedule;
 pub mod sync;
