@@ -147,7 +147,7 @@ pub struct Control {
     pub report: [core::cell::UnsafeCell<u8>; 0x8000],
     pub console: Console,
     /// Rings by [`super::RingIndex`].
-    pub rings: [Ring; 4],
+    pub rings: [Ring; super::RINGS],
     /// Shared part of each virtual CPU.
     pub vcpus: [VcpuShared; MAX_CPUS],
     /// Facts.

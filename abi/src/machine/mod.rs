@@ -9,5 +9,5 @@ mod ring;
 mod slot;
 
 pub use boot::{BootInfo, Console, Control, ControlState, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind, StdioStat};
-pub use ring::{RING_LEN, Ring, RingIndex};
+pub use ring::{RING_LEN, RINGS, Ring, RingIndex};
 pub use slot::{Mailbox, SlotPage, SlotPhase, VcpuShared, VcpuState};

@@ -5,18 +5,25 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 /// Bytes of data in a ring; a power of two.
 pub const RING_LEN: usize = 1 << 16;
 
+/// Number of rings.
+pub const RINGS: usize = 6;
+
 /// Which ring of [`super::Control`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum RingIndex {
-    /// Standard input, or the keyboard of the terminal: machine to kernel.
+    /// Standard input where it is a stream: machine to kernel.
     Stdin = 0,
-    /// Standard output, or the screen of the terminal: kernel to machine.
+    /// Standard output where it is a stream: kernel to machine.
     Stdout = 1,
-    /// Standard error where it is not the terminal: kernel to machine.
+    /// Standard error where it is a stream: kernel to machine.
     Stderr = 2,
     /// Kernel log and `--strace` lines: kernel to machine, printed on the machine's standard error.
     Log = 3,
+    /// The terminal's keys, where any standard stream is the terminal: machine to kernel.
+    Keyboard = 4,
+    /// The terminal's screen, likewise: kernel to machine.
+    Screen = 5,
 }
 
 /// A single-producer single-consumer byte ring.
