@@ -6,5 +6,6 @@
 #![no_std]
 
 pub mod futex;
+pub mod clock;
 pub mod raw;
 pub mod signal;

@@ -1,1 +1,26 @@
-//! Signals.
+//! Signals: sending, queues, masks, actions, delivery, job control. Source: signal(7).
+//!
+//! * [`SigInfo`]: a signal with its reason. [`Shared`]: a process's part. [`Private`]: a thread's.
+//! * [`send_to_task`], [`send_to_process`], [`send_to_pgrp`]: from anywhere in the kernel that holds no lock below `Process`.
+//! * [`force_fault`]: the running instruction's own fault. [`pending`], [`deliver`]: the way out to guest code.
+//!
+//! A signal is taken by the thread it hits: senders queue it and interrupt the thread (`sched::interrupt`, a sticky flag),
+//! the thread finds it on its way out. Locks: `Process::stop`, then [`Shared`]'s, then one [`Private`]'s.
+
+mod action;
+mod deliver;
+mod info;
+mod number;
+mod queue;
+mod restart;
+mod send;
+mod state;
+
+pub use action::{Action, Actions, SIG_DFL, SIG_IGN, sa};
+pub use deliver::{deliver, fatal_pending, pending};
+pub use info::{SigInfo, code};
+pub use number::*;
+pub use queue::{Pending, Queued};
+pub use restart::Restart;
+pub use send::{force_fault, ignores_children, on_exit, send_to_pgrp, send_to_process, send_to_task};
+pub use state::{FaultRegs, Private, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, Shared};

@@ -1,0 +1,155 @@
+//! Pending signals of a thread or a process.
+//!
+//! Standard signals are kept once each; real-time signals queue in order, as many as `RLIMIT_SIGPENDING` allows. When
+//! memory or the limit is short a standard signal is still kept, without its reason, as Linux does.
+
+use super::info::SigInfo;
+use super::number::*;
+use crate::{Errno, Result};
+use alloc::collections::VecDeque;
+
+/// What became of a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queued {
+    /// It is pending now.
+    New,
+    /// It was pending already and is not pending twice.
+    Already,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pending {
+    set: SigSet,
+    /// Reasons in the order of arrival.
+    list: VecDeque<SigInfo>,
+}
+
+impl Pending {
+    /// Nothing pending.
+    pub const fn new() -> Pending {
+        Pending { set: 0, list: VecDeque::new() }
+    }
+
+    /// The signals that are pending.
+    pub fn set(&self) -> SigSet {
+        self.set
+    }
+
+    /// Adds a signal; `limit` is `RLIMIT_SIGPENDING`.
+    ///
+    /// # Errors
+    /// `EAGAIN` for a real-time signal that sigqueue(3) or a timer sends and that finds no room.
+    pub fn push(&mut self, info: SigInfo, limit: u64) -> Result<Queued> {
+        let signo = info.signo();
+        let pending = self.set & bit(signo) != 0;
+        if pending && (signo < SIGRTMIN || self.has_timer(&info)) {
+            return Ok(Queued::Already);
+        }
+        let room = (self.list.len() as u64) < limit && self.list.try_reserve(1).is_ok();
+        if room {
+            self.list.push_back(info);
+        } else if signo >= SIGRTMIN && info.code() < 0 {
+            return Err(Errno::EAGAIN);
+        }
+        self.set |= bit(signo);
+        Ok(Queued::New)
+    }
+
+    /// Takes the signal to be delivered next that is not in `blocked`.
+    pub fn take(&mut self, blocked: SigSet) -> Option<SigInfo> {
+        let ready = self.set & !blocked;
+        let first = if ready & SYNCHRONOUS != 0 { ready & SYNCHRONOUS } else { ready };
+        if first == 0 {
+            return None;
+        }
+        let signo = first.trailing_zeros() + 1;
+        let info = self.position(signo).and_then(|at| self.list.remove(at));
+        if self.position(signo).is_none() {
+            self.set &= !bit(signo);
+        }
+        Some(info.unwrap_or_else(|| SigInfo::kill(signo, 0, 0)))
+    }
+
+    /// Forgets all signals in `set`.
+    pub fn discard(&mut self, set: SigSet) {
+        if self.set & set != 0 {
+            self.set &= !set;
+            self.list.retain(|info| bit(info.signo()) & set == 0);
+        }
+    }
+
+    fn position(&self, signo: Signo) -> Option<usize> {
+        self.list.iter().position(|info| info.signo() == signo)
+    }
+
+    fn has_timer(&self, new: &SigInfo) -> bool {
+        let same = |info: &SigInfo| info.signo() == new.signo() && info.timer_id() == new.timer_id();
+        new.timer_id().is_some() && self.list.iter().any(same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::info::code;
+
+    fn kill(signo: Signo, pid: i32) -> SigInfo {
+        SigInfo::kill(signo, pid, 0)
+    }
+
+    fn pid(info: Option<SigInfo>) -> Option<(Signo, i32)> {
+        info.map(|info| (info.signo(), info.0.fields[0] as i32))
+    }
+
+    #[test]
+    fn standard_signals_collapse_and_keep_the_first_reason() {
+        let mut pending = Pending::new();
+        assert_eq!(pending.push(kill(SIGUSR1, 1), 10), Ok(Queued::New));
+        assert_eq!(pending.push(kill(SIGUSR1, 2), 10), Ok(Queued::Already));
+        assert_eq!(pid(pending.take(0)), Some((SIGUSR1, 1)));
+        assert_eq!(pid(pending.take(0)), None);
+        assert_eq!(pending.set(), 0);
+    }
+
+    #[test]
+    fn real_time_signals_queue_in_order_lowest_number_first() {
+        let mut pending = Pending::new();
+        for (signo, pid) in [(36, 1), (35, 2), (36, 3), (35, 4)] {
+            assert_eq!(pending.push(kill(signo, pid), 10), Ok(Queued::New));
+        }
+        let order: [_; 4] = core::array::from_fn(|_| pid(pending.take(0)).unwrap());
+        assert_eq!(order, [(35, 2), (35, 4), (36, 1), (36, 3)]);
+        assert!(pending.take(0).is_none());
+    }
+
+    #[test]
+    fn faults_go_first_and_blocked_signals_stay() {
+        let mut pending = Pending::new();
+        pending.push(kill(SIGHUP, 1), 10).unwrap();
+        pending.push(SigInfo::fault(SIGSEGV, code::SEGV_MAPERR, 0), 10).unwrap();
+        assert_eq!(pid(pending.take(bit(SIGSEGV))), Some((SIGHUP, 1)));
+        assert_eq!(pending.set(), bit(SIGSEGV));
+        assert_eq!(pending.take(0).map(|info| info.signo()), Some(SIGSEGV));
+    }
+
+    #[test]
+    fn the_limit_refuses_sigqueue_but_not_standard_signals() {
+        let mut pending = Pending::new();
+        let queued = SigInfo::raw(40, code::SI_QUEUE, &[]);
+        assert_eq!(pending.push(queued, 1), Ok(Queued::New));
+        assert_eq!(pending.push(queued, 1), Err(Errno::EAGAIN));
+        assert_eq!(pending.push(kill(SIGTERM, 9), 1), Ok(Queued::New));
+        assert_eq!(pid(pending.take(0)), Some((SIGTERM, 0)));
+    }
+
+    #[test]
+    fn a_timer_is_pending_once() {
+        let mut pending = Pending::new();
+        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), 9), Ok(Queued::New));
+        assert_eq!(pending.push(SigInfo::timer(34, 2, 0), 9), Ok(Queued::New));
+        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), 9), Ok(Queued::Already));
+        pending.discard(bit(34));
+        assert!(pending.take(0).is_none());
+    }
+}

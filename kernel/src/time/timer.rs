@@ -1,0 +1,137 @@
+//! Timers of virtual CPUs.
+//!
+//! A timer is armed on the virtual CPU that arms it. Expired ones run when that CPU handles interrupts: on its way out to
+//! guest code, in the idle loop, in `schedule()`; whoever programs the host's timer asks [`next_deadline`]. Callbacks run
+//! in kernel mode, outside the queue's lock, on whatever thread was running: they must not block.
+//!
+//! A callback may run just while [`Timer::cancel`] says that it came too late: state that both touch needs a lock of its own.
+//! Locks: a queue's (rank `Timer`).
+
+use super::queue::{Key, Queue};
+use crate::Result;
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use umbel_abi::machine::MAX_CPUS;
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::schedule::schedule;
+use umbel_smp::thread::ThreadRef;
+
+/// Something with a callback.
+pub trait Expire: Send + Sync {
+    /// Called once, at or after the deadline.
+    fn expired(&self, now_ns: u64);
+}
+
+/// What an expired timer does.
+pub enum Target {
+    /// Ends the block of a thread.
+    Wake(ThreadRef),
+    /// Calls back.
+    Call(Arc<dyn Expire>),
+}
+
+/// No deadline, in [`CpuTimers::next`].
+const NEVER: u64 = u64::MAX;
+
+struct CpuTimers {
+    /// The earliest deadline, to look at without the lock.
+    next: AtomicU64,
+    queue: SpinLock<Queue<Target>>,
+}
+
+static TIMERS: [CpuTimers; MAX_CPUS] = [const {
+    CpuTimers { next: AtomicU64::new(NEVER), queue: SpinLock::new(Rank::Timer, Queue::new()) }
+}; MAX_CPUS];
+
+/// An armed timer. Dropping it leaves it armed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    cpu: u32,
+    key: Key,
+}
+
+impl Timer {
+    /// Disarms it; false if it has expired already (its callback may be running now).
+    pub fn cancel(self) -> bool {
+        let Some(timers) = TIMERS.get(self.cpu as usize) else { return false };
+        let mut queue = timers.queue.lock();
+        let removed = queue.remove(self.key);
+        timers.next.store(queue.next().unwrap_or(NEVER), Relaxed);
+        drop(queue);
+        removed.is_some()
+    }
+}
+
+/// Arms a timer for CLOCK_MONOTONIC `deadline_ns` on this virtual CPU.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn arm(deadline_ns: u64, target: Target) -> Result<Timer> {
+    let cpu = super::this_cpu();
+    let timers = &TIMERS[cpu as usize % MAX_CPUS];
+    let mut queue = timers.queue.lock();
+    let key = queue.insert(deadline_ns, target)?;
+    timers.next.store(queue.next().unwrap_or(NEVER), Relaxed);
+    Ok(Timer { cpu, key })
+}
+
+/// When the next timer of virtual CPU `cpu` expires.
+pub fn next_deadline(cpu: u32) -> Option<u64> {
+    let next = TIMERS.get(cpu as usize)?.next.load(Relaxed);
+    (next != NEVER).then_some(next)
+}
+
+/// Runs the expired timers of virtual CPU `cpu`; returns how many that were. Cheap if there is none.
+pub fn run_expired(cpu: u32) -> usize {
+    let Some(timers) = TIMERS.get(cpu as usize) else { return 0 };
+    if timers.next.load(Relaxed) == NEVER {
+        return 0;
+    }
+    let now_ns = super::monotonic_ns();
+    let mut count = 0;
+    while timers.next.load(Relaxed) <= now_ns {
+        let mut queue = timers.queue.lock();
+        let expired = queue.take_expired(now_ns);
+        timers.next.store(queue.next().unwrap_or(NEVER), Relaxed);
+        drop(queue);
+        match expired {
+            Some(Target::Wake(thread)) => {
+                if let Some(schedule) = schedule() {
+                    schedule.wake(&thread);
+                }
+            }
+            Some(Target::Call(target)) => target.expired(now_ns),
+            None => break,
+        }
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    struct Count(AtomicU32);
+    impl Expire for Count {
+        fn expired(&self, _: u64) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn expired_timers_run_once_and_cancelled_ones_never() {
+        let count = Arc::new(Count(AtomicU32::new(0)));
+        let now_ns = super::super::monotonic_ns();
+        let call = || Target::Call(count.clone());
+        let past = arm(now_ns, call()).unwrap();
+        let future = arm(now_ns + 3_600_000_000_000, call()).unwrap();
+        assert!(next_deadline(super::super::this_cpu()).is_some_and(|next| next <= now_ns));
+        run_expired(super::super::this_cpu());
+        assert_eq!(count.0.load(Relaxed), 1);
+        assert!(!past.cancel());
+        assert!(future.cancel());
+        assert!(!future.cancel());
+    }
+}
