@@ -1,0 +1,231 @@
+//! The command line: options, their checks, one line for what is wrong.
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit status for wrong arguments.
+pub const STATUS_USAGE: u8 = 2;
+
+const MIB: u64 = 1 << 20;
+/// Least memory of a machine, bytes.
+const MEM_MIN: u64 = 32 * MIB;
+/// Most memory of a machine, bytes.
+const MEM_MAX: u64 = 1 << 40;
+
+/// Virtual machines that are sets of ordinary Linux processes.
+#[derive(Parser, Debug)]
+#[command(name = "umbel", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What umbel is asked to do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Start a machine, run a command in it, stop it
+    ///
+    /// The exit status is the command's; 128+n if signal n killed it; 127 if there is no such command, 126 if it cannot be
+    /// executed; 2 for wrong arguments; 70 if the guest kernel panicked.
+    Run(RunOptions),
+    /// Tell what this host offers, what is missing and what to do about it
+    Check,
+}
+
+/// Options of `umbel run`.
+#[derive(Args, Debug)]
+pub struct RunOptions {
+    /// Number of virtual CPUs, 1 to 256 [default: the host's number]
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub cpus: Option<u32>,
+    /// Memory of the machine: bytes, or with suffix K, M, G; at least 32M
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    pub mem: u64,
+    /// Directory that is the guest's root, read-only under a layer in the guest's memory
+    #[arg(long, value_name = "DIR", value_parser = directory, default_value = "/")]
+    pub root: PathBuf,
+    /// User and group of the command; GID is UID if left out
+    #[arg(long, value_name = "UID[:GID]", value_parser = user, default_value = "0:0")]
+    pub user: (u32, u32),
+    /// Set an environment variable; without =V pass the host's value. TERM, LANG, LC_*, TZ, PATH, HOME, USER, LOGNAME and
+    /// SHELL are passed anyway
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    pub env: Vec<String>,
+    /// Directory of the guest in which the command starts
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub workdir: PathBuf,
+    /// Keep each virtual CPU on one host CPU
+    #[arg(long)]
+    pub pin: bool,
+    /// Print each system call on standard error
+    #[arg(long)]
+    pub strace: bool,
+    /// Print counters on standard error at the end
+    #[arg(long)]
+    pub stats: bool,
+    /// Print the guest kernel's log on standard error, down to this level
+    #[arg(long, value_name = "LEVEL", default_value = "off")]
+    pub log: LogLevel,
+    /// Leave slots open to debuggers of the host: gives up a protection
+    #[arg(long)]
+    pub debug_host: bool,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+}
+
+/// How much of the kernel's log is shown.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Off = 0,
+    Error = 1,
+    Warn = 2,
+    Info = 3,
+    Debug = 4,
+    Trace = 5,
+}
+
+/// Reads the command line. `Err` is the exit status: help and version are printed, a mistake is named in one line.
+pub fn parse() -> Result<Command, ExitCode> {
+    Cli::try_parse().map(|cli| cli.command).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print!("{error}");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("umbel: {}", first_line(&error));
+            ExitCode::from(STATUS_USAGE)
+        }
+    })
+}
+
+/// Clap's first line without its prefix; its usage text goes beyond one line.
+fn first_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a command is missing: umbel run CMD, or umbel check (see umbel --help)".into();
+    }
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    // "the following required arguments were not provided:" is followed by their names.
+    match lines.next() {
+        Some(second) if first.ends_with(':') => format!("{first} {second} (see umbel run --help)"),
+        _ => first,
+    }
+}
+
+fn cpus(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(count @ 1..=256) => Ok(count),
+        _ => Err("give a number from 1 to 256".into()),
+    }
+}
+
+/// Bytes with an optional suffix.
+fn size(text: &str) -> Result<u64, String> {
+    let usage = || "give bytes or a number with K, M or G, at least 32M".to_owned();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => MIB,
+        "G" | "GB" | "GIB" => 1 << 30,
+        _ => return Err(usage()),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(usage)?;
+    match bytes {
+        MEM_MIN..=MEM_MAX => Ok(bytes),
+        _ => Err(usage()),
+    }
+}
+
+fn directory(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => Ok(path),
+        Ok(_) => Err("not a directory: give the directory that is to be the guest's root".into()),
+        Err(error) => Err(format!("{error}: give a directory that exists")),
+    }
+}
+
+fn user(text: &str) -> Result<(u32, u32), String> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    // -1 means "unchanged" in the calls that set them.
+    let number = |t: &str| t.parse::<u32>().ok().filter(|n| *n != u32::MAX);
+    number(uid).zip(number(gid)).ok_or_else(|| "give numbers: UID or UID:GID".into())
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(("", _)) => Err("the name is missing: give NAME=VALUE".into()),
+        _ if text.is_empty() => Err("give NAME=VALUE".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// The environment of the command: what is passed anyway, then `--env` in order.
+pub fn guest_environment(settings: &[String]) -> Vec<OsString> {
+    const PASSED: [&str; 8] = ["TERM", "LANG", "TZ", "PATH", "HOME", "USER", "LOGNAME", "SHELL"];
+    let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
+        .filter(|(name, _)| name.to_str().is_some_and(|n| PASSED.contains(&n) || n.starts_with("LC_")))
+        .collect();
+    if !variables.iter().any(|(name, _)| name == "PATH") {
+        variables.push(("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    }
+    for setting in settings {
+        let (name, value) = match setting.split_once('=') {
+            Some((name, value)) => (name, Some(value.into())),
+            None => (setting.as_str(), std::env::var_os(setting)),
+        };
+        variables.retain(|(known, _)| known != name);
+        variables.extend(value.map(|value| (name.into(), value)));
+    }
+    variables
+        .into_iter()
+        .map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            variable
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_take_suffixes_and_bounds() {
+        assert_eq!(size("32M"), Ok(32 * MIB));
+        assert_eq!(size("2g"), Ok(2 << 30));
+        assert_eq!(size("33554432"), Ok(32 * MIB));
+        for wrong in ["1", "31M", "M", "", "-5M", "12Q", "99999999999G", "1.5G"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn users_are_numbers() {
+        assert_eq!(user("7"), Ok((7, 7)));
+        assert_eq!(user("7:8"), Ok((7, 8)));
+        for wrong in ["", "root", "7:", ":7", "-1", "4294967295"] {
+            assert!(user(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn later_settings_win() {
+        let environment = guest_environment(&["A=1".into(), "B=2".into(), "A=3=4".into(), "NO_SUCH_VARIABLE".into()]);
+        assert!(environment.contains(&"A=3=4".into()) && environment.contains(&"B=2".into()));
+        assert!(!environment.contains(&"A=1".into()));
+    }
+}
