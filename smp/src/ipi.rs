@@ -94,9 +94,9 @@ pub fn line(shared: &VcpuShared) -> Line<'_> {
     Line { state: &shared.state, pending: &shared.mailbox.pending, doorbell: &shared.mailbox.doorbell }
 }
 
-/// The control block of the machine that this kernel image runs in.
+/// The control block of the machine that this kernel image runs in. Kernel image only.
 #[cfg(not(loom))]
-fn control() -> &'static Control {
+pub fn control() -> &'static Control {
     // SAFETY: the machine maps the block here, for ever, before the first slot runs; all that changes in it is atomic.
     unsafe { &*((layout::HOT_BASE + layout::CONTROL_OFF) as *const Control) }
 }

@@ -10,6 +10,8 @@
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use umbel_abi::linux::Errno;
+#[cfg(not(loom))]
+use umbel_abi::machine::{Ring, RingIndex};
 
 /// Data bytes: the ABI's cells; loom's under the models.
 #[cfg(not(loom))]
@@ -41,6 +43,11 @@ pub struct Words<'a> {
     /// The bytes.
     pub data: &'a [Cell],
 }
+
+// SAFETY: the words are atomics, and the bytes are reached through an end, which is one owner's at a time.
+unsafe impl Send for Words<'_> {}
+// SAFETY: as above; a shared reference to the words reaches no byte.
+unsafe impl Sync for Words<'_> {}
 
 /// The end that writes.
 pub struct Producer<'a>(Words<'a>);
@@ -77,7 +84,7 @@ impl<'a> Producer<'a> {
     }
 
     /// Appends as much of `bytes` as fits and returns how much. Follow with [`Self::kick`].
-    pub fn push(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    pub fn push(&mut self, bytes: &[u8]) -> Result<usize, Errno> {
         let count = self.room()?.min(bytes.len());
         let tail = self.0.tail.load(Ordering::Relaxed);
         for (offset, byte) in bytes[..count].iter().enumerate() {
@@ -136,7 +143,7 @@ impl<'a> Consumer<'a> {
     }
 
     /// Takes up to `bytes.len()` bytes and returns how many. Follow with [`Self::kick`].
-    pub fn pop(&self, bytes: &mut [u8]) -> usize {
+    pub fn pop(&mut self, bytes: &mut [u8]) -> usize {
         let Input::Ready(used) = self.look() else { return 0 };
         let count = used.min(bytes.len());
         let head = self.0.head.load(Ordering::Relaxed);
@@ -215,9 +222,15 @@ impl Words<'_> {
     }
 }
 
+/// The words of one of the machine's rings. Kernel image only.
 #[cfg(not(loom))]
-impl<'a> From<&'a umbel_abi::machine::Ring> for Words<'a> {
-    fn from(ring: &'a umbel_abi::machine::Ring) -> Self {
+pub fn of_machine(index: RingIndex) -> Words<'static> {
+    Words::from(&crate::ipi::control().rings[index as usize])
+}
+
+#[cfg(not(loom))]
+impl<'a> From<&'a Ring> for Words<'a> {
+    fn from(ring: &'a Ring) -> Self {
         Self {
             head: &ring.head,
             tail: &ring.tail,
@@ -262,7 +275,7 @@ mod tests {
     #[test]
     fn bytes_come_out_in_order_across_the_wrap() {
         let fake = Fake::default();
-        let (producer, consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
+        let (mut producer, mut consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
         let mut next = 0u8;
         for round in 0..20u8 {
             let sent: [u8; 5] = core::array::from_fn(|i| round.wrapping_mul(5) + i as u8);
@@ -279,7 +292,7 @@ mod tests {
     #[test]
     fn a_full_ring_takes_no_more_and_asks_for_a_kick() {
         let fake = Fake::default();
-        let (producer, consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
+        let (mut producer, mut consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
         assert_eq!(producer.push(&[7; 20]), Ok(8));
         assert_eq!(producer.push(&[7]), Ok(0));
         assert!(producer.arm());
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn the_end_comes_after_the_last_byte() {
         let fake = Fake::default();
-        let (producer, consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
+        let (mut producer, mut consumer) = (Producer::new(fake.words()), Consumer::new(fake.words()));
         assert_eq!(consumer.look(), Input::Empty);
         assert!(consumer.arm());
         producer.push(b"x").unwrap();
