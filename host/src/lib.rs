@@ -5,7 +5,8 @@
 
 #![no_std]
 
-pub mod futex;
 pub mod clock;
+pub mod file;
+pub mod futex;
 pub mod raw;
 pub mod signal;

@@ -1,1 +1,83 @@
-//! The virtual file system and its file systems.
+//! Files: the name space, open files, descriptor tables, and the file systems.
+//!
+//! * [`Inode`], [`FileSystem`]: what a file system implements. [`FileOps`]: what an open file does.
+//! * [`Path`] in a tree of [`Mount`]s and cached dentries; `walk` turns names into paths.
+//! * [`File`], [`FdTable`], [`FsContext`]: what a task holds.
+//! * File systems: `tmpfs` (with the host's directory under it: the layered root), `host`, `devtmpfs`, [`pseudo`].
+//!
+//! Users: the system calls in `syscall::{fs, io}`, the loader, `task`. Sources: path_resolution(7), inode(7).
+
+mod context;
+pub mod dentry;
+pub mod devtmpfs;
+mod fdtable;
+mod file;
+mod init;
+mod inode;
+mod io;
+pub mod lock;
+mod mount;
+pub mod pseudo;
+mod types;
+
+pub use context::FsContext;
+pub use fdtable::{FdTable, NR_OPEN, OnExec};
+pub use file::{File, FileOps, OpenContext, Whence};
+pub use init::root;
+pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode};
+pub use io::{IoDst, IoSrc};
+pub use mount::{Lazy, Mount, MountFlags, Path, attach, detach, list};
+pub use types::{Attr, Dev, Kind, Mode, OpenFlags, Owner, PollEvents, SetAttr, StatFs, Time, check_name};
+pub use umbel_smp::wait::PollTable;
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::any::{Any, TypeId};
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// Things that other subsystems attach to an inode, one of a type.
+pub struct Extra(SpinLock<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+
+impl Extra {
+    /// Nothing attached.
+    pub const fn new() -> Extra {
+        Extra(SpinLock::new(Rank::InodeState, BTreeMap::new()))
+    }
+
+    /// The attached `T`, made by `make` if there is none.
+    pub fn get_or_insert<T: Any + Send + Sync>(&self, make: impl FnOnce() -> Arc<T>) -> Arc<T> {
+        if let Some(found) = self.get() {
+            return found;
+        }
+        let made = make();
+        let mut map = self.0.lock();
+        let entry: Arc<dyn Any + Send + Sync> = map.entry(TypeId::of::<T>()).or_insert(made.clone()).clone();
+        drop(map);
+        entry.downcast().unwrap_or(made)
+    }
+
+    /// The attached `T`.
+    pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        let found = self.0.lock().get(&TypeId::of::<T>()).cloned();
+        found?.downcast().ok()
+    }
+}
+
+impl Default for Extra {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// An inode number no other in-memory object has.
+pub fn next_ino() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(2);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// A device number for a file system without a device (major 0).
+pub fn next_dev() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(20);
+    Dev::new(0, NEXT.fetch_add(1, Relaxed) as u32).encode()
+}

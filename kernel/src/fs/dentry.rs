@@ -1,0 +1,245 @@
+//! The cache of names: a tree of dentries, each a name in a directory with its inode, or the knowledge that there is none.
+//!
+//! # Invariants
+//! * A dentry holds its parent; a parent knows its children weakly. The cache's queue keeps recently used dentries alive,
+//!   everything else is kept by whoever uses it. A dentry that is not in its parent's map any more is *unhashed*: its
+//!   name was removed, or it is one of a volatile directory.
+//! * The inode is set at most once: a removed name gets a new dentry.
+//! * Names in a directory change, and are looked up in the file system, under the directory's `dir` lock.
+//!
+//! Locks: `dir` (sleeping, Directory; parent before child), then `place` and `children` (spinning, Dentry; never nested).
+
+use super::inode::InodeRef;
+use crate::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use umbel_smp::lock::{Mutex, MutexGuard, Once, Rank, SpinLock};
+
+/// Dentries that the cache keeps alive.
+const CACHED: usize = 8192;
+
+/// Most dentries looked at for one that may go.
+const SCAN: usize = 8;
+
+/// A name in a directory.
+pub struct Dentry {
+    /// Empty = negative.
+    inode: Once<InodeRef>,
+    place: SpinLock<Place>,
+    children: SpinLock<BTreeMap<Box<[u8]>, Weak<Dentry>>>,
+    dir: Mutex<()>,
+    /// Number of mounts on it.
+    pub(super) mounts: AtomicU32,
+    unhashed: AtomicBool,
+    /// Used since the cache last looked.
+    used: AtomicBool,
+}
+
+#[derive(Default)]
+struct Place {
+    parent: Option<Arc<Dentry>>,
+    name: Box<[u8]>,
+}
+
+static CACHE: SpinLock<VecDeque<Arc<Dentry>>> = SpinLock::new(Rank::Dentry, VecDeque::new());
+
+impl Dentry {
+    /// The dentry of a file system's root.
+    pub fn root(inode: InodeRef) -> Arc<Dentry> {
+        Arc::new(Self::build(Some(inode), Place::default()))
+    }
+
+    fn build(inode: Option<InodeRef>, place: Place) -> Dentry {
+        let cell = Once::new();
+        if let Some(inode) = inode {
+            // A new cell takes its first value.
+            let _ = cell.set(inode);
+        }
+        Dentry {
+            inode: cell,
+            place: SpinLock::new(Rank::Dentry, place),
+            children: SpinLock::new(Rank::Dentry, BTreeMap::new()),
+            dir: Mutex::new(Rank::Directory, ()),
+            mounts: AtomicU32::new(0),
+            unhashed: AtomicBool::new(false),
+            used: AtomicBool::new(true),
+        }
+    }
+
+    /// The inode, unless negative.
+    pub fn inode(&self) -> Option<&InodeRef> {
+        self.inode.get()
+    }
+
+    /// The parent; `None` for a root.
+    pub fn parent(&self) -> Option<Arc<Dentry>> {
+        self.place.lock().parent.clone()
+    }
+
+    /// The name; empty for a root.
+    pub fn name(&self) -> Vec<u8> {
+        self.place.lock().name.to_vec()
+    }
+
+    /// Whether its name was removed.
+    pub fn is_unhashed(&self) -> bool {
+        self.unhashed.load(Relaxed)
+    }
+
+    /// Whether something is mounted on it.
+    pub fn is_mountpoint(&self) -> bool {
+        self.mounts.load(Relaxed) != 0
+    }
+
+    /// Locks the directory's names.
+    pub fn lock_dir(&self) -> MutexGuard<'_, ()> {
+        self.dir.lock()
+    }
+
+    /// Locks the names of a second or third directory.
+    pub fn lock_dir_nested(&self) -> MutexGuard<'_, ()> {
+        self.dir.lock_nested()
+    }
+
+    /// The child `name`, perhaps negative. `self` is a directory that the caller may search.
+    pub fn lookup(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Dentry>> {
+        if let Some(child) = self.cached(name) {
+            return Ok(child);
+        }
+        let _dir = self.dir.lock();
+        self.lookup_locked(name)
+    }
+
+    /// As [`Self::lookup`], under the directory's lock.
+    pub fn lookup_locked(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Dentry>> {
+        if let Some(child) = self.cached(name) {
+            return Ok(child);
+        }
+        super::check_name(name)?;
+        let dir = self.inode().ok_or(Errno::ENOENT)?;
+        let found = match dir.lookup(name) {
+            Ok(inode) => Some(inode),
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(errno),
+        };
+        let place = Place { parent: Some(self.clone()), name: name.into() };
+        let child = Arc::new(Self::build(found, place));
+        if dir.volatile() || self.is_unhashed() {
+            child.unhashed.store(true, Relaxed);
+        } else {
+            self.children.lock().insert(name.into(), Arc::downgrade(&child));
+            keep(child.clone());
+        }
+        Ok(child)
+    }
+
+    fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+        let child = self.children.lock().get(name)?.upgrade()?;
+        if !child.used.load(Relaxed) {
+            child.used.store(true, Relaxed);
+        }
+        Some(child)
+    }
+
+    /// Gives a negative dentry the inode that was just made. Under the parent's lock.
+    pub fn instantiate(&self, inode: InodeRef) {
+        // Negative under the lock, so nobody else sets it.
+        let _ = self.inode.set(inode);
+    }
+
+    /// Removes the name. Under the parent's lock.
+    pub fn unhash(self: &Arc<Self>) {
+        let (parent, name) = {
+            let place = self.place.lock();
+            (place.parent.clone(), place.name.clone())
+        };
+        if let Some(parent) = parent {
+            parent.forget(&name, Arc::as_ptr(self));
+        }
+        self.unhashed.store(true, Relaxed);
+    }
+
+    /// Moves to `name` in `parent`. Under both parents' locks; what was there has been unhashed.
+    pub fn move_to(self: &Arc<Self>, parent: &Arc<Dentry>, name: &[u8]) {
+        let new = Place { parent: Some(parent.clone()), name: name.into() };
+        let old = core::mem::replace(&mut *self.place.lock(), new);
+        if let Some(old_parent) = &old.parent {
+            old_parent.forget(&old.name, Arc::as_ptr(self));
+        }
+        parent.children.lock().insert(name.into(), Arc::downgrade(self));
+    }
+
+    /// Whether `self` is `other` or above it.
+    pub fn is_ancestor_of(self: &Arc<Self>, other: &Arc<Dentry>) -> bool {
+        let mut at = Some(other.clone());
+        while let Some(dentry) = at {
+            if Arc::ptr_eq(self, &dentry) {
+                return true;
+            }
+            at = dentry.parent();
+        }
+        false
+    }
+
+    /// Takes `child` out of the map if the map's entry is it.
+    fn forget(&self, name: &[u8], child: *const Dentry) {
+        let mut children = self.children.lock();
+        if children.get(name).is_some_and(|entry| entry.as_ptr() == child) {
+            children.remove(name);
+        }
+    }
+
+    fn unhook(&mut self) -> Option<Arc<Dentry>> {
+        let this: *const Dentry = self;
+        let place = core::mem::take(self.place.get_mut());
+        if let Some(parent) = &place.parent {
+            parent.forget(&place.name, this);
+        }
+        place.parent
+    }
+}
+
+impl Drop for Dentry {
+    /// Drops a chain of parents without recursion: paths may be thousands deep, kernel stacks are not.
+    fn drop(&mut self) {
+        let mut parent = self.unhook();
+        while let Some(mut last) = parent.and_then(Arc::into_inner) {
+            parent = last.unhook();
+        }
+    }
+}
+
+/// Queues a new dentry and lets go of an old one that was not used lately.
+fn keep(dentry: Arc<Dentry>) {
+    let mut victim = None;
+    let mut cache = CACHE.lock();
+    if cache.len() >= CACHED {
+        for _ in 0..SCAN {
+            match cache.pop_front() {
+                Some(old) if old.used.swap(false, Relaxed) => cache.push_back(old),
+                other => {
+                    victim = other;
+                    break;
+                }
+            }
+        }
+        if victim.is_none() {
+            victim = cache.pop_front();
+        }
+    }
+    if cache.try_reserve(1).is_ok() {
+        cache.push_back(dentry);
+    }
+    drop(cache);
+    // Outside the lock: the last reference to an inode may have much to do.
+    drop(victim);
+}
+
+/// Lets go of all dentries that only the cache keeps.
+pub fn shrink() {
+    let all = core::mem::take(&mut *CACHE.lock());
+    drop(all);
+}

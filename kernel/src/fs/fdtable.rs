@@ -1,0 +1,214 @@
+//! Descriptor tables: small integers to open files, shared by the tasks that clone(2) made with `CLONE_FILES`.
+//!
+//! Lock: one spin lock a table (rank FdTable). Files are dropped outside it, since a last drop may do anything.
+
+use super::file::File;
+use crate::syscall::Fd;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// Most descriptors of a process, whatever its limit (fs.nr_open).
+pub const NR_OPEN: u64 = 1 << 20;
+
+#[derive(Clone)]
+struct Entry {
+    file: Arc<File>,
+    cloexec: bool,
+}
+
+#[derive(Clone, Default)]
+struct Entries {
+    list: Vec<Option<Entry>>,
+    /// No free entry below this.
+    first_free: usize,
+}
+
+/// A table of descriptors.
+pub struct FdTable {
+    entries: SpinLock<Entries>,
+}
+
+/// Whether a descriptor survives execve(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnExec {
+    Keep,
+    Close,
+}
+
+impl OnExec {
+    /// Close if `cloexec`.
+    pub const fn close_if(cloexec: bool) -> OnExec {
+        if cloexec { OnExec::Close } else { OnExec::Keep }
+    }
+}
+
+impl Default for FdTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FdTable {
+    /// An empty table.
+    pub const fn new() -> FdTable {
+        FdTable { entries: SpinLock::new(Rank::FdTable, Entries { list: Vec::new(), first_free: 0 }) }
+    }
+
+    /// A copy, for fork(2).
+    pub fn duplicate(&self) -> Arc<FdTable> {
+        let copy = self.entries.lock().clone();
+        Arc::new(FdTable { entries: SpinLock::new(Rank::FdTable, copy) })
+    }
+
+    /// The file of `fd`. `EBADF` if there is none.
+    pub fn get(&self, fd: Fd) -> Result<Arc<File>> {
+        let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
+        let entries = self.entries.lock();
+        match entries.list.get(index) {
+            Some(Some(entry)) => Ok(entry.file.clone()),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// Puts `file` at the lowest free number below `limit` (the caller's `RLIMIT_NOFILE`).
+    pub fn install(&self, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Fd> {
+        self.install_from(0, file, on_exec, limit)
+    }
+
+    /// As [`Self::install`], at `min` or above (`F_DUPFD`).
+    pub fn install_from(&self, min: usize, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Fd> {
+        let mut entries = self.entries.lock();
+        let start = min.max(entries.first_free);
+        let index = (start..entries.list.len())
+            .find(|&index| matches!(entries.list.get(index), Some(None)))
+            .unwrap_or(start.max(entries.list.len()));
+        if index as u64 >= limit.min(NR_OPEN) {
+            drop(entries);
+            return Err(Errno::EMFILE);
+        }
+        entries.put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;
+        if min <= entries.first_free {
+            entries.first_free = index + 1;
+        }
+        Ok(Fd(index as i32))
+    }
+
+    /// Puts `file` at exactly `fd`, returning what was there (dup2(2)). `EBADF` if `fd` is not below `limit`.
+    pub fn replace(&self, fd: Fd, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Option<Arc<File>>> {
+        let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
+        if index as u64 >= limit.min(NR_OPEN) {
+            return Err(Errno::EBADF);
+        }
+        let old = self.entries.lock().put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;
+        Ok(old.map(|entry| entry.file))
+    }
+
+    /// Removes `fd`; the caller flushes and drops the file.
+    pub fn remove(&self, fd: Fd) -> Result<Arc<File>> {
+        let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
+        self.entries.lock().take(index).map(|entry| entry.file).ok_or(Errno::EBADF)
+    }
+
+    /// Closes `fd` as close(2) does.
+    pub fn close(&self, fd: Fd) -> Result<()> {
+        let file = self.remove(fd)?;
+        super::lock::release_posix(&file, self);
+        file.ops().flush(&file)
+    }
+
+    /// Whether `fd` closes at execve(2).
+    pub fn on_exec(&self, fd: Fd) -> Result<OnExec> {
+        let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
+        match self.entries.lock().list.get(index) {
+            Some(Some(entry)) => Ok(OnExec::close_if(entry.cloexec)),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// Sets whether `fd` closes at execve(2).
+    pub fn set_on_exec(&self, fd: Fd, on_exec: OnExec) -> Result<()> {
+        let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
+        match self.entries.lock().list.get_mut(index) {
+            Some(Some(entry)) => {
+                entry.cloexec = on_exec == OnExec::Close;
+                Ok(())
+            }
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    /// Closes all of `range` (close_range(2)).
+    pub fn close_range(&self, range: RangeInclusive<u32>) {
+        for fd in self.fds_in(range) {
+            // What flush says is nobody's concern here.
+            let _ = self.close(fd);
+        }
+    }
+
+    /// Marks all of `range` (`CLOSE_RANGE_CLOEXEC`).
+    pub fn cloexec_range(&self, range: RangeInclusive<u32>) {
+        for fd in self.fds_in(range) {
+            let _ = self.set_on_exec(fd, OnExec::Close);
+        }
+    }
+
+    /// Closes what execve(2) closes. The caller is the only user of the table.
+    pub fn close_on_exec(&self) {
+        let marked: Vec<Fd> = {
+            let entries = self.entries.lock();
+            let marked = |(index, entry): (usize, &Option<Entry>)| {
+                entry.as_ref().filter(|entry| entry.cloexec).map(|_| Fd(index as i32))
+            };
+            entries.list.iter().enumerate().filter_map(marked).collect()
+        };
+        for fd in marked {
+            let _ = self.close(fd);
+        }
+    }
+
+    /// Closes everything, at exit.
+    pub fn close_all(&self) {
+        self.close_range(0..=u32::MAX);
+    }
+
+    /// Descriptors in use, ascending, for /proc/PID/fd.
+    pub fn list(&self) -> Vec<Fd> {
+        self.fds_in(0..=u32::MAX)
+    }
+
+    fn fds_in(&self, range: RangeInclusive<u32>) -> Vec<Fd> {
+        let entries = self.entries.lock();
+        let (first, last) = (*range.start() as usize, *range.end() as usize);
+        let used = |&(index, entry): &(usize, &Option<Entry>)| index <= last && entry.is_some();
+        entries.list.iter().enumerate().skip(first).filter(used).map(|(index, _)| Fd(index as i32)).collect()
+    }
+}
+
+impl Drop for FdTable {
+    fn drop(&mut self) {
+        self.close_all();
+    }
+}
+
+impl Entries {
+    fn put(&mut self, index: usize, entry: Entry) -> Result<Option<Entry>> {
+        if index >= self.list.len() {
+            let more = (index + 1).next_power_of_two().max(16) - self.list.len();
+            self.list.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+            self.list.resize(index + 1, None);
+        }
+        match self.list.get_mut(index) {
+            Some(place) => Ok(place.replace(entry)),
+            None => Err(Errno::EMFILE),
+        }
+    }
+
+    fn take(&mut self, index: usize) -> Option<Entry> {
+        let entry = self.list.get_mut(index)?.take()?;
+        self.first_free = self.first_free.min(index);
+        Some(entry)
+    }
+}

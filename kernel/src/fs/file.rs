@@ -1,0 +1,397 @@
+//! Open files: the description that descriptors refer to, and the operations behind it.
+//!
+//! A [`File`] is what POSIX calls an open file description: flags and position, shared by all descriptors that came
+//! from one open(2). [`FileOps`] is what a subsystem implements: a tmpfs file, a pipe, a tty. Files without a name
+//! (pipes, sockets) are made by [`File::anonymous`].
+//!
+//! Locks: `pos` (sleeping, rank FilePosition) is held during reads and writes at the position of seekable files.
+
+use super::inode::DirSink;
+use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
+use super::{IoDst, IoSrc, Path};
+use crate::task::Task;
+use crate::vm::Mappable;
+use crate::{Errno, Result};
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use umbel_abi::linux::uapi;
+use umbel_smp::lock::{Mutex, Rank};
+use umbel_smp::wait::PollTable;
+
+/// What an open knows, for those who make [`FileOps`].
+pub struct OpenContext<'a> {
+    /// What is opened.
+    pub path: &'a Path,
+    pub flags: OpenFlags,
+    /// Who opens; `None` for the kernel.
+    pub task: Option<&'a Arc<Task>>,
+}
+
+/// `whence` of lseek(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    Set,
+    Current,
+    End,
+    Data,
+    Hole,
+}
+
+/// The operations of an open file. All may sleep unless they say otherwise.
+#[allow(unused_variables)]
+pub trait FileOps: Send + Sync + Any {
+    /// Reads at the file's position; 0 = end of file. Streams override this, seekable files [`Self::read_at`].
+    fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
+        let mut pos = file.pos.lock();
+        let count = self.read_at(file, dst, *pos)?;
+        *pos += count as u64;
+        Ok(count)
+    }
+
+    /// Writes at the file's position, or at the end with `O_APPEND`.
+    fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
+        let mut pos = file.pos.lock();
+        let (count, end) = if file.flags().contains(OpenFlags::APPEND) {
+            self.append(file, src)?
+        } else {
+            let count = self.write_at(file, src, *pos)?;
+            (count, *pos + count as u64)
+        };
+        *pos = end;
+        Ok(count)
+    }
+
+    /// Reads at `offset`.
+    fn read_at(&self, file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
+        Err(if self.seekable() { Errno::EINVAL } else { Errno::ESPIPE })
+    }
+
+    /// Writes at `offset`.
+    fn write_at(&self, file: &File, src: &mut IoSrc<'_>, offset: u64) -> Result<usize> {
+        Err(if self.seekable() { Errno::EINVAL } else { Errno::ESPIPE })
+    }
+
+    /// Writes at the end; returns the count and the new end.
+    fn append(&self, file: &File, src: &mut IoSrc<'_>) -> Result<(usize, u64)> {
+        let end = self.attr(file)?.size;
+        let count = self.write_at(file, src, end)?;
+        Ok((count, end + count as u64))
+    }
+
+    /// Whether the file has a position: false for pipes, sockets and ttys, whose seeks are `ESPIPE`.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// Moves the position.
+    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
+        if !self.seekable() {
+            return Err(Errno::ESPIPE);
+        }
+        let size = match whence {
+            Whence::End | Whence::Data | Whence::Hole => self.attr(file)?.size,
+            Whence::Set | Whence::Current => 0,
+        };
+        file.seek_within(whence, offset, size)
+    }
+
+    /// Registers with `table`, if there is one, and then says what is ready now.
+    fn poll(&self, file: &File, table: Option<&mut PollTable>) -> PollEvents {
+        PollEvents::READABLE | PollEvents::WRITABLE
+    }
+
+    /// A request of ioctl(2) that is not common to all files.
+    fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
+        Err(Errno::ENOTTY)
+    }
+
+    /// Lists entries of a directory, `.` and `..` excluded; see [`super::Inode::readdir`].
+    fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        file.inode().ok_or(Errno::ENOTDIR)?.readdir(pos, sink)
+    }
+
+    /// What mmap(2) maps.
+    fn mappable(&self, file: &File) -> Result<Arc<dyn Mappable>> {
+        Err(Errno::ENODEV)
+    }
+
+    /// Attributes, for fstat(2).
+    fn attr(&self, file: &File) -> Result<Attr> {
+        match file.path() {
+            Some(path) => path.attr(),
+            None => Ok(Attr::new(Kind::Fifo, 0o600, file.id())),
+        }
+    }
+
+    /// Facts of the file system, for fstatfs(2).
+    fn statfs(&self, file: &File) -> Result<StatFs> {
+        file.path().map_or_else(|| Ok(StatFs::default()), |path| path.mount().fs().statfs())
+    }
+
+    /// Preallocates or punches (fallocate(2)); `mode` has Linux's `FALLOC_FL_*` bits.
+    fn allocate(&self, file: &File, mode: u32, offset: u64, len: u64) -> Result<()> {
+        Err(if self.seekable() { Errno::EOPNOTSUPP } else { Errno::ESPIPE })
+    }
+
+    /// Changes the size (ftruncate(2)).
+    fn truncate(&self, file: &File, size: u64) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Makes changes durable.
+    fn fsync(&self, file: &File) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called when a descriptor is closed, before its reference goes.
+    fn flush(&self, file: &File) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called when the last reference goes. Must not sleep.
+    fn release(&self, file: &File) {}
+
+    /// Called when the flags change by fcntl(2).
+    fn flags_changed(&self, file: &File, flags: OpenFlags) {}
+
+    /// What /proc/PID/fd/N shows for a file without a name: `pipe:[4026]`.
+    fn describe(&self, file: &File) -> String {
+        String::from("anon_inode:[file]")
+    }
+
+    /// For subsystems to find their own type again (see [`File::ops_as`]).
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// An open file description.
+pub struct File {
+    ops: Arc<dyn FileOps>,
+    /// Immutable; `None` for files without a name.
+    path: Option<Path>,
+    /// Status flags ([`OpenFlags`]) without the creation flags.
+    flags: AtomicU32,
+    /// The position, and the directory's record position for directories.
+    pub(super) pos: Mutex<u64>,
+    /// `F_SETOWN`: who gets SIGIO.
+    owner: AtomicI32,
+    id: u64,
+}
+
+/// Flags that are not kept after the open.
+const CREATION: OpenFlags =
+    OpenFlags::CREAT.union(OpenFlags::EXCL).union(OpenFlags::NOCTTY).union(OpenFlags::TRUNC).union(OpenFlags::CLOEXEC);
+
+/// Flags that `F_SETFL` changes.
+const SETTABLE: OpenFlags = OpenFlags::APPEND
+    .union(OpenFlags::NONBLOCK)
+    .union(OpenFlags::ASYNC)
+    .union(OpenFlags::DIRECT)
+    .union(OpenFlags::NOATIME);
+
+impl File {
+    /// An open file of `path`.
+    pub fn new(path: Path, ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
+        Self::build(Some(path), ops, flags)
+    }
+
+    /// An open file without a name: a pipe's end, a socket, an eventfd.
+    pub fn anonymous(ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
+        Self::build(None, ops, flags)
+    }
+
+    fn build(path: Option<Path>, ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
+        Arc::new(File {
+            ops,
+            path,
+            flags: AtomicU32::new(flags.difference(CREATION).bits()),
+            pos: Mutex::new(Rank::FilePosition, 0),
+            owner: AtomicI32::new(0),
+            id: super::next_ino(),
+        })
+    }
+
+    /// Its operations.
+    pub fn ops(&self) -> &Arc<dyn FileOps> {
+        &self.ops
+    }
+
+    /// Its operations, if they are of type `T`.
+    pub fn ops_as<T: FileOps>(&self) -> Option<&T> {
+        self.ops.as_any().downcast_ref()
+    }
+
+    /// Where it was opened.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_ref()
+    }
+
+    /// The inode it was opened from.
+    pub fn inode(&self) -> Option<super::InodeRef> {
+        self.path.as_ref().map(|path| path.inode().clone())
+    }
+
+    /// The status flags now.
+    pub fn flags(&self) -> OpenFlags {
+        OpenFlags::from_bits_retain(self.flags.load(Relaxed))
+    }
+
+    /// Whether `O_NONBLOCK` is set now.
+    pub fn nonblocking(&self) -> bool {
+        self.flags().contains(OpenFlags::NONBLOCK)
+    }
+
+    /// Changes the flags that `F_SETFL` may change.
+    pub fn set_flags(&self, flags: OpenFlags) {
+        let new = self.flags().difference(SETTABLE) | flags.intersection(SETTABLE);
+        self.flags.store(new.bits(), Relaxed);
+        self.ops.flags_changed(self, new);
+    }
+
+    /// `F_GETOWN`.
+    pub fn owner(&self) -> i32 {
+        self.owner.load(Relaxed)
+    }
+
+    /// `F_SETOWN`.
+    pub fn set_owner(&self, owner: i32) {
+        self.owner.store(owner, Relaxed);
+    }
+
+    /// A number no other file of this boot has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.path.as_ref().is_some_and(|path| path.inode().kind() == Kind::Directory)
+    }
+
+    /// Reads at the position. `EBADF` unless open for reading.
+    pub fn read(&self, dst: &mut IoDst<'_>) -> Result<usize> {
+        self.require(self.flags().readable())?;
+        self.ops.read(self, dst)
+    }
+
+    /// Writes at the position or the end. `EBADF` unless open for writing.
+    pub fn write(&self, src: &mut IoSrc<'_>) -> Result<usize> {
+        self.require(self.flags().writable())?;
+        self.ops.write(self, src)
+    }
+
+    /// Reads at `offset`.
+    pub fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
+        self.require(self.flags().readable())?;
+        self.ops.read_at(self, dst, offset)
+    }
+
+    /// Writes at `offset`; at the end with `O_APPEND`, as Linux's pwrite(2) does.
+    pub fn write_at(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize> {
+        self.require(self.flags().writable())?;
+        if self.flags().contains(OpenFlags::APPEND) && self.ops.seekable() {
+            return self.ops.append(self, src).map(|(count, _)| count);
+        }
+        self.ops.write_at(self, src, offset)
+    }
+
+    /// Reads all of `buf` at `offset` unless the file ends; for the program loader.
+    pub fn read_kernel(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let count = self.ops.read_at(self, &mut IoDst::kernel(rest), offset + done as u64)?;
+            if count == 0 {
+                break;
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+
+    /// Attributes.
+    pub fn attr(&self) -> Result<Attr> {
+        self.ops.attr(self)
+    }
+
+    /// What is ready, after registering with `table`.
+    pub fn poll(&self, table: Option<&mut PollTable>) -> PollEvents {
+        if self.flags().contains(OpenFlags::PATH) {
+            return PollEvents::NVAL;
+        }
+        self.ops.poll(self, table)
+    }
+
+    /// What mmap(2) maps.
+    pub fn mappable(&self) -> Result<Arc<dyn Mappable>> {
+        self.ops.mappable(self)
+    }
+
+    /// Moves the position of a seekable file of `size` bytes; holes are not told from data.
+    pub fn seek_within(&self, whence: Whence, offset: i64, size: u64) -> Result<u64> {
+        let mut pos = self.pos.lock();
+        let size = i64::try_from(size).map_err(|_| Errno::EOVERFLOW)?;
+        let new = match whence {
+            Whence::Set => offset,
+            Whence::Current => offset.checked_add(*pos as i64).ok_or(Errno::EOVERFLOW)?,
+            Whence::End => offset.checked_add(size).ok_or(Errno::EOVERFLOW)?,
+            Whence::Data if offset < 0 || offset >= size => return Err(Errno::ENXIO),
+            Whence::Data => offset,
+            Whence::Hole if offset < 0 || offset >= size => return Err(Errno::ENXIO),
+            Whence::Hole => size,
+        };
+        *pos = u64::try_from(new).map_err(|_| Errno::EINVAL)?;
+        Ok(*pos)
+    }
+
+    fn require(&self, allowed: bool) -> Result<()> {
+        if allowed { Ok(()) } else { Err(Errno::EBADF) }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let ops = self.ops.clone();
+        ops.release(self);
+    }
+}
+
+impl Whence {
+    /// From the argument of lseek(2).
+    pub const fn from_raw(raw: u32) -> Option<Whence> {
+        Some(match raw {
+            uapi::SEEK_SET => Whence::Set,
+            uapi::SEEK_CUR => Whence::Current,
+            uapi::SEEK_END => Whence::End,
+            uapi::SEEK_DATA => Whence::Data,
+            uapi::SEEK_HOLE => Whence::Hole,
+            _ => return None,
+        })
+    }
+}
+
+/// The operations of an open directory: all of them are the inode's.
+pub struct DirOps;
+
+impl FileOps for DirOps {
+    fn read(&self, _: &File, _: &mut IoDst<'_>) -> Result<usize> {
+        Err(Errno::EISDIR)
+    }
+
+    fn read_at(&self, _: &File, _: &mut IoDst<'_>, _: u64) -> Result<usize> {
+        Err(Errno::EISDIR)
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    /// Positions are those that readdir gave out.
+    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
+        file.seek_within(whence, offset, i64::MAX as u64)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,178 @@
+//! The interface between the name space and the file systems.
+//!
+//! An [`Inode`] is one object of a [`FileSystem`]. Operations on names are called under the directory's lock (see
+//! [`super::dentry`]), so a file system sees no two changes of one directory at once. Permissions, read-only mounts
+//! and sticky bits have been checked by the caller. Names are bytes without slash, 1 to 255 of them, never `.` or `..`.
+
+use super::file::{FileOps, OpenContext};
+use super::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, StatFs};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::any::Any;
+
+/// A shared inode.
+pub type InodeRef = Arc<dyn Inode>;
+
+/// What to make: the argument of [`Inode::create`].
+#[derive(Clone, Copy, Debug)]
+pub struct NewNode<'a> {
+    pub kind: Kind,
+    /// Permission bits, umask applied.
+    pub mode: Mode,
+    pub uid: u32,
+    pub gid: u32,
+    /// For devices.
+    pub rdev: Dev,
+    /// For symbolic links.
+    pub target: &'a [u8],
+}
+
+/// One entry of a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    pub name: &'a [u8],
+    pub ino: u64,
+    pub kind: Kind,
+    /// Position from which a later call goes on after this entry.
+    pub next: u64,
+}
+
+/// Takes entries; false = full, the entry was not taken.
+pub type DirSink<'a> = dyn FnMut(&DirEntry<'_>) -> bool + 'a;
+
+/// What the last component of a walk through a symbolic link leads to.
+pub enum LinkTarget {
+    /// Text, walked as any path.
+    Text(Vec<u8>),
+    /// An object itself (`/proc/PID/fd/N`, `exe`, `cwd`, `root`).
+    Jump(super::Path),
+}
+
+/// Where a renamed object goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameMode {
+    /// Replaces what is there.
+    Replace,
+    /// `RENAME_EXCHANGE`.
+    Exchange,
+}
+
+/// An object of a file system.
+#[allow(unused_variables)]
+pub trait Inode: Send + Sync + Any {
+    /// What it is; never changes.
+    fn kind(&self) -> Kind;
+
+    /// Its file system.
+    fn fs(&self) -> Arc<dyn FileSystem>;
+
+    /// All attributes. `dev` is filled in by the caller if left 0.
+    fn attr(&self) -> Result<Attr>;
+
+    /// Mode and owner only: cheap, called for each component of a walk.
+    fn owner(&self) -> Result<Owner> {
+        Ok(self.attr()?.owner())
+    }
+
+    /// Changes attributes.
+    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Finds `name`. `ENOENT` may be remembered unless [`Self::volatile`].
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Makes a node named `name`, which does not exist.
+    fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<InodeRef> {
+        Err(Errno::EPERM)
+    }
+
+    /// Makes a regular file without a name (`O_TMPFILE`).
+    fn create_unnamed(&self, node: &NewNode<'_>) -> Result<InodeRef> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives `target`, of the same file system, the further name `name`.
+    fn link(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Removes a name that is not a directory's.
+    fn unlink(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Removes an empty directory.
+    fn rmdir(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// Moves `name`, which is `source`, to `new_name` in `new_dir` of the same file system, where `replaced` is now.
+    fn rename(
+        &self,
+        name: &[u8],
+        source: &InodeRef,
+        new_dir: &InodeRef,
+        new_name: &[u8],
+        replaced: Option<&InodeRef>,
+        mode: RenameMode,
+    ) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
+    /// The text of a symbolic link.
+    fn readlink(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+
+    /// What a walk through this symbolic link continues with.
+    fn follow(&self) -> Result<LinkTarget> {
+        self.readlink().map(LinkTarget::Text)
+    }
+
+    /// Lists entries from `pos` on (`.` and `..` are positions 0 and 1 and not this function's); returns the position
+    /// after the last entry taken.
+    fn readdir(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        Err(Errno::ENOTDIR)
+    }
+
+    /// Makes the operations of a new open file. Devices and fifos are opened by the caller, not by this.
+    fn open(self: Arc<Self>, context: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        Err(Errno::ENXIO)
+    }
+
+    /// Whether lookups must be repeated each time (procfs: the children come and go by themselves).
+    fn volatile(&self) -> bool {
+        false
+    }
+
+    /// An extended attribute.
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// A place for what others attach to an inode: the pipe behind a fifo, a listening socket, locks.
+    fn extra(&self) -> Option<&super::Extra> {
+        None
+    }
+
+    /// For file systems to find their own type again.
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A file system instance.
+pub trait FileSystem: Send + Sync {
+    /// Its type, as in /proc/filesystems.
+    fn name(&self) -> &'static str;
+    /// `st_dev` of its inodes.
+    fn dev(&self) -> u64;
+    /// Its root directory.
+    fn root(&self) -> InodeRef;
+    /// Facts.
+    fn statfs(&self) -> Result<StatFs>;
+    /// Called when the last mount of it goes.
+    fn unmounted(&self) {}
+}

@@ -1,0 +1,372 @@
+//! Building blocks of procfs and sysfs: directories whose children, and text files whose contents, are made on demand.
+//!
+//! A [`DirSource`] lists and finds children; a [`TextFile`] gets its bytes from a closure at the first read after an
+//! open (or after a seek to 0), and may take writes; a [`Link`] makes its target when it is read. Nothing here is cached:
+//! all directories are volatile.
+
+use super::file::{File, FileOps, OpenContext};
+use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
+use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
+use super::{IoDst, IoSrc, next_dev, next_ino};
+use crate::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use umbel_smp::lock::{Mutex, Once, Rank};
+
+/// What all pseudo inodes have.
+pub struct Meta {
+    fs: Weak<PseudoFs>,
+    pub ino: u64,
+    pub mode: Mode,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Meta {
+    /// Root's, with a new inode number.
+    pub fn new(fs: &Arc<PseudoFs>, mode: Mode) -> Meta {
+        Meta { fs: Arc::downgrade(fs), ino: next_ino(), mode, uid: 0, gid: 0 }
+    }
+
+    /// The same, owned by others.
+    pub fn owned(mut self, uid: u32, gid: u32) -> Meta {
+        (self.uid, self.gid) = (uid, gid);
+        self
+    }
+
+    /// The same with a fixed inode number.
+    pub fn numbered(mut self, ino: u64) -> Meta {
+        self.ino = ino;
+        self
+    }
+
+    fn attr(&self, kind: Kind) -> Attr {
+        let now = Time::now();
+        let mut attr = Attr::new(kind, self.mode, self.ino);
+        (attr.uid, attr.gid, attr.blksize) = (self.uid, self.gid, 1024);
+        (attr.atime, attr.mtime, attr.ctime) = (now, now, now);
+        attr
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        match self.fs.upgrade() {
+            Some(fs) => fs,
+            None => PseudoFs::new("none", 0),
+        }
+    }
+}
+
+/// A file system of pseudo inodes.
+pub struct PseudoFs {
+    name: &'static str,
+    magic: u32,
+    dev: u64,
+    root: Once<InodeRef>,
+}
+
+impl PseudoFs {
+    /// An instance without a root.
+    pub fn new(name: &'static str, magic: u32) -> Arc<PseudoFs> {
+        Arc::new(PseudoFs { name, magic, dev: next_dev(), root: Once::new() })
+    }
+
+    /// Sets the root, once.
+    pub fn set_root(&self, root: InodeRef) {
+        // A second root changes nothing.
+        let _ = self.root.set(root);
+    }
+}
+
+impl FileSystem for PseudoFs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    fn root(&self) -> InodeRef {
+        match self.root.get() {
+            Some(root) => root.clone(),
+            None => {
+                let fs = PseudoFs::new(self.name, self.magic);
+                Dir::new(Meta::new(&fs, 0o555), Empty)
+            }
+        }
+    }
+
+    fn statfs(&self) -> Result<StatFs> {
+        Ok(StatFs { magic: self.magic, block_size: 4096, ..StatFs::default() })
+    }
+}
+
+/// The children of a generated directory.
+pub trait DirSource: Send + Sync + 'static {
+    /// Finds a child.
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef>;
+
+    /// Calls `emit(position, name, ino, kind)` for each child whose position is at least `from`, ascending, until it says
+    /// false. Positions are the source's own choice (an index, a pid).
+    fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()>;
+}
+
+struct Empty;
+
+impl DirSource for Empty {
+    fn lookup(&self, _: &[u8]) -> Result<InodeRef> {
+        Err(Errno::ENOENT)
+    }
+
+    fn list(&self, _: u64, _: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A fixed list of children; [`StaticDir::add`] while building.
+#[derive(Default)]
+pub struct StaticDir(Vec<(String, InodeRef)>);
+
+impl StaticDir {
+    /// No children.
+    pub fn new() -> StaticDir {
+        StaticDir::default()
+    }
+
+    /// With one more child.
+    pub fn add(mut self, name: &str, inode: InodeRef) -> StaticDir {
+        self.0.push((String::from(name), inode));
+        self
+    }
+}
+
+impl DirSource for StaticDir {
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        let found = self.0.iter().find(|(own, _)| own.as_bytes() == name);
+        found.map(|(_, inode)| inode.clone()).ok_or(Errno::ENOENT)
+    }
+
+    fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
+        for (index, (name, inode)) in self.0.iter().enumerate().skip(from as usize) {
+            if !emit(index as u64, name.as_bytes(), inode.attr()?.ino, inode.kind()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A directory with generated children.
+pub struct Dir<S: DirSource> {
+    meta: Meta,
+    source: S,
+}
+
+impl<S: DirSource> Dir<S> {
+    /// A directory of what `source` has.
+    pub fn new(meta: Meta, source: S) -> InodeRef {
+        Arc::new(Dir { meta, source })
+    }
+}
+
+impl<S: DirSource> Inode for Dir<S> {
+    fn kind(&self) -> Kind {
+        Kind::Directory
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        self.meta.fs()
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        let mut attr = self.meta.attr(Kind::Directory);
+        attr.nlink = 2;
+        Ok(attr)
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        self.source.lookup(name)
+    }
+
+    fn readdir(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        let mut next = pos;
+        self.source.list(pos.saturating_sub(2), &mut |at, name, ino, kind| {
+            let taken = sink(&DirEntry { name, ino, kind, next: at + 3 });
+            if taken {
+                next = at + 3;
+            }
+            taken
+        })?;
+        Ok(next)
+    }
+
+    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(super::file::DirOps))
+    }
+
+    fn volatile(&self) -> bool {
+        true
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Makes the text of a file.
+pub type Generate = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
+/// Takes what one write(2) wrote.
+pub type Accept = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
+
+/// A file whose contents are made on demand.
+pub struct TextFile {
+    meta: Meta,
+    generate: Arc<Generate>,
+    accept: Option<Arc<Accept>>,
+}
+
+impl TextFile {
+    /// A file that reads as what `generate` makes.
+    pub fn new(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> InodeRef {
+        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None })
+    }
+
+    /// The same, that also takes writes.
+    pub fn writable(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
+    ) -> InodeRef {
+        let accept: Accept = Box::new(accept);
+        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: Some(Arc::new(accept)) })
+    }
+}
+
+impl Inode for TextFile {
+    fn kind(&self) -> Kind {
+        Kind::Regular
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        self.meta.fs()
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.meta.attr(Kind::Regular))
+    }
+
+    /// Truncation is accepted and means nothing, so that `echo x > /proc/…` works.
+    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        let only_size = change.mode.is_none() && change.uid.is_none() && change.gid.is_none();
+        if only_size { Ok(()) } else { Err(Errno::EPERM) }
+    }
+
+    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(TextOps {
+            text: Mutex::new(Rank::SleepLeaf, None),
+            generate: self.generate.clone(),
+            accept: self.accept.clone(),
+        }))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// An open text file.
+struct TextOps {
+    /// Made at the first read at 0 and kept until the next one, so that a file read in pieces is consistent.
+    text: Mutex<Option<Vec<u8>>>,
+    generate: Arc<Generate>,
+    accept: Option<Arc<Accept>>,
+}
+
+impl FileOps for TextOps {
+    fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
+        let missing = self.text.lock().is_none();
+        if offset == 0 || missing {
+            // Outside the lock: generating takes others' locks.
+            let made = (self.generate)()?;
+            *self.text.lock() = Some(made);
+        }
+        let text = self.text.lock();
+        let rest = text.as_deref().and_then(|text| text.get(offset as usize..)).unwrap_or(&[]);
+        dst.write(rest)
+    }
+
+    fn write_at(&self, _: &File, src: &mut IoSrc<'_>, _offset: u64) -> Result<usize> {
+        let accept = self.accept.as_ref().ok_or(Errno::EINVAL)?;
+        let mut bytes = alloc::vec![0; src.remaining().min(4096)];
+        let count = src.read(&mut bytes)?;
+        bytes.truncate(count);
+        accept(&bytes)?;
+        Ok(count)
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A symbolic link made on demand.
+pub struct Link<F> {
+    meta: Meta,
+    target: F,
+}
+
+impl<F: Fn() -> Result<Target> + Send + Sync + 'static> Link<F> {
+    /// A link to what `target` says now.
+    pub fn new(meta: Meta, target: F) -> InodeRef {
+        Arc::new(Link { meta, target })
+    }
+}
+
+/// What a [`Link`] shows and leads to.
+pub struct Target {
+    /// What readlink(2) returns.
+    pub text: Vec<u8>,
+    /// Where a walk goes instead of following the text.
+    pub jump: Option<super::Path>,
+}
+
+impl Target {
+    /// A plain link.
+    pub fn text(text: impl Into<Vec<u8>>) -> Target {
+        Target { text: text.into(), jump: None }
+    }
+}
+
+impl<F: Fn() -> Result<Target> + Send + Sync + 'static> Inode for Link<F> {
+    fn kind(&self) -> Kind {
+        Kind::Symlink
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        self.meta.fs()
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(self.meta.attr(Kind::Symlink))
+    }
+
+    fn readlink(&self) -> Result<Vec<u8>> {
+        (self.target)().map(|target| target.text)
+    }
+
+    fn follow(&self) -> Result<LinkTarget> {
+        let target = (self.target)()?;
+        Ok(target.jump.map_or(LinkTarget::Text(target.text), LinkTarget::Jump))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
