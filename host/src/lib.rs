@@ -8,5 +8,6 @@
 pub mod clock;
 pub mod file;
 pub mod futex;
+pub mod mem;
 pub mod raw;
 pub mod signal;

@@ -1,3 +1,33 @@
-//! mm
+//! Memory below the address spaces: frames of guest RAM, the kernel heap, user copies, the update log.
+//!
+//! * [`frame`]: guest-physical pages in the RAM memfds, by number and reference count.
+//! * [`heap`], [`stack`]: kernel memory in the hot part of KDATA.
+//! * [`slotmap`]: the host mappings of the slot that runs.
+//! * [`log`], [`view`]: changes of present translations, and who must have seen them.
+//! * [`user`], [`io`]: the only way to bytes of guest memory.
+//!
+//! Used by `gate` (fixup table) and `kernel` (everything else). Locks: each module's head.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+pub mod frame;
+pub mod heap;
+pub mod io;
+pub mod log;
+pub mod percpu;
+pub mod slotmap;
+pub mod stack;
+pub mod user;
+pub mod view;
+
+pub use frame::{FrameRef, Pfn};
+pub use umbel_abi::linux::Errno;
+pub use user::{Pager, UserAddr};
+
+/// What functions of this crate return.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+/// Bytes in a page.
+pub const PAGE: u64 = umbel_abi::machine::layout::PAGE;

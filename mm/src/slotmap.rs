@@ -1,0 +1,102 @@
+//! The host mappings of the slot that runs: a cache of its space's page table.
+//!
+//! All functions act on the current slot and on guest addresses only, which no Rust reference ever points into: that
+//! makes them safe. Callers keep the page table's lock and do not block between looking at it and mapping.
+
+use crate::frame::{self, Pfn};
+use crate::{Errno, PAGE, Result, percpu};
+use core::sync::atomic::{AtomicU32, Ordering};
+use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
+use umbel_host::mem::{self, MapKind, PROT_WRITE};
+
+/// Host areas that a slot may hold: 0.75 of the host's default `max_map_count`.
+const MAX_AREAS: u32 = 49_000;
+
+/// Upper bound of the areas in each slot.
+static AREAS: [AtomicU32; percpu::MAX_SLOTS] = [const { AtomicU32::new(0) }; percpu::MAX_SLOTS];
+
+fn check(addr: u64, len: u64) -> Result<()> {
+    let end = addr.checked_add(len).ok_or(Errno::EINVAL)?;
+    if addr < USER_BOTTOM || end > USER_TOP || (addr | len) % PAGE != 0 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(())
+}
+
+/// Notes one more area; beyond the budget everything goes first.
+fn count_area() {
+    let areas = &AREAS[percpu::slot()];
+    if areas.load(Ordering::Relaxed) >= MAX_AREAS {
+        drop_all();
+    }
+    // Two: a mapping in the middle of another splits it.
+    areas.fetch_add(2, Ordering::Relaxed);
+}
+
+/// Maps `count` contiguous frames at `addr`.
+pub fn map_frames(addr: u64, first: Pfn, count: u32, prot: u32) -> Result<()> {
+    let len = u64::from(count) * PAGE;
+    check(addr, len)?;
+    count_area();
+    let (fd, offset) = frame::host(first)?;
+    // SAFETY: guest addresses only, by `check`.
+    let mut map = || unsafe { mem::map_fixed(addr, len, prot, MapKind::SharedPopulated, fd, offset) };
+    with_room(&mut map)
+}
+
+/// Maps bytes of a host file at `addr`, never writable.
+pub fn map_host(addr: u64, len: u64, fd: i32, offset: u64, prot: u32) -> Result<()> {
+    check(addr, len)?;
+    if prot & PROT_WRITE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    count_area();
+    // SAFETY: guest addresses only, by `check`.
+    let mut map = || unsafe { mem::map_fixed(addr, len, prot, MapKind::Private, fd, offset) };
+    with_room(&mut map)
+}
+
+/// A host that refuses for lack of areas or memory is asked again after everything was dropped.
+fn with_room(map: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    match map() {
+        Err(Errno::ENOMEM) => {
+            drop_all();
+            map()
+        }
+        done => done,
+    }
+}
+
+/// Takes `prot` as the most that a range allows; where parts are not mapped, or the host refuses, unmaps it.
+pub fn protect(addr: u64, len: u64, prot: u32) {
+    if check(addr, len).is_err() {
+        return;
+    }
+    AREAS[percpu::slot()].fetch_add(2, Ordering::Relaxed);
+    // SAFETY: guest addresses only, by `check`.
+    if unsafe { mem::protect(addr, len, prot) }.is_err() {
+        unmap(addr, len);
+    }
+}
+
+/// Unmaps a range.
+pub fn unmap(addr: u64, len: u64) {
+    if check(addr, len).is_err() {
+        return;
+    }
+    // SAFETY: guest addresses only, by `check`.
+    if unsafe { mem::unmap(addr, len) }.is_err() {
+        // The host may not be able to split an area; without any it need not.
+        drop_all();
+    }
+}
+
+/// Unmaps all guest addresses of the current slot.
+pub fn drop_all() {
+    if !percpu::in_slot() {
+        return;
+    }
+    AREAS[percpu::slot()].store(0, Ordering::Relaxed);
+    // SAFETY: guest addresses only. Unmapping whole areas needs no memory, so it does not fail.
+    let _ = unsafe { mem::unmap(0, USER_TOP) };
+}
