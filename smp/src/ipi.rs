@@ -1,10 +1,10 @@
 //! Cross-calls between virtual CPUs and the idle doorbell.
 //!
-//! Sender: set bits in the mailbox, full fence, read the target's state; ring the doorbell if it is idle, signal its host
+//! Sender: set bits in the mailbox, full full_fence, read the target's state; ring the doorbell if it is idle, signal its host
 //! thread if it is in guest mode, else nothing. Receiver: publish the state, full fence, read the mailbox. One of the two
 //! sees the other, so no cross-call waits for the next one. Model: `loom-tests/tests/ipi.rs`, over this very code.
 
-use crate::sync::{AtomicU32, Ordering::*, fence, futex_wait_until, futex_wake};
+use crate::sync::{AtomicU32, Ordering::*, full_fence, futex_wait_until, futex_wake};
 use umbel_abi::machine::VcpuState;
 #[cfg(not(loom))]
 use umbel_abi::machine::{Control, VcpuShared, layout};
@@ -33,11 +33,11 @@ pub struct Line<'a> {
 impl Line<'_> {
     /// Sender: posts `bits` and wakes the target if it is idle.
     pub fn post(&self, bits: u32) -> Poke {
-        self.pending.fetch_or(bits, Release);
-        fence(SeqCst);
+        self.pending.fetch_or(bits, AcqRel);
+        full_fence("ipi-sender-unfenced");
         let state = self.state.load(Relaxed);
         if state == VcpuState::Idle as u32 {
-            self.doorbell.store(1, Release);
+            self.doorbell.swap(1, AcqRel);
             futex_wake(self.doorbell, 1);
             Poke::Nothing
         } else if state == VcpuState::Guest as u32 {
@@ -61,7 +61,9 @@ impl Line<'_> {
     /// Receiver: sleeps until rung or until CLOCK_MONOTONIC reaches `deadline_ns`, unless something is pending or `busy()`
     /// says, after the state is published, that there is work after all.
     pub fn idle(&self, deadline_ns: Option<u64>, busy: impl FnOnce() -> bool) {
-        self.doorbell.store(0, Relaxed);
+        // The doorbell is swapped on both sides, not stored: loom orders swaps totally, but concurrent stores only
+        // partially, and would show us an old value again.
+        self.doorbell.swap(0, AcqRel);
         if self.publish(VcpuState::Idle) && !busy() {
             let mut in_time = true;
             while in_time && self.doorbell.load(Acquire) == 0 {
@@ -74,12 +76,12 @@ impl Line<'_> {
     /// Receiver: takes all pending causes.
     #[must_use]
     pub fn take(&self) -> u32 {
-        self.pending.swap(0, Acquire)
+        self.pending.swap(0, AcqRel)
     }
 
     fn publish(&self, state: VcpuState) -> bool {
         self.state.store(state as u32, Release);
-        fence(SeqCst);
+        full_fence("ipi-receiver-unfenced");
         let clear = self.pending.load(Relaxed) == 0;
         if !clear {
             self.enter_kernel();

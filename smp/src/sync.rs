@@ -28,6 +28,36 @@ pub fn spin_hint() {
     loom::hint::spin_loop();
 }
 
+/// Whether the step `name` is deliberately broken: the models run once more with each, to show that they would notice.
+/// Always false, at compile time, outside `cfg(loom)`.
+#[cfg(not(loom))]
+#[inline(always)]
+pub const fn mutant(_name: &str) -> bool {
+    false
+}
+
+/// Whether the step `name` is deliberately broken in this process, by the environment variable `UMBEL_MUTANT`.
+#[cfg(loom)]
+pub fn mutant(name: &str) -> bool {
+    extern crate std;
+    static ACTIVE: std::sync::OnceLock<Option<std::string::String>> = std::sync::OnceLock::new();
+    ACTIVE.get_or_init(|| std::env::var("UMBEL_MUTANT").ok()).as_deref() == Some(name)
+}
+
+/// The ordering `right`, or `Relaxed` in the mutant `name`.
+#[inline(always)]
+pub fn order(name: &str, right: Ordering) -> Ordering {
+    if mutant(name) { Ordering::Relaxed } else { right }
+}
+
+/// A full fence, left out in the mutant `name`.
+#[inline(always)]
+pub fn full_fence(name: &str) {
+    if !mutant(name) {
+        fence(Ordering::SeqCst);
+    }
+}
+
 /// Defines a constructor that is `const` except under loom, whose types have run-time identities.
 #[macro_export]
 macro_rules! const_new {

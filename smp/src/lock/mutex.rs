@@ -6,7 +6,7 @@
 use super::rank::{CHECKED, Nesting, Rank, might_sleep};
 use crate::const_new;
 use crate::schedule::schedule;
-use crate::sync::{AtomicU32, CellRefMut, Ordering::*, UnsafeCell};
+use crate::sync::{AtomicU32, CellRefMut, Ordering::*, UnsafeCell, order};
 use crate::wait::{WaitQueue, Wake};
 use core::ops::{Deref, DerefMut};
 
@@ -154,7 +154,7 @@ struct Unlock<'a> {
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {
         note(self.rank, Note::Release);
-        self.locked.store(0, Release);
+        self.locked.store(0, order("mutex-unlock-relaxed", Release));
         self.waiters.wake_one();
     }
 }

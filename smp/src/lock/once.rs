@@ -1,7 +1,7 @@
 //! A value that is made once, by whoever needs it first.
 
 use crate::const_new;
-use crate::sync::{AtomicU32, Ordering::*, UnsafeCell, futex_wait, futex_wake};
+use crate::sync::{AtomicU32, Ordering::*, UnsafeCell, futex_wait, futex_wake, order};
 
 const EMPTY: u32 = 0;
 const MAKING: u32 = 1;
@@ -71,7 +71,7 @@ impl<T> Once<T> {
     fn fill(&self, value: T) {
         // SAFETY: this thread moved the state from EMPTY to MAKING, so it alone touches the value.
         unsafe { *self.value.get_mut().as_ptr() = Some(value) };
-        if self.state.swap(READY, Release) == AWAITED {
+        if self.state.swap(READY, order("once-ready-relaxed", Release)) == AWAITED {
             futex_wake(&self.state, u32::MAX);
         }
     }

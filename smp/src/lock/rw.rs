@@ -7,7 +7,8 @@
 use super::rank::{Nesting, Rank, note_acquire, note_release};
 use crate::const_new;
 use crate::sync::{
-    AtomicU32, CellRef, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, spin_hint,
+    AtomicU32, CellRef, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, mutant, order,
+    spin_hint,
 };
 use core::ops::{Deref, DerefMut};
 
@@ -132,7 +133,7 @@ struct LeaveRead<'a>(&'a AtomicU32, Rank);
 impl Drop for LeaveRead<'_> {
     fn drop(&mut self) {
         note_release(self.1);
-        if self.0.fetch_sub(1, Release) == WAITERS | 1 {
+        if self.0.fetch_sub(1, order("rw-read-unlock-relaxed", Release)) == WAITERS | 1 {
             wake_waiters(self.0);
         }
     }
@@ -173,7 +174,7 @@ struct LeaveWrite<'a>(&'a AtomicU32, Rank);
 impl Drop for LeaveWrite<'_> {
     fn drop(&mut self) {
         note_release(self.1);
-        if self.0.swap(0, Release) & WAITERS != 0 {
+        if self.0.swap(0, Release) & WAITERS != 0 && !mutant("rw-write-unlock-silent") {
             futex_wake(self.0, u32::MAX);
         }
     }

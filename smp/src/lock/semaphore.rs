@@ -1,7 +1,7 @@
 //! The counting semaphore. Model: `loom-tests/tests/semaphore.rs`.
 
 use crate::const_new;
-use crate::sync::{AtomicU32, Ordering::*};
+use crate::sync::{AtomicU32, Ordering::*, order};
 use crate::wait::{WaitQueue, Wake};
 
 /// A count of units that threads take and give, sleeping while there is none.
@@ -37,7 +37,7 @@ impl Semaphore {
 
     /// Gives a unit.
     pub fn up(&self) {
-        self.units.fetch_add(1, Release);
+        self.units.fetch_add(1, order("semaphore-up-relaxed", AcqRel));
         self.waiters.wake_one();
     }
 
@@ -47,6 +47,6 @@ impl Semaphore {
     }
 
     fn take(&self) -> Option<()> {
-        self.units.fetch_update(Acquire, Relaxed, |units| units.checked_sub(1)).ok().map(|_| ())
+        self.units.fetch_update(AcqRel, Relaxed, |units| units.checked_sub(1)).ok().map(|_| ())
     }
 }

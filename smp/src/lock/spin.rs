@@ -13,7 +13,9 @@
 
 use super::rank::{Nesting, Rank, note_acquire, note_release};
 use crate::const_new;
-use crate::sync::{AtomicU32, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, spin_hint};
+use crate::sync::{
+    AtomicU32, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, mutant, order, spin_hint,
+};
 use core::ops::{Deref, DerefMut};
 
 const FREE: u32 = 0;
@@ -57,15 +59,16 @@ impl RawSpin {
             }
         }
         // From here on this waiter may have been asleep with others: it must leave the word contended.
-        while self.0.swap(CONTENDED, Acquire) != FREE {
-            futex_wait(&self.0, CONTENDED);
+        let marked = if mutant("spin-waiter-unmarked") { LOCKED } else { CONTENDED };
+        while self.0.swap(marked, Acquire) != FREE {
+            futex_wait(&self.0, marked);
         }
     }
 
     /// Releases the lock, which the caller holds.
     #[inline]
     pub fn unlock(&self) {
-        if self.0.swap(FREE, Release) == CONTENDED {
+        if self.0.swap(FREE, order("spin-unlock-relaxed", Release)) == CONTENDED {
             futex_wake(&self.0, 1);
         }
     }

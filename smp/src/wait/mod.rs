@@ -20,7 +20,7 @@ pub use poll::{PollEntry, PollTable, WakeTarget};
 use crate::const_new;
 use crate::lock::{Rank, SpinLock, might_sleep};
 use crate::schedule::{BlockEnd, Schedule, scheduler};
-use crate::sync::{AtomicU32, Ordering::*, fence};
+use crate::sync::{AtomicU32, Ordering::*, full_fence, mutant};
 use crate::thread::{Interruptible, Prepare, Thread};
 use core::pin::{Pin, pin};
 use list::{List, Node, Target};
@@ -89,20 +89,20 @@ impl WaitQueue {
         let node = pin!(Node::new(Target::Thread(thread.clone())));
         let node = node.into_ref();
         loop {
-            self.enqueue(node);
-            let (woken, result) = match try_block(schedule, &thread, kind, deadline_ns, &mut condition) {
-                Step::Met(value) => (false, Ok(value)),
-                Step::Ended(wake) => (false, Err(wake)),
-                Step::Blocked(end) => {
-                    // A wake-up that took the entry off before this test is what made the condition true.
-                    let woken = !node.is_queued();
-                    match (condition(), end) {
-                        (Some(value), _) => (woken, Ok(value)),
-                        (None, BlockEnd::TimedOut) => (false, Err(Wake::TimedOut)),
-                        (None, BlockEnd::Woken) => continue,
+            let (woken, result) =
+                match try_block(schedule, &thread, kind, deadline_ns, || self.enqueue(node), &mut condition) {
+                    Step::Met(value) => (false, Ok(value)),
+                    Step::Ended(wake) => (false, Err(wake)),
+                    Step::Blocked(end) => {
+                        // A wake-up that took the entry off before this test is what made the condition true.
+                        let woken = !node.is_queued();
+                        match (condition(), end) {
+                            (Some(value), _) => (woken, Ok(value)),
+                            (None, BlockEnd::TimedOut) => (false, Err(Wake::TimedOut)),
+                            (None, BlockEnd::Woken) => continue,
+                        }
                     }
-                }
-            };
+                };
             self.leave(node, woken);
             return result;
         }
@@ -121,7 +121,7 @@ impl WaitQueue {
     /// Wakes at most `n` waiters in the order of their arrival, and whoever polls; returns how many waiters that was.
     pub fn wake_n(&self, n: usize) -> usize {
         // Pairs with the fence of `try_block`: the condition was changed before, the waiter enqueued before its test.
-        fence(SeqCst);
+        full_fence("wait-waker-unfenced");
         if self.len.load(Relaxed) == 0 {
             return 0;
         }
@@ -151,7 +151,7 @@ impl WaitQueue {
                 return;
             }
         }
-        if !consumed {
+        if !consumed && !mutant("wait-not-passed-on") {
             self.wake_one();
         }
     }
@@ -173,17 +173,27 @@ enum Step<R> {
     Blocked(BlockEnd),
 }
 
-/// Announces the block, tests, blocks. The thread is registered already wherever its wake-ups come from.
+/// Announces the block, enqueues, tests, blocks.
+///
+/// The announcement comes before the entry: a waker that takes the entry off must find the thread blocking, or the
+/// wake-up would be gone with the entry.
 fn try_block<R>(
     schedule: &dyn Schedule,
     thread: &Thread,
     kind: Interruptible,
     deadline_ns: Option<u64>,
+    enqueue: impl Fn(),
     condition: &mut impl FnMut() -> Option<R>,
 ) -> Step<R> {
+    if mutant("wait-enqueued-unannounced") {
+        enqueue();
+    }
     let prepared = thread.prepare_block(kind);
+    if !mutant("wait-enqueued-unannounced") {
+        enqueue();
+    }
     // Pairs with the fence of `wake_n`.
-    fence(SeqCst);
+    full_fence("wait-waiter-unfenced");
     if let Some(value) = condition() {
         thread.cancel_block();
         return Step::Met(value);

@@ -92,7 +92,8 @@ impl PollTable {
         let schedule = scheduler();
         let thread = schedule.current();
         loop {
-            let step = try_block(schedule, &thread, Interruptible::Yes, deadline_ns, &mut condition);
+            // The registrations stay on their queues when they are woken.
+            let step = try_block(schedule, &thread, Interruptible::Yes, deadline_ns, || {}, &mut condition);
             match step {
                 Step::Met(value) => return Ok(value),
                 Step::Ended(wake) => return Err(wake),
