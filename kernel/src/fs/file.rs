@@ -107,6 +107,11 @@ pub trait FileOps: Send + Sync + Any {
         Err(Errno::ENOTTY)
     }
 
+    /// A command of fcntl(2) that is not common to all files: pipe sizes, seals.
+    fn fcntl(&self, task: &Arc<Task>, file: &File, command: u32, arg: u64) -> Result<u64> {
+        Err(Errno::EINVAL)
+    }
+
     /// Lists entries of a directory, `.` and `..` excluded; see [`super::Inode::readdir`].
     fn readdir(&self, file: &File, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
         file.inode().ok_or(Errno::ENOTDIR)?.readdir(pos, sink)
@@ -259,6 +264,11 @@ impl File {
         self.owner.store(owner, Relaxed);
     }
 
+    /// The position now.
+    pub fn position(&self) -> u64 {
+        *self.pos.lock()
+    }
+
     /// A number no other file of this boot has.
     pub fn id(&self) -> u64 {
         self.id
@@ -351,6 +361,7 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        super::lock::release_description(self);
         let ops = self.ops.clone();
         ops.release(self);
     }

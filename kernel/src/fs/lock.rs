@@ -1,6 +1,265 @@
 //! File locks: POSIX record locks, open-file-description locks, flock(2).
+//!
+//! All advisory. A lock belongs to a descriptor table (POSIX) or an open file (the other two); locks of different
+//! classes POSIX and description conflict with each other, flock's with none but its own. A lock is found by the inode,
+//! which whoever holds a lock keeps alive by the open file. Deadlocks among POSIX waiters are `EDEADLK`.
+//!
+//! Lock: one table (rank Leaf, spinning). Sources: fcntl(2), flock(2).
 
 use super::{FdTable, File};
+use crate::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::wait::{WaitQueue, Wake};
+
+/// Last byte of a lock to the end of the file, however long it grows.
+pub const TO_THE_END: u64 = i64::MAX as u64;
+
+/// Whether readers may share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Shared,
+    Exclusive,
+}
+
+/// Who holds a lock, and so which kind it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Holder {
+    /// A process, by its descriptor table.
+    Posix(usize),
+    /// An open file, by its number (`F_OFD_SETLK`).
+    Description(u64),
+    /// An open file (flock(2)).
+    Flock(u64),
+}
+
+/// Bytes `first ..= last` locked by `holder`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lock {
+    pub holder: Holder,
+    pub mode: Mode,
+    pub first: u64,
+    pub last: u64,
+    /// Process that took it, for `F_GETLK`; -1 for open files.
+    pub pid: i32,
+}
+
+#[derive(Default)]
+struct Table {
+    /// Locks by file; none overlap for one holder.
+    held: BTreeMap<u64, Vec<Lock>>,
+    /// For whom each waiting POSIX holder waits.
+    waiting: BTreeMap<Holder, Holder>,
+}
+
+static TABLE: SpinLock<Table> = SpinLock::new(Rank::Leaf, Table { held: BTreeMap::new(), waiting: BTreeMap::new() });
+/// Those who wait for any lock. Contention on file locks is rare; waking all of them is not.
+static RELEASED: WaitQueue = WaitQueue::new();
+/// Locks in the table: closing a file looks no further when there are none.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// The holder of POSIX locks taken through `table`.
+pub fn posix_holder(table: &FdTable) -> Holder {
+    Holder::Posix(core::ptr::from_ref(table).addr())
+}
+
+/// The lock that keeps `wanted` from being granted.
+pub fn conflict(file: &File, wanted: &Lock) -> Option<Lock> {
+    TABLE.lock().conflict(key(file), wanted)
+}
+
+/// Takes `wanted`, replacing what its holder has there; waits for others if `wait`.
+///
+/// # Errors
+/// `EAGAIN`, `EDEADLK`, `ERESTARTSYS`.
+pub fn take(file: &File, wanted: Lock, wait: Wait) -> Result<()> {
+    let key = key(file);
+    let result = match attempt(key, &wanted, wait) {
+        Some(result) => result,
+        None => match RELEASED.wait_interruptible(None, || attempt(key, &wanted, wait)) {
+            Ok(result) => result,
+            Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
+        },
+    };
+    TABLE.lock().waiting.remove(&wanted.holder);
+    result
+}
+
+/// Whether to wait for a lock that somebody has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    Yes,
+    No,
+}
+
+/// Once: `None` = wait.
+fn attempt(key: u64, wanted: &Lock, wait: Wait) -> Option<Result<()>> {
+    let mut table = TABLE.lock();
+    match table.conflict(key, wanted) {
+        None => {
+            let changed = table.grant(key, *wanted);
+            drop(table);
+            // Exclusive to shared lets others in.
+            if changed {
+                RELEASED.wake_all();
+            }
+            Some(Ok(()))
+        }
+        Some(_) if wait == Wait::No => Some(Err(Errno::EAGAIN)),
+        Some(other) if table.would_deadlock(wanted.holder, other.holder) => Some(Err(Errno::EDEADLK)),
+        Some(other) => {
+            table.waiting.insert(wanted.holder, other.holder);
+            None
+        }
+    }
+}
+
+/// Releases what `holder` has in `first ..= last`.
+pub fn release(file: &File, holder: Holder, first: u64, last: u64) {
+    if TABLE.lock().cut(key(file), holder, first, last) {
+        RELEASED.wake_all();
+    }
+}
 
 /// Drops the POSIX locks that `owner` has on `file`: any close of any descriptor of the file does.
-pub fn release_posix(_file: &File, _owner: &FdTable) {}
+pub fn release_posix(file: &File, owner: &FdTable) {
+    if COUNT.load(Relaxed) != 0 {
+        release(file, posix_holder(owner), 0, TO_THE_END);
+    }
+}
+
+/// Drops the locks of the open file itself, when its last reference goes.
+pub fn release_description(file: &File) {
+    if COUNT.load(Relaxed) != 0 {
+        release(file, Holder::Description(file.id()), 0, TO_THE_END);
+        release(file, Holder::Flock(file.id()), 0, TO_THE_END);
+    }
+}
+
+/// The file's place in the table: its inode's address, or its own number.
+fn key(file: &File) -> u64 {
+    match file.path() {
+        Some(path) => Arc::as_ptr(path.inode()).cast::<()>().addr() as u64,
+        // Addresses are even.
+        None => file.id() << 1 | 1,
+    }
+}
+
+impl Holder {
+    fn class(self) -> u8 {
+        u8::from(matches!(self, Holder::Flock(_)))
+    }
+}
+
+impl Table {
+    fn conflict(&self, key: u64, wanted: &Lock) -> Option<Lock> {
+        let bites = |lock: &&Lock| {
+            lock.holder != wanted.holder
+                && lock.holder.class() == wanted.holder.class()
+                && lock.first <= wanted.last
+                && wanted.first <= lock.last
+                && (lock.mode == Mode::Exclusive || wanted.mode == Mode::Exclusive)
+        };
+        self.held.get(&key)?.iter().find(bites).copied()
+    }
+
+    /// Puts the lock in; true if the holder gave something up by it.
+    fn grant(&mut self, key: u64, lock: Lock) -> bool {
+        let changed = self.cut(key, lock.holder, lock.first, lock.last);
+        self.held.entry(key).or_default().push(lock);
+        COUNT.fetch_add(1, Relaxed);
+        changed
+    }
+
+    /// Takes a range away from what `holder` has; true if there was any.
+    fn cut(&mut self, key: u64, holder: Holder, first: u64, last: u64) -> bool {
+        let Some(list) = self.held.get_mut(&key) else { return false };
+        let mut kept = Vec::with_capacity(list.len() + 1);
+        let mut changed = false;
+        for lock in list.drain(..) {
+            if lock.holder != holder || lock.first > last || first > lock.last {
+                kept.push(lock);
+                continue;
+            }
+            changed = true;
+            if lock.first < first {
+                kept.push(Lock { last: first - 1, ..lock });
+            }
+            if lock.last > last {
+                kept.push(Lock { first: last + 1, ..lock });
+            }
+        }
+        let empty = kept.is_empty();
+        *list = kept;
+        if empty {
+            self.held.remove(&key);
+        }
+        self.recount();
+        changed
+    }
+
+    fn recount(&self) {
+        COUNT.store(self.held.values().map(Vec::len).sum(), Relaxed);
+    }
+
+    /// Whether `other`, for whom `holder` would wait, waits for `holder` itself.
+    fn would_deadlock(&self, holder: Holder, mut other: Holder) -> bool {
+        if !matches!(holder, Holder::Posix(_)) {
+            return false;
+        }
+        // Each waits for one at most: a walk longer than the map goes round in a circle.
+        for _ in 0..=self.waiting.len() {
+            match self.waiting.get(&other) {
+                Some(next) if *next == holder => return true,
+                Some(next) => other = *next,
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(holder: usize, mode: Mode, first: u64, last: u64) -> Lock {
+        Lock { holder: Holder::Posix(holder), mode, first, last, pid: holder as i32 }
+    }
+
+    #[test]
+    fn ranges_conflict_where_they_touch_and_one_writes() {
+        let mut table = Table::default();
+        table.grant(1, lock(1, Mode::Shared, 10, 19));
+        assert!(table.conflict(1, &lock(2, Mode::Shared, 0, 99)).is_none());
+        assert!(table.conflict(1, &lock(2, Mode::Exclusive, 19, 30)).is_some());
+        assert!(table.conflict(1, &lock(2, Mode::Exclusive, 20, 30)).is_none());
+        assert!(table.conflict(1, &lock(1, Mode::Exclusive, 0, 99)).is_none());
+        assert!(table.conflict(2, &lock(2, Mode::Exclusive, 0, 99)).is_none());
+    }
+
+    #[test]
+    fn unlocking_the_middle_leaves_both_ends() {
+        let mut table = Table::default();
+        table.grant(1, lock(1, Mode::Exclusive, 0, 99));
+        assert!(table.cut(1, Holder::Posix(1), 40, 59));
+        let mut left: Vec<_> = table.held[&1].iter().map(|l| (l.first, l.last)).collect();
+        left.sort_unstable();
+        assert_eq!(left, [(0, 39), (60, 99)]);
+        assert!(table.cut(1, Holder::Posix(1), 0, TO_THE_END));
+        assert!(table.held.is_empty());
+    }
+
+    #[test]
+    fn circles_of_waiters_are_deadlocks() {
+        let mut table = Table::default();
+        let [a, b, c] = [1, 2, 3].map(Holder::Posix);
+        table.waiting.insert(b, c);
+        assert!(!table.would_deadlock(a, b));
+        table.waiting.insert(c, a);
+        assert!(table.would_deadlock(a, b));
+    }
+}

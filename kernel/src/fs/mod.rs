@@ -14,7 +14,7 @@ mod fdtable;
 mod file;
 mod init;
 mod inode;
-mod io;
+
 pub mod lock;
 mod mount;
 pub mod pseudo;
@@ -25,9 +25,9 @@ pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, FileOps, OpenContext, Whence};
 pub use init::root;
 pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode};
-pub use io::{IoDst, IoSrc};
 pub use mount::{Lazy, Mount, MountFlags, Path, attach, detach, list};
 pub use types::{Attr, Dev, Kind, Mode, OpenFlags, Owner, PollEvents, SetAttr, StatFs, Time, check_name};
+pub use umbel_mm::io::{IoDst, IoSrc};
 pub use umbel_smp::wait::PollTable;
 
 use alloc::collections::BTreeMap;

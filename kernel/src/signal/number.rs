@@ -48,8 +48,7 @@ pub const UNBLOCKABLE: SigSet = bit(SIGKILL) | bit(SIGSTOP);
 /// Signals that stop a process by default.
 pub const STOP_SIGNALS: SigSet = bit(SIGSTOP) | bit(SIGTSTP) | bit(SIGTTIN) | bit(SIGTTOU);
 /// Signals that the running instruction causes: delivered before any other.
-pub const SYNCHRONOUS: SigSet =
-    bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGFPE) | bit(SIGSYS);
+pub const SYNCHRONOUS: SigSet = bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGFPE) | bit(SIGSYS);
 
 /// What a signal does that has no handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::string::String;
 use core::fmt::{self, Write};
+use umbel_mm::user::{self, UserAddr};
 
 /// A register's decoding.
 pub trait FromArg: Sized {
@@ -171,9 +172,36 @@ pub fn format_flags(names: impl Iterator<Item = &'static str>, out: &mut String)
     }
 }
 
-/// Appends `bytes` in quotes, at most 32 of them, escaped as strace(1) does.
+impl FromArg for UserAddr {
+    fn from_arg(raw: u64) -> Result<Self> {
+        Ok(UserAddr(raw))
+    }
+}
+
+impl ArgFmt for UserAddr {
+    fn arg_fmt(&self, _: &Task, out: &mut String) {
+        let _ = if self.is_null() { out.write_str("NULL") } else { write!(out, "{:#x}", self.0) };
+    }
+}
+
+/// Appends the first of `len` bytes at a guest address as text, or the address if they cannot be read.
+pub fn format_user_bytes(addr: UserAddr, len: u64, out: &mut String) {
+    let mut bytes = [0; SHOWN + 1];
+    let part = &mut bytes[..len.min(SHOWN as u64 + 1) as usize];
+    match user::copy_in(part, addr) {
+        Ok(()) => format_bytes(part, out),
+        Err(_) => {
+            let _ = write!(out, "{:#x}", addr.0);
+        }
+    }
+}
+
+/// Bytes of a buffer that are shown.
+const SHOWN: usize = 32;
+
+/// Appends `bytes` in quotes, at most [`SHOWN`] of them, escaped as strace(1) does.
 pub fn format_bytes(bytes: &[u8], out: &mut String) {
-    let shown = bytes.len().min(32);
+    let shown = bytes.len().min(SHOWN);
     out.push('"');
     for &byte in bytes.iter().take(shown) {
         let _ = write!(out, "{}", core::ascii::escape_default(byte));

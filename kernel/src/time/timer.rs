@@ -39,9 +39,8 @@ struct CpuTimers {
     queue: SpinLock<Queue<Target>>,
 }
 
-static TIMERS: [CpuTimers; MAX_CPUS] = [const {
-    CpuTimers { next: AtomicU64::new(NEVER), queue: SpinLock::new(Rank::Timer, Queue::new()) }
-}; MAX_CPUS];
+static TIMERS: [CpuTimers; MAX_CPUS] =
+    [const { CpuTimers { next: AtomicU64::new(NEVER), queue: SpinLock::new(Rank::Timer, Queue::new()) } }; MAX_CPUS];
 
 /// An armed timer. Dropping it leaves it armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
