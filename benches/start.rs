@@ -19,7 +19,7 @@ fn main() {
     times.sort_by(f64::total_cmp);
     let mut machine = common::machine().args(["/bin/sleep", "60"]).stdin(Stdio::null()).spawn().expect("umbel starts");
     std::thread::sleep(Duration::from_millis(500));
-    let kib: u64 = family(machine.id()).iter().map(|pid| memory_kib(*pid)).sum();
+    let kib: u64 = common::family(machine.id()).iter().map(|pid| memory_kib(*pid)).sum();
     machine.kill().expect("our own child");
     machine.wait().expect("our own child");
     let (median, worst) = (times[RUNS / 2], times[RUNS - 1]);
@@ -28,26 +28,6 @@ fn main() {
         "start",
         &[format!("  {{\"median_ms\": {median:.2}, \"worst_ms\": {worst:.2}, \"idle_kib\": {kib}}}")],
     );
-}
-
-/// A process and all its descendants.
-fn family(root: u32) -> Vec<u32> {
-    let listing = Command::new("ps").args(["-eo", "pid=,ppid="]).output().expect("ps");
-    let pairs: Vec<(u32, u32)> = String::from_utf8_lossy(&listing.stdout)
-        .lines()
-        .filter_map(|l| {
-            let mut words = l.split_whitespace().filter_map(|w| w.parse().ok());
-            Some((words.next()?, words.next()?))
-        })
-        .collect();
-    let mut found = vec![root];
-    let mut next = 0;
-    while next < found.len() {
-        let parent_pid = found[next];
-        found.extend(pairs.iter().filter(|(_, parent)| *parent == parent_pid).map(|(pid, _)| *pid));
-        next += 1;
-    }
-    found
 }
 
 /// Proportional set size and page tables, KiB.

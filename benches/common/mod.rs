@@ -102,3 +102,23 @@ pub fn write_json(title: &str, rows: &[String]) {
     std::fs::write(&path, format!("[\n{}\n]\n", rows.join(",\n"))).expect("target directory");
     println!("written: {}", path.display());
 }
+
+/// A process and all its descendants.
+pub fn family(root: u32) -> Vec<u32> {
+    let listing = Command::new("ps").args(["-eo", "pid=,ppid="]).output().expect("ps");
+    let pairs: Vec<(u32, u32)> = String::from_utf8_lossy(&listing.stdout)
+        .lines()
+        .filter_map(|l| {
+            let mut words = l.split_whitespace().filter_map(|w| w.parse().ok());
+            Some((words.next()?, words.next()?))
+        })
+        .collect();
+    let mut found = vec![root];
+    let mut next = 0;
+    while next < found.len() {
+        let parent_pid = found[next];
+        found.extend(pairs.iter().filter(|(_, parent)| *parent == parent_pid).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    found
+}
