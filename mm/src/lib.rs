@@ -3,7 +3,7 @@
 //! * [`frame`]: guest-physical pages in the RAM memfds, by number and reference count.
 //! * [`heap`], [`stack`]: kernel memory in the hot part of KDATA.
 //! * [`slotmap`]: the host mappings of the slot that runs.
-//! * [`log`], [`view`]: changes of present translations, and who must have seen them.
+//! * [`log`], [`handshake`], [`view`]: changes of present translations, and who must have seen them.
 //! * [`user`], [`io`]: the only way to bytes of guest memory.
 //!
 //! Used by `gate` (fixup table) and `kernel` (everything else). Locks: each module's head.
@@ -12,18 +12,32 @@
 
 extern crate alloc;
 
+#[cfg(not(loom))]
 pub mod frame;
+pub mod handshake;
+#[cfg(not(loom))]
 pub mod heap;
+#[cfg(not(loom))]
 pub mod io;
 pub mod log;
+#[cfg(not(loom))]
 pub mod percpu;
+#[cfg(loom)]
+#[path = "frame/refcount.rs"]
+pub mod refcount;
+#[cfg(not(loom))]
 pub mod slotmap;
+#[cfg(not(loom))]
 pub mod stack;
+#[cfg(not(loom))]
 pub mod user;
+#[cfg(not(loom))]
 pub mod view;
 
+#[cfg(not(loom))]
 pub use frame::{FrameRef, Pfn};
 pub use umbel_abi::linux::Errno;
+#[cfg(not(loom))]
 pub use user::{Pager, UserAddr};
 
 /// What functions of this crate return.

@@ -7,10 +7,10 @@
 //! Appenders are serialised by the space's lock; catching up takes no lock. The reader copies an entry, then checks that
 //! the head has not come around to it meanwhile (as a seqlock's reader does).
 //!
-//! Loom models: `no_entry_is_lost`, `a_wrap_is_noticed`.
+//! Model: `loom-tests/tests/log.rs`.
 
 use umbel_smp::const_new;
-use umbel_smp::sync::{AtomicU64, Ordering, fence};
+use umbel_smp::sync::{AtomicU64, Ordering, fence, load_own, mutant, order};
 
 /// Entries in the ring.
 pub const LOG_LEN: u64 = if cfg!(loom) { 2 } else { 256 };
@@ -104,19 +104,23 @@ impl UpdateLog {
 
     /// Appends a change. The caller holds the space's lock, and shoots down before the old pages are reused.
     pub fn append(&self, change: Change) {
-        let count = self.head.load(Ordering::Relaxed);
+        let count = load_own(&self.head);
         // A reader that sees any of the new words must see that the head came around: pairs with the fence in `read`.
-        fence(Ordering::Release);
+        if !mutant("log-append-unfenced") {
+            fence(Ordering::Release);
+        }
         self.entries[(count % LOG_LEN) as usize].store(change);
-        self.head.store(count + 1, Ordering::Release);
+        self.head.store(count + 1, order("log-head-relaxed", Ordering::Release));
     }
 
     /// Reads entry `count`, or nothing if it was, or is being, overwritten.
     fn read(&self, count: u64) -> Option<Change> {
         let change = self.entries[(count % LOG_LEN) as usize].load();
-        fence(Ordering::Acquire);
+        if !mutant("log-read-unfenced") {
+            fence(Ordering::Acquire);
+        }
         let head = self.head.load(Ordering::Relaxed);
-        (head - count < LOG_LEN).then_some(change)
+        (head - count < LOG_LEN || mutant("log-wrap-unnoticed")).then_some(change)
     }
 
     /// Brings a slot that has applied `applied` up to date: `apply` each change in order, or `drop_all` if some are lost.

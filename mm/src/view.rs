@@ -12,127 +12,41 @@
 //! Either the receiver sees the new entry or the initiator sees the receiver. An active section takes no lock and does
 //! not block, so the wait is short. Slots whose log is not running anywhere catch up before they act again.
 //!
-//! Loom models: `an_active_section_sees_the_change_or_is_waited_for`.
+//! The handshake itself is [`crate::handshake`].
 
 use crate::log::{CaughtUp, Change, UpdateLog};
 use crate::{percpu, slotmap};
+
+pub use crate::handshake::View;
+use crate::handshake::behind_append;
 use umbel_abi::machine::{MAX_CPUS, Mailbox};
 use umbel_host::mem;
-use umbel_smp::const_new;
-use umbel_smp::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering, SPIN_ROUNDS, fence, spin_hint};
-
-/// What a virtual CPU shows to initiators.
-#[repr(align(64))]
-pub struct View {
-    log: AtomicUsize,
-    section: AtomicU32,
-}
-
-impl Default for View {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl View {
-    const_new! {
-        /// A virtual CPU that runs nothing.
-        pub fn new() -> Self {
-            View { log: AtomicUsize::new(0), section: AtomicU32::new(0) }
-        }
-    }
-
-    /// Publishes the log, then looks for changes in it only afterwards.
-    pub fn publish(&self, log: &UpdateLog) {
-        let address = core::ptr::from_ref(log) as usize;
-        if self.log.load(Ordering::Relaxed) != address {
-            self.log.store(address, Ordering::Release);
-        }
-        fence(Ordering::SeqCst);
-    }
-
-    /// Begins an active section. The caller must catch up before it touches anything.
-    pub fn begin(&self, log: &UpdateLog) {
-        let count = self.section.load(Ordering::Relaxed);
-        self.section.store(count.wrapping_add(1), Ordering::Relaxed);
-        self.publish(log);
-    }
-
-    /// Ends an active section.
-    pub fn end(&self) {
-        let count = self.section.load(Ordering::Relaxed);
-        self.section.store(count.wrapping_add(1), Ordering::Release);
-    }
-
-    /// Whether this virtual CPU may act on `log`. After a full fence behind the append.
-    pub fn runs(&self, log: &UpdateLog) -> bool {
-        self.log.load(Ordering::Acquire) == core::ptr::from_ref(log) as usize
-    }
-
-    /// Waits for the end of the active section in progress, if there is one.
-    pub fn wait_section(&self) {
-        let seen = self.section.load(Ordering::Acquire);
-        if seen % 2 == 0 {
-            return;
-        }
-        let mut rounds = 0;
-        while self.section.load(Ordering::Acquire) == seen {
-            rounds += 1;
-            if rounds < SPIN_ROUNDS {
-                spin_hint();
-            } else {
-                give_way();
-            }
-        }
-    }
-}
-
-/// The other virtual CPU's host thread may not be running: let it.
-fn give_way() {
-    #[cfg(not(loom))]
-    {
-        const NR_SCHED_YIELD: u32 = 24;
-        // SAFETY: touches no memory.
-        let _ = unsafe { umbel_host::raw::syscall(NR_SCHED_YIELD, [0; 6]) };
-    }
-    #[cfg(loom)]
-    loom::thread::yield_now();
-}
+use umbel_smp::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// Virtual CPUs and slots seen so far, plus one: how far the tables need be searched.
-#[cfg(not(loom))]
 static CPUS: AtomicUsize = AtomicUsize::new(0);
-#[cfg(not(loom))]
 static SLOTS_SEEN: AtomicUsize = AtomicUsize::new(0);
 
-#[cfg(not(loom))]
 static VIEWS: [View; MAX_CPUS] = [const { View::new() }; MAX_CPUS];
 
 /// What a slot is bound to. Used by the virtual CPU that runs it, and by [`forget`].
-#[cfg(not(loom))]
 struct SlotState {
     log: core::sync::atomic::AtomicPtr<UpdateLog>,
     applied: AtomicU64,
 }
 
-#[cfg(not(loom))]
 static SLOTS: [SlotState; percpu::MAX_SLOTS] = [const {
     SlotState { log: core::sync::atomic::AtomicPtr::new(core::ptr::null_mut()), applied: AtomicU64::new(0) }
 }; percpu::MAX_SLOTS];
 
 /// Changes applied, and times that everything had to be dropped: for `--stats`.
-#[cfg(not(loom))]
 pub static APPLIED: AtomicU64 = AtomicU64::new(0);
-#[cfg(not(loom))]
 pub static WRAPS: AtomicU64 = AtomicU64::new(0);
-#[cfg(not(loom))]
 pub static SHOOTDOWNS: AtomicU64 = AtomicU64::new(0);
-#[cfg(not(loom))]
 pub static CROSS_CALLS: AtomicU64 = AtomicU64::new(0);
 
 /// Binds the current slot to the log of the current thread's space and brings it up to date. Cheap when it is. Called
 /// before every stay in guest mode and every fault. The log outlives the binding: its space calls [`forget`].
-#[cfg(not(loom))]
 pub fn activate(log: &UpdateLog) {
     if !percpu::in_slot() {
         return;
@@ -146,7 +60,6 @@ pub fn activate(log: &UpdateLog) {
     catch_up(state, log);
 }
 
-#[cfg(not(loom))]
 #[cold]
 fn bind(state: &SlotState, log: *mut UpdateLog) {
     // Whatever is mapped belongs to another space.
@@ -159,12 +72,10 @@ fn bind(state: &SlotState, log: *mut UpdateLog) {
     CPUS.fetch_max(percpu::cpu() + 1, Ordering::AcqRel);
 }
 
-#[cfg(not(loom))]
 fn views() -> impl Iterator<Item = (usize, &'static View)> {
     VIEWS.iter().enumerate().take(CPUS.load(Ordering::Acquire))
 }
 
-#[cfg(not(loom))]
 fn catch_up(state: &SlotState, log: &UpdateLog) {
     let mut applied = state.applied.load(Ordering::Relaxed);
     let result = log.catch_up(&mut applied, apply, slotmap::drop_all);
@@ -176,7 +87,6 @@ fn catch_up(state: &SlotState, log: &UpdateLog) {
     state.applied.store(applied, Ordering::Relaxed);
 }
 
-#[cfg(not(loom))]
 fn apply(change: Change) {
     match change {
         Change::Drop { start, end } => slotmap::unmap(start, end - start),
@@ -185,7 +95,6 @@ fn apply(change: Change) {
 }
 
 /// Unmaps the current slot and unbinds it: before another space uses it, and when its space is gone (exec, exit).
-#[cfg(not(loom))]
 pub fn recycle() {
     let state = &SLOTS[percpu::slot()];
     state.log.store(core::ptr::null_mut(), Ordering::Release);
@@ -194,7 +103,6 @@ pub fn recycle() {
 }
 
 /// Unbinds every slot of a space that ends. Their mappings stay until they are bound again; nothing runs in them.
-#[cfg(not(loom))]
 pub fn forget(log: &UpdateLog) {
     let address = core::ptr::from_ref(log).cast_mut();
     for state in SLOTS.iter().take(SLOTS_SEEN.load(Ordering::Acquire)) {
@@ -207,9 +115,8 @@ pub fn forget(log: &UpdateLog) {
 
 /// Makes sure that no virtual CPU acts on translations that the entries appended so far took away. Afterwards the old
 /// pages may be reused. Not in an active section; takes no lock.
-#[cfg(not(loom))]
 pub fn shootdown(log: &UpdateLog) {
-    fence(Ordering::SeqCst);
+    behind_append();
     let me = percpu::cpu();
     let mut any = false;
     for (cpu, view) in views() {
@@ -233,7 +140,6 @@ pub fn shootdown(log: &UpdateLog) {
 }
 
 /// Brings the current slot up to date with the log it is bound to, if it is.
-#[cfg(not(loom))]
 pub fn catch_up_current() {
     let state = &SLOTS[percpu::slot()];
     let log = state.log.load(Ordering::Acquire);
@@ -244,10 +150,8 @@ pub fn catch_up_current() {
 }
 
 /// An active section of the current virtual CPU, in the slot of the current thread's space.
-#[cfg(not(loom))]
 pub struct Section(&'static View);
 
-#[cfg(not(loom))]
 impl Section {
     /// Begins one; nothing if the slot is not bound yet ([`activate`] it) .
     pub fn begin() -> Option<Section> {
@@ -266,7 +170,6 @@ impl Section {
     }
 }
 
-#[cfg(not(loom))]
 impl Drop for Section {
     fn drop(&mut self) {
         self.0.end();

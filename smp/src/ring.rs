@@ -6,9 +6,9 @@
 //!
 //! Sleeping: a side that runs dry calls `arm`, which announces the wait and looks again; the other side's
 //! `push`/`pop` is followed by `kick`, which takes the announcement back and reports that there was one. Fence
-//! between the store and the look on both sides: one of them sees the other. Loom model: `loom-tests/ring`.
+//! between the store and the look on both sides: one of them sees the other. Model: `loom-tests/tests/ring.rs`.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence, order};
 use umbel_abi::linux::Errno;
 #[cfg(not(loom))]
 use umbel_abi::machine::{Ring, RingIndex};
@@ -90,14 +90,14 @@ impl<'a> Producer<'a> {
         for (offset, byte) in bytes[..count].iter().enumerate() {
             self.0.store(tail.wrapping_add(offset as u64), *byte);
         }
-        self.0.tail.store(tail.wrapping_add(count as u64), Ordering::Release);
+        self.0.tail.store(tail.wrapping_add(count as u64), order("ring-tail-relaxed", Ordering::Release));
         Ok(count)
     }
 
     /// Announces a wait for room and looks again; false: do not wait.
     pub fn arm(&self) -> bool {
         self.0.producer_waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        full_fence("ring-arm-unfenced");
         let full = self.room() == Ok(0);
         if !full {
             self.0.producer_waiting.store(0, Ordering::Relaxed);
@@ -150,14 +150,14 @@ impl<'a> Consumer<'a> {
         for (offset, byte) in bytes[..count].iter_mut().enumerate() {
             *byte = self.0.load(head.wrapping_add(offset as u64));
         }
-        self.0.head.store(head.wrapping_add(count as u64), Ordering::Release);
+        self.0.head.store(head.wrapping_add(count as u64), order("ring-head-relaxed", Ordering::Release));
         count
     }
 
     /// Announces a wait for data and looks again; false: do not wait.
     pub fn arm(&self) -> bool {
         self.0.consumer_waiting.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        full_fence("ring-arm-unfenced");
         let empty = self.look() == Input::Empty;
         if !empty {
             self.0.consumer_waiting.store(0, Ordering::Relaxed);
@@ -178,7 +178,7 @@ impl<'a> Consumer<'a> {
 }
 
 fn take_announcement(word: &AtomicU32) -> Option<&AtomicU32> {
-    fence(Ordering::SeqCst);
+    full_fence("ring-kick-unfenced");
     (word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0).then_some(word)
 }
 

@@ -50,6 +50,15 @@ pub fn order(name: &str, right: Ordering) -> Ordering {
     if mutant(name) { Ordering::Relaxed } else { right }
 }
 
+/// Reads a word that this thread alone writes, and is about to.
+///
+/// Relaxed. Under loom a read-modify-write: its search for interleavings forgets readers that came before a plain read
+/// by the writer itself.
+#[inline(always)]
+pub fn load_own(word: &AtomicU64) -> u64 {
+    if cfg!(loom) { word.fetch_add(0, Ordering::Relaxed) } else { word.load(Ordering::Relaxed) }
+}
+
 /// A full fence, left out in the mutant `name`.
 #[inline(always)]
 pub fn full_fence(name: &str) {

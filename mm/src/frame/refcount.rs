@@ -4,9 +4,9 @@
 //! 0 (free) --init--> 1 --get--> n --put--> n-1 … --put (last)--> 0: the putter frees it
 //! ```
 //!
-//! Loom model: `frame_is_freed_once_and_only_at_zero`.
+//! Model: `loom-tests/tests/frame.rs`.
 
-use umbel_smp::sync::{AtomicU32, Ordering, fence};
+use umbel_smp::sync::{AtomicU32, Ordering, fence, order};
 
 /// Where a count must not go: leaves room for racing increments.
 const LIMIT: u32 = 1 << 30;
@@ -36,7 +36,7 @@ impl RefCount {
     /// One less; true if it was the last and the caller must free the frame.
     #[must_use]
     pub fn put(&self) -> bool {
-        let old = self.0.fetch_sub(1, Ordering::Release);
+        let old = self.0.fetch_sub(1, order("frame-put-relaxed", Ordering::Release));
         debug_assert!(old > 0);
         if old != 1 {
             return false;

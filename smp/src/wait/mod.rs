@@ -131,8 +131,9 @@ impl WaitQueue {
         woken
     }
 
-    /// Whether nobody waits at this instant.
+    /// Whether nobody waits. Whoever changed a condition before may skip the wake-up then.
     pub fn is_empty(&self) -> bool {
+        full_fence("wait-waker-unfenced");
         self.len.load(Relaxed) == 0
     }
 
