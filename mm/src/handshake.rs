@@ -47,7 +47,8 @@ impl View {
     /// Begins an active section. The caller must catch up before it touches anything.
     pub fn begin(&self, log: &UpdateLog) {
         let count = self.section.load(Ordering::Relaxed);
-        self.section.store(count.wrapping_add(1), Ordering::Relaxed);
+        // Release: an initiator that waits for the section before may see only this one.
+        self.section.store(count.wrapping_add(1), order("view-begin-relaxed", Ordering::Release));
         self.publish(log);
     }
 
