@@ -1,4 +1,30 @@
-//! Terminals: the line discipline, the console, job control.
+//! Terminals: the line discipline, waiting readers and writers, job control.
+//!
+//! * [`ldisc`]: what happens to bytes. [`Tty`]: a discipline between a [`Line`] (the device) and its programs.
+//! * `file`: the operations of an open terminal. `ioctl`: its requests. `job`: whose turn it is to read and write.
+//! * [`console`]: the machine's terminal, if it has one.
+//!
+//! Locks: `Tty::reading` and `Tty::writing` (sleeping, rank TtyIo); `Tty::job` (rank TtyState); `Tty::state` (rank Tty),
+//! under which only the line's own lock is taken; signals are sent and queues woken after it is released.
 
 pub mod ldisc;
+mod terminal;
 pub mod termios;
+
+pub use terminal::{Line, Tty};
+
+use alloc::sync::Arc;
+use umbel_smp::lock::Once;
+
+static CONSOLE: Once<Arc<Tty>> = Once::new();
+
+/// The machine's terminal; none if no standard stream is one.
+pub fn console() -> Option<&'static Arc<Tty>> {
+    CONSOLE.get()
+}
+
+/// Makes `tty` the console. Called once at boot.
+pub fn set_console(tty: Arc<Tty>) {
+    // A second one is a bug of the boot path that changes nothing.
+    let _ = CONSOLE.set(tty);
+}
