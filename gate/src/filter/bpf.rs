@@ -30,18 +30,31 @@ const RET: u16 = 0x06;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Label(usize);
 
-/// A program being written. Conditional jumps are two instructions, so no distance is too far.
+/// A program being written. Jumps go forward only.
 pub(super) struct Builder {
-    code: Vec<Insn>,
-    /// Position of each label.
+    items: Vec<Item>,
+    /// Item that each label stands before.
     labels: Vec<usize>,
-    /// Unconditional jumps and where they go.
-    jumps: Vec<(usize, Label)>,
+}
+
+/// An instruction whose targets are still labels.
+#[derive(Clone, Copy)]
+enum Item {
+    Plain(u16, u32),
+    /// Jump always.
+    Go(Label),
+    /// Jump if the condition holds, or if it does not.
+    Branch {
+        op: u16,
+        value: u32,
+        holds: bool,
+        to: Label,
+    },
 }
 
 impl Builder {
     pub(super) fn new() -> Builder {
-        Builder { code: Vec::new(), labels: Vec::new(), jumps: Vec::new() }
+        Builder { items: Vec::new(), labels: Vec::new() }
     }
 
     pub(super) fn label(&mut self) -> Label {
@@ -51,92 +64,128 @@ impl Builder {
 
     /// The label stands for the next instruction.
     pub(super) fn place(&mut self, label: Label) {
-        self.labels[label.0] = self.code.len();
+        self.labels[label.0] = self.items.len();
     }
 
     /// Loads the 32-bit field of `seccomp_data` at `offset`.
     pub(super) fn load(&mut self, offset: u32) {
-        self.push(LD_ABS, 0, 0, offset);
+        self.items.push(Item::Plain(LD_ABS, offset));
     }
 
     pub(super) fn load_memory(&mut self, cell: u32) {
-        self.push(LD_MEM, 0, 0, cell);
+        self.items.push(Item::Plain(LD_MEM, cell));
     }
 
     pub(super) fn store(&mut self, cell: u32) {
-        self.push(ST, 0, 0, cell);
+        self.items.push(Item::Plain(ST, cell));
     }
 
     pub(super) fn copy_to_x(&mut self) {
-        self.push(TAX, 0, 0, 0);
+        self.items.push(Item::Plain(TAX, 0));
     }
 
     pub(super) fn add(&mut self, value: u32) {
-        self.push(ADD_K, 0, 0, value);
+        self.items.push(Item::Plain(ADD_K, value));
     }
 
     pub(super) fn add_x(&mut self) {
-        self.push(ADD_X, 0, 0, 0);
+        self.items.push(Item::Plain(ADD_X, 0));
     }
 
     pub(super) fn ret(&mut self, value: u32) {
-        self.push(RET, 0, 0, value);
+        self.items.push(Item::Plain(RET, value));
     }
 
     pub(super) fn go(&mut self, to: Label) {
-        self.jumps.push((self.code.len(), to));
-        self.push(JA, 0, 0, 0);
+        self.items.push(Item::Go(to));
     }
 
     pub(super) fn if_eq(&mut self, value: u32, to: Label) {
-        self.when(JEQ, value, to);
+        self.branch(JEQ, value, true, to);
     }
 
     pub(super) fn if_ge(&mut self, value: u32, to: Label) {
-        self.when(JGE, value, to);
+        self.branch(JGE, value, true, to);
     }
 
     pub(super) fn if_gt(&mut self, value: u32, to: Label) {
-        self.when(JGT, value, to);
+        self.branch(JGT, value, true, to);
     }
 
     pub(super) fn if_ge_x(&mut self, to: Label) {
-        self.when(JGE_X, 0, to);
+        self.branch(JGE_X, 0, true, to);
     }
 
     pub(super) fn unless_eq(&mut self, value: u32, to: Label) {
-        self.unless(JEQ, value, to);
+        self.branch(JEQ, value, false, to);
     }
 
     pub(super) fn unless_ge(&mut self, value: u32, to: Label) {
-        self.unless(JGE, value, to);
+        self.branch(JGE, value, false, to);
     }
 
     /// Goes to `to` if none of `bits` is set.
     pub(super) fn unless_bits(&mut self, bits: u32, to: Label) {
-        self.unless(JSET, bits, to);
+        self.branch(JSET, bits, false, to);
     }
 
-    fn when(&mut self, op: u16, value: u32, to: Label) {
-        self.push(op, 0, 1, value);
-        self.go(to);
+    fn branch(&mut self, op: u16, value: u32, holds: bool, to: Label) {
+        self.items.push(Item::Branch { op, value, holds, to });
     }
 
-    fn unless(&mut self, op: u16, value: u32, to: Label) {
-        self.push(op, 1, 0, value);
-        self.go(to);
-    }
-
-    fn push(&mut self, code: u16, jt: u8, jf: u8, k: u32) {
-        self.code.push(Insn { code, jt, jf, k });
-    }
-
-    /// Resolves the jumps. All labels have been placed, behind the jumps to them.
-    pub(super) fn finish(mut self) -> Vec<Insn> {
-        for (at, to) in self.jumps {
-            self.code[at].k = (self.labels[to.0] - at - 1) as u32;
+    /// Resolves the jumps. All labels have been placed, behind the jumps to them. A branch too far for its eight bits
+    /// becomes a branch around a jump.
+    pub(super) fn finish(self) -> Vec<Insn> {
+        let mut long: Vec<bool> = self.items.iter().map(|_| false).collect();
+        loop {
+            let starts = positions(&long);
+            let distance = |at: usize, to: Label| starts[self.labels[to.0]] - starts[at + 1];
+            let mut changed = false;
+            for (at, item) in self.items.iter().enumerate() {
+                if let Item::Branch { to, .. } = *item
+                    && !long[at]
+                    && distance(at, to) > usize::from(u8::MAX)
+                {
+                    long[at] = true;
+                    changed = true;
+                }
+            }
+            if !changed {
+                let emit = |(at, item): (usize, &Item)| item.emit(long[at], |to| distance(at, to) as u32);
+                return self.items.iter().enumerate().flat_map(emit).flatten().collect();
+            }
         }
-        self.code
+    }
+}
+
+/// Where each item starts, and the end.
+fn positions(long: &[bool]) -> Vec<usize> {
+    let mut at = 0;
+    let mut starts = Vec::with_capacity(long.len() + 1);
+    for &is_long in long {
+        starts.push(at);
+        at += 1 + usize::from(is_long);
+    }
+    starts.push(at);
+    starts
+}
+
+impl Item {
+    fn emit(self, long: bool, distance: impl Fn(Label) -> u32) -> [Option<Insn>; 2] {
+        let insn = |code, jt, jf, k| Some(Insn { code, jt, jf, k });
+        match self {
+            Item::Plain(code, k) => [insn(code, 0, 0, k), None],
+            Item::Go(to) => [insn(JA, 0, 0, distance(to)), None],
+            Item::Branch { op, value, holds, to } if long => {
+                let (jt, jf) = if holds { (0, 1) } else { (1, 0) };
+                [insn(op, jt, jf, value), insn(JA, 0, 0, distance(to))]
+            }
+            Item::Branch { op, value, holds, to } => {
+                let far = distance(to) as u8;
+                let (jt, jf) = if holds { (far, 0) } else { (0, far) };
+                [insn(op, jt, jf, value), None]
+            }
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Places {
     /// Of the running image.
     fn of_image() -> Places {
         Places {
-            unlocks: [label::gate_signal_unlocked(), label::gate_fast_unlocked()],
+            unlocks: [label::gate_fast_unlocked(), label::gate_signal_unlocked()],
             locks: [label::gate_fast_locked(), label::gate_slow_locked()],
             sigreturn: label::gate_sigreturned(),
             text: image::kernel_text(),
