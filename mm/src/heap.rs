@@ -28,7 +28,7 @@ const CLASSES: [usize; 14] = [16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 
 /// Blocks of a class that a magazine holds at most: as many as fill this many bytes, within bounds.
 const MAGAZINE_BYTES: usize = 8192;
 /// Bytes kept for exit and panic.
-const RESERVE: u64 = 4 << 20;
+const RESERVE: u64 = 3 << 20;
 
 static KDATA_FD: AtomicI32 = AtomicI32::new(-1);
 /// Bytes of the hot range that joined the heap.
@@ -73,8 +73,13 @@ pub fn init(boot: &BootInfo) {
 
 /// Whether there is room for what a guest asks for; else `ENOMEM`.
 pub fn room() -> Result<()> {
-    if !percpu::in_slot() || HOT_LEN - HOT_HEAP_OFF - USED.load(Ordering::Relaxed).min(HOT_LEN - HOT_HEAP_OFF) > RESERVE
-    {
+    room_for(0)
+}
+
+/// Whether there is room for `bytes` more; else `ENOMEM`.
+pub fn room_for(bytes: u64) -> Result<()> {
+    const ALL: u64 = HOT_LEN - HOT_HEAP_OFF;
+    if !percpu::in_slot() || USED.load(Ordering::Relaxed) + bytes + RESERVE < ALL {
         return Ok(());
     }
     Err(Errno::ENOMEM)

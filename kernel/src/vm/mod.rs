@@ -1,7 +1,33 @@
-//! Guest address spaces.
+//! Guest address spaces: areas, page table, faults, copy-on-write.
+//!
+//! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
+//!   [`advise`] madvise and friends, [`fault`] demand faults, [`fork`] copying, [`remote`] access from other spaces.
+//! * [`vma`], [`table`]: pure data: areas and page table.
+//! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
+//!
+//! The page table is the truth; what a slot has mapped is a cache of it, filled by faults, corrected through the update
+//! log (`mm::log`, `mm::view`). Only not-present → present needs no log entry. Old frames are released only after the
+//! shootdown that follows the entry.
+//!
+//! Locks: `Rank::Space` (sleeping), then what [`Mappable::page`] takes (`Rank::Pages` and below).
 
-/// What mmap(2) maps.
-pub trait Mappable: Send + Sync {
-    /// Bytes.
-    fn size(&self) -> u64;
-}
+pub mod advise;
+pub mod fault;
+pub mod fork;
+pub mod map;
+pub mod mapping_set;
+pub mod object;
+pub mod pager;
+pub mod remap;
+pub mod remote;
+pub mod space;
+pub mod table;
+pub mod vma;
+
+pub use fault::{Access, Fault};
+pub use map::MapRequest;
+pub use mapping_set::MappingSet;
+pub use object::{HostFd, Mappable, PageSource, SharedMemory};
+pub use pager::init;
+pub use space::{Layout, Limits, Space, Usage, VmaInfo};
+pub use vma::{Backing, MappedFile, Prot, Vma, VmaFlags};

@@ -10,6 +10,7 @@
 //! Locks: `Rank::Frames`, one arena at a time. Exhaustion is `ENOMEM`, never a panic.
 
 mod bitmap;
+mod bounce;
 mod refcount;
 
 pub use bitmap::MAX_RUN;
@@ -118,6 +119,12 @@ pub fn alloc_zeroed_run(want: u32) -> Result<Run> {
     Ok(run)
 }
 
+/// As [`alloc_zeroed_run`], of undefined contents: for callers that overwrite all of it.
+pub fn alloc_run(want: u32) -> Result<Run> {
+    let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;
+    frames.alloc(want).map(|(run, _)| run)
+}
+
 /// Drops one reference on each of `count` frames from `first`; frees those it was the last of.
 pub fn put_run(first: Pfn, count: u32) {
     if let Some(frames) = FRAMES.get() {
@@ -142,6 +149,46 @@ pub fn host(pfn: Pfn) -> Result<(i32, u64)> {
     let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;
     let arena = frames.arena_of(pfn).ok_or(Errno::EFAULT)?;
     Ok((arena.fd, u64::from(pfn.0 - arena.first) * PAGE))
+}
+
+/// Copies `count` contiguous frames to `count` contiguous frames.
+pub fn copy(from: Pfn, to: Pfn, count: u32) -> Result<()> {
+    let (from_fd, from) = host(from)?;
+    let (to_fd, to) = host(to)?;
+    let mut buffer = bounce::take()?;
+    let len = u64::from(count) * PAGE;
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(buffer.len() as u64) as usize;
+        read_all(from_fd, &mut buffer[..step], from + done)?;
+        write_all(to_fd, &buffer[..step], to + done)?;
+        done += step as u64;
+    }
+    Ok(())
+}
+
+/// Fills a frame with a page of a host file; zeroes behind its end.
+pub fn copy_from_host(fd: i32, offset: u64, to: Pfn) -> Result<()> {
+    let (to_fd, to) = host(to)?;
+    let mut buffer = bounce::take()?;
+    let page = &mut buffer[..PAGE as usize];
+    read_host(fd, offset, page)?;
+    write_all(to_fd, page, to).map(drop)
+}
+
+/// Reads bytes of a host file that is mapped; zeroes behind its end.
+pub fn read_host(fd: i32, offset: u64, buf: &mut [u8]) -> Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match mem::pread(fd, &mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buf[done..].fill(0);
+    Ok(())
 }
 
 /// Whether frame `next` lies right behind frame `pfn` on the host.
@@ -287,6 +334,20 @@ impl Arena {
     }
 }
 
+/// Fills `buf`.
+fn read_all(fd: i32, buf: &mut [u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match mem::pread(fd, &mut buf[done..], offset + done as u64) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Writes all of `bytes`; the number written.
 fn write_all(fd: i32, bytes: &[u8], offset: u64) -> Result<usize> {
     let mut done = 0;
@@ -356,16 +417,7 @@ impl FrameRef {
     /// Copies bytes of the frame out; the range must lie within the page.
     pub fn read(&self, offset: usize, buf: &mut [u8]) -> Result<()> {
         let (fd, base) = self.place(offset, buf.len())?;
-        let mut done = 0;
-        while done < buf.len() {
-            match mem::pread(fd, &mut buf[done..], base + done as u64) {
-                Ok(0) => return Err(Errno::EIO),
-                Ok(n) => done += n,
-                Err(Errno::EINTR) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        read_all(fd, buf, base)
     }
 
     /// Copies bytes into the frame; the range must lie within the page.

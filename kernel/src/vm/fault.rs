@@ -1,0 +1,365 @@
+//! Demand faults: what to do when a slot has no (or not enough of a) mapping at an address.
+//!
+//! A fault costs several microseconds before it gets here, so it never maps one page: it maps the longest run of
+//! contiguous frames around the address, and allocates anonymous memory in runs.
+
+use super::object::PageSource;
+use super::space::{Doomed, Inner, Space};
+use super::table::Pte;
+use super::vma::{Backing, Prot, Vma, VmaFlags};
+use crate::{Errno, Result};
+use core::ops::Range;
+use umbel_mm::frame::{self, FrameRef, MAX_RUN};
+use umbel_mm::{PAGE, Pfn, slotmap, view};
+
+/// `si_code` of a SIGSEGV: nothing is mapped there.
+pub const SEGV_MAPERR: i32 = 1;
+/// `si_code` of a SIGSEGV: the protection forbids it.
+pub const SEGV_ACCERR: i32 = 2;
+
+/// First and longest anonymous runs, in pages.
+const FIRST_RUN: u64 = 16;
+/// Pages looked at around a fault on pages that are present.
+const MAP_AROUND: u64 = MAX_RUN as u64;
+/// Pages copied together.
+const COPY_AROUND: u64 = 4;
+/// Pages made writable together when nobody else has them any more.
+const REUSE_AROUND: u64 = 64;
+/// Pages of a host file mapped together: an area costs the same however long it is.
+const HOST_AROUND: u64 = 1 << 16;
+/// Free gap kept below a stack that grows (source: mmap(2), `MAP_GROWSDOWN`).
+const STACK_GUARD: u64 = 256 * PAGE;
+
+/// What a fault, or a copy on the guest's behalf, wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    Exec,
+}
+
+impl Access {
+    fn allowed_by(self, prot: Prot) -> bool {
+        match self {
+            // x86: what may be written or executed may be read.
+            Access::Read => !prot.is_empty(),
+            Access::Write => prot.contains(Prot::WRITE),
+            Access::Exec => prot.contains(Prot::EXEC),
+        }
+    }
+}
+
+/// Why a fault was not resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// SIGSEGV with this `si_code`.
+    Segv(i32),
+    /// SIGBUS: beyond the end of the object, or the host could not read it.
+    Bus,
+    /// No RAM left.
+    Oom,
+}
+
+impl From<Errno> for Fault {
+    fn from(errno: Errno) -> Fault {
+        match errno {
+            Errno::ENOMEM => Fault::Oom,
+            _ => Fault::Bus,
+        }
+    }
+}
+
+type FaultResult<T> = core::result::Result<T, Fault>;
+
+impl Space {
+    /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep.
+    pub fn handle_fault(&self, addr: u64, access: Access) -> FaultResult<()> {
+        let mut inner = self.inner.lock();
+        self.activate();
+        let vpn = addr / PAGE;
+        let vma = self.area_for(&mut inner, addr, access)?;
+        self.make_present(&mut inner, &vma, vpn, access == Access::Write, true)?;
+        inner.note_peak();
+        Ok(())
+    }
+
+    /// Makes a range present in RAM (and mapped in the current slot): `MAP_POPULATE`, mlock(2). Stops at the first failure.
+    pub fn populate(&self, start: u64, end: u64) {
+        let mut at = start;
+        while at < end {
+            let inner = self.inner.lock();
+            let Some(vma) = inner.vmas.find_from(at) else {
+                return;
+            };
+            let (from, to) = (at.max(vma.start), end.min(vma.end));
+            let access = if vma.prot.contains(Prot::WRITE) && vma.is_private() { Access::Write } else { Access::Read };
+            let absent = inner.table.iter(from / PAGE..from / PAGE + 1).next().is_none();
+            drop(inner);
+            if from >= end {
+                return;
+            }
+            if absent && self.handle_fault(from, access).is_err() {
+                return;
+            }
+            at = if from < to { from + PAGE } else { to };
+        }
+    }
+
+    /// The area that allows the access, grown down if it is a stack.
+    fn area_for(&self, inner: &mut Inner, addr: u64, access: Access) -> FaultResult<Vma> {
+        if inner.vmas.find(addr).is_none() {
+            grow_stack(inner, addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
+        }
+        let vma = inner.vmas.find(addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
+        if !access.allowed_by(vma.prot) {
+            return Err(Fault::Segv(SEGV_ACCERR));
+        }
+        Ok(vma.clone())
+    }
+
+    /// Makes page `vpn` of `vma` present for the access; maps it in the current slot if `map`.
+    pub(super) fn make_present(
+        &self,
+        inner: &mut Inner,
+        vma: &Vma,
+        vpn: u64,
+        write: bool,
+        map: bool,
+    ) -> FaultResult<()> {
+        let pte = inner.table.get(vpn);
+        if pte.is_present() {
+            if write && !pte.is_writable() {
+                return self.unshare(inner, vma, vpn, map);
+            }
+            return if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) };
+        }
+        match &vma.backing {
+            Backing::Anonymous => allocate_run(inner, vma, vpn, map),
+            Backing::File { .. } => self.object_page(inner, vma, vpn, write, map),
+        }
+    }
+
+    /// An absent page of an object.
+    fn object_page(&self, inner: &mut Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> FaultResult<()> {
+        let Some((object, index)) = vma.object_page(vpn) else {
+            return Err(Fault::Bus);
+        };
+        let write_object = write && !vma.is_private();
+        match object.page(index, write_object)? {
+            PageSource::Frame(frame) if !vma.is_private() => {
+                release(inner.table.set(vpn, Pte::shared(frame.into_raw())));
+            }
+            PageSource::Frame(frame) if !write => {
+                release(inner.table.set(vpn, Pte::private(frame.into_raw(), false)));
+            }
+            PageSource::Frame(frame) => {
+                let copy = FrameRef::alloc()?;
+                frame::copy(frame.pfn(), copy.pfn(), 1)?;
+                self.install(inner, vpn, copy);
+            }
+            PageSource::Host { fd, offset } if write => {
+                if write_object {
+                    return Err(Fault::Bus);
+                }
+                let copy = copy_of_host(fd, offset)?;
+                self.install(inner, vpn, copy);
+            }
+            PageSource::Host { fd, offset } => {
+                return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
+            }
+        }
+        if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
+    }
+
+    /// Puts a private frame where slots may have a page of the object: they must let go of that first.
+    fn install(&self, inner: &mut Inner, vpn: u64, frame: FrameRef) {
+        release(inner.table.set(vpn, Pte::private(frame.into_raw(), true)));
+        self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
+        view::shootdown(&self.log);
+    }
+
+    /// A write to a private page that may be shared with other spaces or the object.
+    fn unshare(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+        if frame::references(inner.table.get(vpn).pfn()) == 1 {
+            // Only we have it. Less strict than before, so slots need not be told.
+            let around = around(vma, vpn, REUSE_AROUND);
+            inner.table.update(around.clone(), |_, pte| {
+                if frame::references(pte.pfn()) == 1 {
+                    *pte = pte.writable();
+                }
+            });
+            return if map { map_present(inner, vma, vpn, around) } else { Ok(()) };
+        }
+        let around = around(vma, vpn, COPY_AROUND);
+        let mut doomed = Doomed::default();
+        let range = match copy_run(inner, vpn, around, &mut doomed) {
+            // RAM is short: this page at least.
+            Err(Errno::ENOMEM) => copy_run(inner, vpn, vpn..vpn + 1, &mut doomed)?,
+            other => other?,
+        };
+        self.log_drop(range.start * PAGE, range.end * PAGE);
+        view::shootdown(&self.log);
+        drop(doomed);
+        if map { map_present(inner, vma, vpn, range) } else { Ok(()) }
+    }
+}
+
+/// Drops the reference of an entry that was replaced.
+fn release(old: Pte) {
+    if old.is_present() {
+        frame::put_run(old.pfn(), 1);
+    }
+}
+
+/// Pages of `vma` in the aligned window of `size` pages (a power of two) around `vpn`.
+fn around(vma: &Vma, vpn: u64, size: u64) -> Range<u64> {
+    let start = vpn & !(size - 1);
+    start.max(vma.pages().start)..(start + size).min(vma.pages().end)
+}
+
+fn grow_stack(inner: &mut Inner, addr: u64) -> Option<()> {
+    let above = inner.vmas.find_from(addr)?;
+    if !above.flags.contains(VmaFlags::GROWSDOWN) || above.end - addr > inner.limits.stack {
+        return None;
+    }
+    let (start, to) = (above.start, addr & !(PAGE - 1));
+    if inner.vmas.bytes() + (start - to) > inner.limits.address_space {
+        return None;
+    }
+    if let Some(below) = inner.vmas.find_below(start)
+        && !below.flags.contains(VmaFlags::GROWSDOWN)
+        && !below.prot.is_empty()
+        && below.end + STACK_GUARD > to
+    {
+        return None;
+    }
+    inner.vmas.grow_down(start, to);
+    Some(())
+}
+
+/// Allocates zeroed frames around an absent page of anonymous memory: more each time when faults go upwards.
+fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+    let usage = frame::usage();
+    let mut size = match inner.next_run {
+        (next, size) if next == vpn => (size * 2).min(u64::from(MAX_RUN)),
+        _ => FIRST_RUN,
+    };
+    if usage.free < usage.total / 16 {
+        size = 1;
+    }
+    let window = around(vma, vpn, size);
+    let start = inner.table.absent_down_to(vpn, window.start);
+    let end = inner.table.next_present(vpn..window.end);
+    let mut at = start;
+    while at < end {
+        let run = match frame::alloc_zeroed_run((end - at) as u32) {
+            Ok(run) => run,
+            Err(_) if at > vpn => break,
+            Err(_) if at < vpn => {
+                at = vpn;
+                continue;
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        for index in 0..u64::from(run.count) {
+            inner.table.set(at + index, Pte::private(Pfn(run.first.0 + index as u32), true));
+        }
+        if map {
+            slotmap::map_frames(at * PAGE, run.first, run.count, vma.prot.bits())?;
+        }
+        at += u64::from(run.count);
+    }
+    inner.next_run = (at, size);
+    Ok(())
+}
+
+/// Copies frames of the run around `vpn` within `window` that are contiguous and not writable; the pages copied.
+fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed) -> Result<Range<u64>> {
+    let run = contiguous(inner, vpn, &window, |pte| !pte.is_writable() && frame::references(pte.pfn()) > 1);
+    let want = (run.end - run.start) as u32;
+    let fresh = frame::alloc_run(want)?;
+    let run = if fresh.count == want { run } else { vpn..vpn + 1 };
+    let count = (run.end - run.start) as u32;
+    frame::put_run(Pfn(fresh.first.0 + count), fresh.count - count);
+    if let Err(error) = frame::copy(inner.table.get(run.start).pfn(), fresh.first, count) {
+        frame::put_run(fresh.first, count);
+        return Err(error);
+    }
+    for (page, pfn) in run.clone().zip(fresh.first.0..) {
+        doomed.push(inner.table.set(page, Pte::private(Pfn(pfn), true)));
+    }
+    Ok(run)
+}
+
+/// The longest run of pages around `vpn`, within `window`, whose entries pass `fits` and whose frames are contiguous.
+fn contiguous(inner: &Inner, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -> bool) -> Range<u64> {
+    let mut run = vpn..vpn + 1;
+    let mut pte = inner.table.get(vpn);
+    while run.start > window.start {
+        let below = inner.table.get(run.start - 1);
+        if !below.is_present() || !fits(below) || !frame::follows(below.pfn(), pte.pfn()) {
+            break;
+        }
+        pte = below;
+        run.start -= 1;
+    }
+    pte = inner.table.get(vpn);
+    while run.end < window.end {
+        let above = inner.table.get(run.end);
+        if !above.is_present() || !fits(above) || !frame::follows(pte.pfn(), above.pfn()) {
+            break;
+        }
+        pte = above;
+        run.end += 1;
+    }
+    run
+}
+
+/// Maps the run of present pages around `vpn` in the current slot.
+fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultResult<()> {
+    let near = around(vma, vpn, MAP_AROUND);
+    let window = window.start.max(near.start)..window.end.min(near.end);
+    let pte = inner.table.get(vpn);
+    let run = contiguous(inner, vpn, &window, |other| other.is_writable() == pte.is_writable());
+    let mut prot = vma.prot;
+    if !pte.is_writable() {
+        prot.remove(Prot::WRITE);
+    }
+    let first = inner.table.get(run.start).pfn();
+    slotmap::map_frames(run.start * PAGE, first, (run.end - run.start) as u32, prot.bits())?;
+    Ok(())
+}
+
+/// Maps the host's pages around `vpn`, as far as they lie together in the file and no page of RAM replaces them.
+fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
+    let Some((object, index)) = vma.object_page(vpn) else {
+        return Err(Fault::Bus);
+    };
+    let near = around(vma, vpn, HOST_AROUND);
+    let start = inner.table.absent_down_to(vpn, near.start).max(vpn - (vpn.min(index)));
+    let end = inner.table.next_present(vpn..near.end);
+    let before = vpn - start;
+    let (mut first, mut count, mut at) = (vpn, object.host_run(index, end - vpn).max(1), offset);
+    // Does the run that begins further down reach up to here?
+    if before > 0
+        && offset >= before * PAGE
+        && object.host_run(index - before, end - start) >= before + 1
+        && matches!(object.page(index - before, false), Ok(PageSource::Host { fd: same, offset: low })
+            if same == fd && low + before * PAGE == offset)
+    {
+        first = start;
+        count += before;
+        at = offset - before * PAGE;
+    }
+    let mut prot = vma.prot;
+    prot.remove(Prot::WRITE);
+    slotmap::map_host(first * PAGE, count * PAGE, fd, at, prot.bits())?;
+    Ok(())
+}
+
+/// A frame with the bytes of a page of a host file; zeroes behind its end.
+pub(super) fn copy_of_host(fd: i32, offset: u64) -> Result<FrameRef> {
+    let frame = FrameRef::alloc()?;
+    frame::copy_from_host(fd, offset, frame.pfn())?;
+    Ok(frame)
+}

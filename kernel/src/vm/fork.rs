@@ -1,0 +1,95 @@
+//! fork(2): a copy of a space that shares its private pages until one side writes.
+
+use super::space::{Inner, Space};
+use super::vma::{Prot, Vma, VmaFlags};
+use crate::Result;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::ops::Range;
+use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
+use umbel_mm::log::Change;
+use umbel_mm::{PAGE, frame, heap, view};
+
+/// Log entries that a fork may append; beyond that one entry drops everything.
+const MAX_ENTRIES: usize = 64;
+/// Kernel memory that a page-table entry of the child costs at most, with its share of chunks.
+const BYTES_PER_ENTRY: u64 = 16;
+
+impl Space {
+    /// A copy. Private pages become read-only on both sides; the parent's slots have let go of writing before the copy is
+    /// made. Shared objects stay shared.
+    ///
+    /// # Errors
+    /// `ENOMEM` when kernel memory is short.
+    pub fn fork(self: &Arc<Self>) -> Result<Arc<Space>> {
+        let mut inner = self.inner.lock();
+        heap::room_for(inner.table.present() * BYTES_PER_ENTRY)?;
+        let areas: Vec<Vma> =
+            inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
+        self.protect_private(&mut inner, &areas);
+        let mut child = Inner { layout: inner.layout, limits: inner.limits, ..Inner::default() };
+        for vma in &areas {
+            copy_entries(&inner, &mut child, vma);
+        }
+        let mut objects = Vec::new();
+        for mut vma in areas {
+            // Locks are not inherited (source: mlock(2)).
+            vma.flags.remove(VmaFlags::LOCKED);
+            objects.extend(vma.object_page(vma.start / PAGE).map(|(object, _)| object.clone()));
+            child.vmas.insert(vma);
+        }
+        drop(inner);
+        let space = Space::with(child)?;
+        for object in objects {
+            if let Some(set) = object.mappings() {
+                set.add(space.weak());
+            }
+        }
+        Ok(space)
+    }
+
+    /// Takes writing away from all private pages, here and in every slot.
+    fn protect_private(&self, inner: &mut Inner, areas: &[Vma]) {
+        let mut ranges: Vec<(Range<u64>, Prot)> = Vec::new();
+        for vma in areas.iter().filter(|vma| vma.is_private() && vma.prot.contains(Prot::WRITE)) {
+            let prot = vma.prot.difference(Prot::WRITE);
+            inner.table.update(vma.pages(), |vpn, pte| {
+                if !pte.is_writable() {
+                    return;
+                }
+                *pte = pte.read_only();
+                match ranges.last_mut() {
+                    Some((range, same)) if range.end == vpn && *same == prot => range.end += 1,
+                    _ => ranges.push((vpn..vpn + 1, prot)),
+                }
+            });
+        }
+        // Areas that mprotect made read-only keep their writable mark: they need it back when they are writable again.
+        for vma in areas.iter().filter(|vma| vma.is_private() && !vma.prot.contains(Prot::WRITE)) {
+            inner.table.update(vma.pages(), |_, pte| *pte = pte.read_only());
+        }
+        if ranges.is_empty() {
+            return;
+        }
+        if ranges.len() > MAX_ENTRIES {
+            self.log.append(Change::Drop { start: USER_BOTTOM, end: USER_TOP });
+        } else {
+            for (range, prot) in ranges {
+                let (start, end) = (range.start * PAGE, range.end * PAGE);
+                self.log.append(Change::Protect { start, end, prot: prot.bits() });
+            }
+        }
+        view::shootdown(&self.log);
+    }
+}
+
+/// Shares the private pages of an area with the child. Shared objects' pages are found again by faults.
+fn copy_entries(parent: &Inner, child: &mut Inner, vma: &Vma) {
+    if !vma.is_private() || vma.flags.contains(VmaFlags::WIPEONFORK) {
+        return;
+    }
+    for (vpn, pte) in parent.table.iter(vma.pages()) {
+        frame::get(pte.pfn());
+        child.table.set(vpn, pte.read_only());
+    }
+}

@@ -1,0 +1,247 @@
+//! mmap, munmap, mprotect, brk: changes of the set of areas.
+
+use super::space::{Doomed, Inner, Space, UNLIMITED};
+use super::vma::{Backing, Prot, Vma, VmaFlags};
+use crate::{Errno, Result};
+use core::ops::Range;
+use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
+use umbel_mm::log::Change;
+use umbel_mm::{PAGE, UserAddr, heap, view};
+
+/// Areas that a space may have (`vm.max_map_count`).
+pub const MAX_AREAS: usize = 65_530;
+/// End of what `MAP_32BIT` may hand out.
+const LOW_END: u64 = 0x8000_0000;
+const LOW_START: u64 = 0x4000_0000;
+
+/// Where a new area goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Anywhere; at the hint if that is free.
+    Anywhere,
+    /// Anywhere below 2 GiB (`MAP_32BIT`).
+    Low,
+    /// Exactly there, over what is there (`MAP_FIXED`).
+    Fixed,
+    /// Exactly there, if it is free; else `EEXIST` (`MAP_FIXED_NOREPLACE`).
+    FixedFree,
+}
+
+/// What mmap(2) asks for.
+#[derive(Clone, Debug)]
+pub struct MapRequest {
+    /// Hint or place.
+    pub addr: UserAddr,
+    /// Bytes; rounded up to pages.
+    pub len: u64,
+    pub place: Place,
+    pub prot: Prot,
+    pub flags: VmaFlags,
+    pub backing: Backing,
+}
+
+/// Rounds a range up to pages; `EINVAL` if it is empty or misaligned, `ENOMEM` beyond guest addresses.
+pub(super) fn page_range(addr: u64, len: u64) -> Result<Range<u64>> {
+    if addr % PAGE != 0 || len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let len = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+    let end = addr.checked_add(len).ok_or(Errno::ENOMEM)?;
+    if end > USER_TOP { Err(Errno::ENOMEM) } else { Ok(addr..end) }
+}
+
+impl Space {
+    /// Adds an area; its address. Source: mmap(2).
+    ///
+    /// # Errors
+    /// `EINVAL` for a misaligned or empty range, `EEXIST`, `ENOMEM`, `EPERM` below the lowest address.
+    pub fn map(&self, request: MapRequest) -> Result<UserAddr> {
+        heap::room()?;
+        let len = request.len.checked_next_multiple_of(PAGE).filter(|&len| len > 0 && len <= USER_TOP);
+        let len = len.ok_or(if request.len == 0 { Errno::EINVAL } else { Errno::ENOMEM })?;
+        if let Backing::File { object, .. } = &request.backing
+            && let Some(set) = object.mappings()
+        {
+            set.add(self.weak());
+        }
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        let range = place(&inner, &request, len)?;
+        let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
+        if inner.vmas.count() >= MAX_AREAS || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
+            return Err(Errno::ENOMEM);
+        }
+        if replaced > 0 {
+            self.remove_range(&mut inner, &range, &mut doomed);
+        }
+        let mut flags = request.flags;
+        flags.set(VmaFlags::LOCKED, flags.contains(VmaFlags::LOCKED) || inner.lock_future);
+        let (start, end, prot, backing) = (range.start, range.end, request.prot, request.backing);
+        inner.vmas.insert(Vma { start, end, prot, flags, backing });
+        drop(inner);
+        if flags.contains(VmaFlags::LOCKED) {
+            self.populate(start, end);
+        }
+        Ok(UserAddr(start))
+    }
+
+    /// Removes what is mapped in a range. Source: munmap(2).
+    pub fn unmap(&self, addr: UserAddr, len: u64) -> Result<()> {
+        let range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        // Splitting one area makes one more.
+        if inner.vmas.count() >= MAX_AREAS {
+            return Err(Errno::ENOMEM);
+        }
+        self.remove_range(&mut inner, &range, &mut doomed);
+        Ok(())
+    }
+
+    /// Removes areas and pages of a range, from every slot too. Their frames go when `doomed` does.
+    pub(super) fn remove_range(&self, inner: &mut Inner, range: &Range<u64>, doomed: &mut Doomed) {
+        let mut gone: Option<Range<u64>> = None;
+        for part in inner.vmas.remove(range) {
+            if Self::may_be_mapped(inner, &part) {
+                gone = Some(gone.map_or(part.start, |gone| gone.start)..part.end);
+            }
+            // Entries of areas without any permission are there too.
+            doomed.extend(inner.table.take_range(part.pages()));
+        }
+        if let Some(gone) = gone {
+            self.log_drop(gone.start, gone.end);
+            view::shootdown(&self.log);
+        }
+    }
+
+    /// Changes the protection of a range. Source: mprotect(2).
+    ///
+    /// # Errors
+    /// `ENOMEM` if part of the range is not mapped, `EACCES` to write a shared object that was opened for reading.
+    pub fn protect(&self, addr: UserAddr, len: u64, prot: Prot) -> Result<()> {
+        if len == 0 && addr.is_page_aligned() {
+            return Ok(());
+        }
+        let range = page_range(addr.0, len)?;
+        let mut inner = self.inner.lock();
+        if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > MAX_AREAS {
+            return Err(Errno::ENOMEM);
+        }
+        let denied = |vma: &Vma| !vma.is_private() && !vma.flags.contains(VmaFlags::MAYWRITE);
+        if prot.contains(Prot::WRITE) && inner.vmas.within(&range).any(|vma| denied(&vma)) {
+            return Err(Errno::EACCES);
+        }
+        let mut told = false;
+        let parts: alloc::vec::Vec<Vma> = inner.vmas.within(&range).collect();
+        for part in &parts {
+            if !part.prot.difference(prot).is_empty() && Self::may_be_mapped(&inner, part) {
+                self.log_less(part, prot);
+                told = true;
+            }
+        }
+        inner.vmas.update(&range, |vma| vma.prot = prot);
+        if told {
+            view::shootdown(&self.log);
+        }
+        Ok(())
+    }
+
+    /// Notes that an area has less protection. Never more than its strictest page allows: pages to be copied on write.
+    fn log_less(&self, part: &Vma, prot: Prot) {
+        if prot.is_empty() {
+            self.log_drop(part.start, part.end);
+            return;
+        }
+        let host = if part.is_private() { prot.difference(Prot::WRITE) } else { prot };
+        self.log.append(Change::Protect { start: part.start, end: part.end, prot: host.bits() });
+    }
+
+    /// Puts the heap's start: the loader.
+    pub fn set_brk(&self, start: UserAddr) {
+        let mut inner = self.inner.lock();
+        inner.layout.brk_start = start.0;
+        inner.layout.brk = start.0;
+    }
+
+    /// Moves the heap's end if that can be; where it is then. Source: brk(2), Linux's return value.
+    pub fn brk(&self, to: UserAddr) -> UserAddr {
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        let (start, now) = (inner.layout.brk_start, inner.layout.brk);
+        if to.0 < start || start == 0 {
+            return UserAddr(now);
+        }
+        let (old, new) = (now.next_multiple_of(PAGE), to.0.next_multiple_of(PAGE));
+        if new < old {
+            self.remove_range(&mut inner, &(new..old), &mut doomed);
+        } else if new > old && !grow_heap(&mut inner, old, new) {
+            return UserAddr(now);
+        }
+        inner.layout.brk = to.0;
+        let locked = inner.lock_future && new > old;
+        drop(inner);
+        if locked {
+            self.populate(old, new);
+        }
+        to
+    }
+}
+
+fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
+    let more = new - old;
+    let limits = inner.limits;
+    let data = new - inner.layout.brk_start;
+    // One page stays free above, as below a stack.
+    if new + PAGE > USER_TOP
+        || inner.vmas.find_from(old).is_some_and(|next| next.start < new + PAGE)
+        || inner.vmas.bytes() + more > limits.address_space
+        || (limits.data != UNLIMITED && data > limits.data)
+        || heap::room().is_err()
+    {
+        return false;
+    }
+    let mut flags = VmaFlags::HEAP;
+    flags.set(VmaFlags::LOCKED, inner.lock_future);
+    let prot = Prot::READ | Prot::WRITE;
+    inner.vmas.insert(Vma { start: old, end: new, prot, flags, backing: Backing::Anonymous });
+    true
+}
+
+/// The range for a request of `len` bytes.
+fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
+    let hint = request.addr.0;
+    match request.place {
+        Place::Fixed | Place::FixedFree => {
+            let range = page_range(hint, len)?;
+            if range.start < USER_BOTTOM {
+                return Err(Errno::EPERM);
+            }
+            if request.place == Place::FixedFree && inner.vmas.within(&range).next().is_some() {
+                return Err(Errno::EEXIST);
+            }
+            return Ok(range);
+        }
+        Place::Low => {
+            let low = inner.vmas.gap_below(&(LOW_START..LOW_END), len);
+            return low.map(|start| start..start + len).ok_or(Errno::ENOMEM);
+        }
+        Place::Anywhere => {}
+    }
+    find_place(inner, hint, len).ok_or(Errno::ENOMEM)
+}
+
+/// A free range: at the hint if there is one and it is free, else top-down in the mmap area, else anywhere.
+pub(super) fn find_place(inner: &Inner, hint: u64, len: u64) -> Option<Range<u64>> {
+    let hint = hint.checked_next_multiple_of(PAGE)?;
+    if hint >= USER_BOTTOM && hint.checked_add(len)? <= USER_TOP {
+        let wanted = hint..hint + len;
+        if inner.vmas.within(&wanted).next().is_none() {
+            return Some(wanted);
+        }
+    }
+    let start = inner
+        .vmas
+        .gap_below(&(USER_BOTTOM..inner.layout.mmap_top), len)
+        .or_else(|| inner.vmas.gap_below(&(USER_BOTTOM..USER_TOP - PAGE), len))?;
+    Some(start..start + len)
+}

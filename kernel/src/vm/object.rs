@@ -1,0 +1,95 @@
+//! What a file must offer to be mapped, and shared anonymous memory.
+
+use crate::Result;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use umbel_abi::linux::Errno;
+use umbel_mm::FrameRef;
+use umbel_mm::frame;
+use umbel_smp::lock::{Rank, SpinLock};
+
+use super::mapping_set::MappingSet;
+
+/// A descriptor of the host, in the shared table.
+pub type HostFd = i32;
+
+/// Where the bytes of one page of an object are.
+#[derive(Debug)]
+pub enum PageSource {
+    /// In RAM.
+    Frame(FrameRef),
+    /// In a host file, from this byte on. Mapped read-only; a write goes to a copy.
+    Host {
+        /// The file; stays open as long as the object lives.
+        fd: HostFd,
+        /// A multiple of the page size.
+        offset: u64,
+    },
+}
+
+/// Something with pages that can be mapped: a file's contents, a memory object.
+pub trait Mappable: Send + Sync {
+    /// The page `index`, allocated if it is a hole and `write` says that it will be written through the mapping.
+    /// May sleep; called under the space's lock (`Rank::Space`).
+    ///
+    /// # Errors
+    /// `EFAULT` beyond the end (a guest sees SIGBUS), `ENOMEM`.
+    fn page(&self, index: u64, write: bool) -> Result<PageSource>;
+
+    /// Length in bytes, now.
+    fn size(&self) -> u64;
+
+    /// The spaces that map the object, for objects whose pages can go away (truncation).
+    fn mappings(&self) -> Option<&MappingSet> {
+        None
+    }
+
+    /// Pages from `index` on that lie one behind the other in the same host file, if the first one does: `limit` at
+    /// most. Lets one host call map them all.
+    fn host_run(&self, index: u64, limit: u64) -> u64 {
+        let _ = (index, limit);
+        1
+    }
+}
+
+/// Memory shared between processes through fork: `MAP_SHARED | MAP_ANONYMOUS`.
+#[derive(Debug)]
+pub struct SharedMemory {
+    pages: SpinLock<BTreeMap<u64, FrameRef>>,
+    size: u64,
+}
+
+impl SharedMemory {
+    /// `size` bytes of zeroes.
+    pub fn new(size: u64) -> Arc<Self> {
+        Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, BTreeMap::new()), size })
+    }
+}
+
+/// Frames that a first touch allocates together.
+const AROUND: u64 = 16;
+
+impl Mappable for SharedMemory {
+    fn page(&self, index: u64, _write: bool) -> Result<PageSource> {
+        let limit = self.size.div_ceil(umbel_mm::PAGE);
+        if index >= limit {
+            return Err(Errno::EFAULT);
+        }
+        if let Some(frame) = self.pages.lock().get(&index) {
+            return Ok(PageSource::Frame(frame.clone()));
+        }
+        let start = index / AROUND * AROUND;
+        let run = frame::FrameRef::alloc_run((limit - start).min(AROUND) as u32)?;
+        let mut pages = self.pages.lock();
+        // A short run starts at the page itself; pages that came meanwhile win.
+        let start = if run.len() as u64 > index - start { start } else { index };
+        for (at, frame) in (start..limit).zip(run) {
+            pages.entry(at).or_insert(frame);
+        }
+        pages.get(&index).cloned().map(PageSource::Frame).ok_or(Errno::ENOMEM)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}

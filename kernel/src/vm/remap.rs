@@ -1,0 +1,152 @@
+//! mremap(2).
+
+use super::map::{MAX_AREAS, find_place, page_range};
+use super::space::{Doomed, Inner, Space};
+use super::vma::{Backing, Vma, VmaFlags};
+use crate::{Errno, Result};
+use alloc::vec::Vec;
+use core::ops::Range;
+use umbel_abi::machine::layout::USER_BOTTOM;
+use umbel_mm::{PAGE, UserAddr, view};
+
+/// Where mremap may put the area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Nowhere else.
+    Stay,
+    /// Elsewhere if it cannot grow in place (`MREMAP_MAYMOVE`).
+    May,
+    /// Exactly there (`MREMAP_FIXED`).
+    To(UserAddr),
+}
+
+impl Space {
+    /// Changes the size of an area, moving it if need be; its address. With `keep` (`MREMAP_DONTUNMAP`) the old range
+    /// stays, empty. Source: mremap(2).
+    pub fn remap(&self, addr: UserAddr, old_len: u64, new_len: u64, how: Move, keep: bool) -> Result<UserAddr> {
+        if !addr.is_page_aligned() || new_len == 0 || old_len % PAGE != 0 && keep {
+            return Err(Errno::EINVAL);
+        }
+        let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        let vma = inner.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
+        if old_len == 0 {
+            return self.duplicate(&mut inner, &vma, addr, new_len, how);
+        }
+        let old = page_range(addr.0, old_len).map_err(|_| Errno::EFAULT)?;
+        if old.end > vma.end {
+            return Err(Errno::EFAULT);
+        }
+        if let Move::To(to) = how {
+            return self.move_to(&mut inner, &vma, old, to, new_len, keep, &mut doomed);
+        }
+        let old_len = old.end - old.start;
+        if new_len <= old_len && !keep {
+            if new_len < old_len {
+                self.remove_range(&mut inner, &(old.start + new_len..old.end), &mut doomed);
+            }
+            return Ok(addr);
+        }
+        check_growth(&inner, new_len - old_len.min(new_len))?;
+        let grown = old.end..old.start + new_len;
+        let free = old.end == vma.end && page_range(addr.0, new_len).is_ok();
+        if !keep && free && inner.vmas.within(&grown).next().is_none() {
+            inner.vmas.insert(extended(&vma, &grown));
+            return Ok(addr);
+        }
+        if how == Move::Stay {
+            return Err(Errno::ENOMEM);
+        }
+        let to = find_place(&inner, 0, new_len).ok_or(Errno::ENOMEM)?;
+        self.relocate(&mut inner, &vma, old, to.clone(), keep, &mut doomed);
+        Ok(UserAddr(to.start))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one call of remap's, split off")]
+    fn move_to(
+        &self,
+        inner: &mut Inner,
+        vma: &Vma,
+        old: Range<u64>,
+        to: UserAddr,
+        new_len: u64,
+        keep: bool,
+        doomed: &mut Doomed,
+    ) -> Result<UserAddr> {
+        let target = page_range(to.0, new_len).map_err(|_| Errno::EINVAL)?;
+        if target.start < old.end && old.start < target.end || target.start < USER_BOTTOM {
+            return Err(Errno::EINVAL);
+        }
+        check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
+        self.remove_range(inner, &target, doomed);
+        // What does not move is unmapped.
+        let moved = old.start..old.end.min(old.start + new_len);
+        if !keep && moved.end < old.end {
+            self.remove_range(inner, &(moved.end..old.end), doomed);
+        }
+        self.relocate(inner, vma, moved, target, keep, doomed);
+        Ok(to)
+    }
+
+    /// Moves areas and pages of `old` (a part of `vma`) to the free range `to`.
+    fn relocate(
+        &self,
+        inner: &mut Inner,
+        vma: &Vma,
+        old: Range<u64>,
+        to: Range<u64>,
+        keep: bool,
+        doomed: &mut Doomed,
+    ) {
+        let backing = inner.vmas.within(&old).next().map_or(Backing::Anonymous, |part| part.backing);
+        let entries: Vec<_> = inner.table.take_range(old.start / PAGE..old.end / PAGE);
+        self.log_drop(old.start, old.end);
+        view::shootdown(&self.log);
+        if !keep {
+            self.remove_range(inner, &old, doomed);
+        }
+        let flags = vma.flags.difference(VmaFlags::GROWSDOWN | VmaFlags::HEAP | VmaFlags::STACK);
+        inner.vmas.insert(Vma { start: to.start, end: to.end, prot: vma.prot, flags, backing });
+        for (vpn, pte) in entries {
+            inner.table.set(vpn - old.start / PAGE + to.start / PAGE, pte);
+        }
+    }
+
+    /// `old_len` 0: another mapping of the same shared object.
+    fn duplicate(&self, inner: &mut Inner, vma: &Vma, addr: UserAddr, len: u64, how: Move) -> Result<UserAddr> {
+        if vma.is_private() || how == Move::Stay {
+            return Err(Errno::EINVAL);
+        }
+        check_growth(inner, len)?;
+        let to = match how {
+            Move::To(to) => page_range(to.0, len).map_err(|_| Errno::EINVAL)?,
+            _ => find_place(inner, 0, len).ok_or(Errno::ENOMEM)?,
+        };
+        let mut doomed = Doomed::default();
+        self.remove_range(inner, &to, &mut doomed);
+        let from = inner.vmas.within(&(addr.0..vma.end)).next().ok_or(Errno::EFAULT)?;
+        inner.vmas.insert(Vma { start: to.start, end: to.end, ..from });
+        Ok(UserAddr(to.start))
+    }
+}
+
+fn check_growth(inner: &Inner, more: u64) -> Result<()> {
+    if inner.vmas.count() + 2 > MAX_AREAS || inner.vmas.bytes().saturating_add(more) > inner.limits.address_space {
+        return Err(Errno::ENOMEM);
+    }
+    Ok(())
+}
+
+/// The area for the addresses that `vma` grows by.
+fn extended(vma: &Vma, grown: &Range<u64>) -> Vma {
+    let backing = match &vma.backing {
+        Backing::Anonymous => Backing::Anonymous,
+        Backing::File { object, offset, file } => Backing::File {
+            object: object.clone(),
+            offset: offset + (grown.start - vma.start),
+            file: file.clone(),
+        },
+    };
+    Vma { start: grown.start, end: grown.end, backing, ..vma.clone() }
+}

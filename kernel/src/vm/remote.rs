@@ -1,0 +1,90 @@
+//! Access to a space from outside: the loader, ptrace, /proc/PID/mem, and the patcher of call sites. Needs no slot.
+
+use super::object::PageSource;
+use super::space::{Inner, Space};
+use super::table::Pte;
+use super::vma::{Backing, Vma};
+use crate::{Errno, Result};
+use umbel_mm::frame::{self, FrameRef};
+use umbel_mm::{PAGE, UserAddr, view};
+
+impl Space {
+    /// Reads guest memory whatever its protection; bytes read: fewer than asked for at the first address that is not
+    /// mapped, `EFAULT` if that is the first.
+    pub fn read_remote(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize> {
+        let len = buf.len();
+        self.by_page(addr, len, |inner, vma, vpn, offset, done, room| {
+            read_page(inner, vma, vpn, offset, &mut buf[done..done + room])
+        })
+    }
+
+    /// Writes guest memory whatever its protection: private pages are copied first. As [`Self::read_remote`] otherwise;
+    /// a shared mapping of a read-only object is `EFAULT`.
+    pub fn write_remote(&self, addr: UserAddr, bytes: &[u8]) -> Result<usize> {
+        self.by_page(addr, bytes.len(), |inner, vma, vpn, offset, done, room| {
+            self.make_present(inner, vma, vpn, true, false).map_err(|_| Errno::EFAULT)?;
+            let pte = inner.table.get(vpn);
+            FrameRef::from_held(pte.pfn()).write(offset, &bytes[done..done + room])
+        })
+    }
+
+    /// Puts a page of RAM in the place of a page of private text, not writable: the patcher. The frame may be shared by
+    /// many spaces. `EFAULT` if nothing is mapped there.
+    pub fn replace_page(&self, addr: UserAddr, page: FrameRef) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let vma = inner.vmas.find(addr.0).ok_or(Errno::EFAULT)?;
+        if !vma.is_private() {
+            return Err(Errno::EFAULT);
+        }
+        let vpn = addr.0 / PAGE;
+        let old = inner.table.set(vpn, Pte::private(page.into_raw(), false));
+        self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
+        view::shootdown(&self.log);
+        if old.is_present() {
+            frame::put_run(old.pfn(), 1);
+        }
+        Ok(())
+    }
+
+    /// Calls `step(inner, vma, vpn, offset in page, bytes done, bytes here)` for each page of a range.
+    fn by_page(
+        &self,
+        addr: UserAddr,
+        len: usize,
+        mut step: impl FnMut(&mut Inner, &Vma, u64, usize, usize, usize) -> Result<()>,
+    ) -> Result<usize> {
+        let mut inner = self.inner.lock();
+        let mut done = 0;
+        while done < len {
+            let at = addr.0.checked_add(done as u64).ok_or(Errno::EFAULT)?;
+            let offset = (at % PAGE) as usize;
+            let room = (PAGE as usize - offset).min(len - done);
+            let result = match inner.vmas.find(at).cloned() {
+                Some(vma) => step(&mut inner, &vma, at / PAGE, offset, done, room),
+                None => Err(Errno::EFAULT),
+            };
+            match result {
+                Ok(()) => done += room,
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+fn read_page(inner: &Inner, vma: &Vma, vpn: u64, offset: usize, buf: &mut [u8]) -> Result<()> {
+    let pte = inner.table.get(vpn);
+    if pte.is_present() {
+        return FrameRef::from_held(pte.pfn()).read(offset, buf);
+    }
+    let Backing::File { .. } = &vma.backing else {
+        buf.fill(0);
+        return Ok(());
+    };
+    let (object, index) = vma.object_page(vpn).ok_or(Errno::EFAULT)?;
+    match object.page(index, false)? {
+        PageSource::Frame(frame) => frame.read(offset, buf),
+        PageSource::Host { fd, offset: at } => frame::read_host(fd, at + offset as u64, buf),
+    }
+}

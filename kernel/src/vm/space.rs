@@ -1,0 +1,295 @@
+//! One guest address space: its state, its lock, its end.
+
+use super::table::{PageTable, Pte};
+use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
+use crate::Result;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use umbel_abi::machine::layout::USER_TOP;
+use umbel_mm::log::{Change, UpdateLog};
+use umbel_mm::{PAGE, Pfn, frame, heap, view};
+use umbel_smp::lock::{Mutex, Rank};
+
+/// No limit (`RLIM_INFINITY`).
+pub const UNLIMITED: u64 = u64::MAX;
+/// Least distance between the top of the mmap area and the top of the stack.
+const MIN_STACK_GAP: u64 = 128 << 20;
+/// What mmap keeps free above its area, for stack randomisation and guard.
+const STACK_SLACK: u64 = 1 << 20;
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// Resource limits that concern memory, in bytes (source: getrlimit(2)).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// `RLIMIT_STACK`.
+    pub stack: u64,
+    /// `RLIMIT_AS`.
+    pub address_space: u64,
+    /// `RLIMIT_DATA`.
+    pub data: u64,
+    /// `RLIMIT_MEMLOCK`.
+    pub memlock: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { stack: 8 << 20, address_space: UNLIMITED, data: UNLIMITED, memlock: 8 << 20 }
+    }
+}
+
+/// Where the loader put things; for brk(2), /proc and prctl(2).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layout {
+    /// First address of the heap.
+    pub brk_start: u64,
+    /// End of the heap.
+    pub brk: u64,
+    /// First address above the first thread's stack.
+    pub stack_top: u64,
+    /// Text, data, arguments, environment.
+    pub code: (u64, u64),
+    pub data: (u64, u64),
+    pub args: (u64, u64),
+    pub env: (u64, u64),
+    /// First address above the area in which mmap places mappings.
+    pub mmap_top: u64,
+}
+
+/// An area, as /proc/PID/maps shows it.
+#[derive(Clone)]
+pub struct VmaInfo {
+    pub start: u64,
+    pub end: u64,
+    pub prot: Prot,
+    pub flags: VmaFlags,
+    /// Offset in the file.
+    pub offset: u64,
+    pub file: Option<Arc<dyn MappedFile>>,
+    /// Bytes present in RAM.
+    pub resident: u64,
+}
+
+/// Sizes, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub size: u64,
+    pub resident: u64,
+    /// Most that `resident` was.
+    pub peak: u64,
+    pub shared: u64,
+    pub code: u64,
+    pub data: u64,
+    pub stack: u64,
+    pub locked: u64,
+}
+
+/// A guest address space.
+pub struct Space {
+    id: u64,
+    me: Weak<Space>,
+    pub(super) log: UpdateLog,
+    pub(super) inner: Mutex<Inner>,
+}
+
+/// What the space's lock protects.
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub vmas: VmaSet,
+    pub table: PageTable,
+    pub layout: Layout,
+    pub limits: Limits,
+    /// Page behind the last anonymous run, and that run's size: a fault there doubles it.
+    pub next_run: (u64, u64),
+    pub peak: u64,
+    /// mlockall(MCL_FUTURE).
+    pub lock_future: bool,
+}
+
+/// Frames to be released after a shootdown, as runs.
+#[derive(Debug, Default)]
+pub(super) struct Doomed(Vec<(Pfn, u32)>);
+
+impl Doomed {
+    /// Takes over an entry's reference.
+    pub fn push(&mut self, pte: Pte) {
+        if !pte.is_present() {
+            return;
+        }
+        if let Some((first, count)) = self.0.last_mut()
+            && frame::follows(Pfn(first.0 + *count - 1), pte.pfn())
+        {
+            *count += 1;
+            return;
+        }
+        self.0.push((pte.pfn(), 1));
+    }
+
+    pub fn extend(&mut self, taken: Vec<(u64, Pte)>) {
+        for (_, pte) in taken {
+            self.push(pte);
+        }
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        for &(first, count) in &self.0 {
+            frame::put_run(first, count);
+        }
+    }
+}
+
+impl core::fmt::Debug for Space {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Space({})", self.id)
+    }
+}
+
+impl Space {
+    /// An empty space.
+    ///
+    /// # Errors
+    /// `ENOMEM` when kernel memory is short.
+    pub fn new() -> Result<Arc<Space>> {
+        let top = USER_TOP - PAGE;
+        let layout = Layout { stack_top: top, mmap_top: mmap_top(top, &Limits::default()), ..Layout::default() };
+        Self::with(Inner { layout, ..Inner::default() })
+    }
+
+    pub(super) fn with(inner: Inner) -> Result<Arc<Space>> {
+        heap::room()?;
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        Ok(Arc::new_cyclic(|me| Space {
+            id,
+            me: me.clone(),
+            log: UpdateLog::new(),
+            inner: Mutex::new(Rank::Space, inner),
+        }))
+    }
+
+    /// A number that no other space ever has: what a slot is bound to.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn weak(&self) -> &Weak<Space> {
+        &self.me
+    }
+
+    /// Binds the current slot to this space and brings it up to date. Before every stay in guest mode.
+    pub fn activate(&self) {
+        view::activate(&self.log);
+    }
+
+    /// The update log: for the gate's last look before guest mode.
+    pub fn log(&self) -> &UpdateLog {
+        &self.log
+    }
+
+    /// Layout, now.
+    pub fn layout(&self) -> Layout {
+        self.inner.lock().layout
+    }
+
+    /// Changes the layout: the loader, prctl(PR_SET_MM).
+    pub fn update_layout(&self, change: impl FnOnce(&mut Layout)) {
+        change(&mut self.inner.lock().layout);
+    }
+
+    /// Takes over the process's limits: at exec and setrlimit(2).
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.lock().limits = limits;
+    }
+
+    /// Puts the top of the stack at `stack_top`, and the mmap area as far below it as the stack's limit asks for.
+    pub fn place_stack(&self, stack_top: u64) {
+        let mut inner = self.inner.lock();
+        inner.layout.stack_top = stack_top;
+        inner.layout.mmap_top = mmap_top(stack_top, &inner.limits);
+    }
+
+    /// Calls `visit` with each area, by address. The space is locked meanwhile: no copies to this space inside.
+    pub fn for_each_vma(&self, mut visit: impl FnMut(&VmaInfo)) {
+        let inner = self.inner.lock();
+        for vma in inner.vmas.iter() {
+            let (offset, file) = match &vma.backing {
+                Backing::Anonymous => (0, None),
+                Backing::File { offset, file, .. } => (*offset, file.clone()),
+            };
+            let resident = inner.table.iter(vma.pages()).count() as u64 * PAGE;
+            let (start, end, prot, flags) = (vma.start, vma.end, vma.prot, vma.flags);
+            visit(&VmaInfo { start, end, prot, flags, offset, file, resident });
+        }
+    }
+
+    /// Sizes.
+    pub fn usage(&self) -> Usage {
+        let mut inner = self.inner.lock();
+        let resident = inner.resident();
+        inner.peak = inner.peak.max(resident);
+        let mut usage = Usage { size: inner.vmas.bytes(), resident, peak: inner.peak, ..Usage::default() };
+        for vma in inner.vmas.iter() {
+            usage.count(vma);
+        }
+        usage.shared = inner.table.iter(0..USER_TOP / PAGE).filter(|(_, pte)| pte.is_shared()).count() as u64 * PAGE;
+        usage
+    }
+}
+
+impl Usage {
+    fn count(&mut self, vma: &Vma) {
+        if vma.flags.contains(VmaFlags::LOCKED) {
+            self.locked += vma.len();
+        }
+        if vma.flags.contains(VmaFlags::STACK) {
+            self.stack += vma.len();
+        } else if vma.prot.contains(Prot::EXEC) {
+            self.code += vma.len();
+        } else if vma.prot.contains(Prot::WRITE) && vma.is_private() {
+            self.data += vma.len();
+        }
+    }
+}
+
+fn mmap_top(stack_top: u64, limits: &Limits) -> u64 {
+    let room = limits.stack.clamp(MIN_STACK_GAP, USER_TOP / 6 * 5);
+    (stack_top - room - STACK_SLACK) & !(PAGE - 1)
+}
+
+impl Inner {
+    /// Bytes in RAM.
+    pub fn resident(&self) -> u64 {
+        self.table.present() * PAGE
+    }
+
+    /// Notes the peak; after pages came.
+    pub fn note_peak(&mut self) {
+        self.peak = self.peak.max(self.resident());
+    }
+}
+
+impl Space {
+    /// Whether some slot may have pages of the range mapped: entries, or host pages, which have none.
+    pub(super) fn may_be_mapped(inner: &Inner, part: &Vma) -> bool {
+        part.prot != Prot::empty()
+            && (matches!(part.backing, Backing::File { .. }) || inner.table.next_present(part.pages()) != part.pages().end)
+    }
+
+    /// Appends a drop of the range. A shootdown must follow.
+    pub(super) fn log_drop(&self, start: u64, end: u64) {
+        self.log.append(Change::Drop { start, end });
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        view::forget(&self.log);
+        let mut doomed = Doomed::default();
+        // Nobody else has the space any more, so the lock is free.
+        if let Some(mut inner) = self.inner.try_lock() {
+            doomed.extend(inner.table.take_range(0..USER_TOP / PAGE));
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The page table of a space: the truth of which pages are in RAM. What slots have mapped is a cache of it.
+//!
+//! Pure data. An entry owns one reference on its frame; whoever takes an entry out owns that reference. Host pages have
+//! no entry: an absent entry of an area whose object is a host file stands for the host's page.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::ops::Range;
+use umbel_mm::Pfn;
+
+const CHUNK: u64 = 64;
+
+/// One entry: nothing, or a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Pte(u64);
+
+impl Pte {
+    const PRESENT: u64 = 1;
+    const WRITE: u64 = 2;
+    const SHARED: u64 = 4;
+
+    /// No page.
+    pub const NONE: Pte = Pte(0);
+
+    /// A frame that only this entry refers to, or did: writable unless a fork shared it.
+    pub fn private(pfn: Pfn, write: bool) -> Pte {
+        Pte(u64::from(pfn.0) << 12 | Self::PRESENT | if write { Self::WRITE } else { 0 })
+    }
+
+    /// A frame of an object that is mapped shared: never copied.
+    pub fn shared(pfn: Pfn) -> Pte {
+        Pte(u64::from(pfn.0) << 12 | Self::PRESENT | Self::WRITE | Self::SHARED)
+    }
+
+    /// Whether there is a frame.
+    pub fn is_present(self) -> bool {
+        self.0 & Self::PRESENT != 0
+    }
+
+    /// Whether it may be mapped writable, as far as copying on write goes.
+    pub fn is_writable(self) -> bool {
+        self.0 & Self::WRITE != 0
+    }
+
+    /// Whether the frame belongs to an object mapped shared.
+    pub fn is_shared(self) -> bool {
+        self.0 & Self::SHARED != 0
+    }
+
+    /// The frame. Meaningless unless present.
+    pub fn pfn(self) -> Pfn {
+        Pfn((self.0 >> 12) as u32)
+    }
+
+    /// The same, copied before the next write.
+    #[must_use]
+    pub fn read_only(self) -> Pte {
+        Pte(self.0 & !Self::WRITE)
+    }
+
+    /// The same, writable.
+    #[must_use]
+    pub fn writable(self) -> Pte {
+        Pte(self.0 | Self::WRITE)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    entries: [Pte; CHUNK as usize],
+    present: u32,
+}
+
+/// The entries by page number.
+#[derive(Debug, Default)]
+pub struct PageTable {
+    chunks: BTreeMap<u64, Box<Chunk>>,
+    present: u64,
+}
+
+impl PageTable {
+    /// Entries present.
+    pub fn present(&self) -> u64 {
+        self.present
+    }
+
+    /// The entry of page `vpn`.
+    pub fn get(&self, vpn: u64) -> Pte {
+        self.chunks
+            .get(&(vpn / CHUNK))
+            .map_or(Pte::NONE, |chunk| chunk.entries[(vpn % CHUNK) as usize])
+    }
+
+    /// Replaces an entry; the old one.
+    pub fn set(&mut self, vpn: u64, pte: Pte) -> Pte {
+        if !pte.is_present() {
+            return self.take(vpn);
+        }
+        let chunk = self
+            .chunks
+            .entry(vpn / CHUNK)
+            .or_insert_with(|| Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 }));
+        let old = core::mem::replace(&mut chunk.entries[(vpn % CHUNK) as usize], pte);
+        if !old.is_present() {
+            chunk.present += 1;
+            self.present += 1;
+        }
+        old
+    }
+
+    /// Takes an entry out.
+    pub fn take(&mut self, vpn: u64) -> Pte {
+        let Some(chunk) = self.chunks.get_mut(&(vpn / CHUNK)) else {
+            return Pte::NONE;
+        };
+        let old = core::mem::take(&mut chunk.entries[(vpn % CHUNK) as usize]);
+        if old.is_present() {
+            chunk.present -= 1;
+            self.present -= 1;
+            if chunk.present == 0 {
+                self.chunks.remove(&(vpn / CHUNK));
+            }
+        }
+        old
+    }
+
+    /// Present entries of a range, by page.
+    pub fn iter(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Pte)> {
+        let chunks = if range.is_empty() { 0..0 } else { range.start / CHUNK..range.end.div_ceil(CHUNK) };
+        self.chunks.range(chunks).flat_map(move |(&index, chunk)| {
+            let range = range.clone();
+            (index * CHUNK..).zip(chunk.entries).filter(move |(vpn, pte)| pte.is_present() && range.contains(vpn))
+        })
+    }
+
+    /// Changes present entries of a range in place; they stay present.
+    pub fn update(&mut self, range: Range<u64>, mut change: impl FnMut(u64, &mut Pte)) {
+        if range.is_empty() {
+            return;
+        }
+        for (&index, chunk) in self.chunks.range_mut(range.start / CHUNK..range.end.div_ceil(CHUNK)) {
+            for (vpn, pte) in (index * CHUNK..).zip(&mut chunk.entries) {
+                if pte.is_present() && range.contains(&vpn) {
+                    change(vpn, pte);
+                }
+            }
+        }
+    }
+
+    /// Takes all entries of a range out.
+    pub fn take_range(&mut self, range: Range<u64>) -> Vec<(u64, Pte)> {
+        let taken: Vec<_> = self.iter(range).collect();
+        for &(vpn, _) in &taken {
+            self.take(vpn);
+        }
+        taken
+    }
+
+    /// The first page of `range` that is present, or its end.
+    pub fn next_present(&self, range: Range<u64>) -> u64 {
+        let end = range.end;
+        self.iter(range).next().map_or(end, |(vpn, _)| vpn)
+    }
+
+    /// The lowest page such that none from it up to and without `vpn` is present, not below `bottom`.
+    pub fn absent_down_to(&self, vpn: u64, bottom: u64) -> u64 {
+        let mut at = vpn;
+        while at > bottom {
+            if (at % CHUNK == 0 || at == vpn) && !self.chunks.contains_key(&((at - 1) / CHUNK)) {
+                at = ((at - 1) / CHUNK * CHUNK).max(bottom);
+            } else if self.get(at - 1).is_present() {
+                break;
+            } else {
+                at -= 1;
+            }
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap as Model;
+
+    #[test]
+    fn entries_survive_and_counts_hold() {
+        let mut table = PageTable::default();
+        let mut model = Model::new();
+        let mut seed = 88_172_645_463_325_252u64;
+        for _ in 0..20_000 {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let vpn = seed % 500;
+            let pte = Pte::private(Pfn((seed >> 32) as u32 >> 4), seed & 1024 != 0);
+            if seed & 2048 != 0 {
+                assert_eq!(table.set(vpn, pte), model.insert(vpn, pte).unwrap_or_default());
+            } else {
+                assert_eq!(table.take(vpn), model.remove(&vpn).unwrap_or_default());
+            }
+            assert_eq!(table.present(), model.len() as u64);
+            let (low, high) = (vpn / 2, vpn);
+            assert_eq!(table.next_present(low..high), model.range(low..high).next().map_or(high, |(&vpn, _)| vpn));
+            let floor = (low..high).rev().take_while(|vpn| !model.contains_key(vpn)).last().unwrap_or(high);
+            assert_eq!(table.absent_down_to(high, low), floor);
+        }
+        assert_eq!(table.iter(100..300).collect::<Vec<_>>(), model.range(100..300).map(|(&v, &p)| (v, p)).collect::<Vec<_>>());
+        assert_eq!(table.take_range(0..500).len(), model.len());
+        assert_eq!(table.present(), 0);
+        assert!(table.chunks.is_empty());
+    }
+}

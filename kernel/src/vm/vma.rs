@@ -1,0 +1,389 @@
+//! Areas of an address space, and the set of them.
+//!
+//! Pure data: no locks, no host calls. Invariant of [`VmaSet`]: areas are page-aligned, not empty, do not overlap, and
+//! neighbours that can be one area are one.
+
+use super::object::Mappable;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bitflags::bitflags;
+use core::ops::Range;
+use umbel_mm::PAGE;
+
+bitflags! {
+    /// What a guest may do with an area. Bits as `PROT_*`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Prot: u32 {
+        const READ = 1;
+        const WRITE = 2;
+        const EXEC = 4;
+    }
+}
+
+bitflags! {
+    /// Properties of an area.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct VmaFlags: u32 {
+        /// Writes go to the object, not to a copy.
+        const SHARED = 1;
+        /// Grows downwards on a fault below it.
+        const GROWSDOWN = 2;
+        /// Pages stay present (mlock).
+        const LOCKED = 4;
+        /// Not in a fork's child.
+        const DONTFORK = 8;
+        /// Empty in a fork's child.
+        const WIPEONFORK = 16;
+        /// The object may be written through a shared mapping: mprotect may allow it.
+        const MAYWRITE = 32;
+        /// Not in core dumps.
+        const DONTDUMP = 64;
+        /// The heap of brk(2).
+        const HEAP = 128;
+        /// The first thread's stack.
+        const STACK = 256;
+    }
+}
+
+/// The open file behind an area, for /proc and for keeping it open.
+pub trait MappedFile: Send + Sync {
+    /// Its path as the guest sees it.
+    fn path(&self) -> Vec<u8>;
+    /// Device and inode number.
+    fn identity(&self) -> (u64, u64);
+}
+
+/// Where an area's pages come from.
+#[derive(Clone)]
+pub enum Backing {
+    /// Zeroes at first.
+    Anonymous,
+    /// An object's pages.
+    File {
+        /// The object.
+        object: Arc<dyn Mappable>,
+        /// Byte offset in it of the area's start; a multiple of the page size.
+        offset: u64,
+        /// The open file, if it came from one.
+        file: Option<Arc<dyn MappedFile>>,
+    },
+}
+
+impl core::fmt::Debug for Backing {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Backing::Anonymous => f.write_str("Anonymous"),
+            Backing::File { offset, .. } => write!(f, "File({offset:#x})"),
+        }
+    }
+}
+
+/// Address of an object, as its identity.
+pub fn object_id(object: &Arc<dyn Mappable>) -> *const () {
+    Arc::as_ptr(object).cast()
+}
+
+impl Backing {
+    /// As it is for an area that begins `bytes` later.
+    fn advanced(&self, bytes: u64) -> Backing {
+        match self {
+            Backing::Anonymous => Backing::Anonymous,
+            Backing::File { object, offset, file } => Backing::File {
+                object: object.clone(),
+                offset: offset + bytes,
+                file: file.clone(),
+            },
+        }
+    }
+
+    /// Whether `next` goes on where an area of `len` bytes of this ends.
+    fn continues(&self, len: u64, next: &Backing) -> bool {
+        match (self, next) {
+            (Backing::Anonymous, Backing::Anonymous) => true,
+            (Backing::File { object: a, offset: at, .. }, Backing::File { object: b, offset: then, .. }) => {
+                object_id(a) == object_id(b) && at + len == *then
+            }
+            _ => false,
+        }
+    }
+}
+
+/// One area: `start..end` with the same properties.
+#[derive(Clone, Debug)]
+pub struct Vma {
+    pub start: u64,
+    pub end: u64,
+    pub prot: Prot,
+    pub flags: VmaFlags,
+    pub backing: Backing,
+}
+
+impl Vma {
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.end - self.start
+    }
+
+    /// Whether it holds no address; never so inside a set.
+    pub fn is_empty(&self) -> bool {
+        self.end <= self.start
+    }
+
+    /// Page numbers.
+    pub fn pages(&self) -> Range<u64> {
+        self.start / PAGE..self.end / PAGE
+    }
+
+    /// Whether writes stay in this space.
+    pub fn is_private(&self) -> bool {
+        !self.flags.contains(VmaFlags::SHARED)
+    }
+
+    /// Page of the object at page `vpn`, with the object.
+    pub fn object_page(&self, vpn: u64) -> Option<(&Arc<dyn Mappable>, u64)> {
+        match &self.backing {
+            Backing::Anonymous => None,
+            Backing::File { object, offset, .. } => Some((object, offset / PAGE + (vpn - self.start / PAGE))),
+        }
+    }
+
+    /// The part within `range`; the caller knows that there is one.
+    fn clipped(&self, range: &Range<u64>) -> Vma {
+        let start = self.start.max(range.start);
+        Vma {
+            start,
+            end: self.end.min(range.end),
+            backing: self.backing.advanced(start - self.start),
+            ..self.clone()
+        }
+    }
+
+    fn joins(&self, next: &Vma) -> bool {
+        // The stack's guard gap depends on where it begins: it never joins.
+        self.end == next.start
+            && self.prot == next.prot
+            && self.flags == next.flags
+            && !self.flags.contains(VmaFlags::GROWSDOWN)
+            && self.backing.continues(self.len(), &next.backing)
+    }
+}
+
+/// All areas of a space, by start.
+#[derive(Clone, Debug, Default)]
+pub struct VmaSet {
+    areas: BTreeMap<u64, Vma>,
+    /// Bytes in all areas.
+    bytes: u64,
+}
+
+impl VmaSet {
+    /// The area that holds `addr`.
+    pub fn find(&self, addr: u64) -> Option<&Vma> {
+        let (_, vma) = self.areas.range(..=addr).next_back()?;
+        (addr < vma.end).then_some(vma)
+    }
+
+    /// The first area that ends above `addr`.
+    pub fn find_from(&self, addr: u64) -> Option<&Vma> {
+        self.find(addr).or_else(|| self.areas.range(addr..).next().map(|(_, vma)| vma))
+    }
+
+    /// The last area that begins below `addr`.
+    pub fn find_below(&self, addr: u64) -> Option<&Vma> {
+        self.areas.range(..addr).next_back().map(|(_, vma)| vma)
+    }
+
+    /// Areas, by address.
+    pub fn iter(&self) -> impl Iterator<Item = &Vma> {
+        self.areas.values()
+    }
+
+    /// Number of areas.
+    pub fn count(&self) -> usize {
+        self.areas.len()
+    }
+
+    /// Bytes in all areas.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The parts of areas within `range`, by address.
+    pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = Vma> {
+        let first = self.find(range.start).map_or(range.start, |vma| vma.start);
+        let (range, clip) = (first.min(range.end)..range.end, range.clone());
+        self.areas.range(range).map(move |(_, vma)| vma.clipped(&clip))
+    }
+
+    /// Whether every address of `range` is in an area.
+    pub fn covers(&self, range: &Range<u64>) -> bool {
+        let mut at = range.start;
+        for vma in self.within(range) {
+            if vma.start != at {
+                return false;
+            }
+            at = vma.end;
+        }
+        at >= range.end
+    }
+
+    /// Takes the parts of areas within `range` out and returns them.
+    pub fn remove(&mut self, range: &Range<u64>) -> Vec<Vma> {
+        let removed: Vec<Vma> = self.within(range).collect();
+        for part in &removed {
+            // The area that the part is of still begins at or before it.
+            let Some(start) = self.find(part.start).map(|vma| vma.start) else {
+                continue;
+            };
+            let Some(whole) = self.areas.remove(&start) else {
+                continue;
+            };
+            self.bytes -= part.len();
+            if whole.start < part.start {
+                let left = whole.clipped(&(whole.start..part.start));
+                self.areas.insert(left.start, left);
+            }
+            if part.end < whole.end {
+                let right = whole.clipped(&(part.end..whole.end));
+                self.areas.insert(right.start, right);
+            }
+        }
+        removed
+    }
+
+    /// Adds an area where there is none, joined with its neighbours if they fit.
+    pub fn insert(&mut self, mut vma: Vma) {
+        if vma.is_empty() {
+            return;
+        }
+        self.bytes += vma.len();
+        if let Some(left) = self.find_below(vma.start)
+            && left.joins(&vma)
+        {
+            let left = left.clone();
+            self.areas.remove(&left.start);
+            vma = Vma { end: vma.end, ..left };
+        }
+        if let Some(right) = self.areas.get(&vma.end)
+            && vma.joins(right)
+        {
+            let end = right.end;
+            self.areas.remove(&vma.end);
+            vma.end = end;
+        }
+        self.areas.insert(vma.start, vma);
+    }
+
+    /// Changes the parts of areas within `range`, splitting and joining.
+    pub fn update(&mut self, range: &Range<u64>, mut change: impl FnMut(&mut Vma)) {
+        for mut part in self.remove(range) {
+            change(&mut part);
+            self.insert(part);
+        }
+    }
+
+    /// Moves the start of the area at `start` down to `to`; the addresses between are free.
+    pub fn grow_down(&mut self, start: u64, to: u64) {
+        if let Some(mut vma) = self.areas.remove(&start) {
+            self.bytes += start - to;
+            vma.start = to;
+            self.areas.insert(to, vma);
+        }
+    }
+
+    /// The highest free gap of `len` bytes within `bounds`.
+    pub fn gap_below(&self, bounds: &Range<u64>, len: u64) -> Option<u64> {
+        let mut top = bounds.end;
+        for (_, vma) in self.areas.range(..bounds.end).rev() {
+            if vma.end <= top && top - vma.end >= len && vma.end <= bounds.end {
+                break;
+            }
+            top = top.min(vma.start);
+            if top < bounds.start + len {
+                return None;
+            }
+        }
+        let start = top.checked_sub(len)?;
+        (start >= bounds.start).then_some(start)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap as Model;
+
+    fn anon(start: u64, end: u64, prot: Prot) -> Vma {
+        Vma { start: start * PAGE, end: end * PAGE, prot, flags: VmaFlags::empty(), backing: Backing::Anonymous }
+    }
+
+    fn next(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    fn check(set: &VmaSet, model: &Model<u64, Prot>) {
+        let mut seen = Model::new();
+        let mut last: Option<&Vma> = None;
+        for vma in set.iter() {
+            assert!(vma.start < vma.end);
+            if let Some(last) = last {
+                assert!(last.end <= vma.start, "overlap");
+                assert!(!last.joins(vma), "neighbours that should be one");
+            }
+            for page in vma.pages() {
+                seen.insert(page, vma.prot);
+            }
+            last = Some(vma);
+        }
+        assert_eq!(&seen, model);
+        assert_eq!(set.bytes(), model.len() as u64 * PAGE);
+    }
+
+    #[test]
+    fn random_changes_agree_with_a_page_by_page_model() {
+        let mut set = VmaSet::default();
+        let mut model = Model::new();
+        let mut seed = 0x9e37_79b9_7f4a_7c15;
+        for _ in 0..5000 {
+            let start = next(&mut seed) % 60;
+            let end = start + 1 + next(&mut seed) % 12;
+            let range = start * PAGE..end * PAGE;
+            let prot = Prot::from_bits_truncate((next(&mut seed) % 8) as u32);
+            match next(&mut seed) % 3 {
+                0 => {
+                    set.remove(&range);
+                    set.insert(anon(start, end, prot));
+                    model.extend((start..end).map(|page| (page, prot)));
+                }
+                1 => {
+                    set.remove(&range);
+                    (start..end).for_each(|page| drop(model.remove(&page)));
+                }
+                _ => {
+                    set.update(&range, |vma| vma.prot = prot);
+                    model.range_mut(start..end).for_each(|(_, old)| *old = prot);
+                }
+            }
+            check(&set, &model);
+            assert_eq!(set.covers(&range), (start..end).all(|page| model.contains_key(&page)));
+        }
+    }
+
+    #[test]
+    fn a_gap_is_free_and_the_highest() {
+        let mut set = VmaSet::default();
+        set.insert(anon(10, 20, Prot::READ));
+        set.insert(anon(24, 30, Prot::READ));
+        let bounds = PAGE..40 * PAGE;
+        assert_eq!(set.gap_below(&bounds, 10 * PAGE), Some(30 * PAGE));
+        assert_eq!(set.gap_below(&bounds, 11 * PAGE), None);
+        assert_eq!(set.gap_below(&(PAGE..30 * PAGE), 4 * PAGE), Some(20 * PAGE));
+        assert_eq!(set.gap_below(&(PAGE..28 * PAGE), 4 * PAGE), Some(20 * PAGE));
+        assert_eq!(set.gap_below(&(PAGE..28 * PAGE), 9 * PAGE), Some(PAGE));
+        assert_eq!(set.gap_below(&(PAGE..28 * PAGE), 10 * PAGE), None);
+    }
+}
