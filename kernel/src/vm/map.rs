@@ -156,6 +156,12 @@ impl Space {
         self.log.append(Change::Protect { start: part.start, end: part.end, prot: host.bits() });
     }
 
+    /// A free range of `len` bytes in the mmap area; nothing is reserved. For the loader, whose space nobody else has.
+    pub fn find_room(&self, len: u64) -> Result<UserAddr> {
+        let len = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+        find_place(&self.inner.lock(), 0, len).map(|range| UserAddr(range.start)).ok_or(Errno::ENOMEM)
+    }
+
     /// Puts the heap's start: the loader.
     pub fn set_brk(&self, start: UserAddr) {
         let mut inner = self.inner.lock();

@@ -90,15 +90,7 @@ impl Space {
     }
 
     /// Moves areas and pages of `old` (a part of `vma`) to the free range `to`.
-    fn relocate(
-        &self,
-        inner: &mut Inner,
-        vma: &Vma,
-        old: Range<u64>,
-        to: Range<u64>,
-        keep: bool,
-        doomed: &mut Doomed,
-    ) {
+    fn relocate(&self, inner: &mut Inner, vma: &Vma, old: Range<u64>, to: Range<u64>, keep: bool, doomed: &mut Doomed) {
         let backing = inner.vmas.within(&old).next().map_or(Backing::Anonymous, |part| part.backing);
         let entries: Vec<_> = inner.table.take_range(old.start / PAGE..old.end / PAGE);
         self.log_drop(old.start, old.end);
@@ -142,11 +134,9 @@ fn check_growth(inner: &Inner, more: u64) -> Result<()> {
 fn extended(vma: &Vma, grown: &Range<u64>) -> Vma {
     let backing = match &vma.backing {
         Backing::Anonymous => Backing::Anonymous,
-        Backing::File { object, offset, file } => Backing::File {
-            object: object.clone(),
-            offset: offset + (grown.start - vma.start),
-            file: file.clone(),
-        },
+        Backing::File { object, offset, file } => {
+            Backing::File { object: object.clone(), offset: offset + (grown.start - vma.start), file: file.clone() }
+        }
     };
     Vma { start: grown.start, end: grown.end, backing, ..vma.clone() }
 }

@@ -274,7 +274,8 @@ impl Space {
     /// Whether some slot may have pages of the range mapped: entries, or host pages, which have none.
     pub(super) fn may_be_mapped(inner: &Inner, part: &Vma) -> bool {
         part.prot != Prot::empty()
-            && (matches!(part.backing, Backing::File { .. }) || inner.table.next_present(part.pages()) != part.pages().end)
+            && (matches!(part.backing, Backing::File { .. })
+                || inner.table.next_present(part.pages()) != part.pages().end)
     }
 
     /// Appends a drop of the range. A shootdown must follow.

@@ -87,9 +87,7 @@ impl PageTable {
 
     /// The entry of page `vpn`.
     pub fn get(&self, vpn: u64) -> Pte {
-        self.chunks
-            .get(&(vpn / CHUNK))
-            .map_or(Pte::NONE, |chunk| chunk.entries[(vpn % CHUNK) as usize])
+        self.chunks.get(&(vpn / CHUNK)).map_or(Pte::NONE, |chunk| chunk.entries[(vpn % CHUNK) as usize])
     }
 
     /// Replaces an entry; the old one.
@@ -206,7 +204,10 @@ mod tests {
             let floor = (low..high).rev().take_while(|vpn| !model.contains_key(vpn)).last().unwrap_or(high);
             assert_eq!(table.absent_down_to(high, low), floor);
         }
-        assert_eq!(table.iter(100..300).collect::<Vec<_>>(), model.range(100..300).map(|(&v, &p)| (v, p)).collect::<Vec<_>>());
+        assert_eq!(
+            table.iter(100..300).collect::<Vec<_>>(),
+            model.range(100..300).map(|(&v, &p)| (v, p)).collect::<Vec<_>>()
+        );
         assert_eq!(table.take_range(0..500).len(), model.len());
         assert_eq!(table.present(), 0);
         assert!(table.chunks.is_empty());

@@ -89,11 +89,9 @@ impl Backing {
     fn advanced(&self, bytes: u64) -> Backing {
         match self {
             Backing::Anonymous => Backing::Anonymous,
-            Backing::File { object, offset, file } => Backing::File {
-                object: object.clone(),
-                offset: offset + bytes,
-                file: file.clone(),
-            },
+            Backing::File { object, offset, file } => {
+                Backing::File { object: object.clone(), offset: offset + bytes, file: file.clone() }
+            }
         }
     }
 
@@ -151,12 +149,7 @@ impl Vma {
     /// The part within `range`; the caller knows that there is one.
     fn clipped(&self, range: &Range<u64>) -> Vma {
         let start = self.start.max(range.start);
-        Vma {
-            start,
-            end: self.end.min(range.end),
-            backing: self.backing.advanced(start - self.start),
-            ..self.clone()
-        }
+        Vma { start, end: self.end.min(range.end), backing: self.backing.advanced(start - self.start), ..self.clone() }
     }
 
     fn joins(&self, next: &Vma) -> bool {
