@@ -1,1 +1,173 @@
-fn main() {}
+//! Builds the kernel image and hands it to the machine's code.
+//!
+//! The image is a binary of the `kernel` crate, linked at a fixed address by a script written from
+//! `umbel_abi::machine::layout`. It is built by a nested cargo with its own flags and target directory, so that one plain
+//! `cargo build` makes the whole product; the machine embeds it with `include_bytes!`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, exit};
+use umbel_abi::machine::layout;
+
+/// Crates whose sources are in the image.
+const CRATES: [&str; 6] = ["abi", "host", "smp", "mm", "gate", "kernel"];
+
+/// Settings of the outer cargo that must not reach the inner one.
+const LEAKING: [&str; 9] = [
+    "CARGO_ENCODED_RUSTFLAGS",
+    "RUSTFLAGS",
+    "RUSTC_WRAPPER",
+    "RUSTC_WORKSPACE_WRAPPER",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET",
+    "CARGO_TARGET_DIR",
+    "CLIPPY_ARGS",
+    "CARGO_PRIMARY_PACKAGE",
+];
+
+fn main() {
+    let root = PathBuf::from(var("CARGO_MANIFEST_DIR"));
+    let out = PathBuf::from(var("OUT_DIR"));
+    for name in CRATES {
+        println!("cargo::rerun-if-changed={name}/src");
+        println!("cargo::rerun-if-changed={name}/Cargo.toml");
+    }
+    for name in ["build.rs", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={name}");
+    }
+    println!("cargo::rerun-if-env-changed=UMBEL_SKIP_IMAGE");
+    let image = match env::var_os("UMBEL_SKIP_IMAGE") {
+        Some(_) => empty_image(&out),
+        None => build_image(&root, &out),
+    };
+    println!("cargo::rustc-env=UMBEL_IMAGE={}", image.display());
+    println!("cargo::rustc-env=UMBEL_TARGET={}", var("TARGET"));
+}
+
+/// For checks of the machine alone: compiles, runs nothing.
+fn empty_image(out: &Path) -> PathBuf {
+    let path = out.join("empty-image");
+    write(&path, "");
+    path
+}
+
+fn build_image(root: &Path, out: &Path) -> PathBuf {
+    let script = out.join("image.ld");
+    write(&script, &linker_script());
+    let profile = match var("PROFILE").as_str() {
+        "debug" => "image-debug",
+        _ => "image",
+    };
+    let target = var("TARGET");
+    let target_dir = out.join("image");
+    let mut cargo = Command::new(var("CARGO"));
+    for name in LEAKING {
+        cargo.env_remove(name);
+    }
+    let status = cargo
+        .current_dir(root)
+        .args(["build", "-q", "-p", "umbel-kernel", "--bin", "umbel-kernel"])
+        .args(["--features", "image", "--profile", profile])
+        .args(["--target", &target])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(&script).join("\x1f"))
+        .status();
+    match status {
+        Ok(status) if status.success() => {}
+        Ok(status) => fail(&format!("building the kernel image: {status}")),
+        Err(error) => fail(&format!("running cargo for the kernel image: {error}")),
+    }
+    target_dir.join(target).join(profile).join("umbel-kernel")
+}
+
+/// The image is position-independent code (it lies above 2 GiB) linked at a fixed address: no relocation at load.
+fn flags(script: &Path) -> Vec<String> {
+    let mut flags = Vec::new();
+    for option in [
+        "relocation-model=pic",
+        "panic=abort",
+        "no-redzone=yes",
+        "force-frame-pointers=yes",
+        "link-arg=-nostartfiles",
+        "link-arg=-static",
+        "link-arg=-no-pie",
+        "link-arg=-Wl,--build-id=none",
+        "link-arg=-Wl,-z,norelro",
+    ] {
+        flags.extend(["-C".to_owned(), option.to_owned()]);
+    }
+    flags.extend(["-C".to_owned(), format!("link-arg=-Wl,-T,{}", script.display())]);
+    flags
+}
+
+/// Where everything lies, as symbols that assembly addresses relative to the instruction pointer.
+fn linker_script() -> String {
+    let symbols = [
+        ("slot_page", layout::SLOT_PAGE),
+        ("entry_page", layout::ENTRY_PAGE),
+        ("signal_stack", layout::SIGNAL_STACK),
+        ("signal_stack_end", layout::SIGNAL_STACK + layout::SIGNAL_STACK_LEN),
+        ("guest_vdso", layout::GUEST_VDSO),
+        ("window", layout::WINDOW),
+        ("hot_base", layout::HOT_BASE),
+        ("cold_base", layout::COLD_BASE),
+        ("control", layout::HOT_BASE + layout::CONTROL_OFF),
+    ];
+    let mut script = String::from(
+        "ENTRY(image_entry)\n\
+         PHDRS { text PT_LOAD FLAGS(5); rodata PT_LOAD FLAGS(4); data PT_LOAD FLAGS(6); }\n",
+    );
+    for (name, value) in symbols {
+        script += &format!("{name} = {value:#x};\n");
+    }
+    script += &format!(
+        "SECTIONS {{
+  . = {image:#x};
+  __image_start = .;
+  .gate : {{ __gate_start = .; KEEP(*(.gate .gate.*)) . = ALIGN({page}); . = MAX(., __gate_start + {page}); __gate_end = .; }} :text =0xcccccccc
+  .text : {{ __text_start = .; *(.text .text.*) __text_end = .; }} :text =0xcccccccc
+  . = ALIGN({page});
+  .rodata : {{ *(.rodata .rodata.* .lrodata .lrodata.*) }} :rodata
+  .data.rel.ro : {{ *(.data.rel.ro .data.rel.ro.*) }} :rodata
+  .got : {{ *(.got .got.plt) }} :rodata
+  .fixup_table : {{ . = ALIGN(8); __fixup_start = .; KEEP(*(.fixup_table .fixup_table.*)) __fixup_end = .; }} :rodata
+  . = ALIGN({page});
+  __image_end = .;
+  ASSERT(__image_end - __image_start <= {max:#x}, \"the image is too large\")
+  . = {hot:#x};
+  .data : {{ __data_start = .; *(.data .data.*) }} :data
+  .bss : {{ *(.bss .bss.* COMMON) . = ALIGN({page}); __data_end = .; }} :data
+  ASSERT(__data_end - __data_start <= {statics:#x}, \"the statics are too large\")
+  .tdata : {{ *(.tdata .tdata.*) }} :data
+  .tbss : {{ *(.tbss .tbss.*) }} :data
+  ASSERT(SIZEOF(.tdata) == 0 && SIZEOF(.tbss) == 0, \"the image has no thread-local storage\")
+  /DISCARD/ : {{ *(.eh_frame .eh_frame_hdr .gcc_except_table .gcc_except_table.* .comment .note .note.*) }}
+}}
+",
+        image = layout::IMAGE_BASE,
+        page = layout::PAGE,
+        max = layout::IMAGE_MAX,
+        hot = layout::HOT_BASE,
+        statics = layout::CONTROL_OFF,
+    );
+    script
+}
+
+fn var(name: &str) -> String {
+    match env::var(name) {
+        Ok(value) => value,
+        Err(_) => fail(&format!("cargo did not set {name}")),
+    }
+}
+
+fn write(path: &Path, text: &str) {
+    if let Err(error) = std::fs::write(path, text) {
+        fail(&format!("writing {}: {error}", path.display()));
+    }
+}
+
+fn fail(message: &str) -> ! {
+    println!("cargo::error={message}");
+    exit(1)
+}

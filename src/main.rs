@@ -2,19 +2,30 @@
 
 mod check;
 mod cli;
-#[allow(dead_code)] // until there is a machine to serve
 mod console;
-#[allow(dead_code)]
+mod control;
+mod image;
+mod memory;
 mod os;
-#[allow(dead_code)]
 mod report;
+mod run;
+mod supervisor;
 
 use std::process::ExitCode;
+
+/// Exit status when the machine could not be made.
+const STATUS_MACHINE: u8 = 125;
 
 fn main() -> ExitCode {
     match cli::parse() {
         Ok(cli::Command::Check) => check::check(),
-        Ok(cli::Command::Run(_)) => ExitCode::FAILURE,
+        Ok(cli::Command::Run(options)) => match run::run(&options) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                eprintln!("umbel: {error}");
+                ExitCode::from(STATUS_MACHINE)
+            }
+        },
         Err(status) => status,
     }
 }

@@ -9,5 +9,8 @@ pub mod clock;
 pub mod file;
 pub mod futex;
 pub mod mem;
+pub mod process;
 pub mod raw;
 pub mod signal;
+pub mod space;
+pub mod timer;

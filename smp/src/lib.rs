@@ -3,21 +3,31 @@
 //! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`).
 //! * [`lock`]: spinning and sleeping locks with ranks. [`wait`]: wait queues and poll registrations.
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
+//! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
+//!   where slots come from.
 //! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
 
 #![no_std]
 
 extern crate alloc;
 
+#[cfg(not(loom))]
+pub mod cpu;
 pub mod ipi;
 pub mod lock;
 pub mod ring;
 pub mod runqueue;
 pub mod schedule;
+#[cfg(not(loom))]
+pub mod slot;
+#[cfg(not(loom))]
+pub mod switch;
 pub mod sync;
 #[cfg(any(test, loom, feature = "testing"))]
 pub mod testing;
 pub mod thread;
 pub mod wait;
+#[cfg(not(loom))]
+pub mod zygote;
 
 pub use schedule::{BlockEnd, Schedule, register};

@@ -100,6 +100,8 @@ pub enum SwitchedOut {
 pub struct Thread {
     /// State and flags.
     word: AtomicU32,
+    /// Stack pointer of the saved context ([`crate::switch`]).
+    pub sp: AtomicU64,
     /// Identity of the address space that it needs, 0 = any slot will do (kernel threads).
     pub space: AtomicU64,
     /// What the kernel keeps for it: opaque here.
@@ -122,6 +124,7 @@ impl Thread {
     fn in_state(state: u32, space: u64, cookie: u64) -> Self {
         Self {
             word: AtomicU32::new(state),
+            sp: AtomicU64::new(0),
             space: AtomicU64::new(space),
             cookie: AtomicU64::new(cookie),
             held: HeldLocks::new(),

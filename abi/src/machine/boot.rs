@@ -86,6 +86,8 @@ pub struct BootInfo {
     pub hwcap2: u64,
     /// 16 random bytes twice a boot: seed of the kernel's generator.
     pub seed: [u8; 32],
+    /// With [`BootInfo::PIN`]: the host CPU of each virtual CPU.
+    pub pin: [u16; MAX_CPUS],
     /// Bytes of [`BootInfo::strings`] in use.
     pub strings_len: u32,
     /// Counts of NUL-terminated strings in `strings`, in this order: arguments, environment, then the working

@@ -272,8 +272,7 @@ impl Tty {
     pub fn can_write(&self) -> bool {
         let mut state = self.state.lock();
         self.send_echo(&mut state);
-        state.hung_up
-            || !state.discipline.is_stopped() && state.echo.is_empty() && self.line.room() >= ROOM_MIN
+        state.hung_up || !state.discipline.is_stopped() && state.echo.is_empty() && self.line.room() >= ROOM_MIN
     }
 
     /// What poll(2) calls readable.

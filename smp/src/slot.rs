@@ -1,0 +1,473 @@
+//! Slots: host tasks with address spaces of their own, each bound to one guest address space, or free.
+//!
+//! A slot is a virtual CPU's page-table-plus-TLB for one address space. Its parent ([`crate::zygote`]) forks the host
+//! task; from then on it sleeps on its park word until the virtual CPU is handed to it ([`hand_over`]), runs kernel and
+//! guest code, and hands on. Slots are never destroyed: a binding is given up by [`retire_space`] or taken from the least
+//! recently used slot, and the slot empties itself when it is next woken.
+//!
+//! Used by [`crate::switch`], the scheduler (`tick`), `vm` (`retire_space`). The layers above give [`Hooks`].
+//!
+//! Bindings: `spaces` of [`Table`] is written by the virtual CPU itself, except bound → [`RETIRED`], which anybody may do
+//! once no thread can run in the space any more. No locks.
+
+use crate::cpu::{self, OWNER_HANDED, Vcpu};
+use alloc::alloc::{Layout, alloc_zeroed};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use umbel_abi::linux::Errno;
+use umbel_abi::machine::{BootInfo, MAX_CPUS, SlotPage, SlotPhase, layout};
+use umbel_host::{futex, process, timer};
+
+/// Most slots of a virtual CPU.
+pub const SLOTS_PER_CPU: usize = 64;
+/// Most slots of a machine with many virtual CPUs, and the fewest that each of them has all the same.
+const SLOTS_TOTAL: u32 = 1024;
+const SLOTS_FLOOR: u32 = 4;
+
+/// Binding of a slot that runs no address space.
+pub const FREE: u64 = 0;
+/// Binding of a slot whose address space is gone: to be emptied.
+pub const RETIRED: u64 = u64::MAX;
+
+/// Bytes reserved for the gate's block of a slot.
+pub const GATE_BLOCK_LEN: usize = 2048;
+const STACK_LEN: usize = 8192;
+
+/// SIGALRM, SIGUSR1 and SIGIO as a signal set.
+const ASYNCHRONOUS: u64 = 1 << 13 | 1 << 9 | 1 << 28;
+
+/// What the layers above do for slots. Set once in the zygote, before the first slot.
+#[derive(Clone, Copy)]
+pub struct Hooks {
+    /// Prepares the gate's block of a slot whose host task does not exist yet.
+    pub prepare: fn(&'static Slot),
+    /// In the new slot: arms it for guest code. An error is one line for the console.
+    pub arm: fn(&'static Slot) -> Result<(), (&'static str, Errno)>,
+    /// In the running slot, before a switch: saves what the CPU holds of the guest thread.
+    pub save: fn(),
+    /// In the running slot: signals are masked, the next exit to guest code must unmask them.
+    pub masked: fn(),
+    /// In the slot that runs: it is now bound to the space; `residue` says that it must be emptied first.
+    pub enter_space: fn(&'static Slot, u64, Residue),
+    /// Whether the slot was killed in guest mode (or in the windows beside it).
+    pub in_guest: fn(&'static Slot) -> bool,
+    /// In a fresh slot, on its park stack: goes on where the killed one was entered from, with "the slot died".
+    pub resume_dead: fn() -> !,
+}
+
+/// What a slot that changes its binding has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residue {
+    /// The host task is new: nothing is mapped.
+    None,
+    /// Mappings, frames and registers of another address space.
+    Guest,
+}
+
+static HOOKS: AtomicPtr<Hooks> = AtomicPtr::new(core::ptr::null_mut());
+static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
+
+/// One slot.
+#[repr(C, align(64))]
+pub struct Slot {
+    /// Address of its page in KDATA, and of the gate's block after it.
+    page: u64,
+    /// Number among the slots of its virtual CPU.
+    local: u32,
+    cpu: u32,
+    /// 1 = the virtual CPU is this slot's; futex word.
+    park_word: AtomicU32,
+    /// A [`SlotPhase`]; futex word.
+    pub(crate) phase: AtomicU32,
+    /// Host process (and thread) id, 0 if none.
+    pub(crate) tid: AtomicI32,
+    /// 1 = the parent shall fork the host task.
+    pub(crate) wanted: AtomicU32,
+    /// The slot must call `enter_space` before it goes on: 0 no, 1 nothing mapped, 2 residue.
+    stale: AtomicU32,
+    /// 1 = its predecessor was killed in guest mode.
+    pub(crate) died: AtomicU32,
+    /// [`Vcpu::turns`] when it last took over.
+    used: AtomicU64,
+    /// Host CPU that it is bound to, -1 = all.
+    host_cpu: AtomicI32,
+    timer: AtomicI32,
+    /// Deadline that its timer is armed for, 0 = none.
+    armed_ns: AtomicU64,
+}
+
+/// Everything a slot has in KDATA.
+#[repr(C, align(4096))]
+struct SlotMemory {
+    page: SlotPage,
+    gate: [u8; GATE_BLOCK_LEN],
+    slot: Slot,
+    _pad: [u8; 4096 - GATE_BLOCK_LEN - size_of::<Slot>()],
+    irq: [u8; STACK_LEN],
+    park: [u8; STACK_LEN],
+}
+
+/// Sets the hooks. Once, in the zygote.
+pub fn set_hooks(hooks: &'static Hooks) {
+    HOOKS.store(hooks as *const Hooks as *mut Hooks, Release);
+}
+
+/// The hooks.
+///
+/// # Panics
+/// Before [`set_hooks`]: nothing switches that early.
+pub(crate) fn hooks() -> &'static Hooks {
+    // SAFETY: `set_hooks` stores a reference that lives for ever.
+    unsafe { HOOKS.load(Acquire).as_ref() }.expect("hooks are set in the zygote")
+}
+
+/// The running slot. In the image only.
+pub fn this() -> &'static Slot {
+    let page = layout::SLOT_PAGE as *const SlotPage;
+    // SAFETY: every slot maps its page there; it is the head of a `SlotMemory` in KDATA that lives for ever.
+    unsafe {
+        let memory = (&raw const (*page).self_ptr).read_volatile() as *const SlotMemory;
+        &(*memory).slot
+    }
+}
+
+/// Gives up all bindings to an address space in which no thread will run again.
+pub fn retire_space(space: u64) {
+    for vcpu in cpu::all() {
+        for binding in &vcpu.spaces {
+            let _ = binding.compare_exchange(space, RETIRED, AcqRel, Relaxed);
+        }
+    }
+}
+
+/// Every slot bound to `space`: for shootdowns and statistics.
+pub fn bound_to(space: u64) -> impl Iterator<Item = &'static Slot> {
+    cpu::all().flat_map(|vcpu| vcpu.slots()).filter(move |slot| slot.space() == space)
+}
+
+/// Scheduler tick: lets the host move a virtual CPU that did not change slots since the last tick.
+pub fn tick() {
+    let vcpu = cpu::this();
+    let turns = vcpu.turns.load(Relaxed);
+    if vcpu.turns_at_tick.swap(turns, Relaxed) == turns
+        && let Some(slot) = vcpu.active()
+    {
+        slot.open_affinity();
+    }
+}
+
+/// Where the virtual CPU must go on to run `space`: `None` = in the slot that it is in.
+///
+/// Binds a slot if there is none, which may empty the running one; the caller has saved the guest state.
+pub(crate) fn for_space(space: u64) -> Option<&'static Slot> {
+    let vcpu = cpu::this();
+    let me = this();
+    if space == FREE || me.space() == space {
+        return None;
+    }
+    if let Some(slot) = vcpu.slots().find(|slot| slot.space() == space) {
+        mask_signals();
+        return Some(slot);
+    }
+    if matches!(me.space(), FREE | RETIRED) {
+        me.bind(space);
+        me.settle();
+        return None;
+    }
+    let slot = vacant(vcpu).unwrap_or_else(|| least_recently_used(vcpu, me));
+    slot.bind(space);
+    mask_signals();
+    Some(slot)
+}
+
+/// A parked slot without an address space, made if there may be one more.
+fn vacant(vcpu: &'static Vcpu) -> Option<&'static Slot> {
+    let parked = |slot: &&Slot| slot.phase.load(Acquire) == SlotPhase::Parked as u32;
+    let with = |space: u64| vcpu.slots().filter(parked).find(|slot| slot.space() == space);
+    if let Some(slot) = with(FREE) {
+        // Keep one in reserve; its parent makes it while we go on.
+        if with_more_free(vcpu, slot) {
+            return Some(slot);
+        }
+        if let Some(reserve) = add(vcpu) {
+            reserve.request();
+        }
+        return Some(slot);
+    }
+    if let Some(slot) = with(RETIRED) {
+        return Some(slot);
+    }
+    let slot = add(vcpu)?;
+    slot.request();
+    slot.wait_until_parked();
+    Some(slot)
+}
+
+fn with_more_free(vcpu: &Vcpu, taken: &Slot) -> bool {
+    vcpu.slots().any(|slot| slot.local != taken.local && matches!(slot.space(), FREE | RETIRED))
+}
+
+fn least_recently_used(vcpu: &'static Vcpu, me: &'static Slot) -> &'static Slot {
+    vcpu.slots().filter(|slot| slot.local != me.local).min_by_key(|slot| slot.used.load(Relaxed)).unwrap_or(me)
+}
+
+/// Adds a slot to the table of a virtual CPU: `None` if it has its share, or memory is short.
+pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
+    let share = (SLOTS_TOTAL / cpu::count()).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32);
+    let local = vcpu.slot_count.load(Relaxed);
+    if local >= share {
+        return None;
+    }
+    // SAFETY: the layout's size is not zero.
+    let memory = unsafe { alloc_zeroed(Layout::new::<SlotMemory>()) }.cast::<SlotMemory>();
+    if memory.is_null() {
+        return None;
+    }
+    // SAFETY: zeroed memory of the right layout, ours alone until it is published; all zeroes are valid for every field.
+    let slot = unsafe {
+        (*memory).page.self_ptr = memory as u64;
+        (*memory).page.block = &raw const (*memory).gate as u64;
+        (*memory).page.vcpu = vcpu as *const Vcpu as u64;
+        (*memory).page.cpu = vcpu.id();
+        (*memory).page.index = NEXT_INDEX.fetch_add(1, Relaxed);
+        (*memory).slot.page = memory as u64;
+        (*memory).slot.local = local;
+        (*memory).slot.cpu = vcpu.id();
+        &(*memory).slot
+    };
+    slot.host_cpu.store(-1, Relaxed);
+    slot.stale.store(1, Relaxed);
+    vcpu.slots[local as usize].store(slot as *const Slot as *mut Slot, Release);
+    vcpu.slot_count.store(local + 1, Release);
+    Some(slot)
+}
+
+/// Hands the virtual CPU to `target` and parks this slot. On the park stack of the running slot, signals masked.
+///
+/// Returns when the virtual CPU comes back, with the stack pointer to go on at.
+pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
+    let me = this();
+    let vcpu = me.vcpu();
+    target.follow(vcpu);
+    me.phase.store(SlotPhase::Parked as u32, Release);
+    vcpu.teleports.fetch_add(1, Relaxed);
+    let tid = target.tid.load(Relaxed);
+    vcpu.shared().tid.store(tid as u32, Release);
+    vcpu.owner.store(target.local | OWNER_HANDED, Release);
+    target.park_word.store(1, Release);
+    futex::wake(&target.park_word, 1);
+    me.park()
+}
+
+/// The same, where the thread itself goes on at `sp`.
+pub(crate) extern "C" fn hand_over_at(target: &'static Slot, sp: u64) -> u64 {
+    cpu::this().next_sp.store(sp, Relaxed);
+    hand_over(target)
+}
+
+pub(crate) fn mask_signals() {
+    process::mask_signals(0, ASYNCHRONOUS);
+    (hooks().masked)();
+}
+
+impl Slot {
+    /// The address space it is bound to, [`FREE`] or [`RETIRED`].
+    pub fn space(&self) -> u64 {
+        self.vcpu().spaces[self.local as usize % SLOTS_PER_CPU].load(Acquire)
+    }
+
+    /// Number of its virtual CPU.
+    pub fn cpu(&self) -> u32 {
+        self.cpu
+    }
+
+    /// Number among all slots of the machine.
+    pub fn index(&self) -> u32 {
+        self.page().index
+    }
+
+    /// Its page, as other slots reach it.
+    pub fn page(&self) -> &'static SlotPage {
+        // SAFETY: set in `add` to a page that lives for ever; what changes in it is atomic.
+        unsafe { &*(self.page as *const SlotPage) }
+    }
+
+    /// Address of the [`GATE_BLOCK_LEN`] bytes of the gate.
+    pub fn gate_block(&self) -> u64 {
+        self.page().block
+    }
+
+    /// Top of the stack for signals that hit kernel mode.
+    pub fn irq_top(&self) -> u64 {
+        self.page + core::mem::offset_of!(SlotMemory, irq) as u64 + STACK_LEN as u64
+    }
+
+    /// Top of the stack on which it starts and parks.
+    pub fn park_top(&self) -> u64 {
+        self.page + core::mem::offset_of!(SlotMemory, park) as u64 + STACK_LEN as u64
+    }
+
+    /// Host thread id, 0 if there is no host task.
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Acquire)
+    }
+
+    pub(crate) fn local(&self) -> u32 {
+        self.local
+    }
+
+    pub(crate) fn vcpu(&self) -> &'static Vcpu {
+        cpu::at(self.cpu)
+    }
+
+    /// Whether it runs its virtual CPU, or is about to.
+    pub(crate) fn is_active(&self) -> bool {
+        self.vcpu().owner.load(Acquire) & !OWNER_HANDED == self.local
+    }
+
+    /// In the new host task: with `--pin`, to the host CPU that the machine chose.
+    pub(crate) fn place(&self) {
+        let boot = &cpu::control().boot;
+        if boot.options & BootInfo::PIN == 0 {
+            return;
+        }
+        let core = boot.pin[self.cpu as usize % MAX_CPUS];
+        if process::set_affinity(0, &cpu_mask(core.into())).is_ok() {
+            self.host_cpu.store(core.into(), Relaxed);
+        }
+    }
+
+    /// Asks the parent for the host task.
+    pub(crate) fn request(&self) {
+        self.wanted.store(1, Release);
+        let word = &self.vcpu().shared().parent_word;
+        word.fetch_add(1, AcqRel);
+        futex::wake(word, 1);
+    }
+
+    /// The host task exists again, or for the first time: nothing is mapped in it, its timer is gone.
+    pub(crate) fn renew(&self) {
+        self.stale.store(1, Relaxed);
+        self.host_cpu.store(-1, Relaxed);
+        self.armed_ns.store(0, Relaxed);
+    }
+
+    /// Makes the slot go on by itself as soon as it is ready.
+    pub(crate) fn preset(&self) {
+        self.park_word.store(1, Release);
+    }
+
+    fn wait_until_parked(&self) {
+        loop {
+            let phase = self.phase.load(Acquire);
+            if phase == SlotPhase::Parked as u32 {
+                return;
+            }
+            let _ = futex::wait(&self.phase, phase, None);
+        }
+    }
+
+    fn bind(&'static self, space: u64) {
+        let binding = &self.vcpu().spaces[self.local as usize % SLOTS_PER_CPU];
+        if binding.swap(space, AcqRel) != FREE {
+            self.vcpu().recycles.fetch_add(1, Relaxed);
+            self.stale.store(2, Relaxed);
+        } else {
+            self.stale.fetch_max(1, Relaxed);
+        }
+    }
+
+    /// In the slot itself: makes the address space what the binding says.
+    fn settle(&'static self) {
+        let residue = match self.stale.swap(0, Relaxed) {
+            0 => return,
+            1 => Residue::None,
+            _ => Residue::Guest,
+        };
+        let space = self.space();
+        if space != FREE {
+            (hooks().enter_space)(self, space, residue);
+        }
+    }
+
+    /// Sleeps until the virtual CPU is this slot's; returns the stack pointer to go on at. On the park stack.
+    pub(crate) fn park(&'static self) -> u64 {
+        while self.park_word.swap(0, Acquire) == 0 {
+            let _ = futex::wait(&self.park_word, 0, None);
+        }
+        let vcpu = self.vcpu();
+        let handed = self.local | OWNER_HANDED;
+        let _ = vcpu.owner.compare_exchange(handed, self.local, AcqRel, Relaxed);
+        self.phase.store(SlotPhase::Kernel as u32, Release);
+        let turn = vcpu.turns.fetch_add(1, Relaxed);
+        self.used.store(turn, Relaxed);
+        let deadline_ns = vcpu.deadline_ns.load(Relaxed);
+        if deadline_ns != 0 {
+            self.arm_timer(deadline_ns);
+        }
+        self.settle();
+        if self.died.swap(0, Relaxed) != 0 {
+            (hooks().resume_dead)();
+        }
+        vcpu.next_sp.load(Relaxed)
+    }
+
+    /// In the new host task: makes its timer.
+    pub(crate) fn make_timer(&self, tid: i32) -> Result<(), Errno> {
+        self.timer.store(timer::create(tid)?, Relaxed);
+        Ok(())
+    }
+
+    /// In the running slot. A timer that is armed for an earlier time stays: the interrupt comes early, and only once.
+    pub(crate) fn arm_timer(&self, deadline_ns: u64) {
+        let armed_ns = self.armed_ns.load(Relaxed);
+        let soon_enough = armed_ns != 0 && armed_ns <= deadline_ns;
+        if deadline_ns != 0 && !soon_enough {
+            self.armed_ns.store(deadline_ns, Relaxed);
+            // The timer exists, and a wrong time is not possible.
+            let _ = timer::arm(self.timer.load(Relaxed), deadline_ns);
+        }
+    }
+
+    /// The timer interrupt came: its timer is not armed any more. For the signal handler's bottom half.
+    pub fn timer_fired(&self) {
+        self.armed_ns.store(0, Relaxed);
+    }
+
+    /// Before the slot is woken: it shall run on the core on which the virtual CPU is.
+    fn follow(&self, vcpu: &Vcpu) {
+        let here = host_cpu() as i32;
+        if self.host_cpu.load(Relaxed) == here {
+            return;
+        }
+        if process::set_affinity(self.tid.load(Relaxed), &cpu_mask(here as u32)).is_ok() {
+            self.host_cpu.store(here, Relaxed);
+        }
+        vcpu.host_cpu.store(here, Relaxed);
+    }
+
+    /// In the running slot: the host may move it again.
+    fn open_affinity(&self) {
+        let pinned = cpu::control().boot.options & BootInfo::PIN != 0;
+        if !pinned && self.host_cpu.swap(-1, Relaxed) != -1 {
+            let _ = process::set_affinity(0, &[!0; 16]);
+        }
+    }
+}
+
+fn cpu_mask(cpu: u32) -> [u64; 16] {
+    let mut mask = [0; 16];
+    if let Some(word) = mask.get_mut(cpu as usize / 64) {
+        *word = 1 << (cpu % 64);
+    }
+    mask
+}
+
+/// The host CPU that runs the caller, without a host call.
+fn host_cpu() -> u32 {
+    let aux: u32;
+    // SAFETY: reads registers; Linux keeps the CPU number in the low 12 bits of TSC_AUX.
+    unsafe {
+        core::arch::asm!("rdtscp", out("eax") _, out("edx") _, out("ecx") aux, options(nomem, nostack));
+    }
+    aux & 0xfff
+}

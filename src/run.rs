@@ -1,0 +1,192 @@
+//! `umbel run`: builds a machine, starts it, waits for its end.
+
+use crate::cli::{self, RunOptions};
+use crate::image::{Image, ImageError};
+use crate::memory::{Memory, MemoryError};
+use crate::os::{cpu, zygote};
+use crate::supervisor::{Supervisor, SupervisorError};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use std::ffi::OsStr;
+use std::io::{self, IsTerminal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use thiserror::Error;
+use umbel_abi::machine::{BootInfo, StdioKind, StdioStat};
+
+/// Descriptors that the machine and all slots share at most. Growing a shared table later costs milliseconds.
+const DESCRIPTORS: u64 = 1 << 16;
+/// Says how often the machine has started anew because its place was taken.
+const RETRY_VARIABLE: &str = "UMBEL_ADDRESS_RETRY";
+const RETRIES: u32 = 16;
+/// `makedev(1, 3)`.
+const NULL_DEVICE: u64 = 0x103;
+
+/// Why a machine cannot run.
+#[derive(Debug, Error)]
+pub enum RunError {
+    #[error("cannot open the root directory {0}: {1}")]
+    Root(String, nix::Error),
+    #[error("the command and its environment are {0} bytes, more than the {1} that a machine takes")]
+    Strings(usize, usize),
+    #[error("no place for the kernel in this process's address space")]
+    NoPlace,
+    #[error("cannot {0}: {1}")]
+    Host(&'static str, io::Error),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+}
+
+/// Runs a machine; returns its exit status.
+pub fn run(options: &RunOptions) -> Result<u8, RunError> {
+    ensure_place()?;
+    let cpus = options.cpus.unwrap_or_else(host_cpus);
+    let mut memory = Memory::new(options.mem, cpus)?;
+    let image = Image::load(&mut memory)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(&options.root, flags, Mode::empty())
+        .map_err(|error| RunError::Root(options.root.display().to_string(), error))?;
+    let boot = describe(options, cpus, &memory, &root)?;
+    memory.shared.fill(boot);
+    grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
+    let supervisor = Supervisor::prepare(memory.shared.control())?;
+    let zygote = zygote::fork(&image, &memory.kdata).map_err(|error| RunError::Host("fork the zygote", error))?;
+    Ok(supervisor.run(zygote)?)
+}
+
+/// Image and KDATA have fixed addresses. Where address-space randomisation put something of ours there (about one start in
+/// fifty), a new start finds another layout.
+fn ensure_place() -> Result<(), RunError> {
+    if zygote::range_is_free() {
+        return Ok(());
+    }
+    let tries = std::env::var(RETRY_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0_u32);
+    if tries >= RETRIES {
+        return Err(RunError::NoPlace);
+    }
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let error = std::process::Command::new("/proc/self/exe")
+        .arg0(name)
+        .args(arguments)
+        .env(RETRY_VARIABLE, (tries + 1).to_string())
+        .exec();
+    Err(RunError::Host("start anew", error))
+}
+
+fn host_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(256) as u32)
+}
+
+/// Collects everything the kernel is told; the result fills the block in shared memory.
+fn describe<'a>(
+    options: &'a RunOptions,
+    cpus: u32,
+    memory: &Memory,
+    root: &OwnedFd,
+) -> Result<impl FnOnce(&mut BootInfo) + use<'a>, RunError> {
+    let strings = strings(options);
+    let environment = strings.environment;
+    let limit = size_of::<BootInfo>() - std::mem::offset_of!(BootInfo, strings);
+    if strings.bytes.len() > limit {
+        return Err(RunError::Strings(strings.bytes.len(), limit));
+    }
+    let seed = cpu::seed().map_err(|error| RunError::Host("get random bytes", error))?;
+    let stdio = [stdio(io::stdin().as_fd()), stdio(io::stdout().as_fd()), stdio(io::stderr().as_fd())];
+    let pins = core_affinity::get_core_ids().unwrap_or_default();
+    let (files, arena_count) = (memory.files(root), memory.arenas.len() as u32);
+    let (ram_pages, arena_pages) = (memory.ram_pages, memory.arena_pages);
+    Ok(move |info: &mut BootInfo| {
+        info.cpus = cpus;
+        info.ram_pages = ram_pages;
+        info.arena_count = arena_count;
+        info.arena_pages = arena_pages;
+        info.files = files;
+        info.stdio = stdio;
+        info.options = option_bits(options);
+        info.log_level = options.log as u32;
+        (info.uid, info.gid) = options.user;
+        (info.xsave_mask, info.xsave_len) = cpu::xsave();
+        info.huge = umbel_abi::machine::layout::HUGE as u32;
+        info.tsc_khz = cpu::tsc_khz();
+        (info.hwcap, info.hwcap2) = cpu::hwcaps();
+        info.seed = seed;
+        for (pin, core) in info.pin.iter_mut().zip(pins.iter().cycle()) {
+            *pin = core.id as u16;
+        }
+        info.argc = options.command.len() as u32;
+        info.envc = environment;
+        info.strings_len = strings.bytes.len() as u32;
+        info.strings[..strings.bytes.len()].copy_from_slice(&strings.bytes);
+    })
+}
+
+/// Arguments, environment, working directory, host name: each ends with a zero byte.
+struct Strings {
+    bytes: Vec<u8>,
+    environment: u32,
+}
+
+fn strings(options: &RunOptions) -> Strings {
+    let environment = cli::guest_environment(&options.env);
+    let mut bytes = Vec::new();
+    let mut push = |text: &OsStr| {
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.push(0);
+    };
+    options.command.iter().for_each(|argument| push(argument));
+    environment.iter().for_each(|variable| push(variable));
+    push(options.workdir.as_os_str());
+    push(OsStr::new("umbel"));
+    Strings { bytes, environment: environment.len() as u32 }
+}
+
+fn option_bits(options: &RunOptions) -> u32 {
+    let autogroup = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    let by_session = autogroup.is_ok_and(|text| text.trim() == "1");
+    [
+        (options.strace, BootInfo::STRACE),
+        (options.stats, BootInfo::STATS),
+        (options.debug_host, BootInfo::DEBUG_HOST),
+        (options.pin, BootInfo::PIN),
+        (by_session, BootInfo::SHARES_BY_HOST),
+    ]
+    .iter()
+    .filter(|(set, _)| *set)
+    .fold(0, |bits, (_, bit)| bits | bit)
+}
+
+/// What one of our standard streams is.
+fn stdio(fd: BorrowedFd<'_>) -> StdioStat {
+    let closed = StdioStat { kind: StdioKind::Closed as u32, fd: -1, mode: 0, flags: 0 };
+    let Ok(stat) = fstat(fd) else { return closed };
+    let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => StdioKind::File,
+        SFlag::S_IFCHR if stat.st_rdev == NULL_DEVICE => StdioKind::Null,
+        SFlag::S_IFCHR if fd.is_terminal() => StdioKind::Tty,
+        _ => StdioKind::Stream,
+    };
+    let flags = fcntl(fd, FcntlArg::F_GETFL).unwrap_or(0) as u32;
+    StdioStat { kind: kind as u32, fd: fd.as_raw_fd(), mode: stat.st_mode, flags }
+}
+
+/// Raises the limit and makes the table its final size now.
+fn grow_descriptor_table() -> io::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let limit = hard.min(DESCRIPTORS);
+    setrlimit(Resource::RLIMIT_NOFILE, limit, hard)?;
+    // The highest number that is free: the table grows to hold it, and stays that large.
+    let top = fcntl(io::stderr().as_fd(), FcntlArg::F_DUPFD_CLOEXEC((limit - 1) as i32));
+    match top {
+        Ok(fd) => Ok(nix::unistd::close(fd)?),
+        // Standard error is closed: nothing to copy, the table grows later.
+        Err(nix::Error::EBADF) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
