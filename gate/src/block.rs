@@ -31,7 +31,7 @@ pub struct SlotBlock {
     /// Address of the running space's update-log count; of `log_applied` itself if there is none. Offset 40.
     pub(crate) log_head: AtomicU64,
     /// The count that this slot has applied. Offset 48.
-    pub log_applied: AtomicU64,
+    pub(crate) log_applied: AtomicU64,
     /// The `UserContext` whose extended FPU state is in the registers, 0 if none. Offset 56.
     pub(crate) live: AtomicU64,
     /// 1 = signals may be masked or the signal stack disarmed: the next exit must be slow. Offset 64.
@@ -100,15 +100,24 @@ impl SlotBlock {
         self.cold.store(0, Relaxed);
         self.scrub.store(0, Relaxed);
         self.park_word.store(0, Relaxed);
-        self.watch_log(None, 0);
+        self.watch_nothing();
     }
 
-    /// Makes the exit watch `head`, the running space's absolute log count: it does not leave while `head` differs from
-    /// [`Self::log_applied`]. `None` for a slot without a space.
-    pub fn watch_log(&self, head: Option<&'static AtomicU64>, applied: u64) {
-        self.log_applied.store(applied, Relaxed);
-        let head = head.unwrap_or(&self.log_applied) as *const AtomicU64;
-        self.log_head.store(head as u64, Relaxed);
+    /// Makes the exit watch the update log of the space that the slot is bound to: it does not leave while the log's count
+    /// differs from the slot's.
+    pub(crate) fn watch_log(&self) {
+        match umbel_mm::view::watched() {
+            Some((head, applied)) => {
+                self.log_applied.store(applied, Relaxed);
+                self.log_head.store(head as u64, Relaxed);
+            }
+            None => self.watch_nothing(),
+        }
+    }
+
+    fn watch_nothing(&self) {
+        self.log_applied.store(0, Relaxed);
+        self.log_head.store(&raw const self.log_applied as u64, Relaxed);
     }
 
     /// The next exit of this slot must unmask signals and re-arm the signal stack. Call after masking signals.
@@ -121,8 +130,9 @@ impl SlotBlock {
     /// Only in kernel mode in a slot (in the image after `SLOT_PAGE` is mapped).
     pub fn this() -> &'static SlotBlock {
         let page = layout::SLOT_PAGE as *const SlotPage;
-        // SAFETY: every slot maps its page there for life; `block` points to a SlotBlock in KDATA that outlives it.
-        unsafe { &*((*page).block as *const SlotBlock) }
+        // SAFETY: every slot maps its page there for life; `block` points to a SlotBlock in KDATA that outlives it. Volatile,
+        // because the caller may have been moved to another slot since the last read.
+        unsafe { &*((&raw const (*page).block).read_volatile() as *const SlotBlock) }
     }
 }
 

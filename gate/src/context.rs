@@ -166,6 +166,8 @@ pub fn enter_user(context: &UserContext) -> Trap {
         return bad_return_address();
     }
     load_bases(block, context);
+    umbel_mm::view::catch_up_current();
+    block.watch_log();
     scrub_signal_stack(block);
     let live = block.live.load(Relaxed) == context.address();
     let slow = !live || block.slow.load(Relaxed) != 0 || flags & Regs::TRAP_FLAG != 0;

@@ -149,6 +149,16 @@ pub fn catch_up_current() {
     }
 }
 
+/// What the gate looks at once more before it leaves: the head of the log that the current slot is bound to, and the
+/// count that the slot has applied. The pointer holds until the slot is bound to another log.
+pub fn watched() -> Option<(*const AtomicU64, u64)> {
+    let state = &SLOTS[percpu::slot()];
+    let log = state.log.load(Ordering::Acquire);
+    // SAFETY: as in `catch_up_current`.
+    let head = unsafe { log.as_ref() }?.head_word();
+    Some((core::ptr::from_ref(head), state.applied.load(Ordering::Relaxed)))
+}
+
 /// An active section of the current virtual CPU, in the slot of the current thread's space.
 pub struct Section(&'static View);
 
