@@ -73,7 +73,7 @@ pub fn write_record(priority: u8, shown: bool, text: fmt::Arguments<'_>) {
         let _ = write!(outside, "[{seconds:5}.{micros:06}] ");
         outside.push(line.bytes());
         outside.push(b"\n");
-        drivers::log_out().push_or_drop(outside.bytes());
+        drivers::log_out().push_or_drop(&drivers::for_standard_error(outside.bytes()));
     }
 }
 
@@ -82,7 +82,7 @@ pub fn strace(line: &str) {
     let mut bytes = Vec::with_capacity(line.len() + 1);
     bytes.extend_from_slice(line.as_bytes());
     bytes.push(b'\n');
-    drivers::log_out().push_all(&bytes);
+    drivers::log_out().push_all(&drivers::for_standard_error(&bytes));
 }
 
 /// Where readers wait for the next record.

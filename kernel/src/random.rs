@@ -6,6 +6,8 @@
 //!
 //! Locks: [`STATE`] alone, never held while user memory is touched.
 
+use crate::Result;
+use crate::fs::IoDst;
 use umbel_smp::lock::{Rank, SpinLock};
 
 static STATE: SpinLock<Generator> = SpinLock::new(Rank::Leaf, Generator::unseeded());
@@ -37,11 +39,33 @@ pub fn next_u64() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Writes random bytes until `dst` is full; a fault after the first ones ends it early.
+pub fn read(dst: &mut IoDst<'_>) -> Result<usize> {
+    let mut chunk = [0; 256];
+    let mut done = 0;
+    while dst.remaining() > 0 {
+        let count = dst.remaining().min(chunk.len());
+        let bytes = chunk.get_mut(..count).unwrap_or_default();
+        fill(bytes);
+        match dst.write(bytes) {
+            Ok(written) => done += written,
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
+
+/// 16 random bytes, as AT_RANDOM has them.
+pub fn bytes16() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    fill(&mut bytes);
+    bytes
+}
+
 /// A UUID of version 4 in its text form, without a newline.
 pub fn uuid() -> [u8; 36] {
-    let mut raw = [0; 16];
-    fill(&mut raw);
-    format_uuid(raw)
+    format_uuid(bytes16())
 }
 
 fn format_uuid(mut raw: [u8; 16]) -> [u8; 36] {

@@ -1,22 +1,63 @@
 //! Device drivers: the kernel side of the machine's devices.
 //!
-//! * [`ring`]: byte rings with waiting and kicking. [`console`]: the standard streams and the terminal.
-//! * [`handle_device_irq`]: called for `Mailbox::DEVICE` at the way out to guest code, when idle and in `schedule`.
+//! * [`ring`]: byte rings with waiting and kicking. `console`: the standard streams and the terminal.
+//! * [`mem`]: null, zero, full, random, kmsg. `shutdown`: the orderly end that the machine asks for.
+//! * [`interrupt`]: called for `Mailbox::DEVICE` at the way out to guest code, when idle and in `schedule`.
 
+pub mod mem;
 pub mod ring;
 
+use crate::fs::File;
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 use ring::OutRing;
-use umbel_abi::machine::RingIndex;
+use umbel_abi::machine::{RingIndex, StdioKind};
+use umbel_smp::ipi::control;
 use umbel_smp::lock::Once;
 
 static LOG_OUT: Once<OutRing> = Once::new();
+
+/// Brings up the log, the terminal and the device numbers. Called once, before the file systems are made.
+pub fn init() {
+    crate::log::init(control().boot.log_level);
+    mem::register();
+}
+
+/// What has to wait for the file systems: nothing yet.
+pub fn late_init() {}
+
+/// The files for descriptors 0, 1 and 2 of the first process.
+pub fn stdio() -> [Option<Arc<File>>; 3] {
+    [None, None, None]
+}
+
+/// Prints on the machine's standard error; waits for room.
+pub fn print_error(text: &str) {
+    log_out().push_all(&for_standard_error(text.as_bytes()));
+}
 
 /// The ring of the kernel log and of `--strace`.
 pub fn log_out() -> &'static OutRing {
     LOG_OUT.call_once(|| OutRing::of_machine(RingIndex::Log))
 }
 
-/// Looks at all rings and wakes whoever waits for them.
-pub fn handle_device_irq() {
+/// Text as the machine's standard error wants it: a terminal is in raw mode.
+pub fn for_standard_error(text: &[u8]) -> Cow<'_, [u8]> {
+    if control().boot.stdio[2].kind != StdioKind::Tty as u32 {
+        return Cow::Borrowed(text);
+    }
+    let mut out = Vec::with_capacity(text.len() + 8);
+    for byte in text {
+        if *byte == b'\n' {
+            out.push(b'\r');
+        }
+        out.push(*byte);
+    }
+    Cow::Owned(out)
+}
+
+/// Device interrupt: looks at all rings and wakes whoever waits for them.
+pub fn interrupt() {
     log_out().interrupt();
 }
