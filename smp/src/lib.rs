@@ -13,6 +13,7 @@ extern crate alloc;
 
 #[cfg(not(loom))]
 pub mod cpu;
+pub mod handover;
 pub mod ipi;
 pub mod lock;
 pub mod ring;
