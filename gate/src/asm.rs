@@ -80,7 +80,6 @@ global_asm!(
 unsafe extern "C" {
     pub(crate) fn gate_leave(context: u64, block: u64, slow: u32, mask: u64) -> u32;
     pub(crate) fn gate_save_extended(area: *mut u8, mask: u64);
-    #[allow(dead_code, reason = "for the slot that takes over from a dead one")]
     pub(crate) fn gate_go_on(ksp: u64, kind: u32) -> !;
 }
 

@@ -85,21 +85,26 @@ impl SlotBlock {
         }
     }
 
-    /// (Re)initialises the block for a slot of the virtual CPU `shared`. `irq_sp` and `park_sp` are stack tops in KDATA,
-    /// 16-byte aligned, used by this slot alone. Call before the slot's host task starts.
-    pub fn bind(&self, shared: &'static VcpuShared, irq_sp: u64, park_sp: u64) {
-        self.in_kernel.store(1, Relaxed);
-        self.pending.store(0, Relaxed);
-        self.context.store(0, Relaxed);
+    /// Makes the block of a slot of the virtual CPU `shared` whose host task does not exist yet, or died. `irq_sp` and
+    /// `park_sp` are stack tops in KDATA, 16-byte aligned, used by this slot alone.
+    ///
+    /// # Safety
+    /// `at` points to aligned memory with room for a block, zero or a block, that only this slot uses and that stays.
+    pub unsafe fn prepare(at: *mut SlotBlock, shared: &'static VcpuShared, irq_sp: u64, park_sp: u64) {
+        // SAFETY: by the contract.
+        unsafe {
+            // A slot that takes over from a dead one goes on there.
+            let ksp = (*at).ksp.load(Relaxed);
+            at.write(SlotBlock::new());
+            (*at).ksp.store(ksp, Relaxed);
+            (*at).bind(shared, irq_sp, park_sp);
+        }
+    }
+
+    fn bind(&self, shared: &'static VcpuShared, irq_sp: u64, park_sp: u64) {
         self.irq_sp.store(irq_sp, Relaxed);
         self.park_sp.store(park_sp, Relaxed);
         self.shared.store(shared as *const VcpuShared as u64, Relaxed);
-        self.live.store(0, Relaxed);
-        self.bases.store(0, Relaxed);
-        self.slow.store(1, Relaxed);
-        self.cold.store(0, Relaxed);
-        self.scrub.store(0, Relaxed);
-        self.park_word.store(0, Relaxed);
         self.watch_nothing();
     }
 

@@ -1,6 +1,6 @@
 //! A guest thread's registers, and the call that runs it.
 
-use crate::asm::{Kind, gate_leave, gate_save_extended};
+use crate::asm::{Kind, gate_go_on, gate_leave, gate_save_extended};
 use crate::block::{in_slot, try_this};
 use crate::fpu::{self, FpuArea};
 use crate::{Exception, Kill, Regs, Result, SlotBlock, Trap, signal};
@@ -8,6 +8,7 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use umbel_abi::linux::uapi;
+use umbel_abi::machine::layout::{ENTRY_PAGE, PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
 
 /// Everything of a guest thread that the CPU holds while it runs: general registers, FPU, fs and gs bases.
 ///
@@ -202,6 +203,28 @@ pub fn save_before_switch() {
         unsafe { *(*owner).bases.get() = read_bases() };
     }
     save_live(block);
+}
+
+/// Wipes what a guest process left in the slot outside its own mappings, before another one uses it.
+pub fn clear_residue() {
+    let block = SlotBlock::this();
+    save_before_switch();
+    block.scrub.store(0, Relaxed);
+    // SAFETY: both are mapped for life and hold nothing that the kernel still needs: frames are copied before they are
+    // judged, and the exit fills the entry page anew.
+    unsafe {
+        core::ptr::write_bytes(ENTRY_PAGE as *mut u8, 0, PAGE as usize);
+        core::ptr::write_bytes(SIGNAL_STACK as *mut u8, 0, SIGNAL_STACK_LEN as usize);
+        asm!("mov ds, {0:e}", "mov es, {0:e}", in(reg) 0, options(nomem, nostack, preserves_flags));
+    }
+}
+
+/// In a fresh slot: goes on where the one that the host killed in guest mode had left the kernel. That stay in guest mode
+/// ends with [`Trap::SlotDied`].
+pub fn resume_dead() -> ! {
+    let ksp = SlotBlock::this().ksp.load(Relaxed);
+    // SAFETY: the kernel context that waits in `gate_leave` at `ksp` is nobody else's: its slot is dead.
+    unsafe { gate_go_on(ksp, Kind::SlotDied as u32) }
 }
 
 /// Moves the extended state that the registers hold into its owner's area. Low halves are there already.

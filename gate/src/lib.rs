@@ -33,7 +33,7 @@ mod trap;
 
 pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};
 pub use block::{SlotBlock, init};
-pub use context::{Bases, UserContext, enter_user, save_before_switch};
+pub use context::{Bases, UserContext, clear_residue, enter_user, resume_dead, save_before_switch};
 pub use regs::Regs;
 pub use trap::{Exception, FaultInfo, Kill, Trap};
 

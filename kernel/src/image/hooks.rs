@@ -18,10 +18,7 @@ fn block(slot: &Slot) -> *mut SlotBlock {
 fn prepare(slot: &'static Slot) {
     let shared = &cpu::control().vcpus[slot.cpu() as usize];
     // SAFETY: the slot has no host task, so the block is ours; it has room and alignment for the type.
-    unsafe {
-        block(slot).write(SlotBlock::new());
-        (*block(slot)).bind(shared, slot.irq_top(), slot.park_top());
-    }
+    unsafe { SlotBlock::prepare(block(slot), shared, slot.irq_top(), slot.park_top()) }
 }
 
 fn arm(_slot: &'static Slot) -> Result<(), (&'static str, Errno)> {
@@ -33,7 +30,11 @@ fn masked() {
     SlotBlock::this().demand_slow_exit();
 }
 
-fn enter_space(_slot: &'static Slot, _space: u64, _residue: Residue) {}
+fn enter_space(_slot: &'static Slot, _space: u64, residue: Residue) {
+    if residue == Residue::Guest {
+        umbel_gate::clear_residue();
+    }
+}
 
 fn in_guest(slot: &'static Slot) -> bool {
     // SAFETY: written in `prepare` before the slot's host task existed; what changes in it is atomic.
@@ -42,5 +43,5 @@ fn in_guest(slot: &'static Slot) -> bool {
 }
 
 fn resume_dead() -> ! {
-    panic!("a slot was killed in guest mode")
+    umbel_gate::resume_dead()
 }
