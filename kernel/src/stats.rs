@@ -1,1 +1,113 @@
 //! Counters behind `--stats`.
+
+use crate::syscall::table;
+use alloc::string::String;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use umbel_abi::machine::MAX_CPUS;
+use umbel_smp::cpu;
+
+/// A count that each virtual CPU keeps for itself.
+pub struct Counter([Line; LINES]);
+
+/// Virtual CPUs beyond this many share lines.
+const LINES: usize = if MAX_CPUS < 64 { MAX_CPUS } else { 64 };
+
+#[repr(align(64))]
+struct Line(AtomicU64);
+
+impl Counter {
+    const fn new() -> Counter {
+        Counter([const { Line(AtomicU64::new(0)) }; LINES])
+    }
+
+    /// Adds `n`.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        let line = cpu::this().id() as usize % LINES;
+        self.0[line].0.fetch_add(n, Relaxed);
+    }
+
+    /// The sum over all virtual CPUs.
+    pub fn sum(&self) -> u64 {
+        self.0.iter().map(|line| line.0.load(Relaxed)).sum()
+    }
+}
+
+macro_rules! counters {
+    ($( $(#[$doc:meta])* $name:ident = $label:literal; )*) => {
+        $( $(#[$doc])* pub static $name: Counter = Counter::new(); )*
+
+        /// All counters with their labels, in the order of the report.
+        static ALL: &[(&str, &Counter)] = &[ $( ($label, &$name) ),* ];
+    };
+}
+
+counters! {
+    /// System calls that came through a patched call site.
+    SYSCALLS_PATCHED = "system calls by patched call site";
+    /// System calls that came by signal.
+    SYSCALLS_SIGNAL = "system calls by signal";
+    /// Faults of guest code and of user copies.
+    FAULTS = "faults";
+    /// Pages mapped by them.
+    FAULT_PAGES = "pages mapped by faults";
+    /// Switches between kernel stacks.
+    SWITCHES = "switches";
+    /// Threads taken from another virtual CPU's queue.
+    STEALS = "threads moved between virtual CPUs";
+    /// Cross-calls served.
+    CROSS_CALLS = "cross-calls";
+    /// Device interrupts served.
+    DEVICE_INTERRUPTS = "device interrupts";
+    /// Timer interrupts served.
+    TICKS = "ticks";
+    /// Forks.
+    FORKS = "clones";
+    /// execve(2) that succeeded.
+    EXECS = "execs";
+    /// Time in the idle loop.
+    IDLE_NS = "idle time, ns";
+}
+
+/// The text of `--stats`.
+pub fn report() -> String {
+    let mut out = String::new();
+    for (label, counter) in ALL {
+        let _ = writeln!(out, "{label:36} {}", counter.sum());
+    }
+    let faults = FAULTS.sum().max(1);
+    let _ = writeln!(
+        out,
+        "{:36} {}.{}",
+        "pages per fault",
+        FAULT_PAGES.sum() / faults,
+        FAULT_PAGES.sum() * 10 / faults % 10
+    );
+    let sum = |value: fn(&cpu::Vcpu) -> u64| cpu::all().map(value).sum::<u64>();
+    let _ = writeln!(out, "{:36} {}", "teleports", sum(|vcpu| vcpu.teleports.load(Relaxed)));
+    let _ = writeln!(out, "{:36} {}", "recycled slots", sum(|vcpu| vcpu.recycles.load(Relaxed)));
+    let _ = writeln!(out, "{:36} {}", "dead slots", sum(|vcpu| vcpu.dead_slots.load(Relaxed)));
+    for (nr, count) in table::missing() {
+        let _ = writeln!(out, "{:36} {} ({count})", "missing system call", name_of_missing(nr));
+    }
+    out
+}
+
+/// Linux's name of a call that has no row.
+fn name_of_missing(nr: usize) -> &'static str {
+    crate::syscall::names::NAMES.get(nr).copied().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_sums_over_cpus() {
+        static COUNT: Counter = Counter::new();
+        COUNT.add(2);
+        std::thread::spawn(|| COUNT.add(3)).join().unwrap();
+        assert_eq!(COUNT.sum(), 5);
+    }
+}

@@ -63,6 +63,12 @@ impl KernelStack {
         self.base() + KERNEL_STACK_LEN
     }
 
+    /// Prepares the stack so that the first switch to it calls `entry(0)`; returns the stack pointer for `Thread::sp`.
+    pub fn prepare(&mut self, entry: extern "C" fn(u64) -> !) -> u64 {
+        // SAFETY: the top is aligned to 16, the memory below it is ours, and nothing runs on it yet.
+        unsafe { umbel_smp::switch::prepare(self.top(), entry, 0) }
+    }
+
     fn layout() -> Layout {
         const LEN: usize = KERNEL_STACK_LEN as usize;
         const { assert!(LEN.is_power_of_two()) };

@@ -20,9 +20,10 @@
 //!
 //! The sticky flag [`Thread::interrupt`] lives in the same word, so an interruptible block cannot miss it.
 
-use crate::lock::HeldLocks;
+use crate::lock::{HeldLocks, Once};
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
+use core::any::Any;
 
 /// How threads are referred to.
 pub type ThreadRef = Arc<Thread>;
@@ -106,6 +107,8 @@ pub struct Thread {
     pub space: AtomicU64,
     /// What the kernel keeps for it: opaque here.
     pub cookie: AtomicU64,
+    /// The kernel's own object for it. Set once, before it runs.
+    owner: Once<Weak<dyn Any + Send + Sync>>,
     /// Sleeping locks it holds; only the thread itself writes this.
     pub held: HeldLocks,
 }
@@ -127,8 +130,20 @@ impl Thread {
             sp: AtomicU64::new(0),
             space: AtomicU64::new(space),
             cookie: AtomicU64::new(cookie),
+            owner: Once::new(),
             held: HeldLocks::new(),
         }
+    }
+
+    /// Sets the kernel's object for this thread. Later calls change nothing.
+    pub fn set_owner(&self, owner: Weak<dyn Any + Send + Sync>) {
+        // The thread keeps its first owner.
+        let _ = self.owner.set(owner);
+    }
+
+    /// The kernel's object for this thread, while that lives and if it is a `T`.
+    pub fn owner<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.owner.get()?.upgrade()?.downcast().ok()
     }
 
     /// A snapshot of the state.

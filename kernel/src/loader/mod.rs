@@ -1,1 +1,304 @@
-//! Program loading: ELF, interpreters, scripts, the initial stack.
+//! Loading a program into a new address space. Source: execve(2), elf(5), Linux's fs/binfmt_elf.c.
+//!
+//! [`load`] resolves `#!` scripts, maps the program and its interpreter, builds the first stack, and gives back an address
+//! space that nothing runs in yet: a failure leaves the caller as it was. Headers are read into kernel buffers; nothing of
+//! the file is ever dereferenced. Used by: exec, boot.
+
+pub mod elf;
+pub mod open;
+pub mod script;
+pub mod stack;
+
+use crate::fs::File;
+use crate::random;
+use crate::task::{Cred, Image, Task};
+use crate::vm::map::Place;
+use crate::vm::{Backing, MapRequest, Prot, Space, VmaFlags};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use elf::{Header, Program, page_down, page_up};
+use linux_raw_sys::auxvec as at;
+use stack::{Aux, Strings};
+use umbel_abi::machine::layout::{PAGE, USER_TOP};
+use umbel_mm::UserAddr;
+
+/// Where static-pie programs and programs with an interpreter go: two thirds of the address space, as on Linux.
+const DYN_BASE: u64 = page_down(USER_TOP / 3 * 2);
+/// Randomness of addresses, pages.
+const ASLR_PAGES: u64 = 1 << 20;
+/// Randomness of the stack's top, bytes.
+const STACK_SHIFT: u64 = 1 << 20;
+/// Space above the stack.
+const STACK_GAP: u64 = 1 << 30;
+/// `AT_MINSIGSTKSZ`: a signal frame with the largest FPU state that guests have.
+const MIN_SIGNAL_STACK: u64 = 3632;
+/// Smallest and largest size of the stack's area.
+const STACK_SIZE: core::ops::Range<u64> = (128 << 10)..(1 << 30);
+
+/// What to load.
+pub struct Request {
+    pub file: Arc<File>,
+    /// The name that was asked for: `AT_EXECFN`.
+    pub name: Vec<u8>,
+    pub strings: Strings,
+    pub stack_limit: u64,
+    /// Whether addresses are random (`ADDR_NO_RANDOMIZE` is not set).
+    pub randomize: bool,
+}
+
+/// A loaded program.
+pub struct Loaded {
+    pub space: Arc<Space>,
+    pub entry: u64,
+    pub sp: u64,
+    pub image: Image,
+    /// The file that runs: its set-id bits count. Not the interpreter of a script's path.
+    pub file: Arc<File>,
+    /// Last part of the name: the thread's name.
+    pub comm: Vec<u8>,
+}
+
+/// Loads `request` for `task`; `cred` is what the program will have (for the auxiliary vector).
+///
+/// # Errors
+/// `ENOEXEC`, `E2BIG`, `EACCES`, `ENOENT`, `ENOMEM`, `ELOOP` for too many nested scripts.
+pub fn load(
+    task: &Arc<Task>,
+    mut request: Request,
+    cred: &dyn Fn(&Arc<File>) -> Result<(Arc<Cred>, bool)>,
+) -> Result<Loaded> {
+    let mut depth = 0;
+    let comm = base_name(&request.name).to_vec();
+    loop {
+        request.strings.check(request.stack_limit)?;
+        let mut head = [0; script::LINE_MAX];
+        let len = request.file.read_kernel(&mut head, 0)?;
+        let head = head.get(..len).unwrap_or(&[]);
+        if head.starts_with(b"#!") {
+            if depth > script::DEPTH_MAX {
+                return Err(Errno::ELOOP);
+            }
+            depth += 1;
+            interpret(task, &mut request, head)?;
+            continue;
+        }
+        let header = Header::parse(head)?;
+        let (cred, secure) = cred(&request.file)?;
+        return load_elf(task, request, &header, &cred, secure, comm);
+    }
+}
+
+/// Replaces a script by its interpreter.
+fn interpret(task: &Arc<Task>, request: &mut Request, head: &[u8]) -> Result<()> {
+    let (name, argument) = script::parse(head).ok_or(Errno::ENOEXEC)?;
+    let strings = &mut request.strings;
+    if !strings.args.is_empty() {
+        strings.args.remove(0);
+    }
+    let new = [Some(name), argument, Some(&request.name)];
+    let new: Vec<Vec<u8>> = new.into_iter().flatten().map(<[u8]>::to_vec).collect();
+    strings.args.splice(0..0, new);
+    request.file = open::open_exec(task, name)?;
+    request.name = name.to_vec();
+    Ok(())
+}
+
+fn load_elf(
+    task: &Arc<Task>,
+    request: Request,
+    header: &Header,
+    cred: &Cred,
+    secure: bool,
+    comm: Vec<u8>,
+) -> Result<Loaded> {
+    let program = read_program(&request.file, header)?;
+    let interp = match program.interp {
+        Some(place) => Some(open_interpreter(task, &request.file, place)?),
+        None => None,
+    };
+    let space = Space::new()?;
+    let shift = |max: u64| if request.randomize { random::next_u64() % max } else { 0 };
+    let base = if header.is_dyn { DYN_BASE + shift(ASLR_PAGES) * PAGE } else { 0 };
+    let bias = map_program(&space, &request.file, header, &program, base, true)?;
+    let range = program.range();
+    let brk = bias.wrapping_add(range.end);
+    space.set_brk(UserAddr(brk + shift(0x2000) * PAGE));
+    let entry = bias.wrapping_add(header.entry);
+    let mut start = entry;
+    let mut interp_base = 0;
+    if let Some((file, header, program)) = &interp {
+        interp_base = map_program(&space, file, header, program, 0, false)?;
+        start = interp_base.wrapping_add(header.entry);
+    }
+    let phdr = program.phdr_addr(header).map_or(0, |addr| bias.wrapping_add(addr));
+    let mut aux = Vec::from([
+        Aux::Value(u64::from(at::AT_PHDR), phdr),
+        Aux::Value(u64::from(at::AT_BASE), interp_base),
+        Aux::Value(u64::from(at::AT_ENTRY), entry),
+    ]);
+    aux.extend(facts(header, cred, secure));
+    let top = USER_TOP - STACK_GAP - shift(ASLR_PAGES) * PAGE;
+    let size = page_up(request.stack_limit.clamp(STACK_SIZE.start, STACK_SIZE.end));
+    let mut prot = Prot::READ | Prot::WRITE;
+    prot.set(Prot::EXEC, program.exec_stack);
+    let flags = VmaFlags::STACK;
+    let addr = UserAddr(top - size);
+    space.map(MapRequest { addr, len: size, place: Place::Fixed, prot, flags, backing: Backing::Anonymous })?;
+    let mut seed = [0; 16];
+    random::fill(&mut seed);
+    let image =
+        stack::build(top - page_down(shift(STACK_SHIFT)) % (size / 2), &request.strings, &request.name, &seed, &aux)?;
+    space.write_remote(UserAddr(image.sp), &image.bytes)?;
+    let root = task.fs()?.root();
+    let exe = request.file.path().map(|path| path.display(&root)).unwrap_or_default();
+    let code = program.segments.iter().find(|segment| segment.exec).map_or(0..0, |s| bias + s.vaddr..bias + s.end());
+    Ok(Loaded {
+        space,
+        entry: start,
+        sp: image.sp,
+        image: Image { exe, args: image.args, env: image.envs, auxv: image.auxv, stack_top: image.sp, code },
+        file: request.file,
+        comm,
+    })
+}
+
+/// The part of the auxiliary vector that does not depend on addresses.
+fn facts(header: &Header, cred: &Cred, secure: bool) -> impl Iterator<Item = Aux> {
+    let boot = crate::boot::info();
+    let mut facts = Vec::from([
+        Aux::Value(u64::from(at::AT_HWCAP), boot.hwcap),
+        Aux::Value(u64::from(at::AT_HWCAP2), boot.hwcap2),
+        Aux::Value(u64::from(at::AT_PAGESZ), PAGE),
+        Aux::Value(u64::from(at::AT_CLKTCK), 100),
+        Aux::Value(u64::from(at::AT_PHENT), elf::PHDR_LEN as u64),
+        Aux::Value(u64::from(at::AT_PHNUM), u64::from(header.phnum)),
+        Aux::Value(u64::from(at::AT_FLAGS), 0),
+        Aux::Value(u64::from(at::AT_UID), u64::from(cred.uid)),
+        Aux::Value(u64::from(at::AT_EUID), u64::from(cred.euid)),
+        Aux::Value(u64::from(at::AT_GID), u64::from(cred.gid)),
+        Aux::Value(u64::from(at::AT_EGID), u64::from(cred.egid)),
+        Aux::Value(u64::from(at::AT_SECURE), u64::from(secure)),
+        Aux::Value(u64::from(at::AT_MINSIGSTKSZ), MIN_SIGNAL_STACK),
+        Aux::Random(u64::from(at::AT_RANDOM)),
+        Aux::ExecFn(u64::from(at::AT_EXECFN)),
+        Aux::Platform(u64::from(at::AT_PLATFORM)),
+    ]);
+    if boot.files.vdso >= 0 {
+        facts.push(Aux::Value(u64::from(at::AT_SYSINFO_EHDR), umbel_abi::machine::layout::GUEST_VDSO));
+    }
+    facts.into_iter()
+}
+
+fn read_program(file: &File, header: &Header) -> Result<Program> {
+    let mut phdrs = Vec::new();
+    phdrs.try_reserve_exact(header.phdrs_len()).map_err(|_| Errno::ENOMEM)?;
+    phdrs.resize(header.phdrs_len(), 0);
+    if file.read_kernel(&mut phdrs, header.phoff)? != phdrs.len() {
+        return Err(Errno::ENOEXEC);
+    }
+    Program::parse(&phdrs)
+}
+
+fn open_interpreter(task: &Arc<Task>, file: &File, (offset, len): (u64, u64)) -> Result<(Arc<File>, Header, Program)> {
+    if !(2..=4096).contains(&len) {
+        return Err(Errno::ENOEXEC);
+    }
+    let mut name = alloc::vec![0; len as usize];
+    if file.read_kernel(&mut name, offset)? != name.len() || name.pop() != Some(0) {
+        return Err(Errno::ENOEXEC);
+    }
+    let file = open::open_exec(task, &name)?;
+    let mut head = [0; elf::HEADER_LEN];
+    let len = file.read_kernel(&mut head, 0)?;
+    let header = Header::parse(head.get(..len).unwrap_or(&[])).map_err(|_| Errno::ELIBBAD)?;
+    let program = read_program(&file, &header)?;
+    Ok((file, header, program))
+}
+
+/// Maps all segments; returns what to add to linked addresses.
+///
+/// A position-independent program goes to `base`, or where the space has room if `base` is 0.
+fn map_program(
+    space: &Arc<Space>,
+    file: &Arc<File>,
+    header: &Header,
+    program: &Program,
+    base: u64,
+    main: bool,
+) -> Result<u64> {
+    let range = program.range();
+    let bias = if header.is_dyn {
+        let align = program.align();
+        let room = range.end - range.start + align;
+        let base = if base == 0 { find_room(space, room)? } else { base };
+        (base.next_multiple_of(align)).wrapping_sub(range.start)
+    } else {
+        0
+    };
+    let end = bias.wrapping_add(range.end);
+    if end > USER_TOP - STACK_GAP && main && header.is_dyn {
+        return Err(Errno::ENOMEM);
+    }
+    for segment in &program.segments {
+        map_segment(space, file, segment, bias)?;
+    }
+    Ok(bias)
+}
+
+/// An address where `len` bytes are free.
+fn find_room(space: &Space, len: u64) -> Result<u64> {
+    let (prot, flags) = (Prot::empty(), VmaFlags::empty());
+    let addr = UserAddr::NULL;
+    let room = space.map(MapRequest { addr, len, place: Place::Anywhere, prot, flags, backing: Backing::Anonymous })?;
+    space.unmap(room, len)?;
+    Ok(room.0)
+}
+
+/// Maps one segment: its file pages, then zero pages, with the rest of the last file page cleared.
+fn map_segment(space: &Arc<Space>, file: &Arc<File>, segment: &elf::Segment, bias: u64) -> Result<()> {
+    let start = page_down(bias.wrapping_add(segment.vaddr));
+    let file_end = bias.wrapping_add(segment.vaddr + segment.filesz);
+    let end = page_up(bias.wrapping_add(segment.end()));
+    let mut prot = Prot::empty();
+    prot.set(Prot::READ, segment.read);
+    prot.set(Prot::WRITE, segment.write);
+    prot.set(Prot::EXEC, segment.exec);
+    let (place, flags) = (Place::Fixed, VmaFlags::empty());
+    let file_pages_end = if segment.filesz == 0 { start } else { page_up(file_end) };
+    if file_pages_end > start {
+        space.map(MapRequest {
+            addr: UserAddr(start),
+            len: file_pages_end - start,
+            place,
+            prot,
+            flags,
+            backing: Backing::File {
+                object: file.mappable()?,
+                offset: page_down(segment.offset),
+                file: Some(file.clone()),
+            },
+        })?;
+    }
+    if end > file_pages_end {
+        let backing = Backing::Anonymous;
+        space.map(MapRequest {
+            addr: UserAddr(file_pages_end),
+            len: end - file_pages_end,
+            place,
+            prot,
+            flags,
+            backing,
+        })?;
+    }
+    if segment.memsz > segment.filesz && segment.filesz > 0 && segment.write && file_end != file_pages_end {
+        let zeros = [0; PAGE as usize];
+        let count = (file_pages_end - file_end) as usize;
+        space.write_remote(UserAddr(file_end), zeros.get(..count).unwrap_or(&[]))?;
+    }
+    Ok(())
+}
+
+fn base_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}

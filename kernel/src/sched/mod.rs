@@ -1,1 +1,166 @@
-//! The scheduler.
+//! The scheduler: which thread runs on which virtual CPU.
+//!
+//! * [`schedule`], [`start`], [`interrupt`], [`yield_now`], [`cond_resched`]: what other subsystems call.
+//! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
+//!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
+//!
+//! A thread that blocks stays on its stack and idles there if nothing else is runnable: a sleep that ends soon costs no
+//! switch. Its run-queue entity travels: queue → running → (queue | the task's pocket while it is blocked).
+//!
+//! Kernel code is not preempted: a waiting interrupt is served at the exit to guest code, in the idle loop and here.
+//!
+//! Locks: `Rank::RunQueue` (one a virtual CPU), nothing is taken under it. Times: CLOCK_MONOTONIC, ns.
+
+mod cpu;
+mod entity;
+mod idle;
+mod place;
+
+pub use cpu::{
+    current, exit_current, finish_switch, has_work, need_resched, schedule, serve_interrupts, start_boot_thread,
+};
+pub use entity::{Affinity, Entity};
+pub use place::program_timer;
+
+use crate::Result;
+use crate::task::{Completion, Task};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+use umbel_mm::stack::KernelStack;
+use umbel_smp::runqueue::Arrival;
+use umbel_smp::thread::{Interruptible, Prepare, Thread, ThreadRef, WakeEnd};
+use umbel_smp::{BlockEnd, Schedule, cpu as vcpu};
+
+/// The kernel's scheduler, as the layers below see it.
+struct KernelSchedule;
+
+impl Schedule for KernelSchedule {
+    fn current(&self) -> ThreadRef {
+        cpu::current_thread()
+    }
+
+    fn block(&self, deadline_ns: Option<u64>) -> BlockEnd {
+        cpu::block(deadline_ns)
+    }
+
+    fn wake(&self, thread: &ThreadRef) -> bool {
+        finish_wake(thread, thread.wake())
+    }
+
+    fn interrupted(&self) -> bool {
+        cpu::current_thread().interrupted()
+    }
+}
+
+/// Registers the scheduler with the layers below. Once at boot.
+pub fn init() {
+    static SCHEDULE: KernelSchedule = KernelSchedule;
+    umbel_smp::register(&SCHEDULE);
+}
+
+/// Puts a new task on a run queue.
+pub fn start(task: &Arc<Task>) {
+    place::enqueue(task, Arrival::New);
+}
+
+/// Makes `task` look at its signals and its state soon: ends an interruptible wait, or interrupts guest code.
+pub fn interrupt(task: &Arc<Task>) {
+    if !finish_wake(&task.thread, task.thread.interrupt()) {
+        cpu::poke_if_running(task);
+    }
+}
+
+/// What a wake-up leaves to do; returns whether the thread was blocked.
+fn finish_wake(thread: &Thread, end: WakeEnd) -> bool {
+    match end {
+        WakeEnd::Enqueue => {
+            if let Some(task) = thread.owner::<Task>() {
+                place::enqueue(&task, Arrival::Woken);
+            }
+            true
+        }
+        WakeEnd::Caught => {
+            if let Some(task) = thread.owner::<Task>() {
+                cpu::poke_if_idling(&task);
+            }
+            true
+        }
+        WakeEnd::NotBlocked => false,
+    }
+}
+
+/// Lets others of this virtual CPU run first, as sched_yield(2).
+pub fn yield_now() {
+    cpu::yield_now();
+}
+
+/// For long loops in the kernel: serves interrupts and gives way if something else should run. May block.
+pub fn cond_resched() {
+    serve_interrupts();
+    if need_resched() {
+        schedule();
+    }
+}
+
+/// The calling thread's completion wait is being ended by signals that do not matter: waits deaf to them.
+pub fn wait_out_interrupt(task: &Task, done: &Completion) {
+    task.thread.clear_interrupt();
+    if done.is_done() {
+        return;
+    }
+    // Signals that come from now on end this wait; those that were pending are looked at on the way out.
+    let _ = task.thread.prepare_block(Interruptible::Yes) == Prepare::Ready;
+    task.thread.cancel_block();
+}
+
+/// A new thread with a kernel stack of its own, ready to be started for `task_main`.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn new_thread(space: u64) -> Result<(ThreadRef, Option<KernelStack>)> {
+    let mut stack = KernelStack::new()?;
+    let thread = Arc::new(Thread::new(space, 0));
+    thread.sp.store(stack.prepare(crate::task::task_main), Relaxed);
+    Ok((thread, Some(stack)))
+}
+
+/// The thread that runs already, on a stack that is not ours.
+pub fn adopted_thread() -> (ThreadRef, Option<KernelStack>) {
+    (Arc::new(Thread::adopted(0, 0)), None)
+}
+
+/// The running thread leaves its address space for good.
+pub fn leave_space(task: &Task) {
+    task.thread.space.store(0, Relaxed);
+}
+
+/// The running thread goes on in the address space `space`.
+pub fn enter_space(task: &Task, space: u64) {
+    umbel_smp::switch::move_to_space(&task.thread, space);
+}
+
+/// Charges the running thread up to now, for those who read its times.
+pub fn account_now() {
+    cpu::account(&current(), crate::time::monotonic_ns());
+}
+
+/// The class or affinity of `task` changed: it must look, if it runs.
+pub fn class_changed(task: &Arc<Task>) {
+    place::requeue(task);
+}
+
+/// Load averages of 1, 5 and 15 minutes, times 2^11.
+pub fn load_average() -> [u64; 3] {
+    place::load_average()
+}
+
+/// Number of virtual CPUs.
+pub fn cpus() -> u32 {
+    vcpu::count()
+}
+
+/// Sleeps until CLOCK_MONOTONIC `deadline_ns`, deaf to interrupts. For kernel threads.
+pub fn sleep_until(deadline_ns: u64) {
+    let queue = umbel_smp::wait::WaitQueue::new();
+    let _ = queue.wait_deadline(deadline_ns, || None::<()>);
+}

@@ -6,8 +6,10 @@
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
-use umbel_mm::user::{self, UserAddr};
+use umbel_mm::UserAddr;
+use umbel_mm::user::read_cstr;
 
 /// A register's decoding.
 pub trait FromArg: Sized {
@@ -67,7 +69,35 @@ impl fmt::Display for Pid {
 
 /// A claim that a NUL-terminated string lies at this guest address; the handler copies it in once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UserStr(pub u64);
+pub struct UserStr(pub UserAddr);
+
+/// Longest path, its NUL included.
+pub const PATH_MAX: usize = 4096;
+
+impl UserStr {
+    /// Copies the string in.
+    ///
+    /// # Errors
+    /// `EFAULT`, `ENAMETOOLONG`.
+    pub fn read(self) -> Result<Vec<u8>> {
+        read_cstr(self.0, PATH_MAX)
+    }
+}
+
+impl ArgFmt for UserStr {
+    fn arg_fmt(&self, task: &Task, out: &mut String) {
+        match self.read() {
+            Ok(bytes) => format_bytes(&bytes, out),
+            Err(_) => self.0.arg_fmt(task, out),
+        }
+    }
+}
+
+impl IntoRet for UserAddr {
+    fn into_ret(self) -> u64 {
+        self.0
+    }
+}
 
 macro_rules! number_args {
     ($($ty:ty),*) => { $(
@@ -137,7 +167,7 @@ newtype_args!(Fd, Pid);
 
 impl FromArg for UserStr {
     fn from_arg(raw: u64) -> Result<Self> {
-        Ok(UserStr(raw))
+        Ok(UserStr(UserAddr(raw)))
     }
 }
 
@@ -188,7 +218,7 @@ impl ArgFmt for UserAddr {
 pub fn format_user_bytes(addr: UserAddr, len: u64, out: &mut String) {
     let mut bytes = [0; SHOWN + 1];
     let part = &mut bytes[..len.min(SHOWN as u64 + 1) as usize];
-    match user::copy_in(part, addr) {
+    match umbel_mm::user::copy_in(part, addr) {
         Ok(()) => format_bytes(part, out),
         Err(_) => {
             let _ = write!(out, "{:#x}", addr.0);

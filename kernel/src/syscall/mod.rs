@@ -24,7 +24,11 @@ pub mod args;
 #[macro_use]
 pub mod table;
 
+pub mod cred;
+pub mod names;
+pub mod prctl;
 pub mod process;
+pub mod sched;
 pub mod system;
 
 use crate::task::Task;

@@ -1,3 +1,172 @@
-//! The machine as a whole: uname, sysinfo, random numbers, the scheduler's knobs.
+//! The machine as a whole: names, memory, random numbers, what only a real machine can do.
 
-rows! {}
+use super::{Pid, UserStr};
+use crate::task::{Task, cap, ids};
+use crate::{Errno, Result, random, time};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use linux_raw_sys::general as nr;
+use umbel_mm::user::{copy_out, read_vec, write_val};
+use umbel_mm::{UserAddr, frame};
+use umbel_smp::lock::{Rank, SpinLock};
+
+rows! {
+    nr::__NR_uname, uname(buf: UserAddr) => uname, Full;
+    nr::__NR_sethostname, sethostname(name: UserAddr, len: i32) => sethostname, Full;
+    nr::__NR_setdomainname, setdomainname(name: UserAddr, len: i32) => setdomainname, Full;
+    nr::__NR_sysinfo, sysinfo(info: UserAddr) => sysinfo, Full;
+    nr::__NR_getrandom, getrandom(buf: UserAddr, len: usize, flags: u32) => getrandom, Full;
+    nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
+    nr::__NR_vhangup, vhangup() => vhangup, Partial("refused");
+    nr::__NR_acct, acct(path: UserStr) => acct, Partial("refused");
+    nr::__NR_ioprio_get, ioprio_get(which: u32, who: Pid) => ioprio_get, Partial("one class");
+    nr::__NR_ioprio_set, ioprio_set(which: u32, who: Pid, priority: u32) => ioprio_set, Partial("remembered nowhere");
+}
+
+/// Bytes of a field of `struct utsname`.
+const FIELD: usize = 65;
+/// The Linux whose behaviour this kernel follows.
+pub const RELEASE: &str = "6.12.0-umbel";
+/// As uname -v.
+pub const VERSION: &str = "#1 SMP Umbel";
+
+struct Names {
+    host: [u8; FIELD],
+    domain: [u8; FIELD],
+}
+
+static NAMES: SpinLock<Names> = SpinLock::new(Rank::Leaf, Names { host: field(b"umbel"), domain: field(b"(none)") });
+
+const fn field(text: &[u8]) -> [u8; FIELD] {
+    let mut field = [0; FIELD];
+    let mut at = 0;
+    while at < text.len() && at < FIELD - 1 {
+        field[at] = text[at];
+        at += 1;
+    }
+    field
+}
+
+/// Sets the host name at boot.
+pub fn set_host_name(name: &[u8]) {
+    NAMES.lock().host = field(name);
+}
+
+/// The host name, for /proc/sys/kernel/hostname.
+pub fn host_name() -> Vec<u8> {
+    let host = NAMES.lock().host;
+    host.iter().copied().take_while(|&byte| byte != 0).collect()
+}
+
+fn uname(_: &Arc<Task>, buf: UserAddr) -> Result<()> {
+    let (host, domain) = {
+        let names = NAMES.lock();
+        (names.host, names.domain)
+    };
+    let fields =
+        [field(b"Linux"), host, field(RELEASE.as_bytes()), field(VERSION.as_bytes()), field(b"x86_64"), domain];
+    copy_out(buf, fields.as_flattened())
+}
+
+/// Reads a new name.
+fn new_name(task: &Task, name: UserAddr, len: i32) -> Result<[u8; FIELD]> {
+    if !task.capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    if !(0..FIELD as i32).contains(&len) {
+        return Err(Errno::EINVAL);
+    }
+    let bytes: Vec<u8> = read_vec(name, len as usize)?;
+    Ok(field(&bytes))
+}
+
+fn sethostname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
+    let name = new_name(task, name, len)?;
+    NAMES.lock().host = name;
+    Ok(())
+}
+
+fn setdomainname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
+    let name = new_name(task, name, len)?;
+    NAMES.lock().domain = name;
+    Ok(())
+}
+
+fn sysinfo(_: &Arc<Task>, info: UserAddr) -> Result<()> {
+    let memory = frame::usage();
+    let page = umbel_mm::PAGE;
+    let uptime = (time::monotonic_ns() - crate::boot::started_ns()) / 1_000_000_000;
+    let loads = crate::sched::load_average().map(|load| load << 5);
+    let tasks = ids::table().tasks.len().min(usize::from(u16::MAX)) as u64;
+    let words = [
+        uptime,
+        loads[0],
+        loads[1],
+        loads[2],
+        memory.total * page,
+        memory.free * page,
+        0,
+        0,
+        0,
+        0,
+        tasks,
+        0,
+        0,
+        // mem_unit = 1, in the low half.
+        1,
+    ];
+    write_val(info, &words)
+}
+
+const GRND_NONBLOCK: u32 = 1;
+const GRND_RANDOM: u32 = 2;
+const GRND_INSECURE: u32 = 4;
+
+fn getrandom(_: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usize> {
+    if flags & !(GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE) != 0
+        || flags & (GRND_RANDOM | GRND_INSECURE) == GRND_RANDOM | GRND_INSECURE
+    {
+        return Err(Errno::EINVAL);
+    }
+    let len = len.min(i32::MAX as usize);
+    let mut done = 0;
+    let mut chunk = [0; 256];
+    while done < len {
+        let count = (len - done).min(chunk.len());
+        let Some(part) = chunk.get_mut(..count) else { break };
+        random::fill(part);
+        if let Err(errno) = copy_out(buf.add(done as u64), part) {
+            return if done > 0 { Ok(done) } else { Err(errno) };
+        }
+        done += count;
+        crate::sched::cond_resched();
+    }
+    Ok(done)
+}
+
+/// Nobody may restart the machine from inside; the first process's end ends it.
+fn reboot(task: &Arc<Task>, magic: u32, _magic2: u32, command: u32) -> Result<()> {
+    const MAGIC: u32 = 0xfee1_dead;
+    const CAD: [u32; 2] = [0, 0x89ab_cdef];
+    if !task.capable(cap::SYS_BOOT) {
+        return Err(Errno::EPERM);
+    }
+    if magic == MAGIC && CAD.contains(&command) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+fn vhangup(_: &Arc<Task>) -> Result<()> {
+    Err(Errno::EPERM)
+}
+
+fn acct(_: &Arc<Task>, _path: UserStr) -> Result<()> {
+    Err(Errno::EPERM)
+}
+
+/// Best effort, level 4.
+fn ioprio_get(_: &Arc<Task>, _which: u32, _who: Pid) -> Result<u32> {
+    Ok(2 << 13 | 4)
+}
+
+fn ioprio_set(_: &Arc<Task>, _which: u32, _who: Pid, _priority: u32) -> Result<()> {
+    Ok(())
+}

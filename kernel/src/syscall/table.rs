@@ -66,7 +66,8 @@ macro_rules! rows {
 pub const LIMIT: usize = 512;
 
 /// The families. One line each.
-const FAMILIES: &[&[Row]] = &[super::process::ROWS, super::system::ROWS];
+const FAMILIES: &[&[Row]] =
+    &[super::cred::ROWS, super::prctl::ROWS, super::process::ROWS, super::sched::ROWS, super::system::ROWS];
 
 static TABLE: [Option<Row>; LIMIT] = by_number(FAMILIES);
 static MISSING: [AtomicU32; LIMIT] = [const { AtomicU32::new(0) }; LIMIT];
@@ -93,8 +94,11 @@ pub fn missing() -> impl Iterator<Item = (usize, u32)> {
     MISSING.iter().enumerate().map(|(nr, count)| (nr, count.load(Relaxed))).filter(|&(_, count)| count != 0)
 }
 
+/// Appends one argument, given its register.
+pub type FormatArg<'a> = &'a dyn Fn(u64, &mut String);
+
 /// Appends `name(first, second)`; used by the rows.
-pub fn format_call(name: &str, args: &Args, list: &[&dyn Fn(u64, &mut String)], out: &mut String) {
+pub fn format_call(name: &str, args: &Args, list: &[FormatArg<'_>], out: &mut String) {
     let _ = write!(out, "{name}(");
     for (index, (format, &raw)) in list.iter().zip(args).enumerate() {
         if index > 0 {

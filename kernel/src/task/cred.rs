@@ -92,6 +92,48 @@ impl Cred {
         self.effective >> cap & 1 != 0
     }
 
+    /// What changed user ids do to capabilities. Source: capabilities(7), "Effect of user ID changes on capabilities".
+    pub fn adjust_caps(&mut self, old: &Cred) {
+        const KEEP_CAPS: u32 = 1 << 4;
+        const NO_SETUID_FIXUP: u32 = 1 << 2;
+        if self.securebits & NO_SETUID_FIXUP != 0 {
+            return;
+        }
+        let had_root = [old.uid, old.euid, old.suid].contains(&0);
+        let has_root = [self.uid, self.euid, self.suid].contains(&0);
+        if had_root && !has_root {
+            if self.securebits & KEEP_CAPS == 0 {
+                self.permitted = 0;
+            }
+            self.effective = 0;
+            self.ambient = 0;
+        }
+        if old.euid == 0 && self.euid != 0 {
+            self.effective = 0;
+        }
+        if old.euid != 0 && self.euid == 0 {
+            self.effective = self.permitted;
+        }
+        self.adjust_fs_caps(old);
+    }
+
+    /// What a changed file-system user id does to capabilities.
+    pub fn adjust_fs_caps(&mut self, old: &Cred) {
+        const FS: u64 = 1 << cap::CHOWN
+            | 1 << cap::DAC_OVERRIDE
+            | 1 << cap::DAC_READ_SEARCH
+            | 1 << cap::FOWNER
+            | 1 << cap::FSETID
+            | 1 << cap::LINUX_IMMUTABLE
+            | 1 << cap::MKNOD;
+        if old.fsuid == 0 && self.fsuid != 0 {
+            self.effective &= !FS;
+        }
+        if old.fsuid != 0 && self.fsuid == 0 {
+            self.effective |= self.permitted & FS;
+        }
+    }
+
     /// Whether `gid` is the file-system group or a supplementary one.
     pub fn in_group(&self, gid: u32) -> bool {
         self.fsgid == gid || self.groups.binary_search(&gid).is_ok()
@@ -106,5 +148,18 @@ mod tests {
     fn root_is_capable_and_others_are_not() {
         assert!(Cred::new(0, 0).capable(cap::SYS_ADMIN));
         assert!(!Cred::new(1000, 1000).capable(cap::CHOWN));
+    }
+
+    #[test]
+    fn giving_up_root_gives_up_capabilities() {
+        let old = Cred::new(0, 0);
+        let mut effective_only = old.clone();
+        (effective_only.euid, effective_only.fsuid) = (5, 5);
+        effective_only.adjust_caps(&old);
+        assert_eq!((effective_only.effective, effective_only.permitted), (0, cap::ALL));
+        let mut all = old.clone();
+        (all.uid, all.euid, all.suid, all.fsuid) = (5, 5, 5, 5);
+        all.adjust_caps(&old);
+        assert_eq!((all.effective, all.permitted), (0, 0));
     }
 }

@@ -2,14 +2,39 @@
 //!
 //! * [`Task`]: one guest thread. [`Process`]: its thread group. [`Cred`]: who it is.
 //! * [`current`]: the running task; the only way to it.
+//! * [`ids`]: the tree of processes, groups and sessions. [`run`]: the run loop.
+//! * [`clone`], [`exec`], [`exit`], [`wait`], [`stop`], [`session`]: what the calls of the same names do.
 //!
-//! Each subsystem adds its own fields to [`Task`] or [`Process`] (one line, with "protected by").
+//! Locks, outermost first: the table of ids, one process's, one task's. None is held across anything that sleeps.
 
+mod arch;
+pub mod clone;
+mod completion;
 mod cred;
+pub mod exec;
+pub mod exit;
+pub mod ids;
+pub mod limits;
 mod process;
+mod run;
+pub mod session;
+pub mod stop;
 #[allow(clippy::module_inception)]
 mod task;
+pub mod wait;
 
+pub use crate::sched::current;
+pub use arch::arch_prctl;
+pub use completion::Completion;
 pub use cred::{Cred, cap};
-pub use process::Process;
-pub use task::Task;
+pub use exit::group_exit;
+pub use ids::{WaitStatus, all_processes, find_pgrp, find_process, find_task};
+pub use limits::Limits;
+pub use process::{Image, Process, Times, Usage};
+pub use run::task_main;
+pub use task::{COMM_LEN, NewTask, Task, comm};
+
+/// Whether the running task has the capability.
+pub fn capable(cap: u32) -> bool {
+    current().capable(cap)
+}

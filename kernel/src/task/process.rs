@@ -1,16 +1,212 @@
 //! A thread group.
 
+use super::{Limits, Task, WaitStatus};
+use crate::signal;
 use crate::syscall::Pid;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::wait::WaitQueue;
 
-/// A process: what its threads share.
+/// A process: what its threads share. Its place in the tree is in [`super::ids`].
 pub struct Process {
     /// Immutable.
     pid: Pid,
+    /// Signals of the group. Own locks.
+    pub signal: signal::Shared,
+    /// Resource limits.
+    limits: SpinLock<Limits>,
+    /// The status the process ends with, once somebody decided.
+    group_exit: SpinLock<Option<WaitStatus>>,
+    /// `group_exit` is set: to look at without the lock.
+    exiting: AtomicBool,
+    /// The thread that is running execve(2) and waits for the others to end, as its tid; 0 = none.
+    exec_by: AtomicI32,
+    /// Woken when a child changes state, and when a thread of the group exits.
+    pub child_events: WaitQueue,
+    /// Signal to the parent at exit, 0 = none (then only `__WCLONE` waits see it). Protected by being set in clone and exec.
+    pub exit_signal: AtomicU32,
+    /// Threads that have not ended.
+    pub(super) threads: AtomicUsize,
+    /// Group stop.
+    pub stop: SpinLock<Stop>,
+    /// Stopped threads wait here.
+    pub stop_queue: WaitQueue,
+    /// Times of threads that exited, and of children that were waited for.
+    pub times: SpinLock<Times>,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub subreaper: AtomicBool,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: AtomicU32,
+    /// personality(2).
+    pub personality: AtomicU32,
+    /// What it runs, for /proc.
+    image: SpinLock<Arc<Image>>,
+    /// CLOCK_MONOTONIC at fork, ns. Immutable.
+    pub start_ns: u64,
+}
+
+/// What a process runs. Immutable; replaced by exec.
+#[derive(Clone, Debug, Default)]
+pub struct Image {
+    /// Absolute path of the executable.
+    pub exe: Vec<u8>,
+    /// Where its argument and environment strings lie, and the auxiliary vector's bytes.
+    pub args: core::ops::Range<u64>,
+    pub env: core::ops::Range<u64>,
+    pub auxv: Vec<u8>,
+    /// Top of the initial stack.
+    pub stack_top: u64,
+    /// First code, end of code, first data, end of data.
+    pub code: core::ops::Range<u64>,
+}
+
+/// State of a group stop. Protected by `Process::stop`.
+#[derive(Debug, Default)]
+pub struct Stop {
+    /// The signal that stops the group now.
+    pub signal: Option<u32>,
+    /// Threads that have parked.
+    pub parked: usize,
+    /// The parent knows of this stop.
+    pub told: bool,
+    /// A stop that no wait(2) has reported yet.
+    pub unreported: Option<u32>,
+    /// A continue that no wait(2) has reported yet.
+    pub continued: bool,
+}
+
+/// Accumulated times and counts of a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    pub own: Usage,
+    pub children: Usage,
+}
+
+/// What getrusage(2) reports.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    pub user_ns: u64,
+    pub system_ns: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+    /// Peak resident set, KiB.
+    pub max_rss_kib: u64,
+}
+
+impl Usage {
+    /// Adds times and counts; the peak is the larger one.
+    pub fn add(&mut self, other: &Usage) {
+        self.user_ns += other.user_ns;
+        self.system_ns += other.system_ns;
+        self.minor_faults += other.minor_faults;
+        self.major_faults += other.major_faults;
+        self.voluntary_switches += other.voluntary_switches;
+        self.involuntary_switches += other.involuntary_switches;
+        self.max_rss_kib = self.max_rss_kib.max(other.max_rss_kib);
+    }
 }
 
 impl Process {
+    /// A process in no table yet.
+    pub fn new(pid: Pid, signal: signal::Shared, limits: Limits, image: Arc<Image>) -> Process {
+        Process {
+            pid,
+            signal,
+            limits: SpinLock::new(Rank::Process, limits),
+            group_exit: SpinLock::new(Rank::Process, None),
+            exiting: AtomicBool::new(false),
+            exec_by: AtomicI32::new(0),
+            child_events: WaitQueue::new(),
+            exit_signal: AtomicU32::new(0),
+            threads: AtomicUsize::new(0),
+            stop: SpinLock::new(Rank::Process, Stop::default()),
+            stop_queue: WaitQueue::new(),
+            times: SpinLock::new(Rank::Process, Times::default()),
+            subreaper: AtomicBool::new(false),
+            dumpable: AtomicU32::new(1),
+            personality: AtomicU32::new(0),
+            image: SpinLock::new(Rank::Process, image),
+            start_ns: crate::time::monotonic_ns(),
+        }
+    }
+
     /// Its id: that of its first thread.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Its resource limits.
+    pub fn limits(&self) -> Limits {
+        *self.limits.lock()
+    }
+
+    /// Runs `change` on the limits.
+    pub fn with_limits<R>(&self, change: impl FnOnce(&mut Limits) -> R) -> R {
+        change(&mut self.limits.lock())
+    }
+
+    /// The soft limit of `resource` (`RLIMIT_*`).
+    pub fn limit(&self, resource: u32) -> u64 {
+        self.limits.lock().soft(resource)
+    }
+
+    /// What it runs.
+    pub fn image(&self) -> Arc<Image> {
+        self.image.lock().clone()
+    }
+
+    /// Notes what it runs now.
+    pub fn set_image(&self, image: Image) {
+        let image = Arc::new(image);
+        let old = core::mem::replace(&mut *self.image.lock(), image);
+        drop(old);
+    }
+
+    /// Whether its end has been decided.
+    pub fn is_exiting(&self) -> bool {
+        self.exiting.load(Acquire)
+    }
+
+    /// Starts ending all threads but `by`; false if another thread was first.
+    #[must_use]
+    pub(super) fn begin_exec(&self, by: &Task) -> bool {
+        self.exec_by.compare_exchange(0, by.tid().0, AcqRel, Acquire).is_ok()
+    }
+
+    /// The thread that ran execve(2) is alone, or gave up.
+    pub(super) fn end_exec(&self) {
+        self.exec_by.store(0, Release);
+    }
+
+    /// Whether `task` must end because another thread of its process runs execve(2).
+    pub fn is_replacing(&self, task: &Task) -> bool {
+        let by = self.exec_by.load(Acquire);
+        by != 0 && by != task.tid().0
+    }
+
+    /// Threads that have not ended.
+    pub fn live_threads(&self) -> usize {
+        self.threads.load(Acquire)
+    }
+
+    /// The decided status.
+    pub fn group_exit(&self) -> Option<WaitStatus> {
+        *self.group_exit.lock()
+    }
+
+    /// Decides the status; the first decision stands. Returns whether this was the first.
+    #[must_use]
+    pub fn decide_exit(&self, status: WaitStatus) -> bool {
+        let mut decided = self.group_exit.lock();
+        let first = decided.is_none();
+        if first {
+            *decided = Some(status);
+            self.exiting.store(true, Release);
+        }
+        first
     }
 }

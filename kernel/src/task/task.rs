@@ -1,24 +1,133 @@
 //! One guest thread.
 
 use super::{Cred, Process};
+use crate::fs::{FdTable, FsContext};
+use crate::signal;
 use crate::syscall::Pid;
+use crate::vm::Space;
+use crate::{Errno, Result};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use umbel_gate::UserContext;
+use umbel_mm::stack::KernelStack;
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::thread::ThreadRef;
 
-/// A guest thread, or a kernel thread.
+/// Bytes of a thread's name, its NUL included.
+pub const COMM_LEN: usize = 16;
+
+/// A thread's name, NUL-padded.
+pub type Comm = [u8; COMM_LEN];
+
+/// A guest thread, or a kernel thread (then without space, files and fs).
 pub struct Task {
     /// Changes once: when a thread that is not the leader calls execve(2) and takes the leader's place.
     tid: AtomicI32,
     /// Immutable.
     process: Arc<Process>,
-    /// Who the thread is; replaced as a whole by the thread itself.
+    /// What a kernel thread runs; `None` for guest threads. Immutable.
+    pub body: Option<fn(&Arc<Task>)>,
+    /// Its kernel stack, freed after the last switch away from it.
+    _stack: Option<KernelStack>,
+    /// What the scheduler knows of it. Immutable reference.
+    pub thread: ThreadRef,
+    /// Registers, FPU, segment bases: touched by the thread itself, or before it runs.
+    pub user: UserContext,
+    /// Signals of this thread. Own locks.
+    pub signal: signal::Private,
+    /// What the thread itself replaces and others read.
+    own: SpinLock<Own>,
+    /// Address to zero and wake at exit, 0 = none. The thread's own.
+    pub clear_child_tid: AtomicU64,
+    /// Head of the robust futex list, 0 = none. The thread's own.
+    pub robust_list: AtomicU64,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privs: AtomicBool,
+    /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
+    pub parent_death_signal: AtomicU32,
+    /// `PR_SET_TIMERSLACK`, ns.
+    pub timer_slack_ns: AtomicU64,
+    /// The thread is to leave the run loop: `exit(code)` was called. Set once by the thread itself.
+    pub exiting: AtomicBool,
+    /// Exit code of exit(2).
+    pub exit_code: AtomicI32,
+    /// Scheduling parameters and accounts.
+    pub sched: crate::sched::Entity,
+}
+
+/// Protected by `Task::own`.
+struct Own {
     cred: Arc<Cred>,
+    comm: Comm,
+    space: Option<Arc<Space>>,
+    files: Option<Arc<FdTable>>,
+    fs: Option<Arc<FsContext>>,
+    /// Released at exec and exit: the vfork(2) parent waits for it.
+    vfork_done: Option<Arc<super::Completion>>,
+}
+
+/// What a new task starts with.
+pub struct NewTask {
+    pub tid: Pid,
+    pub process: Arc<Process>,
+    /// The thread and its stack.
+    pub thread: (ThreadRef, Option<KernelStack>),
+    pub body: Option<fn(&Arc<Task>)>,
+    pub user: UserContext,
+    pub signal: signal::Private,
+    pub sched: crate::sched::Entity,
+    pub cred: Arc<Cred>,
+    pub comm: Comm,
+    pub space: Option<Arc<Space>>,
+    pub files: Option<Arc<FdTable>>,
+    pub fs: Option<Arc<FsContext>>,
 }
 
 impl Task {
+    /// A task that is in no table and on no run queue yet.
+    pub fn new(new: NewTask) -> Arc<Task> {
+        let task = Arc::new(Task {
+            tid: AtomicI32::new(new.tid.0),
+            process: new.process,
+            thread: new.thread.0,
+            _stack: new.thread.1,
+            body: new.body,
+            user: new.user,
+            signal: new.signal,
+            own: SpinLock::new(
+                Rank::Task,
+                Own {
+                    cred: new.cred,
+                    comm: new.comm,
+                    space: new.space,
+                    files: new.files,
+                    fs: new.fs,
+                    vfork_done: None,
+                },
+            ),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            no_new_privs: AtomicBool::new(false),
+            parent_death_signal: AtomicU32::new(0),
+            timer_slack_ns: AtomicU64::new(50_000),
+            exiting: AtomicBool::new(false),
+            exit_code: AtomicI32::new(0),
+            sched: new.sched,
+        });
+        let owner: alloc::sync::Weak<Task> = Arc::downgrade(&task);
+        task.thread.set_owner(owner);
+        task.sched.attach(&task.thread);
+        task
+    }
+
     /// Its id.
     pub fn tid(&self) -> Pid {
         Pid(self.tid.load(Relaxed))
+    }
+
+    /// Takes over another id (execve of a thread that is not the leader). Under the lock of the table of ids.
+    pub(super) fn set_tid(&self, tid: Pid) {
+        self.tid.store(tid.0, Relaxed);
     }
 
     /// Its thread group.
@@ -26,8 +135,98 @@ impl Task {
         &self.process
     }
 
+    /// Whether it is its group's leader.
+    pub fn is_leader(&self) -> bool {
+        self.tid() == self.process.pid()
+    }
+
     /// Its credentials now.
     pub fn cred(&self) -> Arc<Cred> {
-        self.cred.clone()
+        self.own.lock().cred.clone()
     }
+
+    /// Replaces the credentials; the thread itself calls this.
+    pub fn set_cred(&self, cred: Cred) {
+        let cred = Arc::new(cred);
+        let old = core::mem::replace(&mut self.own.lock().cred, cred);
+        drop(old);
+    }
+
+    /// Whether the capability is effective.
+    pub fn capable(&self, cap: u32) -> bool {
+        self.own.lock().cred.capable(cap)
+    }
+
+    /// Its name.
+    pub fn comm(&self) -> Comm {
+        self.own.lock().comm
+    }
+
+    /// Renames it; `name` is cut after 15 bytes.
+    pub fn set_comm(&self, name: &[u8]) {
+        self.own.lock().comm = comm(name);
+    }
+
+    /// Its address space; `None` for kernel threads and after the thread gave it up at exit.
+    pub fn space(&self) -> Option<Arc<Space>> {
+        self.own.lock().space.clone()
+    }
+
+    /// Its descriptors.
+    ///
+    /// # Errors
+    /// `EBADF` for threads that have none.
+    pub fn files(&self) -> Result<Arc<FdTable>> {
+        self.own.lock().files.clone().ok_or(Errno::EBADF)
+    }
+
+    /// Its directory, root and umask.
+    ///
+    /// # Errors
+    /// `ENOENT` for threads that have none.
+    pub fn fs(&self) -> Result<Arc<FsContext>> {
+        self.own.lock().fs.clone().ok_or(Errno::ENOENT)
+    }
+
+    /// Replaces the address space, giving back the old one.
+    pub fn replace_space(&self, space: Option<Arc<Space>>) -> Option<Arc<Space>> {
+        core::mem::replace(&mut self.own.lock().space, space)
+    }
+
+    /// Replaces the descriptors, giving back the old ones.
+    pub fn replace_files(&self, files: Option<Arc<FdTable>>) -> Option<Arc<FdTable>> {
+        core::mem::replace(&mut self.own.lock().files, files)
+    }
+
+    /// Replaces directory, root and umask, giving back the old ones.
+    pub fn replace_fs(&self, fs: Option<Arc<FsContext>>) -> Option<Arc<FsContext>> {
+        core::mem::replace(&mut self.own.lock().fs, fs)
+    }
+
+    /// Makes somebody wait until [`Self::release_vfork`].
+    pub(super) fn set_vfork(&self, done: Arc<super::Completion>) {
+        self.own.lock().vfork_done = Some(done);
+    }
+
+    /// Lets the vfork(2) parent go on: the address space is no longer shared with it.
+    pub(super) fn release_vfork(&self) {
+        let done = self.own.lock().vfork_done.take();
+        if let Some(done) = done {
+            done.complete();
+        }
+    }
+
+    /// Whether the thread must leave the run loop: it called exit(2) or its process is being ended.
+    pub fn must_exit(&self) -> bool {
+        self.exiting.load(Relaxed) || self.process.is_exiting() || self.process.is_replacing(self)
+    }
+}
+
+/// `name` as a thread's name.
+pub fn comm(name: &[u8]) -> Comm {
+    let mut comm = [0; COMM_LEN];
+    for (to, from) in comm.iter_mut().take(COMM_LEN - 1).zip(name) {
+        *to = *from;
+    }
+    comm
 }

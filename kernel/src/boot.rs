@@ -1,0 +1,278 @@
+//! Boot: from the machine's first call to the first program, and the machine's end.
+//!
+//! [`boot`] runs on virtual CPU 0, [`boot_secondary`] on the others. Process 1 is the kernel's own init: it starts the
+//! command as process 2, in a session of its own with the console as its terminal, and reaps orphans. When process 2 ends
+//! the machine ends with its status.
+
+use crate::fs::{self, FdTable, File, FsContext};
+use crate::loader::{self, open, stack::Strings};
+use crate::sched::{self, Entity};
+use crate::signal;
+use crate::syscall::Pid;
+use crate::syscall::system::set_host_name;
+use crate::task::wait::{self, WaitFor, WaitOptions};
+use crate::task::{self, Cred, Image, Limits, NewTask, Process, Task, WaitStatus, exec, ids};
+use crate::{Errno, Result, drivers, random, stats, time};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use umbel_abi::machine::{BootInfo, ControlState};
+use umbel_gate::UserContext;
+use umbel_smp::cpu as vcpu;
+
+/// The command's process.
+pub const FIRST: Pid = Pid(2);
+
+static STARTED_NS: AtomicU64 = AtomicU64::new(0);
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// What the machine said at boot.
+pub fn info() -> &'static BootInfo {
+    &vcpu::control().boot
+}
+
+/// Whether a debug option of [`BootInfo`] is on.
+pub fn option(bit: u32) -> bool {
+    info().options & bit != 0
+}
+
+/// CLOCK_MONOTONIC at boot, ns.
+pub fn started_ns() -> u64 {
+    STARTED_NS.load(Relaxed)
+}
+
+/// Starts the kernel on virtual CPU 0. Never returns.
+pub fn boot() -> ! {
+    let info = info();
+    umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
+    time::clock::init(info.tsc_khz);
+    STARTED_NS.store(time::monotonic_ns(), Relaxed);
+    random::seed(&info.seed);
+    sched::init();
+    crate::vm::init(|| task::current().space());
+    drivers::init();
+    umbel_mm::frame::init(info).expect("the machine's own facts");
+    let idle = kernel_task(Pid(0), "swapper", None);
+    start_init();
+    READY.store(true, Release);
+    vcpu::set_state(ControlState::Running);
+    sched::start_boot_thread(idle)
+}
+
+/// Starts the kernel on another virtual CPU, once virtual CPU 0 is ready. Never returns.
+pub fn boot_secondary() -> ! {
+    while !READY.load(Acquire) {
+        core::hint::spin_loop();
+    }
+    sched::start_boot_thread(kernel_task(Pid(0), "swapper", None))
+}
+
+/// A kernel thread; with a body it gets a stack to run it on.
+fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> {
+    let limits = Limits::first(info().ram_pages);
+    let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
+    let thread = match body {
+        Some(_) => sched::new_thread(0).expect("memory for the first threads"),
+        None => sched::adopted_thread(),
+    };
+    Task::new(NewTask {
+        tid: pid,
+        process: Arc::new(process),
+        thread,
+        body,
+        user: UserContext::try_new().expect("memory for the first threads"),
+        signal: signal::Private::new(!0),
+        sched: Entity::new(),
+        cred: Arc::new(Cred::new(0, 0)),
+        comm: task::comm(name.as_bytes()),
+        space: None,
+        files: None,
+        fs: None,
+    })
+}
+
+fn start_init() {
+    let init = kernel_task(ids::INIT, "init", Some(init_main));
+    {
+        let mut table = ids::table();
+        let pid = table.reserve_id();
+        debug_assert_eq!(pid, Ok(ids::INIT));
+        let pgrp = table.new_session(ids::INIT);
+        table.enter_process(&init, Pid(0), pgrp);
+    }
+    sched::start(&init);
+}
+
+/// Process 1.
+fn init_main(init: &Arc<Task>) {
+    if let Err(failure) = start_command(init) {
+        failure.report();
+        end(failure.status);
+    }
+    loop {
+        let _ = wait::wait(init, WaitFor::Any, WaitOptions::WEXITED | WaitOptions::__WALL);
+        init.thread.clear_interrupt();
+        // Without children there is nothing to do until somebody is orphaned.
+        let childless = || ids::table().node(ids::INIT).is_ok_and(|node| !node.children.is_empty()).then_some(());
+        init.process().child_events.wait_until(childless);
+    }
+}
+
+/// Why the command could not be started.
+struct Failure {
+    status: i32,
+    name: Vec<u8>,
+    errno: Errno,
+}
+
+impl Failure {
+    fn report(&self) {
+        let name = String::from_utf8_lossy(&self.name);
+        let line = alloc::format!("umbel: {name}: {}\n", describe(self.errno));
+        drivers::print_error(&line);
+    }
+}
+
+/// An errno as a shell would say it.
+fn describe(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT => "No such file or directory",
+        Errno::EACCES => "Permission denied",
+        Errno::ENOTDIR => "Not a directory",
+        Errno::EISDIR => "Is a directory",
+        Errno::ENOEXEC => "Exec format error",
+        Errno::ENOMEM => "Cannot allocate memory",
+        Errno::ELOOP => "Too many levels of symbolic links",
+        Errno::E2BIG => "Argument list too long",
+        Errno::ENAMETOOLONG => "File name too long",
+        other => other.name(),
+    }
+}
+
+/// The strings of [`BootInfo`].
+struct Command {
+    strings: Strings,
+    workdir: Vec<u8>,
+    host: Vec<u8>,
+}
+
+fn command() -> Command {
+    let info = info();
+    let len = (info.strings_len as usize).min(info.strings.len());
+    let bytes = info.strings.get(..len).unwrap_or(&[]);
+    let mut all = bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec);
+    let args = all.by_ref().take(info.argc as usize).collect();
+    let envs = all.by_ref().take(info.envc as usize).collect();
+    let workdir = all.next().unwrap_or_default();
+    let host = all.next().unwrap_or_default();
+    Command { strings: Strings { args, envs }, workdir, host }
+}
+
+/// Builds process 2 and starts it.
+fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
+    let command = command();
+    set_host_name(&command.host);
+    let name = command.strings.args.first().cloned().unwrap_or_default();
+    let fail = |status: i32, name: &[u8]| {
+        let name = name.to_vec();
+        move |errno| Failure { status, name, errno }
+    };
+    let root = fs::root().map_err(fail(125, b"/"))?;
+    let context = FsContext::new(root.clone(), root);
+    drop(init.replace_fs(Some(context.clone())));
+    drop(init.replace_files(Some(Arc::new(FdTable::new()))));
+    drivers::late_init();
+    let cwd = open::find_dir(init, &command.workdir).map_err(fail(125, &command.workdir))?;
+    context.set_cwd(cwd);
+    init.set_cred(Cred::new(info().uid, info().gid));
+    let found = find_command(init, &name, &command.strings.envs);
+    let (path, file) = found.map_err(|errno| {
+        let status = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };
+        fail(status, &name)(errno)
+    })?;
+    let first = first_task(init, file, path, command.strings).map_err(fail(126, &name))?;
+    let init_cred = Cred::new(0, 0);
+    init.set_cred(init_cred);
+    sched::start(&first);
+    Ok(())
+}
+
+/// Opens the command; a name without a slash is looked for in the guest's PATH.
+fn find_command(init: &Arc<Task>, name: &[u8], envs: &[Vec<u8>]) -> Result<(Vec<u8>, Arc<File>)> {
+    if name.contains(&b'/') {
+        return open::open_exec(init, name).map(|file| (name.to_vec(), file));
+    }
+    let path = envs.iter().find_map(|env| env.strip_prefix(b"PATH="));
+    let path = path.unwrap_or(b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let mut refused = Errno::ENOENT;
+    for dir in path.split(|&byte| byte == b':') {
+        let mut full = if dir.is_empty() { b".".to_vec() } else { dir.to_vec() };
+        full.push(b'/');
+        full.extend(name);
+        match open::open_exec(init, &full) {
+            Ok(file) => return Ok((full, file)),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => refused = errno,
+        }
+    }
+    Err(refused)
+}
+
+fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings) -> Result<Arc<Task>> {
+    let limits = Limits::first(info().ram_pages);
+    let cred = Arc::new(Cred::new(info().uid, info().gid));
+    let request = loader::Request {
+        file,
+        name: path,
+        strings,
+        stack_limit: limits.soft(linux_raw_sys::general::RLIMIT_STACK),
+        randomize: true,
+    };
+    let loaded = loader::load(init, request, &|_| Ok((cred.clone(), false)))?;
+    let pid = ids::table().reserve_id()?;
+    let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
+    process.exit_signal.store(signal::SIGCHLD, Relaxed);
+    let files = Arc::new(FdTable::new());
+    for (fd, file) in drivers::stdio().into_iter().enumerate() {
+        if let Some(file) = file {
+            files.replace(crate::syscall::Fd(fd as i32), file, fs::OnExec::Keep, 1024)?;
+        }
+    }
+    let first = Task::new(NewTask {
+        tid: pid,
+        process: Arc::new(process),
+        thread: sched::new_thread(0)?,
+        body: None,
+        user: UserContext::try_new()?,
+        signal: signal::Private::new(0),
+        sched: Entity::new(),
+        cred,
+        comm: task::comm(b"umbel"),
+        space: None,
+        files: Some(files),
+        fs: Some(init.fs()?.duplicate()),
+    });
+    {
+        let mut table = ids::table();
+        let pgrp = table.new_session(pid);
+        table.enter_process(&first, ids::INIT, pgrp);
+    }
+    exec::prepare_first(&first, loaded);
+    Ok(first)
+}
+
+/// Process 2 has ended: so does the machine.
+pub fn finish(status: WaitStatus) {
+    end(status.shell());
+}
+
+/// Publishes the status and the report; the machine drains the output and ends everything.
+fn end(status: i32) {
+    let control = vcpu::control();
+    if option(BootInfo::STATS) {
+        crate::log::strace(&stats::report());
+    }
+    control.exit_status.store(status, Relaxed);
+    vcpu::set_state(ControlState::Finished);
+}

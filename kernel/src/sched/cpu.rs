@@ -1,0 +1,357 @@
+//! One virtual CPU's queue, the running thread, and the switch from one to the next.
+
+use super::entity::QueueEntity;
+use super::{idle, place};
+use crate::stats;
+use crate::task::Task;
+use crate::time::{self, timer};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*, fence};
+use umbel_abi::machine::{MAX_CPUS, Mailbox};
+use umbel_smp::lock::{Rank, SpinLock, might_sleep};
+use umbel_smp::runqueue::{Arrival, Requeue, RunQueue};
+use umbel_smp::thread::{SwitchedOut, ThreadRef};
+use umbel_smp::{BlockEnd, cpu as vcpu, ipi, switch};
+
+/// A virtual CPU as the scheduler sees it.
+pub(super) struct Cpu {
+    pub queue: SpinLock<Queue>,
+    /// What runs here. Only this virtual CPU looks; the lock is for the type system.
+    current: SpinLock<Option<Arc<Task>>>,
+    /// What ran here before, until its context is saved. Likewise.
+    departing: SpinLock<Option<Departing>>,
+    /// Something else should run at the next opportunity.
+    pub resched: AtomicBool,
+    /// Entities queued, to look at without the lock.
+    pub queued: AtomicU32,
+    /// In the idle loop.
+    pub idle: AtomicBool,
+    /// When a slice ends, 0 = nobody waits.
+    pub slice_end_ns: AtomicU64,
+    /// What the host's timer is set to, 0 = nothing.
+    pub timer_ns: AtomicU64,
+    /// When the oldest waiting entity came.
+    pub waiting_since_ns: AtomicU64,
+}
+
+/// Protected by `Cpu::queue`.
+pub(super) struct Queue {
+    pub run: RunQueue<ThreadRef>,
+    /// The running thread's entity: popped, attached.
+    pub running: Option<QueueEntity>,
+}
+
+/// A thread that is being switched out.
+struct Departing {
+    task: Arc<Task>,
+    entity: Option<QueueEntity>,
+    why: Leave,
+}
+
+/// Why a thread gives up the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    /// It is Blocking; its entity is detached.
+    Blocks,
+    /// Its entity is still attached here.
+    Runnable(Requeue),
+    /// For ever.
+    Dies,
+}
+
+static CPUS: [Cpu; MAX_CPUS] = [const {
+    Cpu {
+        queue: SpinLock::new(Rank::RunQueue, Queue { run: RunQueue::new(), running: None }),
+        current: SpinLock::new(Rank::Leaf, None),
+        departing: SpinLock::new(Rank::Leaf, None),
+        resched: AtomicBool::new(false),
+        queued: AtomicU32::new(0),
+        idle: AtomicBool::new(false),
+        slice_end_ns: AtomicU64::new(0),
+        timer_ns: AtomicU64::new(0),
+        waiting_since_ns: AtomicU64::new(0),
+    }
+}; MAX_CPUS];
+
+/// The virtual CPU that runs this.
+pub(super) fn this() -> (u32, &'static Cpu) {
+    let id = vcpu::this().id();
+    (id, get(id))
+}
+
+/// Virtual CPU number `cpu`.
+pub(super) fn get(cpu: u32) -> &'static Cpu {
+    &CPUS[cpu as usize % MAX_CPUS]
+}
+
+/// The running task.
+///
+/// # Panics
+/// Before the boot thread is adopted: no guest can cause that.
+pub fn current() -> Arc<Task> {
+    this().1.current.lock().clone().expect("a task runs on every virtual CPU once it is started")
+}
+
+pub(super) fn current_thread() -> ThreadRef {
+    current().thread.clone()
+}
+
+/// Adopts the boot context of this virtual CPU as `task`, which owns no stack that could be freed, and never returns.
+pub fn start_boot_thread(task: Arc<Task>) -> ! {
+    let (id, cpu) = this();
+    task.sched.cpu.store(id, Relaxed);
+    *cpu.current.lock() = Some(task);
+    exit_current()
+}
+
+/// Switches away from the running thread for ever.
+pub fn exit_current() -> ! {
+    {
+        let task = current();
+        task.thread.die();
+        account(&task, time::monotonic_ns());
+    }
+    loop {
+        if let Some(next) = pick() {
+            switch(next, Leave::Dies);
+        }
+        idle::wait(None, || false);
+    }
+}
+
+/// Whether something else should run here.
+pub fn need_resched() -> bool {
+    this().1.resched.load(Relaxed)
+}
+
+/// Whether anything waits for this virtual CPU.
+pub fn has_work() -> bool {
+    this().1.queued.load(Relaxed) != 0
+}
+
+/// Lets something more urgent run, if there is any. The caller stays runnable.
+pub fn schedule() {
+    give_way(Requeue::Preempted);
+}
+
+/// As sched_yield(2).
+pub(super) fn yield_now() {
+    serve_interrupts();
+    give_way(Requeue::Yielded);
+}
+
+fn give_way(why: Requeue) {
+    might_sleep();
+    let (_, cpu) = this();
+    cpu.resched.store(false, Relaxed);
+    if cpu.queued.load(Relaxed) == 0 {
+        return;
+    }
+    let task = current();
+    let now_ns = account(&task, time::monotonic_ns());
+    if let Some(next) = pick() {
+        if why == Requeue::Preempted {
+            task.sched.involuntary.fetch_add(1, Relaxed);
+            task.sched.hands_over.store(0, Relaxed);
+        }
+        switch(next, Leave::Runnable(why));
+    } else {
+        task.sched.since_ns.store(now_ns, Relaxed);
+    }
+}
+
+/// See [`umbel_smp::Schedule::block`].
+pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
+    might_sleep();
+    let task = current();
+    let thread = &task.thread;
+    if !thread.is_blocking() {
+        return BlockEnd::Woken;
+    }
+    place::note_block(&task);
+    task.sched.voluntary.fetch_add(1, Relaxed);
+    let mut timer = None;
+    loop {
+        serve_interrupts();
+        if !thread.is_blocking() {
+            break;
+        }
+        if deadline_ns.is_some_and(|deadline| time::monotonic_ns() >= deadline) {
+            thread.cancel_block();
+            break;
+        }
+        let (_, cpu) = this();
+        if cpu.queued.load(Relaxed) != 0 {
+            if timer.is_none() {
+                timer = deadline_ns.and_then(|deadline| timer::arm(deadline, timer::Target::Wake(thread.clone())).ok());
+            }
+            account(&task, time::monotonic_ns());
+            if let Some(next) = pick() {
+                switch(next, Leave::Blocks);
+                break;
+            }
+        }
+        idle::wait(deadline_ns, || !thread.is_blocking());
+    }
+    if let Some(timer) = timer {
+        timer.cancel();
+    }
+    match deadline_ns {
+        Some(deadline) if time::monotonic_ns() >= deadline => BlockEnd::TimedOut,
+        _ => BlockEnd::Woken,
+    }
+}
+
+/// Charges the running thread up to `now_ns`; returns that.
+pub(super) fn account(task: &Task, now_ns: u64) -> u64 {
+    let since = task.sched.since_ns.swap(now_ns, Relaxed);
+    let ran = if since == 0 { 0 } else { now_ns.saturating_sub(since) };
+    if ran > 0 {
+        task.sched.total_ns.fetch_add(ran, Relaxed);
+        let (_, cpu) = this();
+        let mut queue = cpu.queue.lock();
+        let queue = &mut *queue;
+        if let Some(entity) = &mut queue.running {
+            queue.run.charge(entity, ran);
+        }
+    }
+    now_ns
+}
+
+/// The thread that should run next here, taken off the queue; the running one's entity stays where it is.
+fn pick() -> Option<(Arc<Task>, QueueEntity)> {
+    let (id, cpu) = this();
+    loop {
+        let entity = {
+            let mut queue = cpu.queue.lock();
+            let entity = queue.run.pop();
+            cpu.queued.store(queue.run.len() as u32, Relaxed);
+            entity?
+        };
+        // A task that waits for a CPU is in the table of ids, so it is alive.
+        if let Some(task) = entity.item.owner::<Task>() {
+            task.sched.cpu.store(id, Relaxed);
+            return Some((task, entity));
+        }
+    }
+}
+
+/// Makes `next` the running thread. Returns when the caller runs again, perhaps elsewhere; never for `Leave::Dies`.
+fn switch((next, mut entity): (Arc<Task>, QueueEntity), why: Leave) {
+    let (id, cpu) = this();
+    let Some(prev) = cpu.current.lock().take() else { return };
+    let old = {
+        let mut queue = cpu.queue.lock();
+        let queue = &mut *queue;
+        let mut old = queue.running.take();
+        if !matches!(why, Leave::Runnable(_))
+            && let Some(old) = &mut old
+        {
+            queue.run.detach(old);
+        }
+        if entity.class() != next.sched.class() {
+            queue.run.detach(&mut entity);
+            entity.set_class(next.sched.class());
+            queue.run.push(entity, Arrival::Moved);
+            entity = match queue.run.pop() {
+                Some(entity) => entity,
+                None => return,
+            };
+        }
+        queue.running = Some(entity);
+        old
+    };
+    next.sched.since_ns.store(time::monotonic_ns(), Relaxed);
+    next.thread.run();
+    cpu.resched.store(false, Relaxed);
+    place::start_slice(id);
+    stats::SWITCHES.add(1);
+    let prev_thread = prev.thread.clone();
+    let thread = next.thread.clone();
+    *cpu.departing.lock() = Some(Departing { task: prev, entity: old, why });
+    *cpu.current.lock() = Some(next);
+    switch::switch_to(&prev_thread, &thread);
+    drop(prev_thread);
+    drop(thread);
+    finish_switch();
+}
+
+/// First thing on the next thread's stack: the previous one's context is saved, it may run elsewhere now.
+pub fn finish_switch() {
+    let (id, cpu) = this();
+    let Some(Departing { task, entity, why }) = cpu.departing.lock().take() else { return };
+    match why {
+        Leave::Dies => {
+            drop(entity);
+            let _ = task.thread.switched_out();
+        }
+        Leave::Blocks => {
+            *task.sched.pocket.lock() = entity;
+            if task.thread.switched_out() == SwitchedOut::Enqueue {
+                place::enqueue(&task, Arrival::Woken);
+            }
+        }
+        Leave::Runnable(why) => {
+            let _ = task.thread.switched_out();
+            if let Some(entity) = entity {
+                put_back(id, cpu, &task, entity, why);
+            }
+        }
+    }
+}
+
+/// Requeues a runnable thread, or moves it if it may not run here any more.
+fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: Requeue) {
+    let mut queue = cpu.queue.lock();
+    if task.sched.affinity().has(id) {
+        queue.run.requeue(entity, why);
+        cpu.queued.store(queue.run.len() as u32, Relaxed);
+        return;
+    }
+    queue.run.detach(&mut entity);
+    drop(queue);
+    *task.sched.pocket.lock() = Some(entity);
+    place::enqueue(task, Arrival::Moved);
+}
+
+/// Handles what is pending for this virtual CPU: cross-calls, timers, devices. Never blocks.
+pub fn serve_interrupts() {
+    let (id, cpu) = this();
+    let line = ipi::line(vcpu::this().shared());
+    let bits = line.take();
+    if bits != 0 {
+        if bits & Mailbox::STOP != 0 {
+            vcpu::stop_for_ever();
+        }
+        if bits & Mailbox::DEVICE != 0 {
+            stats::DEVICE_INTERRUPTS.add(1);
+            crate::drivers::interrupt();
+        }
+        if bits & Mailbox::RESCHEDULE != 0 {
+            stats::CROSS_CALLS.add(1);
+            place::look(id, cpu);
+        }
+        if bits & Mailbox::TIMER != 0 {
+            stats::TICKS.add(1);
+            cpu.timer_ns.store(0, Relaxed);
+            time::clock::reanchor();
+            place::update_load(time::monotonic_ns());
+        }
+    }
+    timer::run_expired(id);
+    place::tick(id, cpu);
+}
+
+/// Interrupts guest code of `task` if that runs now.
+pub(super) fn poke_if_running(task: &Task) {
+    let cpu = task.sched.cpu.load(Relaxed);
+    if cpu != vcpu::this().id() {
+        fence(SeqCst);
+        ipi::send(cpu, Mailbox::RESCHEDULE);
+    }
+}
+
+/// `task` was about to block, perhaps idling on its own stack: makes it look.
+pub(super) fn poke_if_idling(task: &Task) {
+    poke_if_running(task);
+}

@@ -1,0 +1,236 @@
+//! What a task carries for the scheduler.
+
+use crate::task::Usage;
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use umbel_abi::machine::MAX_CPUS;
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::runqueue::{self, Class};
+use umbel_smp::thread::ThreadRef;
+
+/// The travelling part.
+pub(super) type QueueEntity = Box<runqueue::Entity<ThreadRef>>;
+
+/// A set of virtual CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Affinity([u64; MAX_CPUS / 64]);
+
+impl Affinity {
+    /// Every virtual CPU.
+    pub const ALL: Affinity = Affinity([u64::MAX; MAX_CPUS / 64]);
+
+    /// Whether `cpu` is in the set.
+    pub fn has(&self, cpu: u32) -> bool {
+        self.0.get(cpu as usize / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
+    }
+
+    /// From the bytes of a `cpu_set_t`, cut to `cpus` virtual CPUs.
+    pub fn from_bytes(bytes: &[u8], cpus: u32) -> Affinity {
+        let mut set = [0_u64; MAX_CPUS / 64];
+        for cpu in 0..cpus {
+            let byte = bytes.get(cpu as usize / 8).copied().unwrap_or(0);
+            if byte >> (cpu % 8) & 1 != 0
+                && let Some(word) = set.get_mut(cpu as usize / 64)
+            {
+                *word |= 1 << (cpu % 64);
+            }
+        }
+        Affinity(set)
+    }
+
+    /// The bytes of a `cpu_set_t` for `cpus` virtual CPUs, a multiple of 8 of them.
+    pub fn to_bytes(self, cpus: u32) -> impl Iterator<Item = u8> {
+        let words = (cpus as usize).div_ceil(64);
+        (0..cpus.div_ceil(64) * 64).step_by(8).take(words * 8).map(move |first| {
+            (0..8).filter(|bit| first + bit < cpus && self.has(first + bit)).fold(0, |byte, bit| byte | 1 << bit)
+        })
+    }
+
+    /// Whether no virtual CPU below `cpus` is in it.
+    pub fn is_empty(&self, cpus: u32) -> bool {
+        !(0..cpus).any(|cpu| self.has(cpu))
+    }
+}
+
+/// A task's scheduling state.
+pub struct Entity {
+    /// The queue entity while the task neither runs nor waits in a queue.
+    pub(super) pocket: SpinLock<Option<QueueEntity>>,
+    /// Parameters: what the owner asked for. The queue entity follows when it is next detached.
+    class: SpinLock<Params>,
+    /// Virtual CPU that it ran on last, or is queued on.
+    pub(super) cpu: AtomicU32,
+    /// When it got the CPU, and what it used before.
+    pub(super) since_ns: AtomicU64,
+    pub(super) total_ns: AtomicU64,
+    /// Time in guest mode, ns. Written by the task.
+    pub user_ns: AtomicU64,
+    pub minor_faults: AtomicU64,
+    pub major_faults: AtomicU64,
+    pub(super) voluntary: AtomicU64,
+    pub(super) involuntary: AtomicU64,
+    /// How often in a row it blocked soon after it woke somebody: then its wake-ups stay on its CPU.
+    pub(super) hands_over: AtomicU32,
+    /// When it last woke somebody.
+    pub(super) woke_ns: AtomicU64,
+}
+
+/// Protected by `Entity::class`.
+#[derive(Clone, Copy)]
+struct Params {
+    class: Class,
+    affinity: Affinity,
+    /// SCHED_BATCH instead of SCHED_OTHER.
+    batch: bool,
+    reset_on_fork: bool,
+}
+
+impl Entity {
+    /// A task with the default parameters.
+    pub fn new() -> Entity {
+        let params = Params { class: Class::NORMAL, affinity: Affinity::ALL, batch: false, reset_on_fork: false };
+        Entity::with(params, 0)
+    }
+
+    fn with(params: Params, cpu: u32) -> Entity {
+        Entity {
+            pocket: SpinLock::new(Rank::Leaf, None),
+            class: SpinLock::new(Rank::Leaf, params),
+            cpu: AtomicU32::new(cpu),
+            since_ns: AtomicU64::new(0),
+            total_ns: AtomicU64::new(0),
+            user_ns: AtomicU64::new(0),
+            minor_faults: AtomicU64::new(0),
+            major_faults: AtomicU64::new(0),
+            voluntary: AtomicU64::new(0),
+            involuntary: AtomicU64::new(0),
+            hands_over: AtomicU32::new(0),
+            woke_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// What a child of this task starts with.
+    pub fn for_child(&self) -> Entity {
+        let mut params = *self.class.lock();
+        if params.reset_on_fork {
+            params.reset_on_fork = false;
+            params.class = match params.class {
+                Class::Fair { nice, idle } => Class::Fair { nice: nice.max(0), idle },
+                _ => Class::NORMAL,
+            };
+        }
+        Entity::with(params, self.cpu.load(Relaxed))
+    }
+
+    /// Makes the travelling part, once the thread exists.
+    pub fn attach(&self, thread: &ThreadRef) {
+        let entity = runqueue::Entity::new(thread.clone(), self.class());
+        *self.pocket.lock() = Some(entity);
+    }
+
+    /// Virtual CPU that it ran on last.
+    pub fn last_cpu(&self) -> u32 {
+        self.cpu.load(Relaxed)
+    }
+
+    /// Class and priority.
+    pub fn class(&self) -> Class {
+        self.class.lock().class
+    }
+
+    /// Changes class and priority; takes effect when the task is next queued.
+    pub fn set_class(&self, class: Class) {
+        self.class.lock().class = class;
+        if let Some(entity) = self.pocket.lock().as_mut() {
+            entity.set_class(class);
+        }
+    }
+
+    /// SCHED_BATCH, SCHED_RESET_ON_FORK.
+    pub fn flags(&self) -> (bool, bool) {
+        let params = self.class.lock();
+        (params.batch, params.reset_on_fork)
+    }
+
+    /// Sets SCHED_BATCH, SCHED_RESET_ON_FORK.
+    pub fn set_flags(&self, batch: bool, reset_on_fork: bool) {
+        let mut params = self.class.lock();
+        params.batch = batch;
+        params.reset_on_fork = reset_on_fork;
+    }
+
+    /// The nice value, -20 to 19.
+    pub fn nice(&self) -> i8 {
+        match self.class() {
+            Class::Fair { nice, .. } => nice,
+            _ => 0,
+        }
+    }
+
+    /// Sets the nice value of a fair task.
+    pub fn set_nice(&self, nice: i8) {
+        if let Class::Fair { idle, .. } = self.class() {
+            self.set_class(Class::Fair { nice, idle });
+        }
+    }
+
+    /// Where it may run.
+    pub fn affinity(&self) -> Affinity {
+        self.class.lock().affinity
+    }
+
+    /// Sets where it may run.
+    pub fn set_affinity(&self, affinity: Affinity) {
+        self.class.lock().affinity = affinity;
+    }
+
+    /// Time on a CPU, the running slice not counted, ns.
+    pub fn run_ns(&self) -> u64 {
+        self.total_ns.load(Relaxed)
+    }
+
+    /// Times and counts so far.
+    pub fn usage(&self) -> Usage {
+        let user_ns = self.user_ns.load(Relaxed);
+        let total = self.total_ns.load(Relaxed).max(user_ns);
+        Usage {
+            user_ns,
+            system_ns: total - user_ns,
+            minor_faults: self.minor_faults.load(Relaxed),
+            major_faults: self.major_faults.load(Relaxed),
+            voluntary_switches: self.voluntary.load(Relaxed),
+            involuntary_switches: self.involuntary.load(Relaxed),
+            max_rss_kib: 0,
+        }
+    }
+}
+
+impl Default for Entity {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn affinity_keeps_only_existing_cpus() {
+        let set = Affinity::from_bytes(&[0xff], 3);
+        assert!(set.has(2) && !set.has(3));
+        assert_eq!(set.to_bytes(3).collect::<Vec<_>>(), [7, 0, 0, 0, 0, 0, 0, 0]);
+        assert!(Affinity::from_bytes(&[8], 3).is_empty(3));
+    }
+
+    #[test]
+    fn children_inherit_unless_told_otherwise() {
+        let parent = Entity::new();
+        parent.set_nice(5);
+        assert_eq!(parent.for_child().nice(), 5);
+        parent.set_class(Class::Fifo { priority: 3 });
+        parent.set_flags(false, true);
+        assert_eq!(parent.for_child().class(), Class::NORMAL);
+    }
+}

@@ -1,0 +1,75 @@
+//! What a virtual CPU does when nothing is runnable on it: look elsewhere, poll for a while, sleep at the doorbell.
+//!
+//! The poll adapts: while sleeps end within it, it stays; each time one does not, it shrinks, down to nothing.
+
+use super::cpu::{self, Cpu};
+use super::{place, serve_interrupts};
+use crate::stats;
+use crate::time::{self, timer};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use umbel_abi::machine::MAX_CPUS;
+use umbel_smp::{cpu as vcpu, ipi};
+
+/// Longest poll: about what waking a sleeping host thread costs.
+const POLL_MAX_NS: u64 = 50_000;
+const POLL_MIN_NS: u64 = 2_000;
+
+static POLL_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(POLL_MAX_NS) }; MAX_CPUS];
+
+/// Waits until something is queued here, `ready` says so, an interrupt is pending, or `deadline_ns` has passed. May return
+/// early. The caller serves interrupts.
+pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
+    let (id, cpu) = cpu::this();
+    let start_ns = time::monotonic_ns();
+    cpu.idle.store(true, SeqCst);
+    let line = ipi::line(vcpu::this().shared());
+    let done = || cpu.queued.load(Relaxed) != 0 || line.pending.load(Relaxed) != 0 || ready();
+    if !poll(id, cpu, start_ns, deadline_ns, &done) {
+        let timer_ns = timer::next_deadline(id);
+        let until_ns = match (deadline_ns, timer_ns) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let slept_ns = time::monotonic_ns();
+        line.idle(until_ns, done);
+        adapt(id, time::monotonic_ns() - slept_ns);
+    }
+    cpu.idle.store(false, SeqCst);
+    stats::IDLE_NS.add(time::monotonic_ns() - start_ns);
+}
+
+/// Polls for a while, stealing what waits elsewhere; returns whether there is something to do.
+fn poll(id: u32, cpu: &Cpu, start_ns: u64, deadline_ns: Option<u64>, done: &impl Fn() -> bool) -> bool {
+    let poll_ns = poll_ns(id).load(Relaxed);
+    loop {
+        if done() || place::steal(id, cpu) {
+            return true;
+        }
+        let now_ns = time::monotonic_ns();
+        if deadline_ns.is_some_and(|deadline| now_ns >= deadline) {
+            return true;
+        }
+        if timer::next_deadline(id).is_some_and(|next| now_ns >= next) {
+            serve_interrupts();
+            return true;
+        }
+        if now_ns >= start_ns + poll_ns {
+            return false;
+        }
+        for _ in 0..16 {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn adapt(id: u32, slept_ns: u64) {
+    let poll = poll_ns(id);
+    let old = poll.load(Relaxed);
+    // A sleep that polling a little longer would have spared, or one that no poll could.
+    let new = if slept_ns < POLL_MAX_NS { old * 2 } else { old / 2 };
+    poll.store(new.clamp(POLL_MIN_NS, POLL_MAX_NS), Relaxed);
+}
+
+fn poll_ns(id: u32) -> &'static AtomicU64 {
+    &POLL_NS[id as usize % MAX_CPUS]
+}

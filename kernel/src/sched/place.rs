@@ -1,0 +1,288 @@
+//! Where runnable threads go, when slices end, and how load moves between virtual CPUs.
+//!
+//! A woken thread is queued on the waker's virtual CPU, because that is about to block more often than not and a wake-up
+//! of a sleeping host thread costs more than most of the work. If the waker has not blocked soon after its last wake-ups
+//! an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
+
+use super::cpu::{self, Cpu};
+use crate::task::Task;
+use crate::time::{self, timer};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU32, Ordering::*};
+use umbel_abi::machine::Mailbox;
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::runqueue::{Arrival, BASE_SLICE_NS};
+use umbel_smp::thread::ThreadRef;
+use umbel_smp::{cpu as vcpu, ipi};
+
+/// A block within this time after a wake-up is a hand-over.
+const HAND_OVER_NS: u64 = 30_000;
+/// So many hand-overs in a row are a habit.
+const HABIT: u32 = 2;
+
+/// Queues a Runnable task, and makes somebody look if that is needed.
+pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
+    let here = vcpu::this().id();
+    let target = choose(task, here);
+    let Some(mut entity) = task.sched.pocket.lock().take() else { return };
+    if entity.class() != task.sched.class() {
+        entity.set_class(task.sched.class());
+    }
+    task.sched.cpu.store(target, Relaxed);
+    let cpu = cpu::get(target);
+    let urgent = {
+        let mut queue = cpu.queue.lock();
+        let queue = &mut *queue;
+        queue.run.push(entity, arrival);
+        let queued = queue.run.len() as u32;
+        if queued == 1 {
+            cpu.waiting_since_ns.store(time::monotonic_ns(), Relaxed);
+        }
+        cpu.queued.store(queued, SeqCst);
+        match &queue.running {
+            Some(running) => arrival != Arrival::New && queue.run.preempts(running),
+            None => true,
+        }
+    };
+    if target != here {
+        if urgent {
+            cpu.resched.store(true, Relaxed);
+        }
+        ipi::send(target, Mailbox::RESCHEDULE);
+        return;
+    }
+    if cpu.idle.load(Relaxed) {
+        return;
+    }
+    if urgent {
+        cpu.resched.store(true, Relaxed);
+    }
+    start_slice(here);
+    called_for_help(here);
+}
+
+/// The virtual CPU for a task that becomes runnable.
+fn choose(task: &Task, here: u32) -> u32 {
+    let affinity = task.sched.affinity();
+    if affinity.has(here) {
+        return here;
+    }
+    let last = task.sched.last_cpu();
+    if affinity.has(last) && last < vcpu::count() {
+        return last;
+    }
+    (0..vcpu::count()).find(|&cpu| affinity.has(cpu)).unwrap_or(here)
+}
+
+/// The running task woke somebody onto its own queue: calls an idle virtual CPU unless the task is about to block.
+fn called_for_help(here: u32) {
+    let waker = cpu::current();
+    waker.sched.woke_ns.store(time::monotonic_ns(), Relaxed);
+    if waker.sched.hands_over.load(Relaxed) < HABIT {
+        call_idle(here);
+    }
+}
+
+/// The running task blocks now.
+pub(super) fn note_block(task: &Task) {
+    let woke_ns = task.sched.woke_ns.swap(0, Relaxed);
+    if woke_ns == 0 {
+        return;
+    }
+    let habit = &task.sched.hands_over;
+    if time::monotonic_ns().saturating_sub(woke_ns) < HAND_OVER_NS {
+        habit.store((habit.load(Relaxed) + 1).min(8), Relaxed);
+    } else {
+        habit.store(0, Relaxed);
+    }
+}
+
+/// Makes one idle virtual CPU look for work.
+fn call_idle(here: u32) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = vcpu::count();
+    if count == 1 {
+        return;
+    }
+    let first = NEXT.fetch_add(1, Relaxed);
+    for step in 0..count {
+        let id = (first.wrapping_add(step)) % count;
+        if id != here && cpu::get(id).idle.load(SeqCst) {
+            ipi::send(id, Mailbox::RESCHEDULE);
+            return;
+        }
+    }
+}
+
+/// Takes something that waits elsewhere; returns whether it did.
+pub(super) fn steal(here: u32, own: &Cpu) -> bool {
+    let count = vcpu::count();
+    for step in 1..count {
+        let other = cpu::get((here + step) % count);
+        if other.queued.load(Relaxed) == 0 {
+            continue;
+        }
+        let may_move = |thread: &ThreadRef| may_run(thread, here);
+        let stolen = {
+            let mut queue = other.queue.lock();
+            let stolen = queue.run.steal(may_move);
+            other.queued.store(queue.run.len() as u32, Relaxed);
+            stolen
+        };
+        let Some(entity) = stolen else { continue };
+        if let Some(task) = entity.item.owner::<Task>() {
+            task.sched.cpu.store(here, Relaxed);
+        }
+        let mut queue = own.queue.lock();
+        queue.run.push(entity, Arrival::Moved);
+        own.queued.store(queue.run.len() as u32, Relaxed);
+        crate::stats::STEALS.add(1);
+        return true;
+    }
+    false
+}
+
+fn may_run(thread: &ThreadRef, cpu: u32) -> bool {
+    thread.owner::<Task>().is_none_or(|task| task.sched.affinity().has(cpu))
+}
+
+/// A cross-call asked to look at the queue.
+pub(super) fn look(id: u32, cpu: &Cpu) {
+    if cpu.queued.load(Relaxed) != 0 {
+        cpu.resched.store(true, Relaxed);
+    } else if cpu.idle.load(Relaxed) {
+        steal(id, cpu);
+    }
+}
+
+/// Something waits here, or waits no more: sets or clears the end of the running slice.
+pub(super) fn start_slice(id: u32) {
+    let cpu = cpu::get(id);
+    let end_ns = if cpu.queued.load(Relaxed) == 0 { 0 } else { time::monotonic_ns() + BASE_SLICE_NS };
+    if end_ns == 0 || cpu.slice_end_ns.load(Relaxed) == 0 {
+        cpu.slice_end_ns.store(end_ns, Relaxed);
+    }
+}
+
+/// Looks whether the running slice is over.
+pub(super) fn tick(id: u32, cpu: &Cpu) {
+    let end_ns = cpu.slice_end_ns.load(Relaxed);
+    if end_ns == 0 || time::monotonic_ns() < end_ns {
+        return;
+    }
+    cpu.slice_end_ns.store(0, Relaxed);
+    if cpu.queued.load(Relaxed) == 0 || cpu.idle.load(Relaxed) {
+        return;
+    }
+    let task = cpu::current();
+    task.sched.hands_over.store(0, Relaxed);
+    cpu::account(&task, time::monotonic_ns());
+    let mut queue = cpu.queue.lock();
+    let queue = &mut *queue;
+    if let Some(running) = &queue.running
+        && queue.run.preempts(running)
+    {
+        cpu.resched.store(true, Relaxed);
+    }
+    drop(task);
+    cpu.slice_end_ns.store(time::monotonic_ns() + BASE_SLICE_NS, Relaxed);
+    balance(id);
+}
+
+/// Calls an idle virtual CPU to what waits here, or pushes one thread to a queue that is shorter by two.
+fn balance(here: u32) {
+    call_idle(here);
+    let count = vcpu::count();
+    let own = cpu::get(here);
+    let load = |id: u32| cpu::get(id).queued.load(Relaxed) + u32::from(!cpu::get(id).idle.load(Relaxed));
+    let Some(target) = (0..count).filter(|&id| id != here).min_by_key(|&id| load(id)) else { return };
+    if load(target) + 2 > load(here) {
+        return;
+    }
+    let moved = {
+        let mut queue = own.queue.lock();
+        let moved = queue.run.steal(|thread| may_run(thread, target));
+        own.queued.store(queue.run.len() as u32, Relaxed);
+        moved
+    };
+    let Some(entity) = moved else { return };
+    if let Some(task) = entity.item.owner::<Task>() {
+        task.sched.cpu.store(target, Relaxed);
+    }
+    let cpu = cpu::get(target);
+    {
+        let mut queue = cpu.queue.lock();
+        queue.run.push(entity, Arrival::Moved);
+        cpu.queued.store(queue.run.len() as u32, SeqCst);
+    }
+    crate::stats::STEALS.add(1);
+    ipi::send(target, Mailbox::RESCHEDULE);
+}
+
+/// Sets the host's timer to the next thing that this virtual CPU must not miss. Call before guest code runs.
+pub fn program_timer() {
+    let (id, cpu) = cpu::this();
+    let slice = cpu.slice_end_ns.load(Relaxed);
+    let next = match timer::next_deadline(id) {
+        Some(deadline) if slice == 0 || deadline < slice => deadline,
+        _ => slice,
+    };
+    if next != cpu.timer_ns.load(Relaxed) {
+        // An earlier setting than needed is harmless: the receiver looks at the clock.
+        let set = cpu.timer_ns.load(Relaxed);
+        if next == 0 || (set != 0 && set <= next && set > time::monotonic_ns()) {
+            return;
+        }
+        cpu.timer_ns.store(next, Relaxed);
+        vcpu::set_timer(next);
+    }
+}
+
+/// Parameters of `task` changed: makes its CPU choose anew.
+pub(super) fn requeue(task: &Arc<Task>) {
+    let target = task.sched.last_cpu();
+    let cpu = cpu::get(target);
+    cpu.resched.store(true, Relaxed);
+    if target != vcpu::this().id() {
+        ipi::send(target, Mailbox::RESCHEDULE);
+    }
+}
+
+/// Exponentially decaying averages of runnable threads, times 2^11; updated when somebody asks or at ticks.
+pub(super) fn load_average() -> [u64; 3] {
+    LOAD.lock().averages
+}
+
+struct Load {
+    updated_ns: u64,
+    averages: [u64; 3],
+}
+
+static LOAD: SpinLock<Load> = SpinLock::new(Rank::Leaf, Load { updated_ns: 0, averages: [0; 3] });
+
+/// Time between updates, as on Linux.
+const LOAD_PERIOD_NS: u64 = 5_000_000_000;
+/// Decay in one period, of 2^11.
+const LOAD_DECAY: [u64; 3] = [1884, 2014, 2037];
+
+/// Updates the load averages if a period has passed. Cheap otherwise.
+pub(super) fn update_load(now_ns: u64) {
+    let Some(mut load) = LOAD.try_lock() else { return };
+    if load.updated_ns == 0 {
+        load.updated_ns = now_ns;
+    }
+    let periods = (now_ns.saturating_sub(load.updated_ns) / LOAD_PERIOD_NS).min(1000);
+    if periods == 0 {
+        return;
+    }
+    load.updated_ns += periods * LOAD_PERIOD_NS;
+    let runnable: u64 = (0..vcpu::count())
+        .map(cpu::get)
+        .map(|cpu| u64::from(cpu.queued.load(Relaxed)) + u64::from(!cpu.idle.load(Relaxed)))
+        .sum();
+    for _ in 0..periods {
+        for (average, decay) in load.averages.iter_mut().zip(LOAD_DECAY) {
+            *average = (*average * decay + (runnable << 11) * (2048 - decay)) >> 11;
+        }
+    }
+}

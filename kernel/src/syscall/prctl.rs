@@ -1,0 +1,137 @@
+//! prctl(2).
+
+use crate::task::{COMM_LEN, Task, cap};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+use linux_raw_sys::general as nr;
+use linux_raw_sys::prctl as pr;
+use umbel_mm::UserAddr;
+use umbel_mm::user::{copy_in_partial, write_val};
+
+rows! {
+    nr::__NR_prctl, prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl, Partial("names, death signals, dumpable, no_new_privs, subreaper, securebits, capabilities, timer slack");
+}
+
+fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) -> Result<u64> {
+    let process = task.process();
+    let unused = |args: &[u64]| if args.iter().all(|&arg| arg == 0) { Ok(()) } else { Err(Errno::EINVAL) };
+    match option {
+        pr::PR_SET_NAME => return set_name(task, UserAddr(arg2)),
+        pr::PR_GET_NAME => return write_val(UserAddr(arg2), &task.comm()).map(|()| 0),
+        pr::PR_SET_PDEATHSIG => {
+            if arg2 > 64 {
+                return Err(Errno::EINVAL);
+            }
+            task.parent_death_signal.store(arg2 as u32, Relaxed);
+        }
+        pr::PR_GET_PDEATHSIG => {
+            write_val(UserAddr(arg2), &task.parent_death_signal.load(Relaxed))?;
+        }
+        pr::PR_SET_DUMPABLE => {
+            if arg2 > 1 {
+                return Err(Errno::EINVAL);
+            }
+            process.dumpable.store(arg2 as u32, Relaxed);
+        }
+        pr::PR_GET_DUMPABLE => return Ok(u64::from(process.dumpable.load(Relaxed))),
+        pr::PR_SET_NO_NEW_PRIVS => {
+            unused(&[arg3, arg4, arg5])?;
+            if arg2 != 1 {
+                return Err(Errno::EINVAL);
+            }
+            task.no_new_privs.store(true, Relaxed);
+        }
+        pr::PR_GET_NO_NEW_PRIVS => {
+            unused(&[arg2, arg3, arg4, arg5])?;
+            return Ok(u64::from(task.no_new_privs.load(Relaxed)));
+        }
+        pr::PR_SET_CHILD_SUBREAPER => process.subreaper.store(arg2 != 0, Relaxed),
+        pr::PR_GET_CHILD_SUBREAPER => {
+            let value = i32::from(process.subreaper.load(Relaxed));
+            write_val(UserAddr(arg2), &value)?;
+        }
+        pr::PR_SET_TIMERSLACK => {
+            let slack = if arg2 == 0 { 50_000 } else { arg2 };
+            task.timer_slack_ns.store(slack, Relaxed);
+        }
+        pr::PR_GET_TIMERSLACK => return Ok(task.timer_slack_ns.load(Relaxed)),
+        pr::PR_GET_TIMING => return Ok(0),
+        pr::PR_SET_TIMING => return if arg2 == 0 { Ok(0) } else { Err(Errno::EINVAL) },
+        pr::PR_GET_TSC => {
+            write_val(UserAddr(arg2), &1_u32)?;
+        }
+        pr::PR_GET_KEEPCAPS
+        | pr::PR_SET_KEEPCAPS
+        | pr::PR_GET_SECUREBITS
+        | pr::PR_SET_SECUREBITS
+        | pr::PR_CAPBSET_READ
+        | pr::PR_CAPBSET_DROP
+        | pr::PR_CAP_AMBIENT => {
+            return capabilities(task, option, arg2, arg3);
+        }
+        pr::PR_GET_SECCOMP => return Ok(0),
+        pr::PR_SET_THP_DISABLE | pr::PR_GET_THP_DISABLE => return Ok(0),
+        _ => {
+            return Err(Errno::EINVAL);
+        }
+    }
+    Ok(0)
+}
+
+fn set_name(task: &Task, addr: UserAddr) -> Result<u64> {
+    let mut name = [0; COMM_LEN - 1];
+    let (read, result) = copy_in_partial(&mut name, addr);
+    let end = name.iter().take(read).position(|&byte| byte == 0);
+    // The string may end at the end of readable memory.
+    let len = match end {
+        Some(end) => end,
+        None => result.map(|()| read)?,
+    };
+    task.set_comm(name.get(..len).unwrap_or(&[]));
+    Ok(0)
+}
+
+const KEEP_CAPS: u32 = 1 << 4;
+
+fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
+    let mut cred = (*task.cred()).clone();
+    let bit = |cap: u64| if cap <= u64::from(cap::LAST) { Ok(1_u64 << cap) } else { Err(Errno::EINVAL) };
+    match option {
+        pr::PR_GET_KEEPCAPS => return Ok(u64::from(cred.securebits & KEEP_CAPS != 0)),
+        pr::PR_GET_SECUREBITS => return Ok(u64::from(cred.securebits)),
+        pr::PR_CAPBSET_READ => return Ok(u64::from(cred.bounding & bit(arg2)? != 0)),
+        pr::PR_SET_KEEPCAPS => match arg2 {
+            0 => cred.securebits &= !KEEP_CAPS,
+            1 => cred.securebits |= KEEP_CAPS,
+            _ => return Err(Errno::EINVAL),
+        },
+        pr::PR_SET_SECUREBITS => {
+            if !cred.capable(cap::SETPCAP) {
+                return Err(Errno::EPERM);
+            }
+            cred.securebits = arg2 as u32;
+        }
+        pr::PR_CAPBSET_DROP => {
+            if !cred.capable(cap::SETPCAP) {
+                return Err(Errno::EPERM);
+            }
+            cred.bounding &= !bit(arg2)?;
+        }
+        _ => match arg2 as u32 {
+            pr::PR_CAP_AMBIENT_IS_SET => return Ok(u64::from(cred.ambient & bit(arg3)? != 0)),
+            pr::PR_CAP_AMBIENT_RAISE => {
+                let bit = bit(arg3)?;
+                if cred.permitted & cred.inheritable & bit == 0 {
+                    return Err(Errno::EPERM);
+                }
+                cred.ambient |= bit;
+            }
+            pr::PR_CAP_AMBIENT_LOWER => cred.ambient &= !bit(arg3)?,
+            pr::PR_CAP_AMBIENT_CLEAR_ALL => cred.ambient = 0,
+            _ => return Err(Errno::EINVAL),
+        },
+    }
+    task.set_cred(cred);
+    Ok(0)
+}

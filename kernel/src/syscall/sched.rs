@@ -1,0 +1,215 @@
+//! The scheduler's knobs: policies, priorities, affinity. Source: sched(7), sched_setaffinity(2), getpriority(2).
+
+use super::Pid;
+use crate::sched::{self, Affinity};
+use crate::task::{self, Task, cap, ids};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use linux_raw_sys::general as nr;
+use umbel_mm::UserAddr;
+use umbel_mm::user::{copy_out, read_val, read_vec, write_val};
+use umbel_smp::cpu;
+use umbel_smp::runqueue::{Class, RR_SLICE_NS};
+
+rows! {
+    nr::__NR_sched_yield, sched_yield() => sched_yield, Full;
+    nr::__NR_sched_setparam, sched_setparam(pid: Pid, param: UserAddr) => sched_setparam, Full;
+    nr::__NR_sched_getparam, sched_getparam(pid: Pid, param: UserAddr) => sched_getparam, Full;
+    nr::__NR_sched_setscheduler, sched_setscheduler(pid: Pid, policy: u32, param: UserAddr) => sched_setscheduler, Full;
+    nr::__NR_sched_getscheduler, sched_getscheduler(pid: Pid) => sched_getscheduler, Full;
+    nr::__NR_sched_get_priority_max, sched_get_priority_max(policy: u32) => sched_get_priority_max, Full;
+    nr::__NR_sched_get_priority_min, sched_get_priority_min(policy: u32) => sched_get_priority_min, Full;
+    nr::__NR_sched_rr_get_interval, sched_rr_get_interval(pid: Pid, interval: UserAddr) => sched_rr_get_interval, Full;
+    nr::__NR_sched_setaffinity, sched_setaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_setaffinity, Full;
+    nr::__NR_sched_getaffinity, sched_getaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_getaffinity, Full;
+    nr::__NR_getcpu, getcpu(cpu: UserAddr, node: UserAddr) => getcpu, Full;
+    nr::__NR_getpriority, getpriority(which: u32, who: Pid) => getpriority, Full;
+    nr::__NR_setpriority, setpriority(which: u32, who: Pid, nice: i32) => setpriority, Full;
+}
+
+const SCHED_OTHER: u32 = 0;
+const SCHED_FIFO: u32 = 1;
+const SCHED_RR: u32 = 2;
+const SCHED_BATCH: u32 = 3;
+const SCHED_IDLE: u32 = 5;
+const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+
+fn find(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
+    match pid.0 {
+        0 => Ok(task.clone()),
+        pid if pid < 0 => Err(Errno::EINVAL),
+        _ => task::find_task(pid).ok_or(Errno::ESRCH),
+    }
+}
+
+/// Whether `task` may change how `target` is scheduled.
+fn may_change(task: &Task, target: &Task) -> Result<()> {
+    let (own, other) = (task.cred(), target.cred());
+    let allowed = own.euid == other.uid || own.euid == other.euid || own.capable(cap::SYS_NICE);
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+fn sched_yield(_: &Arc<Task>) -> Result<()> {
+    sched::yield_now();
+    Ok(())
+}
+
+/// Policy and priority of a class.
+fn policy_of(task: &Task) -> (u32, u32) {
+    match task.sched.class() {
+        Class::Fifo { priority } => (SCHED_FIFO, u32::from(priority)),
+        Class::RoundRobin { priority } => (SCHED_RR, u32::from(priority)),
+        Class::Fair { idle: true, .. } => (SCHED_IDLE, 0),
+        Class::Fair { .. } if task.sched.flags().0 => (SCHED_BATCH, 0),
+        Class::Fair { .. } => (SCHED_OTHER, 0),
+    }
+}
+
+fn sched_setparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
+    let target = find(task, pid)?;
+    let reset = if target.sched.flags().1 { SCHED_RESET_ON_FORK } else { 0 };
+    set_scheduler(task, &target, policy_of(&target).0 | reset, read_val(param)?)
+}
+
+fn sched_getparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
+    write_val(param, &policy_of(&*find(task, pid)?).1)
+}
+
+fn sched_setscheduler(task: &Arc<Task>, pid: Pid, policy: u32, param: UserAddr) -> Result<()> {
+    let target = find(task, pid)?;
+    set_scheduler(task, &target, policy, read_val(param)?)
+}
+
+fn set_scheduler(task: &Task, target: &Arc<Task>, policy: u32, priority: u32) -> Result<()> {
+    let plain = policy & !SCHED_RESET_ON_FORK;
+    let range = priorities(plain)?;
+    if !range.contains(&priority) {
+        return Err(Errno::EINVAL);
+    }
+    may_change(task, target)?;
+    let limit = target.process().limit(nr::RLIMIT_RTPRIO);
+    if priority > 0 && u64::from(priority) > limit && !task.capable(cap::SYS_NICE) {
+        return Err(Errno::EPERM);
+    }
+    let priority = priority as u8;
+    let nice = target.sched.nice();
+    let class = match plain {
+        SCHED_FIFO => Class::Fifo { priority },
+        SCHED_RR => Class::RoundRobin { priority },
+        _ => Class::Fair { nice, idle: plain == SCHED_IDLE },
+    };
+    target.sched.set_flags(plain == SCHED_BATCH, policy & SCHED_RESET_ON_FORK != 0);
+    target.sched.set_class(class);
+    sched::class_changed(target);
+    Ok(())
+}
+
+fn sched_getscheduler(task: &Arc<Task>, pid: Pid) -> Result<u32> {
+    let target = find(task, pid)?;
+    let reset = if target.sched.flags().1 { SCHED_RESET_ON_FORK } else { 0 };
+    Ok(policy_of(&target).0 | reset)
+}
+
+/// Priorities that a policy knows.
+fn priorities(policy: u32) -> Result<core::ops::RangeInclusive<u32>> {
+    match policy {
+        SCHED_FIFO | SCHED_RR => Ok(1..=99),
+        SCHED_OTHER | SCHED_BATCH | SCHED_IDLE => Ok(0..=0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn sched_get_priority_max(_: &Arc<Task>, policy: u32) -> Result<u32> {
+    Ok(*priorities(policy)?.end())
+}
+
+fn sched_get_priority_min(_: &Arc<Task>, policy: u32) -> Result<u32> {
+    Ok(*priorities(policy)?.start())
+}
+
+fn sched_rr_get_interval(task: &Arc<Task>, pid: Pid, interval: UserAddr) -> Result<()> {
+    let slice_ns = match find(task, pid)?.sched.class() {
+        Class::RoundRobin { .. } => RR_SLICE_NS,
+        Class::Fifo { .. } => 0,
+        Class::Fair { .. } => umbel_smp::runqueue::BASE_SLICE_NS,
+    };
+    write_val(interval, &[slice_ns / 1_000_000_000, slice_ns % 1_000_000_000])
+}
+
+/// Longest mask that is read.
+const MASK_MAX: u32 = 1024;
+
+fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<()> {
+    let bytes: Vec<u8> = read_vec(mask, len.min(MASK_MAX) as usize)?;
+    let target = find(task, pid)?;
+    may_change(task, &target)?;
+    let affinity = Affinity::from_bytes(&bytes, sched::cpus());
+    if affinity.is_empty(sched::cpus()) {
+        return Err(Errno::EINVAL);
+    }
+    target.sched.set_affinity(affinity);
+    sched::class_changed(&target);
+    Ok(())
+}
+
+fn sched_getaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<usize> {
+    let bytes: Vec<u8> = find(task, pid)?.sched.affinity().to_bytes(sched::cpus()).collect();
+    if len % 8 != 0 || (len as usize) < bytes.len() {
+        return Err(Errno::EINVAL);
+    }
+    copy_out(mask, &bytes)?;
+    Ok(bytes.len())
+}
+
+fn getcpu(_: &Arc<Task>, cpu: UserAddr, node: UserAddr) -> Result<()> {
+    if !cpu.is_null() {
+        write_val(cpu, &cpu::this().id())?;
+    }
+    if node.is_null() { Ok(()) } else { write_val(node, &0_u32) }
+}
+
+/// The tasks that getpriority(2) and setpriority(2) mean.
+fn chosen(task: &Arc<Task>, which: u32, who: Pid) -> Result<Vec<Arc<Task>>> {
+    let all = |processes: Vec<Arc<task::Process>>| {
+        let table = ids::table();
+        let nodes = processes.iter().filter_map(|process| table.node(process.pid()).ok());
+        nodes.flat_map(|node| node.threads.iter().cloned()).collect::<Vec<_>>()
+    };
+    let found = match which {
+        0 => Vec::from([find(task, who)?]),
+        1 => {
+            let pgid = if who.0 == 0 { task::session::getpgid(task, Pid(0))? } else { who };
+            all(task::find_pgrp(pgid))
+        }
+        2 => {
+            let uid = if who.0 == 0 { task.cred().uid } else { who.0 as u32 };
+            let mut tasks = all(task::all_processes());
+            tasks.retain(|task| task.cred().uid == uid);
+            tasks
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if found.is_empty() { Err(Errno::ESRCH) } else { Ok(found) }
+}
+
+fn getpriority(task: &Arc<Task>, which: u32, who: Pid) -> Result<u64> {
+    let nice = chosen(task, which, who)?.iter().map(|task| task.sched.nice()).min().unwrap_or(0);
+    // The raw call returns 20 - nice, so that no result looks like an error.
+    Ok((20 - i64::from(nice)) as u64)
+}
+
+fn setpriority(task: &Arc<Task>, which: u32, who: Pid, nice: i32) -> Result<()> {
+    let nice = nice.clamp(-20, 19) as i8;
+    for target in chosen(task, which, who)? {
+        may_change(task, &target)?;
+        let floor = 20 - target.process().limit(nr::RLIMIT_NICE).min(40) as i64;
+        let raises = nice < target.sched.nice() && i64::from(nice) < floor;
+        if raises && !task.capable(cap::SYS_NICE) {
+            return Err(Errno::EACCES);
+        }
+        target.sched.set_nice(nice);
+        sched::class_changed(&target);
+    }
+    Ok(())
+}

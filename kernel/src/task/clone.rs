@@ -1,0 +1,244 @@
+//! New threads and processes. Source: clone(2), fork(2), vfork(2).
+//!
+//! The child is complete before it enters the table of ids, and in the table before it can run; if a step fails
+//! nothing is left behind. Nothing here may hold the table's lock while it copies memory.
+
+use super::ids::{self, INIT, Table};
+use super::process::Process;
+use super::task::{NewTask, Task};
+use super::{Completion, cap};
+use crate::signal;
+use crate::syscall::Pid;
+use crate::{Errno, Result, sched};
+use alloc::sync::Arc;
+use bitflags::bitflags;
+use core::sync::atomic::Ordering::Relaxed;
+use linux_raw_sys::general as raw;
+use umbel_gate::Regs;
+use umbel_mm::user;
+
+bitflags! {
+    /// `CLONE_*`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CloneFlags: u64 {
+        const VM = raw::CLONE_VM as u64;
+        const FS = raw::CLONE_FS as u64;
+        const FILES = raw::CLONE_FILES as u64;
+        const SIGHAND = raw::CLONE_SIGHAND as u64;
+        const PIDFD = raw::CLONE_PIDFD as u64;
+        const PTRACE = raw::CLONE_PTRACE as u64;
+        const VFORK = raw::CLONE_VFORK as u64;
+        const PARENT = raw::CLONE_PARENT as u64;
+        const THREAD = raw::CLONE_THREAD as u64;
+        const NEWNS = raw::CLONE_NEWNS as u64;
+        const SYSVSEM = raw::CLONE_SYSVSEM as u64;
+        const SETTLS = raw::CLONE_SETTLS as u64;
+        const PARENT_SETTID = raw::CLONE_PARENT_SETTID as u64;
+        const CHILD_CLEARTID = raw::CLONE_CHILD_CLEARTID as u64;
+        const DETACHED = raw::CLONE_DETACHED as u64;
+        const UNTRACED = raw::CLONE_UNTRACED as u64;
+        const CHILD_SETTID = raw::CLONE_CHILD_SETTID as u64;
+        const NEWCGROUP = raw::CLONE_NEWCGROUP as u64;
+        const NEWUTS = raw::CLONE_NEWUTS as u64;
+        const NEWIPC = raw::CLONE_NEWIPC as u64;
+        const NEWUSER = raw::CLONE_NEWUSER as u64;
+        const NEWPID = raw::CLONE_NEWPID as u64;
+        const NEWNET = raw::CLONE_NEWNET as u64;
+        const IO = raw::CLONE_IO as u64;
+        const CLEAR_SIGHAND = 1 << 32;
+        const INTO_CGROUP = 1 << 33;
+    }
+}
+
+impl CloneFlags {
+    /// Namespaces, pidfds and cgroups: not here.
+    const UNSUPPORTED: CloneFlags = CloneFlags::NEWNS
+        .union(CloneFlags::NEWCGROUP)
+        .union(CloneFlags::NEWUTS)
+        .union(CloneFlags::NEWIPC)
+        .union(CloneFlags::NEWUSER)
+        .union(CloneFlags::NEWPID)
+        .union(CloneFlags::NEWNET)
+        .union(CloneFlags::PIDFD)
+        .union(CloneFlags::INTO_CGROUP);
+
+    /// Refuses combinations that make no sense.
+    fn check(self) -> Result<()> {
+        let needs = |flag: CloneFlags, needed: CloneFlags| !self.contains(flag) || self.contains(needed);
+        if !needs(CloneFlags::SIGHAND, CloneFlags::VM)
+            || !needs(CloneFlags::THREAD, CloneFlags::SIGHAND)
+            || self.contains(CloneFlags::SIGHAND | CloneFlags::CLEAR_SIGHAND)
+            || self.intersects(CloneFlags::UNSUPPORTED)
+        {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+}
+
+/// What clone(2) and clone3(2) ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct CloneArgs {
+    pub flags: CloneFlags,
+    /// Signal to the parent at exit.
+    pub exit_signal: u32,
+    /// Stack pointer of the child, 0 = the caller's.
+    pub stack: u64,
+    pub tls: u64,
+    pub parent_tid: u64,
+    pub child_tid: u64,
+}
+
+/// Makes a thread or a process; returns its id (to the caller) once it may run.
+///
+/// # Errors
+/// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit, `ENOMEM`.
+pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
+    args.flags.check()?;
+    let process = task.process();
+    if args.flags.contains(CloneFlags::PARENT) && process.pid() == INIT {
+        return Err(Errno::EINVAL);
+    }
+    check_limit(task)?;
+    let child = build(task, args)?;
+    let tid = child.tid();
+    if args.flags.contains(CloneFlags::PARENT_SETTID) {
+        // As Linux does, a bad address is not an error here.
+        let _ = user::write_val(user::UserAddr(args.parent_tid), &tid.0);
+    }
+    if args.flags.contains(CloneFlags::CHILD_SETTID)
+        && let Some(space) = child.space()
+    {
+        let _ = space.write_remote(user::UserAddr(args.child_tid), &tid.0.to_ne_bytes());
+    }
+    let done = args.flags.contains(CloneFlags::VFORK).then(|| {
+        let done = Arc::new(Completion::new());
+        child.set_vfork(done.clone());
+        done
+    });
+    if let Err(errno) = enter(task, &child, args) {
+        super::exit::discard(&child);
+        return Err(errno);
+    }
+    sched::start(&child);
+    crate::stats::FORKS.add(1);
+    if let Some(done) = done {
+        wait_vfork(task, &done);
+    }
+    Ok(tid)
+}
+
+/// Waits until a vfork child has its own space or is gone. Only a fatal signal ends it sooner.
+fn wait_vfork(task: &Task, done: &Completion) {
+    while done.wait().is_err() && !task.must_exit() && !signal::fatal_pending(task) {
+        sched::wait_out_interrupt(task, done);
+    }
+}
+
+/// `RLIMIT_NPROC` binds everybody but the privileged.
+fn check_limit(task: &Task) -> Result<()> {
+    let limit = task.process().limit(raw::RLIMIT_NPROC);
+    let cred = task.cred();
+    if cred.uid == 0 || cred.capable(cap::SYS_ADMIN) || cred.capable(cap::SYS_RESOURCE) {
+        return Ok(());
+    }
+    let count = ids::table().tasks.values().filter(|other| other.cred().uid == cred.uid).count();
+    if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+/// Builds the child: nobody else can see it yet, except that its id is taken when it is entered.
+fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
+    let flags = args.flags;
+    let space = task.space().ok_or(Errno::EINVAL)?;
+    let space = if flags.contains(CloneFlags::VM) { space } else { space.fork()? };
+    let files = task.files()?;
+    let files = if flags.contains(CloneFlags::FILES) { files } else { files.duplicate() };
+    let fs = task.fs()?;
+    let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.duplicate() };
+    let user = task.user.try_clone()?;
+    user.update(|regs: &mut Regs| {
+        regs.rax = 0;
+        regs.orig_rax = Regs::NO_SYSCALL;
+        if args.stack != 0 {
+            regs.rsp = args.stack;
+        }
+    });
+    if flags.contains(CloneFlags::SETTLS) {
+        let mut bases = user.bases();
+        bases.fs = super::arch::check_base(args.tls)?;
+        user.set_bases(bases);
+    }
+    let thread = sched::new_thread(space.id())?;
+    let tid = ids::table().reserve_id()?;
+    let process =
+        if flags.contains(CloneFlags::THREAD) { task.process().clone() } else { new_process(task, tid, args) };
+    let drop_altstack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
+    let child = Task::new(NewTask {
+        tid,
+        process,
+        thread,
+        user,
+        signal: signal::Private::for_clone(&task.signal, drop_altstack),
+        body: None,
+        sched: task.sched.for_child(),
+        cred: task.cred(),
+        comm: task.comm(),
+        space: Some(space),
+        files: Some(files),
+        fs: Some(fs),
+    });
+    child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
+    child.timer_slack_ns.store(task.timer_slack_ns.load(Relaxed), Relaxed);
+    if flags.contains(CloneFlags::CHILD_CLEARTID) {
+        child.clear_child_tid.store(args.child_tid, Relaxed);
+    }
+    Ok(child)
+}
+
+fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
+    let parent = task.process();
+    let signal = signal::Shared::for_clone(
+        &parent.signal,
+        args.flags.contains(CloneFlags::SIGHAND),
+        args.flags.contains(CloneFlags::CLEAR_SIGHAND),
+    );
+    let child = Process::new(pid, signal, parent.limits(), parent.image());
+    child.exit_signal.store(args.exit_signal, Relaxed);
+    child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
+    child.personality.store(parent.personality.load(Relaxed), Relaxed);
+    Arc::new(child)
+}
+
+/// Enters the child into the table, unless the caller is being killed.
+fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs) -> Result<()> {
+    let mut table = ids::table();
+    if task.must_exit() {
+        return Err(Errno::ERESTARTNOINTR);
+    }
+    if args.flags.contains(CloneFlags::THREAD) {
+        return table.enter_thread(child);
+    }
+    let own = task.process().pid();
+    let node = table.node(own)?;
+    let pgrp = node.pgrp.clone();
+    let parent = if args.flags.contains(CloneFlags::PARENT) { node.parent } else { own };
+    if args.flags.contains(CloneFlags::PARENT) {
+        child.process().exit_signal.store(task.process().exit_signal.load(Relaxed), Relaxed);
+    }
+    Table::enter_process(&mut table, child, parent, pgrp);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_need_shared_handlers_and_those_a_shared_space() {
+        assert!(CloneFlags::THREAD.check().is_err());
+        assert!((CloneFlags::SIGHAND | CloneFlags::THREAD).check().is_err());
+        assert!((CloneFlags::VM | CloneFlags::SIGHAND | CloneFlags::THREAD).check().is_ok());
+        assert!(CloneFlags::NEWPID.check().is_err());
+        assert!(CloneFlags::empty().check().is_ok());
+    }
+}

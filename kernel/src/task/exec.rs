@@ -1,0 +1,215 @@
+//! Running a new program. Source: execve(2).
+//!
+//! Up to the point of no return ([`commit`]) nothing of the caller has changed and every error is returned. After it
+//! the other threads are gone; what fails then kills the process.
+
+use super::ids::{self, WaitStatus};
+use super::process::Process;
+use super::task::Task;
+use super::{Cred, cap, exit};
+use crate::fs::{File, MountFlags};
+use crate::loader::{self, Loaded, stack::Strings};
+use crate::{Errno, Result, sched, signal};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use linux_raw_sys::general as raw;
+use umbel_gate::Regs;
+
+/// `ADDR_NO_RANDOMIZE` of personality(2).
+const NO_RANDOMIZE: u32 = 0x0004_0000;
+/// Set-user-id and set-group-id bits of a mode.
+const SET_ID: u32 = 0o6000;
+
+/// Replaces the program of the calling process by `file`.
+///
+/// # Errors
+/// See execve(2); the process then goes on as it was, or is being killed.
+pub fn exec(task: &Arc<Task>, file: Arc<File>, name: Vec<u8>, strings: Strings) -> Result<()> {
+    let process = task.process();
+    let personality = process.personality.load(Relaxed);
+    let request = loader::Request {
+        file,
+        name,
+        strings,
+        stack_limit: process.limit(raw::RLIMIT_STACK),
+        randomize: personality & NO_RANDOMIZE == 0,
+    };
+    let loaded =
+        loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
+    de_thread(task)?;
+    commit(task, loaded);
+    Ok(())
+}
+
+/// Gives a process that has never run its first program.
+pub fn prepare_first(task: &Arc<Task>, loaded: Loaded) {
+    let Loaded { space, entry, sp, image, comm, .. } = loaded;
+    task.thread.space.store(space.id(), Relaxed);
+    drop(task.replace_space(Some(space)));
+    task.set_comm(&comm);
+    task.process().set_image(image);
+    task.user.reset(&Regs::start(entry, sp));
+}
+
+/// What the program's file makes of the caller's credentials, and whether it is to be careful (`AT_SECURE`).
+fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
+    let mut cred = (*task.cred()).clone();
+    let before = (cred.euid, cred.egid);
+    let attr = file.attr()?;
+    if attr.mode & SET_ID != 0 && !task.no_new_privs.load(Relaxed) && !is_nosuid(file) {
+        if attr.mode & 0o4000 != 0 {
+            cred.euid = attr.uid;
+        }
+        // Without group execution the bit means mandatory locking, not set-group-id.
+        if attr.mode & 0o2010 == 0o2010 {
+            cred.egid = attr.gid;
+        }
+    }
+    (cred.suid, cred.fsuid) = (cred.euid, cred.euid);
+    (cred.sgid, cred.fsgid) = (cred.egid, cred.egid);
+    cred.exec_caps();
+    let secure = before != (cred.euid, cred.egid) || cred.euid != cred.uid || cred.egid != cred.gid;
+    Ok((cred, secure))
+}
+
+fn is_nosuid(file: &File) -> bool {
+    file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOSUID))
+}
+
+/// Ends all other threads of the process; the caller becomes its leader.
+fn de_thread(task: &Arc<Task>) -> Result<()> {
+    let process = task.process();
+    {
+        let table = ids::table();
+        let node = table.node(process.pid())?;
+        if task.must_exit() || !process.begin_exec(task) {
+            return Err(Errno::ERESTARTNOINTR);
+        }
+        if node.threads.len() == 1 {
+            drop(table);
+            return become_leader(task);
+        }
+    }
+    exit::kick_threads(process);
+    let alone = || {
+        let table = ids::table();
+        let count = table.node(process.pid()).map_or(0, |node| node.threads.len());
+        (count <= 1 || process.is_exiting()).then_some(())
+    };
+    process.child_events.wait_until(alone);
+    if process.is_exiting() {
+        process.end_exec();
+        return Err(Errno::ERESTARTNOINTR);
+    }
+    become_leader(task)
+}
+
+fn become_leader(task: &Arc<Task>) -> Result<()> {
+    let process = task.process();
+    process.end_exec();
+    let pid = process.pid();
+    if task.tid() != pid {
+        let mut table = ids::table();
+        table.tasks.remove(&task.tid().0);
+        task.set_tid(pid);
+        table.tasks.insert(pid.0, task.clone());
+        process.exit_signal.store(signal::SIGCHLD, Relaxed);
+    }
+    Ok(())
+}
+
+/// A thread of `process` is gone: whoever waits in [`de_thread`] is woken through `child_events`.
+pub(super) fn thread_gone(process: &Process) {
+    process.child_events.wake_all();
+}
+
+/// The point of no return.
+fn commit(task: &Arc<Task>, loaded: Loaded) {
+    let process = task.process();
+    let cred = new_cred(task, &loaded.file);
+    match cred {
+        Ok((cred, secure)) => {
+            process.dumpable.store(u32::from(!secure), Relaxed);
+            if secure {
+                task.parent_death_signal.store(0, Relaxed);
+            }
+            task.set_cred(cred);
+        }
+        Err(_) => exit::group_exit(process, WaitStatus::signaled(signal::SIGKILL, false)),
+    }
+    unshare(task);
+    process.exit_signal.store(signal::SIGCHLD, Relaxed);
+    if let Ok(node) = ids::table().node_mut(process.pid()) {
+        node.execed = true;
+    }
+    install(task, loaded);
+    crate::stats::EXECS.add(1);
+}
+
+/// Descriptors become the process's own, those marked are closed; handlers, stacks and timers are forgotten.
+fn unshare(task: &Arc<Task>) {
+    if let Ok(files) = task.files() {
+        match Arc::strong_count(&files) {
+            // The task's reference and this one.
+            0..=2 => files.close_on_exec(),
+            _ => {
+                let own = files.duplicate();
+                own.close_on_exec();
+                drop(task.replace_files(Some(own)));
+            }
+        }
+    }
+    task.process().signal.exec();
+    task.signal.exec();
+}
+
+/// Moves the thread into the new space with fresh registers.
+fn install(task: &Arc<Task>, loaded: Loaded) {
+    let Loaded { space, entry, sp, image, comm, .. } = loaded;
+    super::exit::release_memory_for_exec(task);
+    let id = space.id();
+    let old = task.replace_space(Some(space));
+    sched::enter_space(task, id);
+    drop(old);
+    task.release_vfork();
+    task.set_comm(&comm);
+    task.process().set_image(image);
+    task.user.reset(&Regs::start(entry, sp));
+}
+
+impl Cred {
+    /// Capabilities after execve: root gains all, others keep the ambient ones. Source: capabilities(7).
+    pub fn exec_caps(&mut self) {
+        const NOROOT: u32 = 1;
+        let root = self.securebits & NOROOT == 0 && (self.euid == 0 || self.uid == 0);
+        if root {
+            self.permitted = self.inheritable | self.bounding;
+            self.effective = if self.euid == 0 { self.permitted } else { 0 };
+            self.ambient = 0;
+        } else {
+            self.permitted = self.ambient;
+            self.effective = self.ambient;
+        }
+        self.permitted &= cap::ALL;
+        self.effective &= cap::ALL;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_gains_capabilities_and_others_lose_them() {
+        let mut cred = Cred::new(0, 0);
+        cred.permitted = 0;
+        cred.effective = 0;
+        cred.exec_caps();
+        assert_eq!(cred.effective, cap::ALL);
+        let mut cred = Cred::new(1000, 1000);
+        cred.permitted = 4;
+        cred.exec_caps();
+        assert_eq!((cred.permitted, cred.effective), (0, 0));
+    }
+}

@@ -1,0 +1,277 @@
+//! The end of threads and processes. Source: _exit(2), exit_group(2), wait(2).
+//!
+//! A thread ends by leaving the run loop, never from inside a call, so that everything its stack owns is dropped. Then
+//! [`leave`] gives up what it shares, takes it out of the tree and, if it was the last of its group, makes the process a
+//! zombie and tells the parent.
+
+use super::ids::{self, INIT, Node, Table, WaitStatus};
+use super::process::{Process, Usage};
+use super::task::Task;
+use crate::signal::{self, SigInfo};
+use crate::syscall::Pid;
+use crate::{futex, sched};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use umbel_mm::user::{self, UserAddr};
+
+/// Ends the calling thread when it next leaves the kernel.
+pub fn exit(task: &Task, code: i32) {
+    task.exit_code.store(code, Relaxed);
+    task.exiting.store(true, Relaxed);
+}
+
+/// Ends the whole process of `task`: every thread leaves as soon as it can.
+pub fn group_exit(process: &Arc<Process>, status: WaitStatus) {
+    if process.decide_exit(status) {
+        kick_threads(process);
+    }
+}
+
+/// Makes all threads of `process` look at their state.
+pub fn kick_threads(process: &Process) {
+    let threads = match ids::table().node(process.pid()) {
+        Ok(node) => node.threads.clone(),
+        Err(_) => Vec::new(),
+    };
+    for thread in &threads {
+        sched::interrupt(thread);
+    }
+    process.stop_queue.wake_all();
+}
+
+/// Everything that is left to do for a thread that has left the run loop. Afterwards it may only switch away for ever.
+pub fn leave(task: &Arc<Task>) {
+    task.thread.clear_interrupt();
+    signal::on_exit(task);
+    release_memory(task);
+    drop(task.replace_files(None));
+    drop(task.replace_fs(None));
+    let process = task.process().clone();
+    {
+        let mut times = process.times.lock();
+        times.own.add(&task.sched.usage());
+    }
+    let own = WaitStatus::exited(task.exit_code.load(Relaxed));
+    let status = process.group_exit().unwrap_or(own);
+    let gone = {
+        let mut table = ids::table();
+        remove_thread(&mut table, task, &process, status)
+    };
+    match gone {
+        Gone::Thread => {
+            process.child_events.wake_all();
+            super::exec::thread_gone(&process);
+        }
+        Gone::Process(end) => finish_process(&process, status, end),
+    }
+}
+
+/// A task that was built and never entered: gives back what it holds.
+pub fn discard(task: &Arc<Task>) {
+    ids::table().unreserve(task.tid());
+    task.thread.die();
+    drop(task.replace_space(None));
+    drop(task.replace_files(None));
+    drop(task.replace_fs(None));
+}
+
+/// What the thread leaves in memory that others may share: robust futexes and the tid word; notes the peak size.
+pub(super) fn release_memory_for_exec(task: &Arc<Task>) {
+    let Some(space) = task.space() else { return };
+    futex::exit_robust_list(task);
+    let clear = task.clear_child_tid.swap(0, Relaxed);
+    if clear != 0 && user::write_val(UserAddr(clear), &0_u32).is_ok() {
+        futex::wake_address(task, clear, 1);
+    }
+    let peak = space.usage().peak / 1024;
+    {
+        let mut times = task.process().times.lock();
+        times.own.max_rss_kib = times.own.max_rss_kib.max(peak);
+    }
+}
+
+/// Gives the address space up.
+fn release_memory(task: &Arc<Task>) {
+    release_memory_for_exec(task);
+    let space = task.replace_space(None);
+    sched::leave_space(task);
+    drop(space);
+    task.release_vfork();
+}
+
+/// What a thread's end meant for its group.
+enum Gone {
+    Thread,
+    Process(End),
+}
+
+/// Who is to hear of a process's end.
+struct End {
+    parent: Option<Arc<Process>>,
+    /// Children that were zombies and now have another parent, and live ones that want a signal.
+    orphans: Vec<(Arc<Process>, u32)>,
+    new_parents: Vec<Arc<Process>>,
+    /// Groups that lost their last link to job control and have stopped members.
+    hangup: Vec<Arc<Process>>,
+    session_leader_of: Option<Arc<ids::Session>>,
+}
+
+fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, status: WaitStatus) -> Gone {
+    let pid = process.pid();
+    let tid = task.tid();
+    if tid != pid {
+        table.tasks.remove(&tid.0);
+    }
+    let Ok(node) = table.node_mut(pid) else { return Gone::Thread };
+    node.threads.retain(|other| !Arc::ptr_eq(other, task));
+    process.threads.store(node.threads.len(), Relaxed);
+    if !node.threads.is_empty() {
+        return Gone::Thread;
+    }
+    node.zombie = Some(status);
+    table.tasks.remove(&pid.0);
+    let orphaned = orphan_children(table, pid);
+    let hangup = newly_orphaned(table, pid);
+    let node = match table.node(pid) {
+        Ok(node) => node,
+        Err(_) => return Gone::Thread,
+    };
+    let session = &node.pgrp.session;
+    Gone::Process(End {
+        parent: table.node(node.parent).ok().map(|parent| parent.process.clone()),
+        orphans: orphaned.0,
+        new_parents: orphaned.1,
+        hangup,
+        session_leader_of: (session.id == pid).then(|| session.clone()),
+    })
+}
+
+type Orphans = (Vec<(Arc<Process>, u32)>, Vec<Arc<Process>>);
+
+/// Gives the children of `pid` to the nearest subreaper, or init.
+fn orphan_children(table: &mut Table, pid: Pid) -> Orphans {
+    let reaper = find_reaper(table, pid);
+    let Ok(node) = table.node_mut(pid) else { return Default::default() };
+    let children = core::mem::take(&mut node.children);
+    let mut orphans = Vec::new();
+    let mut parents = Vec::new();
+    for child in children {
+        let Some(node) = table.processes.get_mut(&child) else { continue };
+        node.parent = reaper;
+        let wanted = node.threads.first().map_or(0, |thread| thread.parent_death_signal.load(Relaxed));
+        orphans.push((node.process.clone(), wanted));
+        // Whatever the child's signal was, its new parent gets SIGCHLD.
+        node.process.exit_signal.store(signal::SIGCHLD, Relaxed);
+        let zombie = node.zombie.is_some();
+        if let Some(parent) = table.processes.get_mut(&reaper.0) {
+            parent.children.insert(child);
+            if zombie {
+                parents.push(parent.process.clone());
+            }
+        }
+    }
+    (orphans, parents)
+}
+
+fn find_reaper(table: &Table, pid: Pid) -> Pid {
+    let parent_of = |pid: Pid| table.node(pid).map_or(INIT, |node| node.parent);
+    let mut at = parent_of(pid);
+    for _ in 0..table.processes.len() {
+        match table.node(at) {
+            Ok(node) if node.zombie.is_none() && node.process.subreaper.load(Relaxed) => return at,
+            Ok(_) if at != INIT && at.0 != 0 => at = parent_of(at),
+            _ => break,
+        }
+    }
+    INIT
+}
+
+/// Members of groups that the end of `pid` leaves without job control while one of them is stopped.
+fn newly_orphaned(table: &Table, pid: Pid) -> Vec<Arc<Process>> {
+    let Ok(own) = table.node(pid) else { return Vec::new() };
+    let mut groups: Vec<&Node> = Vec::from([own]);
+    groups.extend(table.processes.values().filter(|node| {
+        node.parent == INIT && node.pgrp.id != own.pgrp.id && node.pgrp.session.id == own.pgrp.session.id
+    }));
+    let mut hangup: Vec<Arc<Process>> = Vec::new();
+    for node in groups {
+        let group = node.pgrp.id;
+        if table.has_job_control(group, pid) {
+            continue;
+        }
+        let members = table.members(|other| other.pgrp.id == group);
+        let stopped = members.iter().any(|member| member.stop.lock().signal.is_some());
+        if stopped && !hangup.iter().any(|known| members.iter().any(|member| Arc::ptr_eq(known, member))) {
+            hangup.extend(members);
+        }
+    }
+    hangup
+}
+
+fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
+    if let Some(session) = &end.session_leader_of {
+        super::session::leader_exit(session);
+    }
+    for member in &end.hangup {
+        signal::send_to_process(member, SigInfo::kernel(signal::SIGHUP));
+        signal::send_to_process(member, SigInfo::kernel(signal::SIGCONT));
+    }
+    for (orphan, wanted) in &end.orphans {
+        if *wanted != 0 {
+            signal::send_to_process(orphan, SigInfo::kernel(*wanted));
+        }
+    }
+    for parent in &end.new_parents {
+        signal::send_to_process(parent, SigInfo::kernel(signal::SIGCHLD));
+        parent.child_events.wake_all();
+    }
+    if let Some(parent) = &end.parent {
+        tell_parent(parent, process, status);
+    }
+    if process.pid() == crate::boot::FIRST {
+        crate::boot::finish(status);
+    }
+}
+
+/// SIGCHLD and the wake-up; reaps at once if the parent does not want to know.
+fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus) {
+    let wanted = process.exit_signal.load(Relaxed);
+    if wanted == signal::SIGCHLD && signal::ignores_children(parent) {
+        reap(process.pid());
+        parent.child_events.wake_all();
+        return;
+    }
+    if wanted != 0 {
+        let usage = process.times.lock().own;
+        signal::send_to_process(parent, child_info(wanted, process, status, &usage));
+    }
+    parent.child_events.wake_all();
+}
+
+/// The unit of `si_utime` and `si_stime`.
+const TICK_NS: u64 = 10_000_000;
+
+/// The `siginfo_t` of a child's end.
+fn child_info(signo: u32, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
+    let (code, value) = super::wait::code_of(status);
+    SigInfo::child(signo, code, process.pid().0, 0, value, usage.user_ns / TICK_NS, usage.system_ns / TICK_NS)
+}
+
+/// Removes the zombie `pid` from the tree; its times go to its parent. Returns whether it was there.
+pub fn reap(pid: Pid) -> bool {
+    let mut table = ids::table();
+    let Some(node) = table.processes.remove(&pid.0) else { return false };
+    let parent = table.processes.get_mut(&node.parent.0).map(|parent| {
+        parent.children.remove(&pid.0);
+        parent.process.clone()
+    });
+    drop(table);
+    if let Some(parent) = parent {
+        let times = *node.process.times.lock();
+        let mut all = parent.times.lock();
+        all.children.add(&times.own);
+        all.children.add(&times.children);
+    }
+    true
+}

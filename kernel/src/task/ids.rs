@@ -1,0 +1,315 @@
+//! The table of ids: processes and their tree, threads, process groups, sessions.
+//!
+//! Everything that relates processes to each other lives in one structure behind one spinning lock ([`Rank::PidTable`]),
+//! so a fork, an exit, a reparenting or a `kill(-pgrp)` sees the tree as it was at one instant. Nothing blocks or
+//! copies user memory under it. Used by: clone, exit, wait, kill, tty job control, /proc.
+//!
+//! An id is free when no thread, process, group or session has it.
+
+use super::{Process, Task};
+use crate::syscall::Pid;
+use crate::tty::Tty;
+use crate::{Errno, Result};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use umbel_smp::lock::{Rank, SpinGuard, SpinLock};
+
+/// Highest id + 1, as `/proc/sys/kernel/pid_max` says.
+pub const PID_MAX: i32 = 32768;
+/// Ids below this are not given out again after the first round.
+const RESERVED: i32 = 300;
+/// The kernel's init: adopts orphans.
+pub const INIT: Pid = Pid(1);
+
+static TABLE: SpinLock<Table> = SpinLock::new(Rank::PidTable, Table::new());
+
+/// The table, locked.
+pub fn table() -> SpinGuard<'static, Table> {
+    TABLE.lock()
+}
+
+/// The thread `tid`.
+pub fn find_task(tid: Pid) -> Option<Arc<Task>> {
+    table().tasks.get(&tid.0).cloned()
+}
+
+/// The process `pid`, alive or a zombie.
+pub fn find_process(pid: Pid) -> Option<Arc<Process>> {
+    table().processes.get(&pid.0).map(|node| node.process.clone())
+}
+
+/// The live processes of group `pgid`.
+pub fn find_pgrp(pgid: Pid) -> Vec<Arc<Process>> {
+    table().members(|node| node.pgrp.id == pgid)
+}
+
+/// All live processes except init.
+pub fn all_processes() -> Vec<Arc<Process>> {
+    table().members(|node| node.process.pid() != INIT)
+}
+
+/// A session.
+pub struct Session {
+    /// Its id. Immutable.
+    pub id: Pid,
+    /// Its controlling terminal. Own lock.
+    tty: SpinLock<Option<Arc<Tty>>>,
+}
+
+impl Session {
+    fn new(id: Pid) -> Arc<Session> {
+        Arc::new(Session { id, tty: SpinLock::new(Rank::TtyState, None) })
+    }
+
+    /// The controlling terminal.
+    pub fn tty(&self) -> Option<Arc<Tty>> {
+        self.tty.lock().clone()
+    }
+
+    /// Gives the session a controlling terminal, or takes it away.
+    pub fn set_tty(&self, tty: Option<Arc<Tty>>) {
+        let old = core::mem::replace(&mut *self.tty.lock(), tty);
+        drop(old);
+    }
+}
+
+/// A process group.
+pub struct Pgrp {
+    /// Its id. Immutable.
+    pub id: Pid,
+    /// Its session. Immutable.
+    pub session: Arc<Session>,
+}
+
+/// How a process ended, as wait(2) reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitStatus(pub u32);
+
+impl WaitStatus {
+    /// Ended by `exit(code)`.
+    pub const fn exited(code: i32) -> WaitStatus {
+        WaitStatus((code as u32 & 0xff) << 8)
+    }
+
+    /// Killed by signal `signo`.
+    pub const fn signaled(signo: u32, core: bool) -> WaitStatus {
+        WaitStatus(signo & 0x7f | if core { 0x80 } else { 0 })
+    }
+
+    /// Stopped by signal `signo`.
+    pub const fn stopped(signo: u32) -> WaitStatus {
+        WaitStatus(signo << 8 | 0x7f)
+    }
+
+    /// Continued.
+    pub const CONTINUED: WaitStatus = WaitStatus(0xffff);
+
+    /// The exit status as a shell shows it.
+    pub const fn shell(self) -> i32 {
+        if self.0 & 0x7f == 0 { (self.0 >> 8 & 0xff) as i32 } else { 128 + (self.0 & 0x7f) as i32 }
+    }
+}
+
+/// A process in the tree.
+pub struct Node {
+    pub process: Arc<Process>,
+    /// 0 for init.
+    pub parent: Pid,
+    pub children: BTreeSet<i32>,
+    pub pgrp: Arc<Pgrp>,
+    /// Threads that have not exited.
+    pub threads: Vec<Arc<Task>>,
+    /// Set once all threads are gone.
+    pub zombie: Option<WaitStatus>,
+    /// It has called execve since it was forked (setpgid by its parent is refused).
+    pub execed: bool,
+}
+
+/// See the module.
+pub struct Table {
+    pub processes: BTreeMap<i32, Node>,
+    pub tasks: BTreeMap<i32, Arc<Task>>,
+    pgrps: BTreeMap<i32, Weak<Pgrp>>,
+    sessions: BTreeMap<i32, Weak<Session>>,
+    /// Given out by `reserve_id`, not entered yet.
+    reserved: BTreeSet<i32>,
+    /// Last id given out.
+    last: i32,
+}
+
+impl Table {
+    const fn new() -> Table {
+        Table {
+            processes: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            pgrps: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            reserved: BTreeSet::new(),
+            last: 0,
+        }
+    }
+
+    /// Takes the next free id; entering a task under it, or [`Self::unreserve`], ends the reservation.
+    ///
+    /// # Errors
+    /// `EAGAIN` if all are in use.
+    pub fn reserve_id(&mut self) -> Result<Pid> {
+        let mut id = self.last;
+        for _ in 0..PID_MAX {
+            id = if id + 1 >= PID_MAX { RESERVED } else { id + 1 };
+            if self.is_free(id) {
+                self.last = id;
+                self.reserved.insert(id);
+                return Ok(Pid(id));
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    fn is_free(&self, id: i32) -> bool {
+        !self.tasks.contains_key(&id)
+            && !self.reserved.contains(&id)
+            && !self.processes.contains_key(&id)
+            && self.pgrps.get(&id).is_none_or(|pgrp| pgrp.strong_count() == 0)
+            && self.sessions.get(&id).is_none_or(|session| session.strong_count() == 0)
+    }
+
+    /// Gives an id back that was never used.
+    pub fn unreserve(&mut self, id: Pid) {
+        self.reserved.remove(&id.0);
+    }
+
+    /// Enters a new process with its first thread.
+    pub fn enter_process(&mut self, task: &Arc<Task>, parent: Pid, pgrp: Arc<Pgrp>) {
+        let process = task.process().clone();
+        process.threads.store(1, Relaxed);
+        let pid = process.pid();
+        if let Some(parent) = self.processes.get_mut(&parent.0) {
+            parent.children.insert(pid.0);
+        }
+        let node = Node {
+            process,
+            parent,
+            children: BTreeSet::new(),
+            pgrp,
+            threads: Vec::from([task.clone()]),
+            zombie: None,
+            execed: false,
+        };
+        self.reserved.remove(&pid.0);
+        self.processes.insert(pid.0, node);
+        self.tasks.insert(pid.0, task.clone());
+    }
+
+    /// Enters a new thread of an existing process.
+    ///
+    /// # Errors
+    /// `ESRCH` if the process is gone.
+    pub fn enter_thread(&mut self, task: &Arc<Task>) -> Result<()> {
+        self.node_mut(task.process().pid())?.threads.push(task.clone());
+        task.process().threads.fetch_add(1, Relaxed);
+        self.reserved.remove(&task.tid().0);
+        self.tasks.insert(task.tid().0, task.clone());
+        Ok(())
+    }
+
+    /// The node of `pid`.
+    ///
+    /// # Errors
+    /// `ESRCH`.
+    pub fn node(&self, pid: Pid) -> Result<&Node> {
+        self.processes.get(&pid.0).ok_or(Errno::ESRCH)
+    }
+
+    /// The node of `pid`, to change.
+    ///
+    /// # Errors
+    /// `ESRCH`.
+    pub fn node_mut(&mut self, pid: Pid) -> Result<&mut Node> {
+        self.processes.get_mut(&pid.0).ok_or(Errno::ESRCH)
+    }
+
+    /// Live processes that satisfy `test`.
+    pub fn members(&self, test: impl Fn(&Node) -> bool) -> Vec<Arc<Process>> {
+        let live = self.processes.values().filter(|node| node.zombie.is_none() && test(node));
+        live.map(|node| node.process.clone()).collect()
+    }
+
+    /// The existing group `id`.
+    pub fn pgrp(&self, id: Pid) -> Option<Arc<Pgrp>> {
+        self.pgrps.get(&id.0)?.upgrade()
+    }
+
+    /// The existing session `id`.
+    pub fn session(&self, id: Pid) -> Option<Arc<Session>> {
+        self.sessions.get(&id.0)?.upgrade()
+    }
+
+    /// Makes group `id` in `session`.
+    pub fn new_pgrp(&mut self, id: Pid, session: Arc<Session>) -> Arc<Pgrp> {
+        self.forget_dead();
+        let pgrp = Arc::new(Pgrp { id, session });
+        self.pgrps.insert(id.0, Arc::downgrade(&pgrp));
+        pgrp
+    }
+
+    /// Makes session `id` with its first group.
+    pub fn new_session(&mut self, id: Pid) -> Arc<Pgrp> {
+        let session = Session::new(id);
+        self.sessions.insert(id.0, Arc::downgrade(&session));
+        self.new_pgrp(id, session)
+    }
+
+    /// Whether group `pgid` has a member whose parent is in the same session but another group: else it is orphaned.
+    pub fn has_job_control(&self, pgid: Pid, ignored: Pid) -> bool {
+        self.processes.values().any(|node| {
+            node.pgrp.id == pgid
+                && node.zombie.is_none()
+                && node.process.pid() != ignored
+                && self
+                    .processes
+                    .get(&node.parent.0)
+                    .is_some_and(|parent| parent.pgrp.id != pgid && parent.pgrp.session.id == node.pgrp.session.id)
+        })
+    }
+
+    fn forget_dead(&mut self) {
+        if self.pgrps.len() > 64 + 2 * self.processes.len() {
+            self.pgrps.retain(|_, pgrp| pgrp.strong_count() > 0);
+            self.sessions.retain(|_, session| session.strong_count() > 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_groups_and_sessions_are_not_reused() {
+        let mut table = Table::new();
+        assert_eq!(table.reserve_id(), Ok(Pid(1)));
+        let pgrp = table.new_session(Pid(2));
+        assert_eq!(table.reserve_id(), Ok(Pid(3)));
+        drop(pgrp);
+        table.last = 1;
+        assert_eq!(table.reserve_id(), Ok(Pid(2)));
+    }
+
+    #[test]
+    fn ids_wrap_above_the_reserved_ones() {
+        let mut table = Table::new();
+        table.last = PID_MAX - 1;
+        assert_eq!(table.reserve_id(), Ok(Pid(RESERVED)));
+    }
+
+    #[test]
+    fn statuses_are_those_of_wait() {
+        assert_eq!(WaitStatus::exited(3).0, 0x300);
+        assert_eq!(WaitStatus::exited(3).shell(), 3);
+        assert_eq!(WaitStatus::signaled(9, false).shell(), 137);
+        assert_eq!(WaitStatus::stopped(19).0, 0x137f);
+    }
+}

@@ -1,0 +1,131 @@
+//! The run loop: one door into guest code, one way out of the kernel.
+
+use super::ids::WaitStatus;
+use super::task::Task;
+use super::{exit, stop};
+use crate::signal::{self, FaultRegs, SigInfo};
+use crate::syscall;
+use crate::vm::{self, Access};
+use crate::{Errno, sched, stats, time};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+use umbel_gate::{self as gate, Exception, FaultInfo, Kill, Regs, Trap};
+
+/// Where every guest thread starts, on its own kernel stack, after the first switch to it.
+pub extern "C" fn task_main(_: u64) -> ! {
+    sched::finish_switch();
+    {
+        let task = sched::current();
+        match task.body {
+            Some(body) => body(&task),
+            None => run(&task),
+        }
+        exit::leave(&task);
+    }
+    sched::exit_current()
+}
+
+/// Runs guest code until the thread ends.
+fn run(task: &Arc<Task>) {
+    let strace = crate::boot::option(umbel_abi::machine::BootInfo::STRACE);
+    exit_to_user(task, false);
+    while !task.must_exit() {
+        sched::program_timer();
+        let before_ns = time::monotonic_ns();
+        let trap = gate::enter_user(&task.user);
+        task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
+        let mut restart = false;
+        match trap {
+            Trap::Syscall => restart = system_call(task, strace),
+            Trap::Fault(fault) => page_fault(task, &fault),
+            Trap::Exception(exception) => raise(task, &exception),
+            Trap::Interrupt => {}
+            Trap::SlotDied => exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false)),
+            Trap::BadFrame(kill) => refuse(task, kill),
+        }
+        exit_to_user(task, restart);
+    }
+}
+
+/// Interrupts, rescheduling, stops, signals: here and nowhere else.
+fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
+    loop {
+        sched::serve_interrupts();
+        if sched::need_resched() {
+            sched::schedule();
+        }
+        if task.must_exit() {
+            return;
+        }
+        if !task.thread.interrupted() && !restart {
+            return;
+        }
+        task.thread.clear_interrupt();
+        stop::park(task);
+        if task.must_exit() {
+            return;
+        }
+        restart = false;
+        task.user.update(|regs| signal::deliver(task, regs));
+    }
+}
+
+/// Returns whether the call is to be restarted or to fail with `EINTR`.
+fn system_call(task: &Arc<Task>, strace: bool) -> bool {
+    let regs = task.user.regs();
+    let (nr, args) = (regs.orig_rax, regs.args());
+    let result = if strace { syscall::dispatch_traced(task, nr, &args) } else { syscall::dispatch(task, nr, &args) };
+    let (value, restart) = match result {
+        Ok(value) => (value, false),
+        Err(errno) => (errno.as_return(), errno.raw() >= Errno::ERESTARTSYS.raw()),
+    };
+    // rt_sigreturn and execve put new registers in place: then there is no call to answer.
+    task.user.update(|regs| {
+        if regs.orig_rax != Regs::NO_SYSCALL {
+            regs.rax = value;
+        }
+    });
+    restart
+}
+
+fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
+    stats::FAULTS.add(1);
+    let Some(space) = task.space() else { return };
+    task.sched.minor_faults.fetch_add(1, Relaxed);
+    let access = match fault {
+        FaultInfo { exec: true, .. } => Access::Exec,
+        FaultInfo { write: true, .. } => Access::Write,
+        _ => Access::Read,
+    };
+    let Err(refused) = space.handle_fault(fault.addr, access) else { return };
+    let (signo, code) = match refused {
+        vm::Fault::Segv(code) => (signal::SIGSEGV, code),
+        vm::Fault::Bus => (signal::SIGBUS, signal::code::BUS_ADRERR),
+        vm::Fault::Oom => {
+            exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false));
+            return;
+        }
+    };
+    let err =
+        4 | u64::from(fault.write) << 1 | u64::from(fault.exec) << 4 | u64::from(code == signal::code::SEGV_ACCERR);
+    task.signal.set_fault(FaultRegs { trapno: u64::from(fault.trapno), err, cr2: fault.addr });
+    signal::force_fault(task, SigInfo::fault(signo, code, fault.addr));
+}
+
+fn raise(task: &Arc<Task>, exception: &Exception) {
+    let cr2 = if exception.trapno == 14 { exception.addr } else { 0 };
+    let regs = FaultRegs { trapno: u64::from(exception.trapno), err: u64::from(exception.err), cr2 };
+    task.signal.set_fault(regs);
+    signal::force_fault(task, SigInfo::fault(exception.signal as u32, exception.code, exception.addr));
+}
+
+/// The guest attacked the gate, or did what no guest can do here.
+fn refuse(task: &Arc<Task>, kill: Kill) {
+    log::warn!("process {} killed: {kill:?}", task.process().pid());
+    let signo = match kill {
+        Kill::Arch | Kill::Filtered => signal::SIGSYS,
+        Kill::External => signal::SIGKILL,
+        _ => signal::SIGSEGV,
+    };
+    exit::group_exit(task.process(), WaitStatus::signaled(signo, false));
+}

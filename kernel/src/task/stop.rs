@@ -1,0 +1,86 @@
+//! Group stop and continue. Source: signal(7), wait(2).
+//!
+//! A stop signal stops every thread of the group at its next way out of the kernel; when the last has parked the parent is
+//! told. SIGCONT and SIGKILL end the stop.
+
+use super::exit::kick_threads;
+use super::ids;
+use super::process::Process;
+use super::task::Task;
+use crate::signal::{self, SigInfo};
+use alloc::sync::Arc;
+
+/// Stops the process of `task` for `signo`: the caller parks on its way out.
+pub fn begin(task: &Task, signo: u32) {
+    let process = task.process();
+    {
+        let mut stop = process.stop.lock();
+        if stop.signal.is_none() {
+            stop.signal = Some(signo);
+            stop.told = false;
+        }
+    }
+    kick_threads(process);
+}
+
+/// Ends a stop (SIGCONT was sent); also notes it for wait(2).
+pub fn resume(process: &Arc<Process>) {
+    let was_stopped = {
+        let mut stop = process.stop.lock();
+        let was = stop.signal.take().is_some();
+        if was {
+            stop.unreported = None;
+            stop.continued = true;
+        }
+        was
+    };
+    process.stop_queue.wake_all();
+    if was_stopped {
+        tell_parent(process, raw_code(true), signal::SIGCONT);
+    }
+}
+
+/// Parks the calling thread while its process is stopped. Called on the way out of the kernel.
+pub fn park(task: &Arc<Task>) {
+    let process = task.process();
+    let tell = {
+        let mut stop = process.stop.lock();
+        let Some(signo) = stop.signal else { return };
+        stop.parked += 1;
+        let tell = stop.parked >= process.live_threads() && !stop.told;
+        if tell {
+            stop.told = true;
+            stop.unreported = Some(signo);
+        }
+        tell.then_some(signo)
+    };
+    if let Some(signo) = tell {
+        tell_parent(process, raw_code(false), signo);
+    }
+    process.stop_queue.wait_until(|| {
+        let stopped = process.stop.lock().signal.is_some();
+        (!stopped || task.must_exit()).then_some(())
+    });
+    process.stop.lock().parked -= 1;
+}
+
+fn raw_code(continued: bool) -> i32 {
+    if continued { signal::code::CLD_CONTINUED } else { signal::code::CLD_STOPPED }
+}
+
+/// SIGCHLD, unless the parent said SA_NOCLDSTOP, and the wake-up of its waits.
+fn tell_parent(process: &Arc<Process>, code: i32, signo: u32) {
+    let parent = {
+        let table = ids::table();
+        let Ok(node) = table.node(process.pid()) else { return };
+        match table.node(node.parent) {
+            Ok(parent) => parent.process.clone(),
+            Err(_) => return,
+        }
+    };
+    {
+        let info = SigInfo::child(signal::SIGCHLD, code, process.pid().0, 0, signo as i32, 0, 0);
+        signal::send_to_process(&parent, info);
+    }
+    parent.child_events.wake_all();
+}

@@ -1,0 +1,166 @@
+//! Waiting for children. Source: wait(2), waitid(2).
+
+use super::ids::{self, Node, Table, WaitStatus};
+use super::process::{Process, Usage};
+use super::task::Task;
+use crate::syscall::Pid;
+use crate::{Errno, Result, signal};
+use alloc::sync::Arc;
+use bitflags::bitflags;
+use core::sync::atomic::Ordering::Relaxed;
+use linux_raw_sys::general as raw;
+use umbel_smp::wait::Wake;
+
+bitflags! {
+    /// `WNOHANG` and its kin.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct WaitOptions: u32 {
+        const WNOHANG = raw::WNOHANG;
+        const WUNTRACED = raw::WUNTRACED;
+        const WEXITED = raw::WEXITED;
+        const WCONTINUED = raw::WCONTINUED;
+        const WNOWAIT = raw::WNOWAIT;
+        const __WNOTHREAD = raw::__WNOTHREAD;
+        const __WALL = raw::__WALL;
+        const __WCLONE = raw::__WCLONE;
+    }
+}
+crate::flag_args!(WaitOptions);
+
+/// Which children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    Any,
+    Pid(Pid),
+    Pgrp(Pid),
+}
+
+/// A child's change of state.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitResult {
+    pub pid: Pid,
+    pub uid: u32,
+    pub status: WaitStatus,
+    pub usage: Usage,
+}
+
+/// Waits as `options` say; `Ok(None)` if `WNOHANG` and nothing happened yet.
+///
+/// # Errors
+/// `ECHILD` if there is nothing to wait for, `ERESTARTSYS` on a signal.
+pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
+    let process = task.process();
+    let mut look = || match scan(process, which, options) {
+        Ok(Some(found)) => Some(Ok(Some(found))),
+        Ok(None) if options.contains(WaitOptions::WNOHANG) => Some(Ok(None)),
+        Ok(None) => None,
+        Err(errno) => Some(Err(errno)),
+    };
+    match process.child_events.wait_interruptible(None, &mut look) {
+        Ok(Ok(Some(found))) => {
+            if found.is_end() && !options.contains(WaitOptions::WNOWAIT) && !super::exit::reap(found.pid) {
+                // Another thread of this process was faster.
+                return wait(task, which, options);
+            }
+            Ok(Some(found))
+        }
+        Ok(other) => other,
+        Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
+    }
+}
+
+impl WaitResult {
+    fn is_end(&self) -> bool {
+        self.status != WaitStatus::CONTINUED && self.status.0 & 0xff != 0x7f
+    }
+}
+
+/// `si_code` and `si_status` of a status.
+pub fn code_of(status: WaitStatus) -> (i32, i32) {
+    let value = (status.0 >> 8 & 0xff) as i32;
+    let (code, value) = match status.0 {
+        0xffff => (raw::CLD_CONTINUED, signal::SIGCONT as i32),
+        bits if bits & 0xff == 0x7f => (raw::CLD_STOPPED, value),
+        bits if bits & 0x7f == 0 => (raw::CLD_EXITED, value),
+        bits if bits & 0x80 != 0 => (raw::CLD_DUMPED, (bits & 0x7f) as i32),
+        bits => (raw::CLD_KILLED, (bits & 0x7f) as i32),
+    };
+    (code as i32, value)
+}
+
+/// One look at all children.
+fn scan(process: &Process, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
+    let table = ids::table();
+    let own = table.node(process.pid())?;
+    let mut any = false;
+    for child in &own.children {
+        let Some(node) = table.processes.get(child) else { continue };
+        if !matches(node, which, options) {
+            continue;
+        }
+        any = true;
+        if let Some(found) = state_of(&table, node, options) {
+            return Ok(Some(found));
+        }
+    }
+    if any { Ok(None) } else { Err(Errno::ECHILD) }
+}
+
+fn matches(node: &Node, which: WaitFor, options: WaitOptions) -> bool {
+    let wanted = match which {
+        WaitFor::Any => true,
+        WaitFor::Pid(pid) => node.process.pid() == pid,
+        WaitFor::Pgrp(pgid) => node.pgrp.id == pgid,
+    };
+    let is_clone = node.process.exit_signal.load(Relaxed) != signal::SIGCHLD;
+    wanted && (options.contains(WaitOptions::__WALL) || is_clone == options.contains(WaitOptions::__WCLONE))
+}
+
+/// What there is to report of a child, if anything; takes the report unless `WNOWAIT`.
+fn state_of(_: &Table, node: &Node, options: WaitOptions) -> Option<WaitResult> {
+    let process = &node.process;
+    let times = process.times.lock();
+    let mut usage = times.own;
+    usage.add(&times.children);
+    drop(times);
+    let result = |status| {
+        let uid = node.threads.first().map_or(0, |thread| thread.cred().uid);
+        WaitResult { pid: process.pid(), uid, status, usage }
+    };
+    if let Some(status) = node.zombie {
+        return options.contains(WaitOptions::WEXITED).then(|| result(status));
+    }
+    let keep = options.contains(WaitOptions::WNOWAIT);
+    let mut stop = process.stop.lock();
+    if let Some(signo) = stop.unreported
+        && options.contains(WaitOptions::WUNTRACED)
+    {
+        if !keep {
+            stop.unreported = None;
+        }
+        drop(stop);
+        return Some(result(WaitStatus::stopped(signo)));
+    }
+    if stop.continued && options.contains(WaitOptions::WCONTINUED) {
+        if !keep {
+            stop.continued = false;
+        }
+        drop(stop);
+        return Some(result(WaitStatus::CONTINUED));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_become_codes() {
+        assert_eq!(code_of(WaitStatus::exited(3)), (raw::CLD_EXITED as i32, 3));
+        assert_eq!(code_of(WaitStatus::signaled(9, false)), (raw::CLD_KILLED as i32, 9));
+        assert_eq!(code_of(WaitStatus::signaled(11, true)), (raw::CLD_DUMPED as i32, 11));
+        assert_eq!(code_of(WaitStatus::stopped(19)), (raw::CLD_STOPPED as i32, 19));
+        assert_eq!(code_of(WaitStatus::CONTINUED), (raw::CLD_CONTINUED as i32, 18));
+    }
+}
