@@ -139,6 +139,12 @@ pub fn shootdown(log: &UpdateLog) {
     catch_up_current();
 }
 
+/// A full barrier on every virtual CPU that runs guest code: membarrier(2) for guests.
+pub fn barrier() {
+    let _ = mem::membarrier(mem::MEMBARRIER_GLOBAL_EXPEDITED);
+    fence(Ordering::SeqCst);
+}
+
 /// Brings the current slot up to date with the log it is bound to, if it is.
 pub fn catch_up_current() {
     let state = &SLOTS[percpu::slot()];
