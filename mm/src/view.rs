@@ -21,7 +21,7 @@ pub use crate::handshake::View;
 use crate::handshake::behind_append;
 use umbel_abi::machine::{MAX_CPUS, Mailbox};
 use umbel_host::mem;
-use umbel_smp::sync::{AtomicU64, AtomicUsize, Ordering};
+use umbel_smp::sync::{AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Virtual CPUs and slots seen so far, plus one: how far the tables need be searched.
 static CPUS: AtomicUsize = AtomicUsize::new(0);

@@ -24,6 +24,9 @@ pub mod space;
 pub mod table;
 pub mod vma;
 
+#[cfg(test)]
+mod tests;
+
 pub use fault::{Access, Fault};
 pub use map::MapRequest;
 pub use mapping_set::MappingSet;
