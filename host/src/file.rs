@@ -64,12 +64,17 @@ impl CName {
 /// Opens `name` in `dir` without following any link or leaving `dir`. `flags` are those of open(2).
 pub fn open_beneath(dir: HostFd, name: &[u8], flags: u32) -> Result<OwnedFd, Errno> {
     let name = CName::new(name)?;
-    let resolve = uapi::RESOLVE_NO_MAGICLINKS | uapi::RESOLVE_NO_SYMLINKS | uapi::RESOLVE_BENEATH;
+    let beneath = uapi::RESOLVE_NO_MAGICLINKS | uapi::RESOLVE_BENEATH;
+    // An O_PATH descriptor of a link itself may be wanted, and takes no flag that is about files.
+    let (more, resolve) = if flags & uapi::O_PATH != 0 {
+        (0, beneath)
+    } else {
+        (uapi::O_NOCTTY, beneath | uapi::RESOLVE_NO_SYMLINKS)
+    };
     let how = uapi::open_how {
-        flags: u64::from(flags | uapi::O_NOFOLLOW | uapi::O_CLOEXEC | uapi::O_NOCTTY),
+        flags: u64::from(flags | uapi::O_NOFOLLOW | uapi::O_CLOEXEC | more),
         mode: 0,
-        // An O_PATH descriptor of a link itself is wanted: O_NOFOLLOW says so, NO_SYMLINKS would refuse it.
-        resolve: u64::from(if flags & uapi::O_PATH != 0 { resolve & !uapi::RESOLVE_NO_SYMLINKS } else { resolve }),
+        resolve: u64::from(resolve),
     };
     let args = [dir.arg(), name.arg(), &raw const how as u64, size_of_val(&how) as u64, 0, 0];
     // SAFETY: name and how are live and as long as the call reads.

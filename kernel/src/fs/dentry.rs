@@ -69,6 +69,15 @@ impl Dentry {
         }
     }
 
+    /// The dentry of a file that has no name in `parent`, but may get one by link(2).
+    pub fn unnamed(parent: &Arc<Dentry>, inode: InodeRef) -> Arc<Dentry> {
+        let name = alloc::format!("#{}", super::next_ino());
+        let place = Place { parent: Some(parent.clone()), name: name.into_bytes().into() };
+        let dentry = Self::build(Some(inode), place);
+        dentry.unhashed.store(true, Relaxed);
+        Arc::new(dentry)
+    }
+
     /// The inode, unless negative.
     pub fn inode(&self) -> Option<&InodeRef> {
         self.inode.get()

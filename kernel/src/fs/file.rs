@@ -17,7 +17,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
 use umbel_abi::linux::uapi;
-use umbel_smp::lock::{Mutex, Rank};
+use umbel_smp::lock::{Mutex, Once, Rank};
 use umbel_smp::wait::PollTable;
 
 /// What an open knows, for those who make [`FileOps`].
@@ -397,9 +397,50 @@ impl FileOps for DirOps {
         true
     }
 
-    /// Positions are those that readdir gave out.
+    /// Positions are those that readdir gave out; the end is not known.
     fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
         file.seek_within(whence, offset, i64::MAX as u64)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl DirOps {
+    /// The one instance: it has no state.
+    pub fn shared() -> Arc<dyn FileOps> {
+        static SHARED: Once<Arc<dyn FileOps>> = Once::new();
+        SHARED.call_once(|| Arc::new(DirOps)).clone()
+    }
+}
+
+/// The operations of a file opened with `O_PATH`: it is a place and nothing else.
+pub struct PathOps;
+
+impl PathOps {
+    /// The one instance: it has no state.
+    pub fn shared() -> Arc<dyn FileOps> {
+        static SHARED: Once<Arc<dyn FileOps>> = Once::new();
+        SHARED.call_once(|| Arc::new(PathOps)).clone()
+    }
+}
+
+impl FileOps for PathOps {
+    fn seek(&self, _: &File, _: Whence, _: i64) -> Result<u64> {
+        Err(Errno::EBADF)
+    }
+
+    fn readdir(&self, _: &File, _: u64, _: &mut DirSink<'_>) -> Result<u64> {
+        Err(Errno::EBADF)
+    }
+
+    fn mappable(&self, _: &File) -> Result<Arc<dyn Mappable>> {
+        Err(Errno::EBADF)
+    }
+
+    fn fsync(&self, _: &File) -> Result<()> {
+        Err(Errno::EBADF)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -12,20 +12,25 @@ pub mod dentry;
 pub mod devtmpfs;
 mod fdtable;
 mod file;
+pub mod host;
 mod init;
 mod inode;
-
 pub mod lock;
 mod mount;
+mod names;
+pub mod perm;
 pub mod pseudo;
+pub mod tmpfs;
 mod types;
+pub mod walk;
 
 pub use context::FsContext;
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, FileOps, OpenContext, Whence};
-pub use init::root;
+pub use init::{init, mount_at, root, with_kernel_names};
 pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode};
 pub use mount::{Lazy, Mount, MountFlags, Path, attach, detach, list};
+pub use names::{Existing, Name, Names, Removal, register_fifo};
 pub use types::{Attr, Dev, Kind, Mode, OpenFlags, Owner, PollEvents, SetAttr, StatFs, Time, check_name};
 pub use umbel_mm::io::{IoDst, IoSrc};
 pub use umbel_smp::wait::PollTable;
@@ -81,3 +86,6 @@ pub fn next_dev() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(20);
     Dev::new(0, NEXT.fetch_add(1, Relaxed) as u32).encode()
 }
+
+#[cfg(test)]
+mod tests;

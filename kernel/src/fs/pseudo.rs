@@ -92,10 +92,7 @@ impl FileSystem for PseudoFs {
     fn root(&self) -> InodeRef {
         match self.root.get() {
             Some(root) => root.clone(),
-            None => {
-                let fs = PseudoFs::new(self.name, self.magic);
-                Dir::new(Meta::new(&fs, 0o555), Empty)
-            }
+            None => empty_dir(),
         }
     }
 
@@ -112,6 +109,11 @@ pub trait DirSource: Send + Sync + 'static {
     /// Calls `emit(position, name, ino, kind)` for each child whose position is at least `from`, ascending, until it says
     /// false. Positions are the source's own choice (an index, a pid).
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()>;
+}
+
+/// A directory without entries.
+pub fn empty_dir() -> InodeRef {
+    Dir::new(Meta::new(&PseudoFs::new("none", 0), 0o555), Empty)
 }
 
 struct Empty;
@@ -204,7 +206,7 @@ impl<S: DirSource> Inode for Dir<S> {
     }
 
     fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
-        Ok(Arc::new(super::file::DirOps))
+        Ok(super::file::DirOps::shared())
     }
 
     fn volatile(&self) -> bool {

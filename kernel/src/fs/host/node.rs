@@ -1,0 +1,312 @@
+//! Inodes of the host directory.
+//!
+//! A node knows its parent and name; its descriptor (O_PATH for a directory, readable for a regular file) is opened when
+//! first needed and may be closed again by [`super::descriptors`]. What a descriptor opens onto is compared with what
+//! the node stands for: if the host replaced it meanwhile, the node is stale (`ESTALE` becomes `ENOENT` to the guest).
+//!
+//! Locks, all `Rank::Leaf`, one at a time: `open`, `data`, `facts`, `list`. No host call is made under any of them.
+
+use super::super::file::{DirOps, FileOps, OpenContext};
+use super::super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef};
+use super::super::types::{Attr, Dev, Kind, Owner, Time};
+use super::data::{HostData, HostFile};
+use super::listing::{self, Entry};
+use super::{HostFs, TRUST_NS, descriptors, is_refused};
+use crate::{Errno, Result, time};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering};
+use umbel_abi::linux::uapi;
+use umbel_host::file::{self, HostFd, OwnedFd};
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// Longest symbolic link (`PATH_MAX`).
+const LINK_MAX: usize = 4096;
+
+/// A list of names and when it was read.
+type Listing = (u64, Arc<Vec<Entry>>);
+
+/// One object of the host's tree.
+pub struct HostNode {
+    fs: Arc<HostFs>,
+    /// `None` for the root.
+    parent: Option<Arc<HostNode>>,
+    name: Box<[u8]>,
+    kind: Kind,
+    /// Device and inode on the host: what the name must still lead to.
+    identity: (u64, u64),
+    /// A file system that is not shown: an empty directory.
+    refused: bool,
+    /// The root's descriptor, which is the machine's.
+    fixed: Option<HostFd>,
+    /// Set by each use of the descriptor; taken back by the second chance.
+    pub(super) used: AtomicBool,
+    open: SpinLock<Option<Arc<OwnedFd>>>,
+    data: SpinLock<Weak<HostData>>,
+    facts: SpinLock<(u64, Attr)>,
+    list: SpinLock<Option<Listing>>,
+    me: Weak<HostNode>,
+}
+
+impl HostNode {
+    /// The root of the tree.
+    pub(super) fn root(fs: Arc<HostFs>, fd: HostFd, found: &uapi::statx) -> Arc<HostNode> {
+        Self::build(fs, None, b"", found, Some(fd), false)
+    }
+
+    fn build(
+        fs: Arc<HostFs>,
+        parent: Option<Arc<HostNode>>,
+        name: &[u8],
+        found: &uapi::statx,
+        fixed: Option<HostFd>,
+        refused: bool,
+    ) -> Arc<HostNode> {
+        let kind = kind_of(found);
+        Arc::new_cyclic(|me| HostNode {
+            fs,
+            parent,
+            name: name.into(),
+            kind,
+            identity: identity_of(found),
+            refused,
+            fixed,
+            used: AtomicBool::new(false),
+            open: SpinLock::new(Rank::Leaf, None),
+            data: SpinLock::new(Rank::Leaf, Weak::new()),
+            facts: SpinLock::new(Rank::Leaf, (time::monotonic_ns(), attributes(found))),
+            list: SpinLock::new(Rank::Leaf, None),
+            me: me.clone(),
+        })
+    }
+
+    /// Closes the descriptor as soon as nobody uses it.
+    pub(super) fn forget_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        self.open.lock().take()
+    }
+
+    /// Does `work` with the node's descriptor.
+    fn with_descriptor<R>(&self, work: impl FnOnce(HostFd) -> Result<R>) -> Result<R> {
+        match self.fixed {
+            Some(fd) => work(fd),
+            None => {
+                let fd = self.descriptor()?;
+                work(fd.fd())
+            }
+        }
+    }
+
+    /// The descriptor, opened if it is not.
+    fn descriptor(&self) -> Result<Arc<OwnedFd>> {
+        self.used.store(true, Ordering::Relaxed);
+        if let Some(fd) = self.open.lock().clone() {
+            return Ok(fd);
+        }
+        let flags = match self.kind {
+            Kind::Directory => uapi::O_PATH | uapi::O_DIRECTORY,
+            // NONBLOCK: the host may have put a fifo there meanwhile.
+            Kind::Regular => uapi::O_RDONLY | uapi::O_NONBLOCK,
+            _ => return Err(Errno::ENXIO),
+        };
+        let parent = self.parent.as_ref().ok_or(Errno::EIO)?;
+        let fd = Arc::new(parent.with_descriptor(|dir| file::open_beneath(dir, &self.name, flags))?);
+        if identity_of(&file::stat_at(fd.fd(), b"")?) != self.identity {
+            return Err(Errno::ENOENT);
+        }
+        // Two openers at once: the later one's stays, the other is closed when its user is done.
+        let before = self.open.lock().replace(fd.clone());
+        if before.is_none()
+            && let Some(me) = self.me.upgrade()
+        {
+            descriptors::opened(&me);
+        }
+        Ok(fd)
+    }
+
+    /// What the host says about the node now, or said lately.
+    fn facts(&self) -> Result<Attr> {
+        let now = time::monotonic_ns();
+        let (when, known) = *self.facts.lock();
+        if now.saturating_sub(when) < TRUST_NS {
+            return Ok(known);
+        }
+        let found = match &self.parent {
+            Some(parent) if !self.refused => parent.with_descriptor(|dir| file::stat_at(dir, &self.name)),
+            _ => self.with_descriptor(|fd| file::stat_at(fd, b"")),
+        };
+        let found = match found {
+            Ok(found) if identity_of(&found) == self.identity => attributes(&found),
+            // Gone or replaced on the host: whoever has it open still has what it was.
+            _ => known,
+        };
+        *self.facts.lock() = (now, found);
+        Ok(found)
+    }
+
+    /// The contents, shared by all who have the file open.
+    pub fn contents(&self) -> Result<Arc<HostData>> {
+        if let Some(data) = self.data.lock().upgrade() {
+            return Ok(data);
+        }
+        let fd = self.descriptor()?;
+        let me = self.me.upgrade().ok_or(Errno::EIO)?;
+        let new = Arc::new(HostData::new(me, fd));
+        let mut data = self.data.lock();
+        if let Some(other) = data.upgrade() {
+            drop(data);
+            return Ok(other);
+        }
+        *data = Arc::downgrade(&new);
+        drop(data);
+        Ok(new)
+    }
+
+    /// Device and inode number on the host.
+    pub fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Finds a child.
+    pub fn find(&self, name: &[u8]) -> Result<Arc<HostNode>> {
+        self.directory()?;
+        if self.refused {
+            return Err(Errno::ENOENT);
+        }
+        let found = self.with_descriptor(|dir| file::stat_at(dir, name))?;
+        let me = self.me.upgrade().ok_or(Errno::EIO)?;
+        // Only a mount point can lead to another kind of file system.
+        let mut refused = false;
+        if identity_of(&found).0 != self.identity.0 {
+            let fd = self.with_descriptor(|dir| file::open_beneath(dir, name, uapi::O_PATH))?;
+            refused = is_refused(fd.fd())?;
+            if refused && kind_of(&found) != Kind::Directory {
+                return Err(Errno::EACCES);
+            }
+        }
+        Ok(HostNode::build(self.fs.clone(), Some(me), name, &found, None, refused))
+    }
+
+    /// The kind of an entry of this directory.
+    pub fn kind_of_entry(&self, entry: &Entry) -> Kind {
+        let ask = || self.with_descriptor(|dir| file::stat_at(dir, &entry.name));
+        entry.kind.unwrap_or_else(|| ask().map_or(Kind::Regular, |found| kind_of(&found)))
+    }
+
+    /// The names in this directory; read again at the start of a listing and when too old.
+    pub fn names(&self, fresh: bool) -> Result<Arc<Vec<Entry>>> {
+        if self.refused {
+            return Ok(Arc::new(Vec::new()));
+        }
+        let now = time::monotonic_ns();
+        let known = self.list.lock().clone();
+        if let Some((when, names)) = known
+            && (!fresh || now.saturating_sub(when) < TRUST_NS)
+        {
+            return Ok(names);
+        }
+        let names = Arc::new(self.with_descriptor(listing::read)?);
+        *self.list.lock() = Some((now, names.clone()));
+        Ok(names)
+    }
+
+    fn directory(&self) -> Result<()> {
+        if self.kind == Kind::Directory { Ok(()) } else { Err(Errno::ENOTDIR) }
+    }
+}
+
+impl Inode for HostNode {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        self.fs.clone()
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        self.facts()
+    }
+
+    fn owner(&self) -> Result<Owner> {
+        Ok(self.facts.lock().1.owner())
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        Ok(self.find(name)?)
+    }
+
+    fn readlink(&self) -> Result<Vec<u8>> {
+        if self.kind != Kind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let parent = self.parent.as_ref().ok_or(Errno::EIO)?;
+        let mut text = vec![0; LINK_MAX];
+        let len = parent.with_descriptor(|dir| file::readlink_at(dir, &self.name, &mut text))?;
+        text.truncate(len);
+        Ok(text)
+    }
+
+    fn readdir(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        /// Positions 0 and 1 are `.` and `..`.
+        const FIRST: u64 = 2;
+        self.directory()?;
+        let names = self.names(pos <= FIRST)?;
+        let mut pos = pos.max(FIRST);
+        while let Some(entry) = usize::try_from(pos - FIRST).ok().and_then(|index| names.get(index)) {
+            let kind = self.kind_of_entry(entry);
+            if !sink(&DirEntry { name: &entry.name, ino: entry.ino, kind, next: pos + 1 }) {
+                break;
+            }
+            pos += 1;
+        }
+        Ok(pos)
+    }
+
+    fn open(self: Arc<Self>, context: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        if context.flags.writable() {
+            return Err(Errno::EROFS);
+        }
+        match self.kind {
+            Kind::Regular => Ok(Arc::new(HostFile(self.contents()?))),
+            Kind::Directory => Ok(DirOps::shared()),
+            _ => Err(Errno::ENXIO),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn kind_of(found: &uapi::statx) -> Kind {
+    Kind::from_mode(u32::from(found.stx_mode)).unwrap_or(Kind::Regular)
+}
+
+fn identity_of(found: &uapi::statx) -> (u64, u64) {
+    (Dev::new(found.stx_dev_major, found.stx_dev_minor).encode(), found.stx_ino)
+}
+
+fn attributes(found: &uapi::statx) -> Attr {
+    let time = |t: &uapi::statx_timestamp| Time { sec: t.tv_sec, ns: t.tv_nsec };
+    let (dev, ino) = identity_of(found);
+    Attr {
+        kind: kind_of(found),
+        mode: u32::from(found.stx_mode) & 0o7777,
+        uid: found.stx_uid,
+        gid: found.stx_gid,
+        ino,
+        nlink: found.stx_nlink,
+        dev,
+        rdev: Dev::new(found.stx_rdev_major, found.stx_rdev_minor),
+        size: found.stx_size,
+        blocks: found.stx_blocks,
+        blksize: found.stx_blksize,
+        atime: time(&found.stx_atime),
+        mtime: time(&found.stx_mtime),
+        ctime: time(&found.stx_ctime),
+        btime: time(&found.stx_btime),
+    }
+}

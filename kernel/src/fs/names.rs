@@ -1,0 +1,420 @@
+//! Operations on names: open, make, link, remove, rename. Permissions are checked here; file systems only act.
+//!
+//! Locks: the directory's `dir` lock; for renames between directories first `RENAME`, then the ancestor before the
+//! descendant. Sources: open(2), mknod(2), link(2), unlink(2), rmdir(2), rename(2).
+
+use super::context::FsContext;
+use super::dentry::Dentry;
+use super::file::{DirOps, File, FileOps, OpenContext, PathOps};
+use super::inode::{NewNode, RenameMode};
+use super::mount::{MountFlags, Path};
+use super::perm::{self, Want};
+use super::types::{Kind, Mode, OpenFlags, SetAttr};
+use super::walk::{Follow, Last, Walk};
+use crate::task::{Cred, Task};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use umbel_smp::lock::{Mutex, Once, Rank};
+
+static RENAME: Mutex<()> = Mutex::new(Rank::Rename, ());
+
+/// Opens a fifo: registered by the pipes.
+pub type FifoFn = fn(&Path, OpenFlags) -> Result<Arc<dyn FileOps>>;
+
+static FIFO: Once<FifoFn> = Once::new();
+
+/// Registers who opens fifos.
+pub fn register_fifo(open: FifoFn) {
+    // The first one stays.
+    let _ = FIFO.set(open);
+}
+
+/// A name: where its walk starts if it is relative, and its bytes.
+#[derive(Clone)]
+pub struct Name<'a> {
+    /// `None` = the current directory.
+    pub start: Option<Path>,
+    pub text: &'a [u8],
+}
+
+impl<'a> Name<'a> {
+    /// A name that starts at the current directory.
+    pub fn new(text: &'a [u8]) -> Name<'a> {
+        Name { start: None, text }
+    }
+}
+
+/// What to remove.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    File,
+    Directory,
+}
+
+/// What a rename does about an existing target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    Replace,
+    /// `RENAME_NOREPLACE`.
+    Refuse,
+    /// `RENAME_EXCHANGE`.
+    Exchange,
+}
+
+/// Who acts on names.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    pub context: &'a FsContext,
+    pub cred: &'a Cred,
+}
+
+impl<'a> Names<'a> {
+    /// Walks to `name`.
+    pub fn find(&self, name: &Name<'a>, follow: Follow) -> Result<Path> {
+        self.walk(name)?.finish(follow)
+    }
+
+    fn walk(&self, name: &Name<'a>) -> Result<Walk<'a>> {
+        Walk::new(self.context, name.start.clone(), self.cred, name.text)
+    }
+
+    /// Opens `name`; `mode` (umask applied here) is for files that it makes. `task` is the opener, for devices.
+    pub fn open(&self, name: &Name<'a>, flags: OpenFlags, mode: Mode, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        if flags.contains(OpenFlags::TMPFILE) {
+            return self.open_unnamed(name, flags, mode, task);
+        }
+        let mut walk = self.walk(name)?;
+        let create = flags.contains(OpenFlags::CREAT) && !flags.contains(OpenFlags::PATH);
+        loop {
+            let (path, slash) = match walk.parent()? {
+                Last::Here => (walk.at().clone(), false),
+                Last::Up => (walk.at().parent(walk.root()), false),
+                Last::Name { slash: true } if create => return Err(Errno::EISDIR),
+                Last::Name { slash } => {
+                    let dentry = walk.dentry(walk.name())?;
+                    if dentry.inode().is_none() && create {
+                        if let Some(path) = self.create_for_open(&walk, mode)? {
+                            return self.open_made(path, flags, task);
+                        }
+                        continue;
+                    }
+                    (Path::new(walk.at().mount().clone(), dentry)?.top(), slash)
+                }
+            };
+            let kind = path.inode().kind();
+            if create && flags.contains(OpenFlags::EXCL) {
+                return Err(Errno::EEXIST);
+            }
+            if kind == Kind::Symlink && (slash || !flags.contains(OpenFlags::NOFOLLOW)) {
+                walk.follow(&path, slash)?;
+                continue;
+            }
+            if slash && kind != Kind::Directory {
+                return Err(Errno::ENOTDIR);
+            }
+            return self.open_path(path, flags, task);
+        }
+    }
+
+    /// Makes the regular file the walk is at; `None` if somebody else made it meanwhile.
+    fn create_for_open(&self, walk: &Walk<'_>, mode: Mode) -> Result<Option<Path>> {
+        let node = self.node(Kind::Regular, mode);
+        match self.create_at(walk.at(), walk.name(), &node) {
+            Ok(path) => Ok(Some(path)),
+            Err(Errno::EEXIST) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// A node owned by the caller, umask applied.
+    pub fn node(&self, kind: Kind, mode: Mode) -> NewNode<'static> {
+        NewNode {
+            kind,
+            mode: mode & 0o7777 & !self.context.umask(),
+            uid: self.cred.fsuid,
+            gid: self.cred.fsgid,
+            rdev: Default::default(),
+            target: &[],
+        }
+    }
+
+    /// Opens an existing object after checking permissions.
+    pub fn open_path(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        let kind = path.inode().kind();
+        if flags.contains(OpenFlags::DIRECTORY) && kind != Kind::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        if flags.contains(OpenFlags::PATH) {
+            let kept = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
+            return Ok(File::new(path, PathOps::shared(), flags & kept));
+        }
+        let truncate = flags.contains(OpenFlags::TRUNC);
+        let writes = flags.writable() || truncate;
+        match kind {
+            Kind::Symlink => return Err(Errno::ELOOP),
+            Kind::Directory if writes || flags.contains(OpenFlags::CREAT) => return Err(Errno::EISDIR),
+            Kind::Regular if writes => path.mount().check_writable()?,
+            _ => {}
+        }
+        let mut want = Want::empty();
+        want.set(Want::READ, flags.readable());
+        want.set(Want::WRITE, writes);
+        perm::check(&**path.inode(), self.cred, want)?;
+        if flags.contains(OpenFlags::NOATIME) {
+            perm::check_owner(&**path.inode(), self.cred)?;
+        }
+        let ops = operations(&path, flags, task)?;
+        if truncate && kind == Kind::Regular {
+            path.inode().set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })?;
+        }
+        Ok(File::new(path, ops, flags))
+    }
+
+    /// Opens what the same call made: its mode does not matter.
+    fn open_made(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        let ops = operations(&path, flags, task)?;
+        Ok(File::new(path, ops, flags))
+    }
+
+    fn open_unnamed(
+        &self,
+        name: &Name<'a>,
+        flags: OpenFlags,
+        mode: Mode,
+        task: Option<&Arc<Task>>,
+    ) -> Result<Arc<File>> {
+        if !flags.writable() {
+            return Err(Errno::EINVAL);
+        }
+        let dir = self.find(name, Follow::Yes)?;
+        if !dir.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        dir.mount().check_writable()?;
+        perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
+        let inode = dir.inode().create_unnamed(&self.node(Kind::Regular, mode))?;
+        let path = Path::new(dir.mount().clone(), Dentry::unnamed(dir.dentry(), inode))?;
+        let flags = flags.difference(OpenFlags::TMPFILE) | (flags & OpenFlags::EXCL);
+        self.open_made(path, flags, task)
+    }
+
+    /// Makes `node` (its mode as [`Self::node`] made it) at `name`.
+    pub fn create(&self, name: &Name<'a>, node: &NewNode<'_>) -> Result<Path> {
+        let mut walk = self.walk(name)?;
+        match walk.parent()? {
+            Last::Name { slash } if slash && node.kind != Kind::Directory => {
+                let exists = walk.dentry(walk.name())?.inode().is_some();
+                Err(if exists { Errno::EEXIST } else { Errno::ENOENT })
+            }
+            Last::Name { .. } => self.create_at(walk.at(), walk.name(), node),
+            Last::Here | Last::Up => Err(Errno::EEXIST),
+        }
+    }
+
+    fn create_at(&self, dir: &Path, name: &[u8], node: &NewNode<'_>) -> Result<Path> {
+        let _lock = dir.dentry().lock_dir();
+        let dentry = dir.dentry().lookup_locked(name)?;
+        if dentry.inode().is_some() {
+            return Err(Errno::EEXIST);
+        }
+        self.check_addition(dir)?;
+        let mut node = *node;
+        inherit_group(dir, &mut node)?;
+        dentry.instantiate(dir.inode().create(name, &node)?);
+        Path::new(dir.mount().clone(), dentry)
+    }
+
+    fn check_addition(&self, dir: &Path) -> Result<()> {
+        dir.mount().check_writable()?;
+        perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
+        if dir.dentry().is_unhashed() { Err(Errno::ENOENT) } else { Ok(()) }
+    }
+
+    /// Gives `target` the further name `name`.
+    pub fn link(&self, target: &Path, name: &Name<'a>) -> Result<()> {
+        let mut walk = self.walk(name)?;
+        let Last::Name { slash } = walk.parent()? else { return Err(Errno::EEXIST) };
+        let dir = walk.at().clone();
+        let _lock = dir.dentry().lock_dir();
+        let dentry = dir.dentry().lookup_locked(walk.name())?;
+        if dentry.inode().is_some() {
+            return Err(Errno::EEXIST);
+        }
+        if slash {
+            return Err(Errno::ENOENT);
+        }
+        if !Arc::ptr_eq(target.mount(), dir.mount()) {
+            return Err(Errno::EXDEV);
+        }
+        self.check_addition(&dir)?;
+        if target.is_dir() {
+            return Err(Errno::EPERM);
+        }
+        dir.inode().link(walk.name(), target.inode())?;
+        dentry.instantiate(target.inode().clone());
+        Ok(())
+    }
+
+    /// Removes `name`.
+    pub fn remove(&self, name: &Name<'a>, removal: Removal) -> Result<()> {
+        let mut walk = self.walk(name)?;
+        let slash = match (walk.parent()?, removal) {
+            (Last::Name { slash }, _) => slash,
+            (_, Removal::File) => return Err(Errno::EISDIR),
+            (Last::Up, _) => return Err(Errno::ENOTEMPTY),
+            (Last::Here, _) if name.text.ends_with(b".") => return Err(Errno::EINVAL),
+            (Last::Here, _) => return Err(Errno::EBUSY),
+        };
+        let dir = walk.at().clone();
+        let _lock = dir.dentry().lock_dir();
+        let dentry = dir.dentry().lookup_locked(walk.name())?;
+        let inode = dentry.inode().ok_or(Errno::ENOENT)?.clone();
+        dir.mount().check_writable()?;
+        perm::check_remove(&**dir.inode(), &*inode, self.cred)?;
+        let is_dir = inode.kind() == Kind::Directory;
+        match removal {
+            Removal::File if is_dir => return Err(Errno::EISDIR),
+            Removal::File if slash => return Err(Errno::ENOTDIR),
+            Removal::Directory if !is_dir => return Err(Errno::ENOTDIR),
+            _ if dentry.is_mountpoint() => return Err(Errno::EBUSY),
+            Removal::File => dir.inode().unlink(walk.name(), &inode)?,
+            Removal::Directory => {
+                // Nobody may make a name in it between the test that it is empty and its end.
+                let _victim = dentry.lock_dir_nested();
+                dir.inode().rmdir(walk.name(), &inode)?;
+                dentry.unhash();
+            }
+        }
+        dentry.unhash();
+        Ok(())
+    }
+
+    /// Moves `from` to `to`.
+    pub fn rename(&self, from: &Name<'a>, to: &Name<'a>, existing: Existing) -> Result<()> {
+        let (mut old, mut new) = (self.walk(from)?, self.walk(to)?);
+        let (Last::Name { slash: old_slash }, Last::Name { slash: new_slash }) = (old.parent()?, new.parent()?) else {
+            return Err(Errno::EBUSY);
+        };
+        if !Arc::ptr_eq(old.at().mount(), new.at().mount()) {
+            return Err(Errno::EXDEV);
+        }
+        let same = old.at().same(new.at());
+        let _rename = (!same).then(|| RENAME.lock());
+        let old_first = !new.at().dentry().is_ancestor_of(old.at().dentry());
+        let (first, second) = if old_first { (old.at(), new.at()) } else { (new.at(), old.at()) };
+        let _first = first.dentry().lock_dir();
+        let _second = (!same).then(|| second.dentry().lock_dir_nested());
+        let source = old.at().dentry().lookup_locked(old.name())?;
+        let target = new.at().dentry().lookup_locked(new.name())?;
+        if source.inode().is_none() {
+            return Err(Errno::ENOENT);
+        }
+        if (old_slash || new_slash) && source.inode().is_some_and(|inode| inode.kind() != Kind::Directory) {
+            return Err(Errno::ENOTDIR);
+        }
+        self.rename_locked(&Move { old: &old, new: &new, source, target, existing })
+    }
+
+    fn rename_locked(&self, step: &Move<'_>) -> Result<()> {
+        let (old_dir, new_dir) = (step.old.at(), step.new.at());
+        let (source, target) = (&step.source, &step.target);
+        let inode = source.inode().ok_or(Errno::ENOENT)?;
+        if source.is_ancestor_of(new_dir.dentry()) {
+            return Err(Errno::EINVAL);
+        }
+        if target.inode().is_some() && target.is_ancestor_of(old_dir.dentry()) {
+            return Err(if step.existing == Existing::Exchange { Errno::EINVAL } else { Errno::ENOTEMPTY });
+        }
+        step.check_existing()?;
+        if target.inode().is_some_and(|other| Arc::ptr_eq(other, inode)) {
+            return Ok(());
+        }
+        self.check_move(step)?;
+        let mode = match step.existing {
+            Existing::Exchange => RenameMode::Exchange,
+            _ => RenameMode::Replace,
+        };
+        let (old_name, new_name) = (step.old.name(), step.new.name());
+        old_dir.inode().rename(old_name, inode, new_dir.inode(), new_name, target.inode(), mode)?;
+        if mode == RenameMode::Exchange {
+            target.move_to(old_dir.dentry(), old_name);
+            source.move_to(new_dir.dentry(), new_name);
+        } else {
+            target.unhash();
+            source.move_to(new_dir.dentry(), new_name);
+        }
+        Ok(())
+    }
+
+    fn check_move(&self, step: &Move<'_>) -> Result<()> {
+        let (old_dir, new_dir) = (step.old.at(), step.new.at());
+        let (source, target) = (&step.source, &step.target);
+        let inode = source.inode().ok_or(Errno::ENOENT)?;
+        old_dir.mount().check_writable()?;
+        perm::check_remove(&**old_dir.inode(), &**inode, self.cred)?;
+        self.check_addition(new_dir)?;
+        if let Some(replaced) = target.inode() {
+            perm::check_remove(&**new_dir.inode(), &**replaced, self.cred)?;
+        }
+        // A directory that gets another parent has its `..` written.
+        let moved = !old_dir.same(new_dir);
+        if moved && inode.kind() == Kind::Directory {
+            perm::check(&**inode, self.cred, Want::WRITE)?;
+        }
+        if source.is_mountpoint() || target.is_mountpoint() {
+            return Err(Errno::EBUSY);
+        }
+        Ok(())
+    }
+}
+
+/// A rename whose names have been looked up under the locks.
+struct Move<'a> {
+    old: &'a Walk<'a>,
+    new: &'a Walk<'a>,
+    source: Arc<Dentry>,
+    target: Arc<Dentry>,
+    existing: Existing,
+}
+
+impl Move<'_> {
+    fn check_existing(&self) -> Result<()> {
+        let Some(target) = self.target.inode() else {
+            return if self.existing == Existing::Exchange { Err(Errno::ENOENT) } else { Ok(()) };
+        };
+        let source = self.source.inode().ok_or(Errno::ENOENT)?;
+        let directory = |kind| kind == Kind::Directory;
+        match (self.existing, directory(source.kind()), directory(target.kind())) {
+            (Existing::Refuse, ..) => Err(Errno::EEXIST),
+            (Existing::Replace, true, false) => Err(Errno::ENOTDIR),
+            (Existing::Replace, false, true) => Err(Errno::EISDIR),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// New nodes in a set-group-id directory get its group; directories the bit too.
+fn inherit_group(dir: &Path, node: &mut NewNode<'_>) -> Result<()> {
+    let owner = dir.inode().owner()?;
+    if owner.mode & 0o2000 != 0 {
+        node.gid = owner.gid;
+        if node.kind == Kind::Directory {
+            node.mode |= 0o2000;
+        }
+    }
+    Ok(())
+}
+
+/// The operations of a new open file of `path`.
+fn operations(path: &Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<dyn FileOps>> {
+    let context = OpenContext { path, flags, task };
+    match path.inode().kind() {
+        Kind::Directory => Ok(DirOps::shared()),
+        Kind::Regular => path.inode().clone().open(&context),
+        Kind::Char if path.mount().flags().contains(MountFlags::NODEV) => Err(Errno::EACCES),
+        Kind::Char => super::devtmpfs::open_char(&context, path.inode().attr()?.rdev),
+        Kind::Fifo => FIFO.get().map_or(Err(Errno::ENXIO), |open| open(path, flags)),
+        Kind::Block | Kind::Socket => Err(Errno::ENXIO),
+        Kind::Symlink => Err(Errno::ELOOP),
+    }
+}

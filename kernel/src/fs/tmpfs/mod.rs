@@ -1,0 +1,141 @@
+//! Files in RAM, with or without a directory of the host under them.
+//!
+//! A [`TmpFs`] is a tree of [`Node`]s. Without a lower layer it is tmpfs. With one it is the layered root: directories
+//! show the host's entries where they have none of their own and whiteouts where names were removed; files read from
+//! the host until the first write, which copies them whole. A node made from the host's is *unpinned*: it may be forgotten
+//! and made again. Its first change pins it, and the directories above it, into the tree.
+//!
+//! * [`Node`]: attributes and names. `dir`: entries. `content`: file pages. `file`: open files and mappings.
+//!
+//! Locks: `Node::place` (Dentry), then `entries` or `state` or `pages` (InodeState; never nested); sleeping: `write`
+//! (Inode) for everything that changes a file's contents. Source: tmpfs(5), Linux's overlayfs documentation.
+
+mod content;
+mod dir;
+mod file;
+mod node;
+
+pub use node::Node;
+
+use super::host::HostNode;
+use super::inode::{FileSystem, InodeRef};
+use super::types::{Kind, Mode, StatFs};
+use super::{NewNode, next_dev, next_ino};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use umbel_smp::lock::Once;
+
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+const OVERLAYFS_MAGIC: u32 = 0x794c_7630;
+
+/// A file system in RAM.
+pub struct TmpFs {
+    name: &'static str,
+    dev: u64,
+    root: Once<Arc<Node>>,
+    /// Most pages of data; `u64::MAX` = as RAM allows.
+    limit: u64,
+    /// The host's device of the lower layer's root.
+    lower_dev: Option<u64>,
+    pages: AtomicU64,
+    inodes: AtomicU64,
+}
+
+impl TmpFs {
+    /// An empty file system whose root has `mode`; at most `limit` pages of data.
+    pub fn new(name: &'static str, mode: Mode, limit: u64) -> Arc<TmpFs> {
+        let fs = Self::build(name, limit, None);
+        let root = NewNode { kind: Kind::Directory, mode, uid: 0, gid: 0, rdev: Default::default(), target: &[] };
+        let node = Node::new(&fs, &root);
+        // A new cell takes its first value.
+        let _ = fs.root.set(node);
+        fs
+    }
+
+    /// The layered root over the host's directory `lower`.
+    pub fn layered(lower: Arc<HostNode>) -> Result<Arc<TmpFs>> {
+        let fs = Self::build("overlay", u64::MAX, Some(lower.identity().0));
+        let root = Node::over(&fs, lower, None)?;
+        let _ = fs.root.set(root);
+        Ok(fs)
+    }
+
+    fn build(name: &'static str, limit: u64, lower_dev: Option<u64>) -> Arc<TmpFs> {
+        Arc::new(TmpFs {
+            name,
+            dev: next_dev(),
+            root: Once::new(),
+            limit,
+            lower_dev,
+            pages: AtomicU64::new(0),
+            inodes: AtomicU64::new(0),
+        })
+    }
+
+    /// The inode number that stands for the host's `ino` on `dev`: its own on the root's device.
+    fn lower_ino(&self, dev: u64, ino: u64) -> u64 {
+        if self.lower_dev == Some(dev) { ino } else { ino ^ dev.rotate_left(40) }
+    }
+
+    /// A new inode number, far from the host's.
+    fn new_ino(&self) -> u64 {
+        let ino = next_ino();
+        if self.lower_dev.is_some() { ino | 1 << 60 } else { ino }
+    }
+
+    /// Accounts for up to `want` more pages, at least one. `ENOSPC`.
+    fn charge(&self, want: u64) -> Result<u64> {
+        let room = |used: u64| self.limit.saturating_sub(used).min(want);
+        let more = |used: u64| Some(used + room(used)).filter(|_| room(used) > 0);
+        self.pages.fetch_update(Relaxed, Relaxed, more).map(room).map_err(|_| Errno::ENOSPC)
+    }
+
+    fn uncharge(&self, count: u64) {
+        self.pages.fetch_sub(count, Relaxed);
+    }
+}
+
+/// Pages that all file systems in RAM hold, for /proc/meminfo's `Shmem`.
+pub fn total_pages() -> u64 {
+    content::TOTAL.load(Relaxed)
+}
+
+impl FileSystem for TmpFs {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    fn root(&self) -> InodeRef {
+        match self.root.get() {
+            Some(root) => root.clone(),
+            // Never: both constructors set it.
+            None => super::pseudo::empty_dir(),
+        }
+    }
+
+    fn statfs(&self) -> Result<StatFs> {
+        let ram = umbel_mm::frame::usage();
+        let used = self.pages.load(Relaxed);
+        let blocks = self.limit.min(ram.total);
+        let layered = self.name == "overlay";
+        Ok(StatFs {
+            magic: if layered { OVERLAYFS_MAGIC } else { TMPFS_MAGIC },
+            block_size: 4096,
+            blocks,
+            free: blocks.saturating_sub(used).min(ram.free),
+            files: ram.total,
+            files_free: ram.total.saturating_sub(self.inodes.load(Relaxed)),
+        })
+    }
+
+    fn unmounted(&self) {
+        if let Some(root) = self.root.get() {
+            root.clear();
+        }
+    }
+}

@@ -1,0 +1,501 @@
+//! An object in RAM: its attributes, and the operations on names.
+
+use super::TmpFs;
+use super::content::Content;
+use super::dir::{Dir, Entry};
+use super::file::LowerFile;
+use crate::fs::host::HostNode;
+use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
+use crate::fs::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, Time};
+use crate::fs::{Extra, FileOps, OpenContext};
+use crate::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// How long attributes of a host object are believed, ns.
+const FRESH_NS: u64 = 1_000_000_000;
+
+/// An object of a [`TmpFs`].
+pub struct Node {
+    pub(super) me: Weak<Node>,
+    pub(super) fs: Weak<TmpFs>,
+    kind: Kind,
+    ino: u64,
+    rdev: Dev,
+    state: SpinLock<State>,
+    pub(super) body: Body,
+    /// What it was made from; `None` for objects made by the guest.
+    pub(super) lower: Option<Arc<HostNode>>,
+    /// Where to pin it; `None` for objects that are pinned, or whose name was removed.
+    place: SpinLock<Option<Place>>,
+    pinned: AtomicBool,
+    /// When `state` was read from the host.
+    read_ns: AtomicU64,
+    extra: Extra,
+}
+
+/// A name in a directory.
+pub(super) struct Place {
+    pub parent: Weak<Node>,
+    pub name: Box<[u8]>,
+}
+
+struct State {
+    mode: Mode,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    atime: Time,
+    mtime: Time,
+    ctime: Time,
+    btime: Time,
+}
+
+pub(super) enum Body {
+    Dir(Dir),
+    File(Content),
+    Link(Box<[u8]>),
+    Special,
+}
+
+impl Node {
+    /// A new object without a name.
+    pub(super) fn new(fs: &Arc<TmpFs>, node: &NewNode<'_>) -> Arc<Node> {
+        let now = Time::now();
+        let mut attr = Attr::new(node.kind, node.mode, fs.new_ino());
+        (attr.uid, attr.gid, attr.rdev) = (node.uid, node.gid, node.rdev);
+        (attr.atime, attr.mtime, attr.ctime, attr.btime) = (now, now, now, now);
+        if node.kind == Kind::Directory {
+            attr.nlink = 2;
+        }
+        let body = match node.kind {
+            Kind::Directory => Body::Dir(Dir::new()),
+            Kind::Regular => Body::File(Content::new(0, false)),
+            Kind::Symlink => Body::Link(node.target.into()),
+            _ => Body::Special,
+        };
+        Self::build(fs, &attr, body, None, None)
+    }
+
+    /// The object that shows `lower`, found at `place`.
+    pub(super) fn over(fs: &Arc<TmpFs>, lower: Arc<HostNode>, place: Option<Place>) -> Result<Arc<Node>> {
+        let attr = lower.attr()?;
+        let body = match attr.kind {
+            Kind::Directory => Body::Dir(Dir::new()),
+            Kind::Regular => Body::File(Content::new(attr.size, true)),
+            Kind::Symlink => Body::Link(lower.readlink()?.into()),
+            _ => Body::Special,
+        };
+        let mut attr = attr;
+        attr.ino = fs.lower_ino(attr.dev, attr.ino);
+        Ok(Self::build(fs, &attr, body, Some(lower), place))
+    }
+
+    fn build(
+        fs: &Arc<TmpFs>,
+        attr: &Attr,
+        body: Body,
+        lower: Option<Arc<HostNode>>,
+        place: Option<Place>,
+    ) -> Arc<Node> {
+        fs.inodes.fetch_add(1, Relaxed);
+        Arc::new_cyclic(|me| Node {
+            me: me.clone(),
+            fs: Arc::downgrade(fs),
+            kind: attr.kind,
+            ino: attr.ino,
+            rdev: attr.rdev,
+            state: SpinLock::new(Rank::InodeState, State::from_attr(attr)),
+            body,
+            lower,
+            pinned: AtomicBool::new(place.is_none()),
+            place: SpinLock::new(Rank::Dentry, place),
+            read_ns: AtomicU64::new(crate::time::monotonic_ns()),
+            extra: Extra::new(),
+        })
+    }
+
+    pub(super) fn fs(&self) -> Result<Arc<TmpFs>> {
+        self.fs.upgrade().ok_or(Errno::EIO)
+    }
+
+    pub(super) fn this(&self) -> Result<Arc<Node>> {
+        self.me.upgrade().ok_or(Errno::EIO)
+    }
+
+    pub(super) fn ino(&self) -> u64 {
+        self.ino
+    }
+
+    /// The node behind an inode of the same file system.
+    fn of(inode: &InodeRef) -> Result<&Node> {
+        inode.as_any().downcast_ref().ok_or(Errno::EXDEV)
+    }
+
+    fn dir(&self) -> Result<&Dir> {
+        match &self.body {
+            Body::Dir(dir) => Ok(dir),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+
+    pub(super) fn content(&self) -> Result<&Content> {
+        match &self.body {
+            Body::File(content) => Ok(content),
+            Body::Dir(_) => Err(Errno::EISDIR),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Keeps this object, and the directories above it, in the tree from now on: it differs from the host's.
+    pub(super) fn pin(&self) {
+        let mut at = self.me.upgrade();
+        while let Some(node) = at {
+            if node.pinned.load(Relaxed) {
+                return;
+            }
+            // The place is held meanwhile, so that a removal comes before or after.
+            let mut place = node.place.lock();
+            node.pinned.store(true, Relaxed);
+            let Some(Place { parent, name }) = place.take() else { return };
+            let Some(parent) = parent.upgrade() else { return };
+            if let Body::Dir(dir) = &parent.body {
+                dir.insert_if_vacant(&name, &node);
+            }
+            drop(place);
+            at = Some(parent);
+        }
+    }
+
+    /// The name is removed, or gets another place in the tree: nothing pins it there any more.
+    fn unplace(&self) {
+        let mut place = self.place.lock();
+        self.pinned.store(true, Relaxed);
+        *place = None;
+    }
+
+    /// Sets modification and change time to now.
+    pub(super) fn modified(&self) {
+        let now = Time::now();
+        let mut state = self.state.lock();
+        (state.mtime, state.ctime) = (now, now);
+    }
+
+    /// As [`Self::modified`]; a write by an ordinary user takes set-user-id bits away.
+    pub(super) fn written(&self) {
+        let now = Time::now();
+        let mut state = self.state.lock();
+        (state.mtime, state.ctime) = (now, now);
+        if state.mode & 0o6000 != 0 {
+            let group_exec = state.mode & 0o010 != 0;
+            state.mode &= if group_exec { !0o6000 } else { !0o4000 };
+        }
+    }
+
+    /// Notes a read: the access time moves at most once a day unless the file changed since (mount option relatime).
+    pub(super) fn accessed(&self) {
+        if self.lower.is_some() {
+            return;
+        }
+        let now = Time::now();
+        let mut state = self.state.lock();
+        if state.atime <= state.mtime || now.sec - state.atime.sec > 86_400 {
+            state.atime = now;
+        }
+    }
+
+    fn change_links(&self, change: i32) {
+        let now = Time::now();
+        let mut state = self.state.lock();
+        state.nlink = state.nlink.saturating_add_signed(change);
+        state.ctime = now;
+    }
+
+    /// Reads the attributes of an unchanged host object again if they are old.
+    fn refresh(&self) {
+        let Some(lower) = self.lower.as_ref().filter(|_| !self.pinned.load(Relaxed)) else { return };
+        let now = crate::time::monotonic_ns();
+        if now.saturating_sub(self.read_ns.load(Relaxed)) < FRESH_NS {
+            return;
+        }
+        self.read_ns.store(now, Relaxed);
+        let Ok(attr) = lower.attr() else { return };
+        if attr.kind != self.kind {
+            return;
+        }
+        *self.state.lock() = State::from_attr(&attr);
+        if let Body::File(content) = &self.body {
+            content.lower_size_changed(attr.size);
+        }
+    }
+
+    /// Whether directory `self` shows no names.
+    fn check_empty(&self) -> Result<()> {
+        let dir = self.dir()?;
+        if dir.has_nodes() {
+            return Err(Errno::ENOTEMPTY);
+        }
+        let Some(lower) = &self.lower else { return Ok(()) };
+        for entry in lower.names(true)?.iter() {
+            if dir.find(&entry.name).is_none() {
+                return Err(Errno::ENOTEMPTY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds `node` as `name` to this directory.
+    fn add(&self, name: &[u8], node: Arc<Node>) -> Result<()> {
+        self.dir()?.insert(name, Entry::Node(node))?;
+        self.pin();
+        self.modified();
+        Ok(())
+    }
+
+    /// Removes `name`; over the host's directory a whiteout takes its place.
+    fn take(&self, name: &[u8]) -> Result<()> {
+        let dir = self.dir()?;
+        if self.lower.is_some() {
+            dir.insert(name, Entry::Whiteout)?;
+            self.pin();
+        } else {
+            dir.remove(name);
+        }
+        self.modified();
+        Ok(())
+    }
+
+    fn make(&self, node: &NewNode<'_>) -> Result<Arc<Node>> {
+        if self.state.lock().nlink == 0 {
+            return Err(Errno::ENOENT);
+        }
+        Ok(Node::new(&self.fs()?, node))
+    }
+
+    /// Forgets all entries below: the tree holds itself by its parents.
+    pub(super) fn clear(&self) {
+        let mut queue: Vec<Arc<Node>> = self.me.upgrade().into_iter().collect();
+        while let Some(node) = queue.pop() {
+            if let Body::Dir(dir) = &node.body {
+                queue.extend(dir.drain());
+            }
+        }
+    }
+}
+
+impl Inode for Node {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        match self.fs.upgrade() {
+            Some(fs) => fs,
+            None => TmpFs::new("tmpfs", 0o755, 0),
+        }
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        self.refresh();
+        let (size, blocks) = match &self.body {
+            Body::File(content) => content.size_and_blocks(),
+            Body::Link(target) => (target.len() as u64, 0),
+            Body::Dir(dir) => (dir.len() as u64 * 20 + 40, 0),
+            Body::Special => (0, 0),
+        };
+        let state = self.state.lock();
+        let mut attr = Attr::new(self.kind, state.mode, self.ino);
+        (attr.uid, attr.gid, attr.nlink, attr.rdev) = (state.uid, state.gid, state.nlink, self.rdev);
+        (attr.atime, attr.mtime, attr.ctime, attr.btime) = (state.atime, state.mtime, state.ctime, state.btime);
+        (attr.size, attr.blocks) = (size, blocks);
+        Ok(attr)
+    }
+
+    fn owner(&self) -> Result<Owner> {
+        let state = self.state.lock();
+        Ok(Owner { mode: state.mode, uid: state.uid, gid: state.gid })
+    }
+
+    fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        if let Some(size) = change.size {
+            self.truncate(size)?;
+        }
+        self.pin();
+        let now = Time::now();
+        let mut state = self.state.lock();
+        state.mode = change.mode.unwrap_or(state.mode);
+        state.uid = change.uid.unwrap_or(state.uid);
+        state.gid = change.gid.unwrap_or(state.gid);
+        state.atime = change.atime.unwrap_or(state.atime);
+        state.mtime = change.mtime.unwrap_or(state.mtime);
+        state.ctime = now;
+        Ok(())
+    }
+
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        match self.dir()?.find(name) {
+            Some(Entry::Node(node)) => return Ok(node),
+            Some(Entry::Whiteout) => return Err(Errno::ENOENT),
+            None => {}
+        }
+        let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.find(name)?;
+        let place = Place { parent: self.me.clone(), name: name.into() };
+        Ok(Node::over(&self.fs()?, lower, Some(place))?)
+    }
+
+    fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<InodeRef> {
+        let made = self.make(node)?;
+        self.add(name, made.clone())?;
+        if node.kind == Kind::Directory {
+            self.change_links(1);
+        }
+        Ok(made)
+    }
+
+    fn create_unnamed(&self, node: &NewNode<'_>) -> Result<InodeRef> {
+        let made = self.make(node)?;
+        made.change_links(-1);
+        Ok(made)
+    }
+
+    fn link(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        let node = Node::of(target)?;
+        node.pin();
+        self.add(name, node.this()?)?;
+        node.change_links(1);
+        Ok(())
+    }
+
+    fn unlink(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        let node = Node::of(target)?;
+        node.unplace();
+        self.take(name)?;
+        node.change_links(-1);
+        Ok(())
+    }
+
+    fn rmdir(&self, name: &[u8], target: &InodeRef) -> Result<()> {
+        let node = Node::of(target)?;
+        node.check_empty()?;
+        node.unplace();
+        self.take(name)?;
+        node.change_links(i32::MIN);
+        self.change_links(-1);
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        name: &[u8],
+        source: &InodeRef,
+        new_dir: &InodeRef,
+        new_name: &[u8],
+        replaced: Option<&InodeRef>,
+        mode: RenameMode,
+    ) -> Result<()> {
+        let (source, new_dir) = (Node::of(source)?, Node::of(new_dir)?);
+        let replaced = replaced.map(Node::of).transpose()?;
+        if let (RenameMode::Replace, Some(old)) = (mode, replaced)
+            && old.kind == Kind::Directory
+        {
+            old.check_empty()?;
+        }
+        source.unplace();
+        if let Some(old) = replaced {
+            old.unplace();
+        }
+        new_dir.add(new_name, source.this()?)?;
+        match (mode, replaced) {
+            (RenameMode::Exchange, Some(other)) => self.add(name, other.this()?)?,
+            _ => self.take(name)?,
+        }
+        if let (RenameMode::Replace, Some(old)) = (mode, replaced) {
+            let gone = if old.kind == Kind::Directory { i32::MIN } else { -1 };
+            old.change_links(gone);
+        }
+        source.change_links(0);
+        count_subdirectories(self, source, new_dir, replaced, mode);
+        Ok(())
+    }
+
+    fn readlink(&self) -> Result<Vec<u8>> {
+        match &self.body {
+            Body::Link(target) => Ok(target.to_vec()),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn readdir(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        self.accessed();
+        self.dir()?.list(self.lower.as_ref(), pos, sink)
+    }
+
+    fn open(self: Arc<Self>, context: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        let content = self.content()?;
+        if !content.is_lower() {
+            return Ok(self);
+        }
+        if context.flags.writable() {
+            let discard = context.flags.contains(crate::fs::OpenFlags::TRUNC);
+            self.copy_up(if discard { 0 } else { u64::MAX })?;
+            return Ok(self);
+        }
+        Ok(Arc::new(LowerFile::open(self)?))
+    }
+
+    fn extra(&self) -> Option<&Extra> {
+        Some(&self.extra)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A directory counts its subdirectories' `..` among its links.
+fn count_subdirectories(old_dir: &Node, source: &Node, new_dir: &Node, replaced: Option<&Node>, mode: RenameMode) {
+    let is_dir = |node: &Node| i32::from(node.kind == Kind::Directory);
+    let moved = is_dir(source);
+    let back = replaced.map_or(0, is_dir);
+    if core::ptr::eq(old_dir, new_dir) {
+        if mode == RenameMode::Replace && back != 0 {
+            old_dir.change_links(-back);
+        }
+        return;
+    }
+    let returned = if mode == RenameMode::Exchange { back } else { 0 };
+    old_dir.change_links(returned - moved);
+    new_dir.change_links(moved - back);
+}
+
+impl State {
+    fn from_attr(attr: &Attr) -> State {
+        State {
+            mode: attr.mode,
+            uid: attr.uid,
+            gid: attr.gid,
+            nlink: attr.nlink,
+            atime: attr.atime,
+            mtime: attr.mtime,
+            ctime: attr.ctime,
+            btime: attr.btime,
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let pages = match &mut self.body {
+            Body::File(content) => content.drop_all(),
+            _ => 0,
+        };
+        if let Some(fs) = self.fs.upgrade() {
+            fs.uncharge(pages);
+            fs.inodes.fetch_sub(1, Relaxed);
+        }
+    }
+}

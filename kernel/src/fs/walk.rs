@@ -1,0 +1,206 @@
+//! From a name to a path, one component at a time. Source: path_resolution(7), path_lookup in Linux's documentation.
+//!
+//! A [`Walk`] starts at the root, the current directory or an open directory. [`Walk::parent`] stops before the last
+//! component, for those who make, remove or open it; [`Walk::finish`] goes to the end. Links are put in front of what is left
+//! of the name, so that nothing recurses.
+
+use super::context::FsContext;
+use super::dentry::Dentry;
+use super::inode::LinkTarget;
+use super::mount::Path;
+use super::perm::{self, Want};
+use super::types::Kind;
+use crate::task::Cred;
+use crate::{Errno, Result};
+use alloc::borrow::Cow;
+use alloc::sync::Arc;
+
+/// Most symbolic links in one walk.
+const MAX_LINKS: u32 = 40;
+/// Longest name, its NUL included.
+pub const PATH_MAX: usize = 4096;
+
+/// Whether a symbolic link at the end is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follow {
+    Yes,
+    No,
+}
+
+/// The last component of a name, not yet looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// Nothing is left: the name was `/` or ended in `.`, or a link jumped.
+    Here,
+    /// `..`.
+    Up,
+    /// A name ([`Walk::name`]), and whether a slash came after it.
+    Name { slash: bool },
+}
+
+/// A walk in progress.
+pub struct Walk<'a> {
+    at: Path,
+    root: Path,
+    cred: &'a Cred,
+    rest: Cow<'a, [u8]>,
+    /// Bytes of `rest` that are done.
+    done: usize,
+    links: u32,
+    /// The last component in `rest`.
+    last: (usize, usize),
+}
+
+impl<'a> Walk<'a> {
+    /// A walk of `name` from `start` (ignored if `name` is absolute). `ENOENT` for an empty name.
+    pub fn new(context: &FsContext, start: Option<Path>, cred: &'a Cred, name: &'a [u8]) -> Result<Walk<'a>> {
+        if name.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if name.len() >= PATH_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let root = context.root();
+        let at = match start {
+            _ if name.first() == Some(&b'/') => root.clone(),
+            Some(start) => start,
+            None => context.cwd(),
+        };
+        Ok(Walk { at, root, cred, rest: Cow::Borrowed(name), done: 0, links: 0, last: (0, 0) })
+    }
+
+    /// Where the walk is: after [`Self::parent`] the directory of the last component.
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// The last component, after [`Self::parent`] returned [`Last::Name`].
+    pub fn name(&self) -> &[u8] {
+        self.rest.get(self.last.0..self.last.1).unwrap_or(&[])
+    }
+
+    /// The root of the caller.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Goes to the end.
+    pub fn finish(mut self, follow: Follow) -> Result<Path> {
+        loop {
+            match self.parent()? {
+                Last::Here => return Ok(self.at),
+                Last::Up => return Ok(self.at.parent(&self.root)),
+                Last::Name { slash } => {
+                    let child = self.child(self.name())?;
+                    if child.inode().kind() == Kind::Symlink && (follow == Follow::Yes || slash) {
+                        self.follow(&child, slash)?;
+                        continue;
+                    }
+                    if slash && !child.is_dir() {
+                        return Err(Errno::ENOTDIR);
+                    }
+                    return Ok(child);
+                }
+            }
+        }
+    }
+
+    /// Goes to the directory that holds the last component, whose search permission is checked.
+    pub fn parent(&mut self) -> Result<Last> {
+        loop {
+            self.skip_slashes();
+            if self.done == self.rest.len() {
+                return Ok(Last::Here);
+            }
+            if !self.at.is_dir() {
+                return Err(Errno::ENOTDIR);
+            }
+            perm::check(&**self.at.inode(), self.cred, Want::EXEC)?;
+            let (start, end) = self.component();
+            let after = self.rest.get(end..).unwrap_or(&[]);
+            let slash = !after.is_empty();
+            let last = after.iter().all(|&byte| byte == b'/');
+            let name = self.rest.get(start..end).unwrap_or(&[]);
+            match name {
+                b"." => self.done = end,
+                b".." if last => {
+                    self.done = self.rest.len();
+                    return Ok(Last::Up);
+                }
+                b".." => {
+                    self.at = self.at.parent(&self.root);
+                    self.done = end;
+                }
+                _ if last => {
+                    self.last = (start, end);
+                    self.done = self.rest.len();
+                    return Ok(Last::Name { slash });
+                }
+                _ => self.step(start, end)?,
+            }
+        }
+    }
+
+    /// Enters the component `start..end` of the rest.
+    fn step(&mut self, start: usize, end: usize) -> Result<()> {
+        let name = self.rest.get(start..end).unwrap_or(&[]);
+        let child = self.child(name)?;
+        self.done = end;
+        if child.inode().kind() == Kind::Symlink {
+            return self.follow(&child, true);
+        }
+        self.at = child;
+        Ok(())
+    }
+
+    /// The child `name` of the directory the walk is at, with what is mounted on it.
+    fn child(&self, name: &[u8]) -> Result<Path> {
+        let dentry = self.at.dentry().lookup(name)?;
+        Ok(Path::new(self.at.mount().clone(), dentry)?.top())
+    }
+
+    /// The dentry `name` of that directory, perhaps negative, without what is mounted on it.
+    pub fn dentry(&self, name: &[u8]) -> Result<Arc<Dentry>> {
+        self.at.dentry().lookup(name)
+    }
+
+    /// Continues with what the symbolic link `link`, found in the current directory, leads to.
+    pub fn follow(&mut self, link: &Path, slash: bool) -> Result<()> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(Errno::ELOOP);
+        }
+        let text = match link.inode().follow()? {
+            LinkTarget::Jump(path) => {
+                self.at = path;
+                return Ok(());
+            }
+            LinkTarget::Text(text) => text,
+        };
+        if text.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if text.first() == Some(&b'/') {
+            self.at = self.root.clone();
+        }
+        let mut rest = text;
+        if slash {
+            rest.push(b'/');
+        }
+        rest.extend_from_slice(self.rest.get(self.done..).unwrap_or(&[]));
+        self.rest = Cow::Owned(rest);
+        self.done = 0;
+        Ok(())
+    }
+
+    fn skip_slashes(&mut self) {
+        let left = self.rest.get(self.done..).unwrap_or(&[]);
+        self.done += left.iter().take_while(|&&byte| byte == b'/').count();
+    }
+
+    fn component(&self) -> (usize, usize) {
+        let left = self.rest.get(self.done..).unwrap_or(&[]);
+        let len = left.iter().position(|&byte| byte == b'/').unwrap_or(left.len());
+        (self.done, self.done + len)
+    }
+}
