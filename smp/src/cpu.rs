@@ -6,6 +6,7 @@
 //!
 //! Used by: locks (held ranks), the scheduler, `mm` (per-CPU caches), [`crate::slot`] and [`crate::switch`].
 
+use crate::handover::Owner;
 use crate::lock::HeldLocks;
 use crate::slot::{SLOTS_PER_CPU, Slot};
 use core::fmt;
@@ -28,8 +29,8 @@ pub struct Vcpu {
     pub(crate) spaces: [AtomicU64; SLOTS_PER_CPU],
     /// Number of entries.
     pub(crate) slot_count: AtomicU32,
-    /// Entry that runs this virtual CPU, with [`OWNER_HANDED`] while the hand-over to it is not finished.
-    pub(crate) owner: AtomicU32,
+    /// Entry that runs this virtual CPU, or was handed it.
+    pub(crate) owner: Owner,
     /// Stack pointer at which the slot that is handed to goes on.
     pub(crate) next_sp: AtomicU64,
     /// Number of slot changes, the clock of "least recently used".
@@ -49,9 +50,6 @@ pub struct Vcpu {
     /// Opaque words of the layers above, by index: 0 scheduler, 1 memory, 2 statistics, 3 spare.
     pub cookies: [AtomicU64; 4],
 }
-
-/// In [`Vcpu::owner`]: the slot was woken and has not taken over yet.
-pub(crate) const OWNER_HANDED: u32 = 1 << 31;
 
 static VCPUS: [Vcpu; MAX_CPUS] = [const { Vcpu::new() }; MAX_CPUS];
 static COUNT: AtomicU32 = AtomicU32::new(1);
@@ -126,7 +124,7 @@ impl Vcpu {
             slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS_PER_CPU],
             spaces: [const { AtomicU64::new(0) }; SLOTS_PER_CPU],
             slot_count: AtomicU32::new(0),
-            owner: AtomicU32::new(0),
+            owner: Owner::new(0),
             next_sp: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             turns_at_tick: AtomicU64::new(0),
@@ -165,7 +163,7 @@ impl Vcpu {
 
     /// The slot that runs it, or is about to.
     pub fn active(&self) -> Option<&'static Slot> {
-        self.slot(self.owner.load(Acquire) & !OWNER_HANDED)
+        self.slot(self.owner.slot())
     }
 }
 

@@ -10,7 +10,8 @@
 //! Bindings: `spaces` of [`Table`] is written by the virtual CPU itself, except bound → [`RETIRED`], which anybody may do
 //! once no thread can run in the space any more. No locks.
 
-use crate::cpu::{self, OWNER_HANDED, Vcpu};
+use crate::cpu::{self, Vcpu};
+use crate::handover::Park;
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::linux::Errno;
@@ -74,8 +75,8 @@ pub struct Slot {
     /// Number among the slots of its virtual CPU.
     local: u32,
     cpu: u32,
-    /// 1 = the virtual CPU is this slot's; futex word.
-    park_word: AtomicU32,
+    /// Rung when the virtual CPU may be this slot's.
+    doorbell: Park,
     /// A [`SlotPhase`]; futex word.
     pub(crate) phase: AtomicU32,
     /// Host process (and thread) id, 0 if none.
@@ -252,9 +253,7 @@ pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
     vcpu.teleports.fetch_add(1, Relaxed);
     let tid = target.tid.load(Relaxed);
     vcpu.shared().tid.store(tid as u32, Release);
-    vcpu.owner.store(target.local | OWNER_HANDED, Release);
-    target.park_word.store(1, Release);
-    futex::wake(&target.park_word, 1);
+    vcpu.owner.hand(target.local, &target.doorbell);
     me.park()
 }
 
@@ -321,7 +320,7 @@ impl Slot {
 
     /// Whether it runs its virtual CPU, or is about to.
     pub(crate) fn is_active(&self) -> bool {
-        self.vcpu().owner.load(Acquire) & !OWNER_HANDED == self.local
+        self.vcpu().owner.slot() == self.local
     }
 
     /// In the new host task: with `--pin`, to the host CPU that the machine chose.
@@ -351,9 +350,9 @@ impl Slot {
         self.armed_ns.store(0, Relaxed);
     }
 
-    /// Makes the slot go on by itself as soon as it is ready.
-    pub(crate) fn preset(&self) {
-        self.park_word.store(1, Release);
+    /// Makes the slot look at the owner word, now or once it is ready.
+    pub(crate) fn ring(&self) {
+        self.doorbell.ring();
     }
 
     fn wait_until_parked(&self) {
@@ -391,12 +390,8 @@ impl Slot {
 
     /// Sleeps until the virtual CPU is this slot's; returns the stack pointer to go on at. On the park stack.
     pub(crate) fn park(&'static self) -> u64 {
-        while self.park_word.swap(0, Acquire) == 0 {
-            let _ = futex::wait(&self.park_word, 0, None);
-        }
         let vcpu = self.vcpu();
-        let handed = self.local | OWNER_HANDED;
-        let _ = vcpu.owner.compare_exchange(handed, self.local, AcqRel, Relaxed);
+        vcpu.owner.wait(self.local, &self.doorbell);
         self.phase.store(SlotPhase::Kernel as u32, Release);
         let turn = vcpu.turns.fetch_add(1, Relaxed);
         self.used.store(turn, Relaxed);

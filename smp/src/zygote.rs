@@ -7,7 +7,8 @@
 //!
 //! Parents take no locks and allocate nothing: they run beside their virtual CPU without being one.
 
-use crate::cpu::{self, OWNER_HANDED, Vcpu};
+use crate::cpu::{self, Vcpu};
+use crate::handover::Death;
 use crate::slot::{self, Slot};
 use crate::switch;
 use alloc::alloc::{Layout, alloc_zeroed};
@@ -184,11 +185,10 @@ fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
         // SAFETY: the stack was just allocated and is never freed.
         let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
         vcpu.next_sp.store(sp, Relaxed);
-        vcpu.owner.store(OWNER_HANDED, Relaxed);
         let shared = vcpu.shared();
         shared.state.store(VcpuState::Kernel as u32, Relaxed);
         if let Some(first) = vcpu.slot(0) {
-            first.preset();
+            first.ring();
         }
     }
     Ok(())
@@ -289,8 +289,8 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
         // It could not be armed and has said why.
         process::exit(1);
     }
-    let running = !starting && vcpu.owner.load(Acquire) == slot.local();
-    if running {
+    let death = vcpu.owner.on_death(slot.local());
+    if death == Death::Running {
         if !(slot::hooks().in_guest)(slot) {
             let mut report = cpu::Report::begin();
             let _ = write!(
@@ -304,11 +304,17 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
         }
         slot.died.store(1, Relaxed);
         vcpu.shared().state.store(VcpuState::Kernel as u32, Release);
-        vcpu.owner.store(slot.local() | OWNER_HANDED, Release);
-        slot.preset();
+        vcpu.owner.revive(slot.local());
+        slot.ring();
     }
     slot.phase.store(SlotPhase::Empty as u32, Release);
     start(slot);
+    if let Death::Handed(target) = death
+        && let Some(target) = vcpu.slot(target)
+    {
+        // It may have died between the owner word and the doorbell, on either side.
+        target.ring();
+    }
 }
 
 /// First code of a slot's host task, on its park stack.
