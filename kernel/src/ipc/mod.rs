@@ -1,1 +1,4 @@
-//! Pipes and other channels between processes.
+//! Talking between processes: pipes, sockets, events.
+
+pub mod pipe;
+pub mod ring;

@@ -9,18 +9,26 @@
 
 mod action;
 mod deliver;
+mod frame;
 mod info;
 mod number;
 mod queue;
 mod restart;
 mod send;
 mod state;
+mod wait;
 
 pub use action::{Action, Actions, SIG_DFL, SIG_IGN, sa};
-pub use deliver::{deliver, fatal_pending, pending};
+pub use deliver::{
+    altstack, deliver, fatal_pending, pending, restore_mask, set_altstack, set_mask, set_mask_for_call, sigreturn,
+};
 pub use info::{SigInfo, code};
 pub use number::*;
 pub use queue::{Pending, Queued};
 pub use restart::Restart;
-pub use send::{force_fault, ignores_children, on_exit, send_to_pgrp, send_to_process, send_to_task};
+pub use send::{
+    force_fault, ignores_child_stops, ignores_children, may_signal, on_exit, queue_to_process, queue_to_task, send_to_pgrp, send_to_process,
+    send_to_task, set_action,
+};
 pub use state::{FaultRegs, Private, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, Shared};
+pub use wait::{blocked_pending, interrupted, wait_for};

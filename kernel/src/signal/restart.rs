@@ -6,8 +6,8 @@ pub enum Restart {
     /// None: `EINTR`.
     #[default]
     None,
-    /// nanosleep(2), clock_nanosleep(2): `deadline_ns` on `clock`, `rem` the guest's address for the rest, 0 = none.
-    Nanosleep { clock: i32, deadline_ns: u64, rem: u64 },
+    /// nanosleep(2), clock_nanosleep(2): CLOCK_MONOTONIC deadline; `rem`: the guest's address for the rest, 0 = none.
+    Nanosleep { deadline_ns: u64, rem: u64 },
     /// poll(2): CLOCK_MONOTONIC deadline.
     Poll { fds: u64, count: u64, deadline_ns: Option<u64> },
     /// futex(2) FUTEX_WAIT with a relative timeout, now absolute on CLOCK_MONOTONIC.

@@ -16,6 +16,8 @@ use umbel_smp::lock::{Rank, SpinLock};
 pub struct Shared {
     /// Actions and the queue that any thread may take from.
     pub(super) state: SpinLock<SharedState>,
+    /// SIGCONTs sent so far: a stop signal taken before one must not stop the process after it.
+    pub(super) continues: AtomicU64,
 }
 
 /// See [`Shared`].
@@ -54,7 +56,8 @@ impl Shared {
     }
 
     fn with_actions(actions: Actions) -> Shared {
-        Shared { state: SpinLock::new(Rank::Signal, SharedState { actions, pending: Pending::new() }) }
+        let state = SharedState { actions, pending: Pending::new() };
+        Shared { state: SpinLock::new(Rank::Signal, state), continues: AtomicU64::new(0) }
     }
 }
 
@@ -133,6 +136,11 @@ impl Private {
         self.mask.load(Relaxed)
     }
 
+    /// Whether sigtimedwait(2) waits for `signo`.
+    pub(super) fn waits_for(&self, signo: Signo) -> bool {
+        self.state.lock().waiting_for & bit(signo) != 0
+    }
+
     /// Replaces the mask without looking at what became deliverable: see [`super::set_mask`].
     pub(super) fn store_mask(&self, mask: SigSet) {
         self.mask.store(mask & !UNBLOCKABLE, Relaxed);
@@ -153,6 +161,11 @@ impl Private {
     /// Notes what a fault left in the CPU, for the frame of its handler.
     pub fn set_fault(&self, fault: FaultRegs) {
         self.state.lock().fault = fault;
+    }
+
+    /// What restart_syscall(2) does now, once.
+    pub fn take_restart(&self) -> Restart {
+        core::mem::take(&mut self.state.lock().restart)
     }
 
     /// What restart_syscall(2) will do.

@@ -25,11 +25,15 @@ pub mod args;
 pub mod table;
 
 pub mod cred;
+pub mod ipc;
 pub mod names;
+pub mod poll;
 pub mod prctl;
 pub mod process;
 pub mod sched;
+pub mod signal;
 pub mod system;
+pub mod time;
 
 use crate::task::Task;
 use crate::{Errno, Result};

@@ -66,8 +66,17 @@ macro_rules! rows {
 pub const LIMIT: usize = 512;
 
 /// The families. One line each.
-const FAMILIES: &[&[Row]] =
-    &[super::cred::ROWS, super::prctl::ROWS, super::process::ROWS, super::sched::ROWS, super::system::ROWS];
+const FAMILIES: &[&[Row]] = &[
+    super::cred::ROWS,
+    super::ipc::ROWS,
+    super::poll::ROWS,
+    super::prctl::ROWS,
+    super::process::ROWS,
+    super::sched::ROWS,
+    super::signal::ROWS,
+    super::system::ROWS,
+    super::time::ROWS,
+];
 
 static TABLE: [Option<Row>; LIMIT] = by_number(FAMILIES);
 static MISSING: [AtomicU32; LIMIT] = [const { AtomicU32::new(0) }; LIMIT];

@@ -161,6 +161,7 @@ fn unshare(task: &Arc<Task>) {
         }
     }
     task.process().signal.exec();
+    task.process().timers.exec();
     task.signal.exec();
 }
 

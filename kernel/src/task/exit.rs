@@ -63,7 +63,10 @@ pub fn leave(task: &Arc<Task>) {
             process.child_events.wake_all();
             super::exec::thread_gone(&process);
         }
-        Gone::Process(end) => finish_process(&process, status, end),
+        Gone::Process(end) => {
+            process.timers.clear();
+            finish_process(&process, status, end);
+        }
     }
 }
 
@@ -82,7 +85,7 @@ pub(super) fn release_memory_for_exec(task: &Arc<Task>) {
     futex::exit_robust_list(task);
     let clear = task.clear_child_tid.swap(0, Relaxed);
     if clear != 0 && user::write_val(UserAddr(clear), &0_u32).is_ok() {
-        futex::wake_address(task, clear, 1);
+        futex::wake_address(task, UserAddr(clear), 1);
     }
     let peak = space.usage().peak / 1024;
     {

@@ -15,6 +15,8 @@ pub struct Process {
     pid: Pid,
     /// Signals of the group. Own locks.
     pub signal: signal::Shared,
+    /// setitimer's and timer_create's timers. Own locks.
+    pub timers: crate::time::ProcessTimers,
     /// Resource limits.
     limits: SpinLock<Limits>,
     /// The status the process ends with, once somebody decided.
@@ -116,6 +118,7 @@ impl Process {
         Process {
             pid,
             signal,
+            timers: crate::time::ProcessTimers::new(),
             limits: SpinLock::new(Rank::Process, limits),
             group_exit: SpinLock::new(Rank::Process, None),
             exiting: AtomicBool::new(false),

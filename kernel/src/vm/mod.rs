@@ -23,6 +23,7 @@ pub mod remote;
 pub mod space;
 pub mod table;
 pub mod vma;
+mod word;
 
 #[cfg(test)]
 mod tests;

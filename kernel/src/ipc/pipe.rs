@@ -1,0 +1,338 @@
+//! Pipes and FIFOs. Source: pipe(7), fifo(7).
+//!
+//! * [`Pipe`]: the buffer between readers and writers. [`PipeEnd`]: what a descriptor of it does.
+//! * [`new`]: pipe2(2). [`open_fifo`]: open(2) of a named FIFO, whose inode keeps the [`Pipe`].
+//!
+//! Writes of at most [`PIPE_BUF`] bytes go in whole. Queues are woken after every change that somebody may wait for; waking
+//! an empty queue costs two loads. Locks: `ring` (sleeping, rank Stream), held while guest memory is copied.
+
+use super::ring::{ByteRing, PAGE};
+use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable};
+use crate::signal::{self, SIGPIPE, SigInfo};
+use crate::task::{self, Task};
+use crate::{Errno, Result};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::any::Any;
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use umbel_abi::linux::ioctl::FIONREAD;
+use umbel_mm::user::{self, UserAddr};
+use umbel_smp::lock::{Mutex, Rank};
+use umbel_smp::wait::WaitQueue;
+
+/// Longest write that is not interleaved with others.
+pub const PIPE_BUF: usize = 4096;
+/// Capacity of a new pipe.
+const CAPACITY: usize = 16 * PAGE;
+/// Largest capacity that F_SETPIPE_SZ gives (fs.pipe-max-size).
+const CAPACITY_MAX: usize = 1 << 20;
+
+/// The buffer and its two sides.
+pub struct Pipe {
+    ring: Mutex<ByteRing>,
+    /// Bytes in the ring and its room, to look at without the lock. Written under it.
+    len: AtomicUsize,
+    room: AtomicUsize,
+    /// Open ends.
+    readers: AtomicU32,
+    writers: AtomicU32,
+    /// Opens so far: an opener of a FIFO waits for the other side's count to move.
+    reader_opens: AtomicU32,
+    writer_opens: AtomicU32,
+    read_queue: Arc<WaitQueue>,
+    write_queue: Arc<WaitQueue>,
+    id: u64,
+}
+
+impl Pipe {
+    /// A pipe with no ends.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new() -> Result<Arc<Pipe>> {
+        let ring = ByteRing::new(CAPACITY)?;
+        Ok(Arc::new(Pipe {
+            room: AtomicUsize::new(ring.room()),
+            ring: Mutex::new(Rank::Stream, ring),
+            len: AtomicUsize::new(0),
+            readers: AtomicU32::new(0),
+            writers: AtomicU32::new(0),
+            reader_opens: AtomicU32::new(0),
+            writer_opens: AtomicU32::new(0),
+            read_queue: Arc::new(WaitQueue::new()),
+            write_queue: Arc::new(WaitQueue::new()),
+            id: crate::fs::next_ino(),
+        }))
+    }
+
+    /// Reads what there is; waits for a first byte unless `nonblock`. 0 = no writer is left.
+    fn read(&self, dst: &mut IoDst<'_>, nonblock: bool) -> Result<usize> {
+        if dst.remaining() == 0 {
+            return Ok(0);
+        }
+        loop {
+            if self.len.load(Acquire) > 0 {
+                let mut ring = self.ring.lock();
+                if !ring.is_empty() {
+                    let result = ring.drain(dst);
+                    self.note(&ring);
+                    drop(ring);
+                    self.wake_writers();
+                    return result;
+                }
+            }
+            if self.writers.load(Acquire) == 0 {
+                // A writer may have written and closed in between.
+                if self.len.load(Acquire) > 0 {
+                    continue;
+                }
+                return Ok(0);
+            }
+            if nonblock {
+                return Err(Errno::EAGAIN);
+            }
+            let ready = || (self.len.load(Acquire) > 0 || self.writers.load(Acquire) == 0).then_some(());
+            self.read_queue.wait_interruptible(None, ready).map_err(|_| Errno::ERESTARTSYS)?;
+        }
+    }
+
+    /// Writes all of `src`, waiting for room as often as needed unless `nonblock`.
+    fn write(&self, src: &mut IoSrc<'_>, nonblock: bool) -> Result<usize> {
+        let total = src.remaining();
+        let mut done = 0;
+        while done < total || total == 0 {
+            match self.write_some(src, total) {
+                Ok(Some(count)) => done += count,
+                Ok(None) if nonblock && done == 0 => return Err(Errno::EAGAIN),
+                Ok(None) if nonblock => break,
+                Ok(None) => {
+                    let needed = needed(total);
+                    let ready = || (self.room.load(Acquire) >= needed || self.readers.load(Acquire) == 0).then_some(());
+                    if self.write_queue.wait_interruptible(None, ready).is_err() {
+                        return if done > 0 { Ok(done) } else { Err(Errno::ERESTARTSYS) };
+                    }
+                }
+                Err(error) => {
+                    if error == Errno::EPIPE {
+                        signal::send_to_task(&task::current(), SigInfo::kernel(SIGPIPE));
+                    }
+                    return if done > 0 { Ok(done) } else { Err(error) };
+                }
+            }
+            if total == 0 {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes what fits of a write of `total` bytes; `None` if it must wait for room.
+    fn write_some(&self, src: &mut IoSrc<'_>, total: usize) -> Result<Option<usize>> {
+        if self.readers.load(Acquire) == 0 {
+            return Err(Errno::EPIPE);
+        }
+        if total == 0 {
+            return Ok(Some(0));
+        }
+        let mut ring = self.ring.lock();
+        if ring.room() < needed(total) {
+            return Ok(None);
+        }
+        let result = ring.fill(src);
+        self.note(&ring);
+        drop(ring);
+        self.read_queue.wake_all();
+        result.map(Some)
+    }
+
+    fn note(&self, ring: &ByteRing) {
+        self.len.store(ring.len(), Release);
+        self.room.store(ring.room(), Release);
+    }
+
+    /// Writers are woken when a page is free, not for every byte: they would find too little room.
+    fn wake_writers(&self) {
+        if self.room.load(Acquire) >= PIPE_BUF {
+            self.write_queue.wake_all();
+        }
+    }
+
+    fn poll(&self, access: OpenFlags) -> PollEvents {
+        let mut events = PollEvents::empty();
+        if access.readable() {
+            if self.len.load(Acquire) > 0 {
+                events |= PollEvents::READABLE;
+            }
+            if self.writers.load(Acquire) == 0 && self.writer_opens.load(Acquire) > 0 {
+                events |= PollEvents::HUP;
+            }
+        }
+        if access.writable() {
+            if self.room.load(Acquire) >= PIPE_BUF {
+                events |= PollEvents::WRITABLE;
+            }
+            if self.readers.load(Acquire) == 0 {
+                events |= PollEvents::ERR;
+            }
+        }
+        events
+    }
+
+    /// Bytes it can hold (`F_GETPIPE_SZ`).
+    pub fn capacity(&self) -> usize {
+        self.ring.lock().capacity()
+    }
+
+    /// Changes what it can hold (`F_SETPIPE_SZ`), rounded up to a power of two of pages; returns what it holds then.
+    ///
+    /// # Errors
+    /// `EPERM` above a MiB, `EBUSY` if it holds more now, `EINVAL`, `ENOMEM`.
+    pub fn set_capacity(&self, capacity: usize) -> Result<usize> {
+        if capacity > i32::MAX as usize {
+            return Err(Errno::EINVAL);
+        }
+        let capacity = capacity.max(PAGE).next_power_of_two();
+        if capacity > CAPACITY_MAX {
+            return Err(Errno::EPERM);
+        }
+        let mut ring = self.ring.lock();
+        ring.resize(capacity)?;
+        self.note(&ring);
+        drop(ring);
+        self.wake_writers();
+        Ok(capacity)
+    }
+
+    fn open(self: &Arc<Pipe>, access: OpenFlags) -> Arc<PipeEnd> {
+        if access.readable() {
+            self.readers.fetch_add(1, AcqRel);
+            self.reader_opens.fetch_add(1, AcqRel);
+        }
+        if access.writable() {
+            self.writers.fetch_add(1, AcqRel);
+            self.writer_opens.fetch_add(1, AcqRel);
+        }
+        self.read_queue.wake_all();
+        self.write_queue.wake_all();
+        Arc::new(PipeEnd { pipe: self.clone(), access: access & (OpenFlags::WRONLY | OpenFlags::RDWR) })
+    }
+}
+
+/// Room that a write of `total` bytes waits for: all of it if it must go in whole.
+fn needed(total: usize) -> usize {
+    if total <= PIPE_BUF { total } else { 1 }
+}
+
+/// What an open end does.
+pub struct PipeEnd {
+    pipe: Arc<Pipe>,
+    /// The access mode it was opened with.
+    access: OpenFlags,
+}
+
+impl PipeEnd {
+    /// The pipe.
+    pub fn pipe(&self) -> &Arc<Pipe> {
+        &self.pipe
+    }
+
+    /// The last reference is gone: the other side sees the end.
+    fn close(&self) {
+        if self.access.readable() {
+            self.pipe.readers.fetch_sub(1, AcqRel);
+        }
+        if self.access.writable() {
+            self.pipe.writers.fetch_sub(1, AcqRel);
+        }
+        self.pipe.read_queue.wake_all();
+        self.pipe.write_queue.wake_all();
+    }
+}
+
+impl FileOps for PipeEnd {
+    fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
+        self.pipe.read(dst, file.nonblocking())
+    }
+
+    fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
+        self.pipe.write(src, file.nonblocking())
+    }
+
+    fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
+        if let Some(table) = table {
+            let reads = if self.access.readable() { table.register(&self.pipe.read_queue) } else { Ok(()) };
+            let writes = if self.access.writable() { table.register(&self.pipe.write_queue) } else { Ok(()) };
+            if reads.and(writes).is_err() {
+                return PollEvents::ERR;
+            }
+        }
+        self.pipe.poll(self.access)
+    }
+
+    fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+        if cmd != FIONREAD {
+            return Err(Errno::ENOTTY);
+        }
+        let len = self.pipe.len.load(Acquire) as i32;
+        user::write_val(UserAddr(arg), &len)?;
+        Ok(0)
+    }
+
+    fn attr(&self, file: &File) -> Result<Attr> {
+        match file.path() {
+            Some(path) => path.attr(),
+            None => Ok(Attr::new(Kind::Fifo, 0o600, self.pipe.id)),
+        }
+    }
+
+    fn release(&self, _: &File) {
+        self.close();
+    }
+
+    fn describe(&self, _: &File) -> String {
+        format!("pipe:[{}]", self.pipe.id)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Makes a pipe: its end to read and its end to write. `flags`: `O_NONBLOCK`.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn new(flags: OpenFlags) -> Result<(Arc<File>, Arc<File>)> {
+    let pipe = Pipe::new()?;
+    let kept = flags & OpenFlags::NONBLOCK;
+    let end = |access: OpenFlags| File::anonymous(pipe.open(access), kept | access);
+    Ok((end(OpenFlags::RDONLY), end(OpenFlags::WRONLY)))
+}
+
+/// Opens a named FIFO: waits for the other side unless `O_NONBLOCK`.
+///
+/// # Errors
+/// `ENXIO` for a writer with `O_NONBLOCK` and no reader; `ERESTARTSYS`.
+pub fn open_fifo(pipe: &Arc<Pipe>, flags: OpenFlags) -> Result<Arc<dyn FileOps>> {
+    let nonblock = flags.contains(OpenFlags::NONBLOCK);
+    let (readable, writable) = (flags.readable(), flags.writable());
+    if writable && !readable && nonblock && pipe.readers.load(Acquire) == 0 {
+        return Err(Errno::ENXIO);
+    }
+    let (readers, writers) = (pipe.reader_opens.load(Acquire), pipe.writer_opens.load(Acquire));
+    let end = pipe.open(flags);
+    let waits = readable != writable && !nonblock;
+    let (queue, count, others, before) = if readable {
+        (&pipe.read_queue, &pipe.writers, &pipe.writer_opens, writers)
+    } else {
+        (&pipe.write_queue, &pipe.readers, &pipe.reader_opens, readers)
+    };
+    // A partner that came and went while this one slept counts as well.
+    let met = || (count.load(Acquire) > 0 || others.load(Acquire) != before).then_some(());
+    if waits && queue.wait_interruptible(None, met).is_err() {
+        end.close();
+        return Err(Errno::ERESTARTSYS);
+    }
+    Ok(end)
+}

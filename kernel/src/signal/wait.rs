@@ -1,0 +1,53 @@
+//! Waiting for signals without handlers. Source: sigtimedwait(2), sigpending(2).
+
+use super::deliver::{deliverable, take_pending};
+use super::*;
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use umbel_smp::wait::{WaitQueue, Wake};
+
+/// Takes a signal of `set`, waiting for one until CLOCK_MONOTONIC `deadline_ns`.
+///
+/// # Errors
+/// `EAGAIN` after the deadline, `EINTR` if another signal came.
+pub fn wait_for(task: &Arc<Task>, set: SigSet, deadline_ns: Option<u64>) -> Result<SigInfo> {
+    let take = || take_of(task, set);
+    if let Some(info) = take() {
+        return Ok(info);
+    }
+    // From here on senders count this thread among those that take signals of `set`, though it blocks them.
+    task.signal.state.lock().waiting_for = set;
+    let result = loop {
+        let queue = WaitQueue::new();
+        match queue.wait_interruptible(deadline_ns, take) {
+            Ok(info) => break Ok(info),
+            Err(Wake::TimedOut) => break Err(Errno::EAGAIN),
+            Err(Wake::Interrupted) if interrupted(task) => break Err(Errno::EINTR),
+            // A signal of `set` that another thread took meanwhile, or one that is ignored.
+            Err(Wake::Interrupted) => task.thread.clear_interrupt(),
+        }
+    };
+    task.signal.state.lock().waiting_for = 0;
+    result.or_else(|error| take().ok_or(error))
+}
+
+/// Whether there is a reason for an interruption: something to deliver, a stop, an end. The caller clears the flag if not.
+pub fn interrupted(task: &Task) -> bool {
+    task.must_exit() || deliverable(task) != 0 || task.process().stop.lock().signal.is_some()
+}
+
+/// Pending signals that the thread blocks.
+pub fn blocked_pending(task: &Task) -> SigSet {
+    let shared = task.process().signal.state.lock().pending.set();
+    (shared | task.signal.pending_set()) & task.signal.mask()
+}
+
+fn take_of(task: &Task, set: SigSet) -> Option<SigInfo> {
+    let mut info = {
+        let mut shared = task.process().signal.state.lock();
+        take_pending(&mut task.signal.state.lock(), &mut shared.pending, !set)?
+    };
+    crate::time::posix::delivered(task.process(), &mut info);
+    Some(info)
+}

@@ -1,0 +1,277 @@
+//! Timers of processes: setitimer(2), alarm(2), timer_create(2).
+//!
+//! Timers on CPU-time clocks are checked at a time of CLOCK_MONOTONIC before which they cannot be due: what is left divided
+//! by the number of virtual CPUs, at least a millisecond.
+
+use super::interval::{Interval, Setting, cyclic};
+use super::timer::Expire;
+use super::{ClockId, monotonic_ns};
+use crate::signal::{self, Queued, SIGALRM, SIGPROF, SIGVTALRM, SigInfo, Signo};
+use crate::task::{Process, Task, find_task};
+use crate::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// Most timers of a process.
+const TIMERS_MAX: usize = 1024;
+/// Shortest time between checks of a timer on a CPU-time clock, ns.
+const CHECK_NS: u64 = 1_000_000;
+/// Highest overrun count that is reported.
+const OVERRUN_MAX: u64 = i32::MAX as u64;
+
+/// Which interval timer of setitimer(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    Real = 0,
+    Virtual = 1,
+    Prof = 2,
+}
+
+/// What an expiration sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notify {
+    /// Nothing (`SIGEV_NONE`).
+    Nothing,
+    /// A signal to the process.
+    Process { signo: Signo, value: u64 },
+    /// A signal to one thread (`SIGEV_THREAD_ID`).
+    Thread { tid: i32, signo: Signo, value: u64 },
+}
+
+/// The timers of a process.
+pub struct ProcessTimers {
+    /// REAL, VIRTUAL, PROF; made when first set.
+    itimers: SpinLock<[Option<Arc<ProcessTimer>>; 3]>,
+    posix: SpinLock<BTreeMap<i32, Arc<ProcessTimer>>>,
+}
+
+impl ProcessTimers {
+    /// None.
+    pub const fn new() -> ProcessTimers {
+        ProcessTimers {
+            itimers: SpinLock::new(Rank::Leaf, [const { None }; 3]),
+            posix: SpinLock::new(Rank::Leaf, BTreeMap::new()),
+        }
+    }
+
+    /// execve(2): timer_create's timers are gone, setitimer's stay.
+    pub fn exec(&self) {
+        let timers = core::mem::take(&mut *self.posix.lock());
+        drop(timers);
+    }
+
+    /// The process ends: no timer expires any more.
+    pub fn clear(&self) {
+        self.exec();
+        let timers = core::mem::take(&mut *self.itimers.lock());
+        drop(timers);
+    }
+}
+
+impl Default for ProcessTimers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One timer of a process.
+pub struct ProcessTimer {
+    process: Weak<Process>,
+    clock: ClockId,
+    notify: Notify,
+    /// `None` for setitimer's.
+    id: Option<i32>,
+    interval: Interval,
+    /// For CPU-time clocks: the clock's value at the next expiration, 0 = disarmed; and the period.
+    cpu_deadline_ns: AtomicU64,
+    cpu_interval_ns: AtomicU64,
+    /// Expirations whose signal was still pending, since the last one was taken; and as of the last one taken.
+    overrun: AtomicU64,
+    reported: AtomicU64,
+}
+
+impl ProcessTimer {
+    fn new(process: &Arc<Process>, clock: ClockId, notify: Notify, id: Option<i32>) -> Arc<ProcessTimer> {
+        let process = Arc::downgrade(process);
+        cyclic(|interval| ProcessTimer {
+            process,
+            clock,
+            notify,
+            id,
+            interval,
+            cpu_deadline_ns: AtomicU64::new(0),
+            cpu_interval_ns: AtomicU64::new(0),
+            overrun: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
+        })
+    }
+
+    /// The setting now.
+    pub fn get(&self) -> Setting {
+        if !self.clock.is_cpu_time() {
+            return self.interval.get();
+        }
+        let deadline_ns = self.cpu_deadline_ns.load(Relaxed);
+        let now_ns = self.clock.read().unwrap_or(0);
+        let value_ns = if deadline_ns == 0 { 0 } else { deadline_ns.saturating_sub(now_ns).max(1) };
+        Setting { value_ns, interval_ns: self.cpu_interval_ns.load(Relaxed) }
+    }
+
+    /// Sets the timer: `value_ns` from now, or at that time of its clock if `absolute`; 0 disarms. Returns the old setting.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn set(&self, new: Setting, absolute: bool) -> Result<Setting> {
+        let old = self.get();
+        self.overrun.store(0, Relaxed);
+        if self.clock.is_cpu_time() {
+            let base_ns = if absolute { 0 } else { self.clock.read()? };
+            let deadline_ns = if new.value_ns == 0 { 0 } else { base_ns.saturating_add(new.value_ns) };
+            self.cpu_deadline_ns.store(deadline_ns, Relaxed);
+            self.cpu_interval_ns.store(new.interval_ns, Relaxed);
+            self.interval.set(self.next_check(), 0)?;
+        } else {
+            let deadline_ns = match new.value_ns {
+                0 => None,
+                value if absolute => Some(self.clock.to_monotonic(value)),
+                value => Some(monotonic_ns().saturating_add(value)),
+            };
+            self.interval.set(deadline_ns, new.interval_ns)?;
+        }
+        Ok(old)
+    }
+
+    /// Expirations that the last signal taken stood for, beyond one (timer_getoverrun(2)).
+    pub fn overrun(&self) -> i32 {
+        self.reported.load(Relaxed).min(OVERRUN_MAX) as i32
+    }
+
+    /// When a timer on a CPU-time clock is looked at next.
+    fn next_check(&self) -> Option<u64> {
+        let deadline_ns = self.cpu_deadline_ns.load(Relaxed);
+        if deadline_ns == 0 {
+            return None;
+        }
+        let left_ns = deadline_ns.saturating_sub(self.clock.read().ok()?);
+        let threads = u64::from(umbel_smp::cpu::count()).max(1);
+        Some(monotonic_ns().saturating_add((left_ns / threads).max(CHECK_NS)))
+    }
+
+    /// Expirations of a CPU-time clock's timer by now.
+    fn cpu_expirations(&self) -> u64 {
+        let deadline_ns = self.cpu_deadline_ns.load(Relaxed);
+        let Ok(now_ns) = self.clock.read() else { return 0 };
+        if deadline_ns == 0 || now_ns < deadline_ns {
+            return 0;
+        }
+        let interval_ns = self.cpu_interval_ns.load(Relaxed);
+        let count = (now_ns - deadline_ns).checked_div(interval_ns).map_or(1, |more| more + 1);
+        let next = if interval_ns == 0 { 0 } else { deadline_ns.saturating_add(count.saturating_mul(interval_ns)) };
+        self.cpu_deadline_ns.store(next, Relaxed);
+        count
+    }
+
+    fn send(&self, count: u64) {
+        let Some(process) = self.process.upgrade() else { return };
+        let info = |signo, value| match self.id {
+            Some(id) => SigInfo::timer(signo, id, value),
+            None => SigInfo::kernel(signo),
+        };
+        let queued = match self.notify {
+            Notify::Nothing => return,
+            Notify::Process { signo, value } => signal::queue_to_process(&process, info(signo, value)),
+            Notify::Thread { tid, signo, value } => match find_task(crate::syscall::Pid(tid)) {
+                Some(task) => signal::queue_to_task(&task, info(signo, value)),
+                None => return,
+            },
+        };
+        let missed = if queued == Ok(Queued::New) { count - 1 } else { count };
+        self.overrun.fetch_add(missed, Relaxed);
+    }
+}
+
+impl Expire for ProcessTimer {
+    fn expired(&self, now_ns: u64) {
+        let mut count = self.interval.expired(now_ns);
+        if count > 0 && self.clock.is_cpu_time() {
+            count = self.cpu_expirations();
+            let _ = self.interval.set(self.next_check(), 0);
+        }
+        if count > 0 {
+            self.send(count);
+        }
+    }
+}
+
+/// Sets an interval timer; returns the old setting.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn set_itimer(process: &Arc<Process>, which: Which, new: Setting) -> Result<Setting> {
+    let timer = {
+        let mut itimers = process.timers.itimers.lock();
+        let slot = itimers.get_mut(which as usize).ok_or(Errno::EINVAL)?;
+        slot.get_or_insert_with(|| {
+            let (clock, signo) = match which {
+                Which::Real => (ClockId::Monotonic, SIGALRM),
+                Which::Virtual => (ClockId::ProcessUser(process.pid()), SIGVTALRM),
+                Which::Prof => (ClockId::ProcessCpu(process.pid()), SIGPROF),
+            };
+            ProcessTimer::new(process, clock, Notify::Process { signo, value: 0 }, None)
+        })
+        .clone()
+    };
+    timer.set(new, false)
+}
+
+/// The setting of an interval timer.
+pub fn get_itimer(process: &Process, which: Which) -> Setting {
+    let timer = process.timers.itimers.lock().get(which as usize).cloned().flatten();
+    timer.map_or(Setting::default(), |timer| timer.get())
+}
+
+/// Makes a timer. Without `notify` it sends SIGALRM with its id as value.
+///
+/// # Errors
+/// `EAGAIN` if there are too many.
+pub fn create(task: &Arc<Task>, clock: ClockId, notify: Option<Notify>) -> Result<i32> {
+    let process = task.process();
+    let mut timers = process.timers.posix.lock();
+    if timers.len() >= TIMERS_MAX {
+        return Err(Errno::EAGAIN);
+    }
+    let free = (0..).find(|id| !timers.contains_key(id));
+    let id = free.ok_or(Errno::EAGAIN)?;
+    let notify = notify.unwrap_or(Notify::Process { signo: SIGALRM, value: id as u64 });
+    timers.insert(id, ProcessTimer::new(process, clock, notify, Some(id)));
+    Ok(id)
+}
+
+/// Timer `id` of a process.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn find(process: &Process, id: i32) -> Result<Arc<ProcessTimer>> {
+    process.timers.posix.lock().get(&id).cloned().ok_or(Errno::EINVAL)
+}
+
+/// Deletes timer `id`.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn delete(process: &Process, id: i32) -> Result<()> {
+    let removed = process.timers.posix.lock().remove(&id);
+    removed.map(drop).ok_or(Errno::EINVAL)
+}
+
+/// A signal has been taken: if a timer sent it, its overruns are counted into it.
+pub fn delivered(process: &Process, info: &mut SigInfo) {
+    let Some(id) = info.timer_id() else { return };
+    if let Ok(timer) = find(process, id) {
+        let count = timer.overrun.swap(0, Relaxed);
+        timer.reported.store(count, Relaxed);
+        info.set_overrun(timer.overrun());
+    }
+}
