@@ -65,7 +65,7 @@ fn map_image(image: &Image, kdata: &OwnedFd) -> io::Result<()> {
     }
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     map(HOT_BASE, HOT_LEN, prot, kdata, 0)?;
-    map(COLD_BASE, COLD_LEN, prot, kdata, HOT_LEN)
+    map(COLD_BASE, COLD_LEN, libc::PROT_NONE, kdata, HOT_LEN)
 }
 
 /// Maps a part of a memory file in its place, kept out of core dumps.
