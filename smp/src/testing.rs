@@ -85,3 +85,34 @@ pub fn register(_schedule: &'static dyn Schedule) {}
 pub fn schedule() -> Option<&'static dyn Schedule> {
     Some(&HostThreads)
 }
+
+/// Threads of a stress test, and what each of them repeats.
+#[cfg(all(test, not(loom)))]
+pub const THREADS: u32 = 8;
+#[cfg(all(test, not(loom)))]
+pub const ROUNDS: u32 = 2000;
+
+/// Registers this scheduler and the account of held locks.
+#[cfg(all(test, not(loom)))]
+pub fn register_all() {
+    crate::register(&HostThreads);
+    crate::lock::register_cpu_held(|| &crate::cpu::this().held);
+}
+
+/// Runs `body` in [`THREADS`] threads and waits for them.
+#[cfg(all(test, not(loom)))]
+pub fn together(body: impl Fn(u32) + Sync) {
+    register_all();
+    std::thread::scope(|scope| {
+        for index in 0..THREADS {
+            let body = &body;
+            scope.spawn(move || body(index));
+        }
+    });
+}
+
+/// CLOCK_MONOTONIC.
+#[cfg(all(test, not(loom)))]
+pub fn now_ns() -> u64 {
+    umbel_host::clock::now_ns(1)
+}

@@ -21,3 +21,6 @@ pub use rw::{RwLock, RwReadGuard, RwWriteGuard};
 pub use semaphore::Semaphore;
 pub use seq::{SeqData, SeqLock, SeqWords};
 pub use spin::{RawSpin, SpinGuard, SpinLock};
+
+#[cfg(all(test, not(loom)))]
+mod tests;

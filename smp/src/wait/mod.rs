@@ -206,3 +206,6 @@ fn try_block<R>(
     }
     Step::Blocked(schedule.block(deadline_ns))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
