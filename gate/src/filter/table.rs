@@ -37,7 +37,7 @@ pub const WHITELIST: &[Call] = &[
     checked(__NR_mmap, Check::FixedMap),          // mm: guest mappings, window
     checked(__NR_munmap, Check::Range),           // mm
     checked(__NR_mprotect, Check::Range),         // mm
-    checked(__NR_madvise, Check::Range),          // mm: collapse, prefault
+    any(__NR_madvise),                            // mm: collapse of hot steps, prefault
     checked(__NR_tgkill, Check::Signal),          // smp: interrupts
     checked(__NR_rt_sigreturn, Check::Sigreturn), // gate: end of a nested signal
     any(__NR_rt_sigprocmask),                     // gate, smp: mask at exit, teleport, idle

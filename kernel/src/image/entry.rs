@@ -31,6 +31,8 @@ extern "C" fn start(rseq: u64, rseq_len: u64, machine: u64) -> ! {
     if unsafe { zygote::adopt_boot_page() }.is_err() {
         umbel_host::process::exit(1);
     }
+    umbel_mm::heap::init(&cpu::control().boot);
+    umbel_mm::percpu::enter_slots();
     umbel_gate::init();
     slot::set_hooks(&super::hooks::HOOKS);
     let inherited =
@@ -48,10 +50,8 @@ fn image_end() -> u64 {
 
 /// First code of a virtual CPU, on its idle thread's stack.
 extern "C" fn boot(cpu: u64) -> ! {
-    if cpu == 0 {
-        super::trial::run();
-    }
-    loop {
-        let _ = (cpu::this().id(), umbel_host::futex::wait(&cpu::control().state, 1, None));
+    match cpu {
+        0 => umbel_kernel::boot::boot(),
+        _ => umbel_kernel::boot::boot_secondary(),
     }
 }

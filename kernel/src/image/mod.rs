@@ -6,4 +6,3 @@ mod heap;
 mod hooks;
 mod mem;
 mod panic;
-mod trial;
