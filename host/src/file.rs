@@ -66,11 +66,8 @@ pub fn open_beneath(dir: HostFd, name: &[u8], flags: u32) -> Result<OwnedFd, Err
     let name = CName::new(name)?;
     let beneath = uapi::RESOLVE_NO_MAGICLINKS | uapi::RESOLVE_BENEATH;
     // An O_PATH descriptor of a link itself may be wanted, and takes no flag that is about files.
-    let (more, resolve) = if flags & uapi::O_PATH != 0 {
-        (0, beneath)
-    } else {
-        (uapi::O_NOCTTY, beneath | uapi::RESOLVE_NO_SYMLINKS)
-    };
+    let (more, resolve) =
+        if flags & uapi::O_PATH != 0 { (0, beneath) } else { (uapi::O_NOCTTY, beneath | uapi::RESOLVE_NO_SYMLINKS) };
     let how = uapi::open_how {
         flags: u64::from(flags | uapi::O_NOFOLLOW | uapi::O_CLOEXEC | more),
         mode: 0,

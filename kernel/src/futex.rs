@@ -61,9 +61,8 @@ struct Bucket {
     entries: SpinLock<Entries>,
 }
 
-static TABLE: [Bucket; BUCKETS] = [const {
-    Bucket { waiters: AtomicU32::new(0), entries: SpinLock::new(Rank::Futex, VecDeque::new()) }
-}; BUCKETS];
+static TABLE: [Bucket; BUCKETS] =
+    [const { Bucket { waiters: AtomicU32::new(0), entries: SpinLock::new(Rank::Futex, VecDeque::new()) } }; BUCKETS];
 
 /// Runs operation `op` of futex(2); `timeout` is the fourth argument, an address or a number.
 ///
@@ -85,9 +84,7 @@ pub fn futex(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, add
         raw::FUTEX_WAKE_BITSET if value3 == 0 => Err(Errno::EINVAL),
         raw::FUTEX_WAKE_BITSET => Ok(wake(key(addr)?, value as usize, value3)),
         raw::FUTEX_REQUEUE => requeue(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), None),
-        raw::FUTEX_CMP_REQUEUE => {
-            requeue(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), Some(value3))
-        }
+        raw::FUTEX_CMP_REQUEUE => requeue(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), Some(value3)),
         raw::FUTEX_WAKE_OP => {
             let (first, second) = (key(addr)?, key(addr2)?);
             let again = wake_op(addr2, value3)?;
@@ -166,9 +163,7 @@ fn key_of(task: &Task, addr: u64, shared: bool) -> Result<Key> {
         return Err(Errno::EINVAL);
     }
     let space = task.space().ok_or(Errno::EFAULT)?;
-    if shared
-        && let Some((object, offset)) = space.shared_word(UserAddr(addr))?
-    {
+    if shared && let Some((object, offset)) = space.shared_word(UserAddr(addr))? {
         return Ok(Key { space: object, offset, shared: true });
     }
     Ok(Key { space: space.id(), offset: addr, shared: false })

@@ -216,9 +216,9 @@ impl FileOps for Kmsg {
         let found = match log::record_from(seq) {
             Some(record) => record,
             None if file.nonblocking() => return Err(Errno::EAGAIN),
-            None => log::readers()
-                .wait_interruptible(None, || log::record_from(seq))
-                .map_err(|_| Errno::ERESTARTSYS)?,
+            None => {
+                log::readers().wait_interruptible(None, || log::record_from(seq)).map_err(|_| Errno::ERESTARTSYS)?
+            }
         };
         let line = kmsg_line(&found);
         if line.len() > dst.remaining() {

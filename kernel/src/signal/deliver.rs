@@ -2,8 +2,8 @@
 
 use super::state::{NO_STACK, PrivateState};
 use super::*;
-use crate::task::{Task, WaitStatus, exit, ids, stop};
 use crate::syscall::Pid;
+use crate::task::{Task, WaitStatus, exit, ids, stop};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -25,6 +25,7 @@ pub mod args;
 pub mod table;
 
 pub mod cred;
+pub mod io;
 pub mod ipc;
 pub mod names;
 pub mod poll;

@@ -299,7 +299,15 @@ fn select(task: &Arc<Task>, count: i32, reads: u64, writes: u64, others: u64, ti
     select_until(task, count, [reads, writes, others], Timeout::timeval(timeout)?)
 }
 
-fn pselect6(task: &Arc<Task>, count: i32, reads: u64, writes: u64, others: u64, timeout: u64, mask: u64) -> Result<u64> {
+fn pselect6(
+    task: &Arc<Task>,
+    count: i32,
+    reads: u64,
+    writes: u64,
+    others: u64,
+    timeout: u64,
+    mask: u64,
+) -> Result<u64> {
     let timeout = Timeout::timespec(timeout)?;
     let [mask, size]: [u64; 2] = if mask == 0 { [0, 0] } else { user::read_val(UserAddr(mask))? };
     enter_mask(task, mask, size)?;

@@ -68,6 +68,7 @@ pub const LIMIT: usize = 512;
 /// The families. One line each.
 const FAMILIES: &[&[Row]] = &[
     super::cred::ROWS,
+    super::io::ROWS,
     super::ipc::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,

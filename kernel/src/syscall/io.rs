@@ -1,0 +1,530 @@
+//! System calls on descriptors: reading, writing, positions, duplicates, locks, flags.
+//!
+//! Sources: the man pages of the calls.
+
+use super::Fd;
+use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, Whence, lock};
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec;
+use umbel_abi::linux::uapi::{self as nr, *};
+use umbel_mm::io::{MAX_RW, read_iovecs};
+use umbel_mm::user::{self, UserAddr};
+
+rows! {
+    nr::__NR_read, read(fd: Fd, buf: UserAddr, count: usize) => read, Full;
+    nr::__NR_write, write(fd: Fd, buf: Text, count: usize) => write, Full;
+    nr::__NR_pread64, pread64(fd: Fd, buf: UserAddr, count: usize, offset: i64) => pread64, Full;
+    nr::__NR_pwrite64, pwrite64(fd: Fd, buf: UserAddr, count: usize, offset: i64) => pwrite64, Full;
+    nr::__NR_readv, readv(fd: Fd, iov: UserAddr, count: usize) => readv, Full;
+    nr::__NR_writev, writev(fd: Fd, iov: UserAddr, count: usize) => writev, Full;
+    nr::__NR_preadv, preadv(fd: Fd, iov: UserAddr, count: usize, offset: i64) => preadv, Full;
+    nr::__NR_pwritev, pwritev(fd: Fd, iov: UserAddr, count: usize, offset: i64) => pwritev, Full;
+    nr::__NR_preadv2, preadv2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => preadv2, Partial("RWF_NOWAIT is EOPNOTSUPP");
+    nr::__NR_pwritev2, pwritev2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => pwritev2, Partial("RWF_NOWAIT and RWF_APPEND are EOPNOTSUPP");
+    nr::__NR_lseek, lseek(fd: Fd, offset: i64, whence: u32) => lseek, Full;
+    nr::__NR_close, close(fd: Fd) => close, Full;
+    nr::__NR_close_range, close_range(first: u32, last: u32, flags: u32) => close_range, Full;
+    nr::__NR_dup, dup(fd: Fd) => dup, Full;
+    nr::__NR_dup2, dup2(fd: Fd, new: Fd) => dup2, Full;
+    nr::__NR_dup3, dup3(fd: Fd, new: Fd, flags: u32) => dup3, Full;
+    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no leases, no directory notification, no F_SETSIG");
+    nr::__NR_flock, flock(fd: Fd, operation: u32) => flock, Full;
+    nr::__NR_ioctl, ioctl(fd: Fd, request: u32, arg: u64) => ioctl, Full;
+    nr::__NR_fsync, fsync(fd: Fd) => fsync, Full;
+    nr::__NR_fdatasync, fdatasync(fd: Fd) => fsync, Full;
+    nr::__NR_ftruncate, ftruncate(fd: Fd, length: i64) => ftruncate, Full;
+    nr::__NR_fallocate, fallocate(fd: Fd, mode: u32, offset: i64, length: i64) => fallocate, Full;
+    nr::__NR_fadvise64, fadvise64(fd: Fd, offset: i64, length: i64, advice: u32) => fadvise64, Full;
+    nr::__NR_readahead, readahead(fd: Fd, offset: i64, count: usize) => readahead, Full;
+    nr::__NR_sendfile, sendfile(out: Fd, input: Fd, offset: UserAddr, count: usize) => sendfile, Full;
+    nr::__NR_copy_file_range, copy_file_range(input: Fd, in_offset: UserAddr, out: Fd, out_offset: UserAddr, count: usize, flags: u32) => copy_file_range, Full;
+}
+
+/// Bytes that sendfile(2) and copy_file_range(2) move at once.
+const CHUNK: usize = 64 << 10;
+/// `RWF_HIPRI | RWF_DSYNC | RWF_SYNC`: nothing to do for files in memory.
+const RWF_HARMLESS: u32 = 0x1 | 0x2 | 0x4;
+
+/// Memory whose text `--strace` shows: as many bytes as the next argument says.
+#[derive(Clone, Copy, Debug)]
+struct Text(UserAddr);
+
+impl super::FromArg for Text {
+    fn from_arg(raw: u64) -> Result<Self> {
+        Ok(Text(UserAddr(raw)))
+    }
+}
+
+impl super::ArgFmt for Text {
+    fn arg_fmt(&self, task: &Task, out: &mut alloc::string::String) {
+        super::args::format_user_bytes(self.0, task.user.regs().rdx, out);
+    }
+}
+
+fn file(task: &Arc<Task>, fd: Fd) -> Result<Arc<File>> {
+    let file = task.files()?.get(fd)?;
+    if file.flags().contains(OpenFlags::PATH) { Err(Errno::EBADF) } else { Ok(file) }
+}
+
+fn offset(raw: i64) -> Result<u64> {
+    u64::try_from(raw).map_err(|_| Errno::EINVAL)
+}
+
+fn user_dst(buf: UserAddr, count: usize) -> Result<IoDst<'static>> {
+    let count = count.min(MAX_RW);
+    user::access_ok(buf, count)?;
+    Ok(IoDst::user(buf, count))
+}
+
+fn user_src(buf: UserAddr, count: usize) -> Result<IoSrc<'static>> {
+    let count = count.min(MAX_RW);
+    user::access_ok(buf, count)?;
+    Ok(IoSrc::user(buf, count))
+}
+
+fn read(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize) -> Result<usize> {
+    file(task, fd)?.read(&mut user_dst(buf, count)?)
+}
+
+fn write(task: &Arc<Task>, fd: Fd, buf: Text, count: usize) -> Result<usize> {
+    file(task, fd)?.write(&mut user_src(buf.0, count)?)
+}
+
+fn pread64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
+    let at = offset(at)?;
+    seekable(&*file(task, fd)?)?.read_at(&mut user_dst(buf, count)?, at)
+}
+
+fn pwrite64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
+    let at = offset(at)?;
+    seekable(&*file(task, fd)?)?.write_at(&mut user_src(buf, count)?, at)
+}
+
+fn seekable(file: &File) -> Result<&File> {
+    if file.ops().seekable() { Ok(file) } else { Err(Errno::ESPIPE) }
+}
+
+fn readv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
+    let file = file(task, fd)?;
+    file.read(&mut IoDst::user_pieces(read_iovecs(iov, count)?))
+}
+
+fn writev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
+    let file = file(task, fd)?;
+    file.write(&mut IoSrc::user_pieces(read_iovecs(iov, count)?))
+}
+
+fn preadv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
+    let (file, at) = (file(task, fd)?, offset(at)?);
+    seekable(&file)?.read_at(&mut IoDst::user_pieces(read_iovecs(iov, count)?), at)
+}
+
+fn pwritev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
+    let (file, at) = (file(task, fd)?, offset(at)?);
+    seekable(&file)?.write_at(&mut IoSrc::user_pieces(read_iovecs(iov, count)?), at)
+}
+
+fn preadv2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {
+    rw_flags(flags)?;
+    if at == -1 { readv(task, fd, iov, count) } else { preadv(task, fd, iov, count, at) }
+}
+
+fn pwritev2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {
+    rw_flags(flags)?;
+    if at == -1 { writev(task, fd, iov, count) } else { pwritev(task, fd, iov, count, at) }
+}
+
+fn rw_flags(flags: u32) -> Result<()> {
+    if flags & !RWF_HARMLESS == 0 { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+}
+
+fn lseek(task: &Arc<Task>, fd: Fd, at: i64, whence: u32) -> Result<u64> {
+    let file = file(task, fd)?;
+    let whence = Whence::from_raw(whence).ok_or(Errno::EINVAL)?;
+    file.ops().seek(&file, whence, at)
+}
+
+fn close(task: &Arc<Task>, fd: Fd) -> Result<()> {
+    task.files()?.close(fd)
+}
+
+fn close_range(task: &Arc<Task>, first: u32, last: u32, flags: u32) -> Result<()> {
+    const UNSHARE: u32 = 2;
+    const CLOEXEC: u32 = 4;
+    if first > last || flags & !(UNSHARE | CLOEXEC) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & UNSHARE != 0 {
+        let own = task.files()?.duplicate();
+        drop(task.replace_files(Some(own)));
+    }
+    let files = task.files()?;
+    if flags & CLOEXEC != 0 {
+        files.cloexec_range(first..=last);
+    } else {
+        files.close_range(first..=last);
+    }
+    Ok(())
+}
+
+fn limit(task: &Arc<Task>) -> u64 {
+    task.process().limit(RLIMIT_NOFILE)
+}
+
+fn dup(task: &Arc<Task>, fd: Fd) -> Result<Fd> {
+    let files = task.files()?;
+    let file = files.get(fd)?;
+    files.install(file, OnExec::Keep, limit(task))
+}
+
+fn dup2(task: &Arc<Task>, fd: Fd, new: Fd) -> Result<Fd> {
+    if fd == new {
+        return task.files()?.get(fd).map(|_| new);
+    }
+    duplicate_to(task, fd, new, OnExec::Keep)
+}
+
+fn dup3(task: &Arc<Task>, fd: Fd, new: Fd, flags: u32) -> Result<Fd> {
+    if fd == new || flags & !O_CLOEXEC != 0 {
+        return Err(Errno::EINVAL);
+    }
+    duplicate_to(task, fd, new, OnExec::close_if(flags & O_CLOEXEC != 0))
+}
+
+fn duplicate_to(task: &Arc<Task>, fd: Fd, new: Fd, on_exec: OnExec) -> Result<Fd> {
+    let files = task.files()?;
+    let file = files.get(fd)?;
+    if let Some(old) = files.replace(new, file, on_exec, limit(task))? {
+        lock::release_posix(&old, &files);
+        // What flush says is lost, as in close(2)'s notes.
+        let _ = old.ops().flush(&old);
+    }
+    Ok(new)
+}
+
+fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
+    let files = task.files()?;
+    let file = files.get(fd)?;
+    let path_only = file.flags().contains(OpenFlags::PATH);
+    match command {
+        F_DUPFD | F_DUPFD_CLOEXEC => {
+            let min = usize::try_from(arg as i32).map_err(|_| Errno::EINVAL)?;
+            if min as u64 >= limit(task) {
+                return Err(Errno::EINVAL);
+            }
+            let on_exec = OnExec::close_if(command == F_DUPFD_CLOEXEC);
+            files.install_from(min, file, on_exec, limit(task)).map(|fd| fd.0 as u64)
+        }
+        F_GETFD => Ok(u64::from(files.on_exec(fd)? == OnExec::Close)),
+        F_SETFD => files.set_on_exec(fd, OnExec::close_if(arg & 1 != 0)).map(|()| 0),
+        F_GETFL => Ok(u64::from((file.flags() | OpenFlags::LARGEFILE).bits())),
+        _ if path_only => Err(Errno::EBADF),
+        F_SETFL => {
+            file.set_flags(OpenFlags::from_bits_truncate(arg as u32));
+            Ok(0)
+        }
+        F_GETOWN => Ok(i64::from(file.owner()) as u64),
+        F_SETOWN => {
+            file.set_owner(arg as i32);
+            Ok(0)
+        }
+        F_GETLK | F_OFD_GETLK => get_lock(task, &file, command, UserAddr(arg)),
+        F_SETLK | F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => set_lock(task, &file, command, UserAddr(arg)),
+        // Pipe sizes and seals belong to what is behind the file.
+        _ => file.ops().fcntl(task, &file, command, arg),
+    }
+}
+
+umbel_mm::pod! {
+    /// `struct flock` of x86-64.
+    struct FlockArg {
+        kind: i16,
+        whence: i16,
+        pad: u32,
+        start: i64,
+        len: i64,
+        pid: i32,
+        pad2: u32,
+    }
+}
+
+fn holder(task: &Arc<Task>, file: &File, command: u32) -> Result<lock::Holder> {
+    Ok(match command {
+        F_GETLK | F_SETLK | F_SETLKW => lock::posix_holder(&*task.files()?),
+        _ => lock::Holder::Description(file.id()),
+    })
+}
+
+/// First and last byte of a request.
+fn range(file: &File, request: &FlockArg) -> Result<(u64, u64)> {
+    let base = match request.whence as u32 {
+        SEEK_SET => 0,
+        SEEK_CUR => file.position() as i64,
+        SEEK_END => file.attr()?.size as i64,
+        _ => return Err(Errno::EINVAL),
+    };
+    let start = base.checked_add(request.start).ok_or(Errno::EOVERFLOW)?;
+    let (first, last) = match request.len {
+        0 => (start, lock::TO_THE_END as i64),
+        len if len > 0 => (start, start.checked_add(len - 1).ok_or(Errno::EOVERFLOW)?),
+        len => (start.checked_add(len).ok_or(Errno::EINVAL)?, start - 1),
+    };
+    Ok((offset(first)?, offset(last)?))
+}
+
+fn requested(task: &Arc<Task>, file: &File, command: u32, request: &FlockArg, mode: lock::Mode) -> Result<lock::Lock> {
+    let (first, last) = range(file, request)?;
+    let holder = holder(task, file, command)?;
+    let pid = if matches!(holder, lock::Holder::Posix(_)) { task.process().pid().0 } else { -1 };
+    if pid == -1 && request.pid != 0 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(lock::Lock { holder, mode, first, last, pid })
+}
+
+fn get_lock(task: &Arc<Task>, file: &File, command: u32, at: UserAddr) -> Result<u64> {
+    let mut request: FlockArg = user::read_val(at)?;
+    let mode = match request.kind as u32 {
+        F_RDLCK => lock::Mode::Shared,
+        F_WRLCK => lock::Mode::Exclusive,
+        _ => return Err(Errno::EINVAL),
+    };
+    match lock::conflict(file, &requested(task, file, command, &request, mode)?) {
+        None => request.kind = F_UNLCK as i16,
+        Some(other) => {
+            request.kind = if other.mode == lock::Mode::Exclusive { F_WRLCK } else { F_RDLCK } as i16;
+            request.whence = SEEK_SET as i16;
+            request.start = other.first as i64;
+            request.len = if other.last == lock::TO_THE_END { 0 } else { (other.last - other.first + 1) as i64 };
+            request.pid = other.pid;
+        }
+    }
+    user::write_val(at, &request).map(|()| 0)
+}
+
+fn set_lock(task: &Arc<Task>, file: &File, command: u32, at: UserAddr) -> Result<u64> {
+    let request: FlockArg = user::read_val(at)?;
+    let (mode, allowed) = match request.kind as u32 {
+        F_RDLCK => (lock::Mode::Shared, file.flags().readable()),
+        F_WRLCK => (lock::Mode::Exclusive, file.flags().writable()),
+        F_UNLCK => {
+            let (first, last) = range(file, &request)?;
+            lock::release(file, holder(task, file, command)?, first, last);
+            return Ok(0);
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if !allowed {
+        return Err(Errno::EBADF);
+    }
+    let wait = if matches!(command, F_SETLKW | F_OFD_SETLKW) { lock::Wait::Yes } else { lock::Wait::No };
+    lock::take(file, requested(task, file, command, &request, mode)?, wait).map(|()| 0)
+}
+
+fn flock(task: &Arc<Task>, fd: Fd, operation: u32) -> Result<()> {
+    let file = file(task, fd)?;
+    let holder = lock::Holder::Flock(file.id());
+    let mode = match operation & !LOCK_NB {
+        LOCK_SH => lock::Mode::Shared,
+        LOCK_EX => lock::Mode::Exclusive,
+        LOCK_UN => {
+            lock::release(&file, holder, 0, lock::TO_THE_END);
+            return Ok(());
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    let wait = if operation & LOCK_NB != 0 { lock::Wait::No } else { lock::Wait::Yes };
+    let whole = lock::Lock { holder, mode, first: 0, last: lock::TO_THE_END, pid: task.process().pid().0 };
+    lock::take(&file, whole, wait)
+}
+
+fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
+    const FIONCLEX: u32 = 0x5450;
+    const FIOCLEX: u32 = 0x5451;
+    const FIONBIO: u32 = 0x5421;
+    const FIOASYNC: u32 = 0x5452;
+    const FIOQSIZE: u32 = 0x5460;
+    const FIONREAD: u32 = 0x541b;
+    let file = file(task, fd)?;
+    let toggle = |flag: OpenFlags| -> Result<u64> {
+        let on = user::read_val::<i32>(UserAddr(arg))? != 0;
+        let flags = file.flags();
+        file.set_flags(if on { flags | flag } else { flags - flag });
+        Ok(0)
+    };
+    match request {
+        FIOCLEX => task.files()?.set_on_exec(fd, OnExec::Close).map(|()| 0),
+        FIONCLEX => task.files()?.set_on_exec(fd, OnExec::Keep).map(|()| 0),
+        FIONBIO => toggle(OpenFlags::NONBLOCK),
+        FIOASYNC => toggle(OpenFlags::ASYNC),
+        FIOQSIZE if file.ops().seekable() => user::write_val(UserAddr(arg), &file.attr()?.size).map(|()| 0),
+        FIONREAD if file.ops().seekable() && file.attr()?.kind == Kind::Regular => {
+            let left = file.attr()?.size.saturating_sub(file.position());
+            user::write_val(UserAddr(arg), &(left.min(i32::MAX as u64) as i32)).map(|()| 0)
+        }
+        _ => file.ops().ioctl(task, &file, request, arg),
+    }
+}
+
+fn fsync(task: &Arc<Task>, fd: Fd) -> Result<()> {
+    let file = file(task, fd)?;
+    if !file.ops().seekable() && !file.is_dir() {
+        return Err(Errno::EINVAL);
+    }
+    file.ops().fsync(&file)
+}
+
+fn ftruncate(task: &Arc<Task>, fd: Fd, length: i64) -> Result<()> {
+    let (file, length) = (file(task, fd)?, offset(length)?);
+    if !file.flags().writable() {
+        return Err(Errno::EINVAL);
+    }
+    file.ops().truncate(&file, length)
+}
+
+fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Result<()> {
+    let file = file(task, fd)?;
+    if start < 0 || length <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !file.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    start.checked_add(length).ok_or(Errno::EFBIG)?;
+    file.ops().allocate(&file, mode, start as u64, length as u64)
+}
+
+fn fadvise64(task: &Arc<Task>, fd: Fd, _offset: i64, length: i64, advice: u32) -> Result<()> {
+    /// `POSIX_FADV_NOREUSE`, the last of them.
+    const LAST_ADVICE: u32 = 5;
+    let file = file(task, fd)?;
+    if !file.ops().seekable() {
+        return Err(Errno::ESPIPE);
+    }
+    if length < 0 || advice > LAST_ADVICE { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+fn readahead(task: &Arc<Task>, fd: Fd, _offset: i64, _count: usize) -> Result<()> {
+    let file = file(task, fd)?;
+    if !file.flags().readable() {
+        return Err(Errno::EBADF);
+    }
+    if file.attr()?.kind == Kind::Regular { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Where a transfer reads or writes: at a position of its own, given and taken back by address, or the file's.
+enum Place {
+    Own(u64),
+    File,
+}
+
+impl Place {
+    fn read(at: UserAddr) -> Result<Place> {
+        if at.is_null() { Ok(Place::File) } else { offset(user::read_val(at)?).map(Place::Own) }
+    }
+
+    fn write_back(&self, at: UserAddr) -> Result<()> {
+        match self {
+            Place::Own(position) => user::write_val(at, &(*position as i64)),
+            Place::File => Ok(()),
+        }
+    }
+
+    fn input(&mut self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
+        match self {
+            Place::File => file.read(dst),
+            Place::Own(position) => {
+                let count = file.read_at(dst, *position)?;
+                *position += count as u64;
+                Ok(count)
+            }
+        }
+    }
+
+    fn output(&mut self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
+        match self {
+            Place::File => file.write(src),
+            Place::Own(position) => {
+                let count = file.write_at(src, *position)?;
+                *position += count as u64;
+                Ok(count)
+            }
+        }
+    }
+
+    /// Un-reads bytes that could not be written.
+    fn step_back(&mut self, file: &File, count: usize) {
+        match self {
+            Place::Own(position) => *position -= count as u64,
+            // A seekable file takes it; of a stream the bytes are gone, as on Linux.
+            Place::File => drop(file.ops().seek(file, Whence::Current, -(count as i64))),
+        }
+    }
+}
+
+/// Moves up to `count` bytes. An error counts only if nothing was moved.
+fn transfer(input: &File, from: &mut Place, output: &File, to: &mut Place, count: usize) -> Result<usize> {
+    let mut chunk = vec![0; CHUNK.min(count)];
+    let mut done = 0;
+    while done < count {
+        let want = chunk.len().min(count - done);
+        let got = match from.input(input, &mut IoDst::kernel(&mut chunk[..want])) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        };
+        let result = to.output(output, &mut IoSrc::kernel(&chunk[..got]));
+        let put = *result.as_ref().unwrap_or(&0);
+        done += put;
+        if put < got {
+            from.step_back(input, got - put);
+            match result {
+                Err(error) if done == 0 => return Err(error),
+                _ => break,
+            }
+        }
+    }
+    Ok(done)
+}
+
+fn sendfile(task: &Arc<Task>, out: Fd, input: Fd, at: UserAddr, count: usize) -> Result<usize> {
+    let (input, out) = (file(task, input)?, file(task, out)?);
+    if !input.flags().readable() || !out.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    if !input.ops().seekable() || out.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EINVAL);
+    }
+    let mut from = Place::read(at)?;
+    let moved = transfer(&input, &mut from, &out, &mut Place::File, count.min(MAX_RW))?;
+    from.write_back(at)?;
+    Ok(moved)
+}
+
+fn copy_file_range(
+    task: &Arc<Task>,
+    input: Fd,
+    in_at: UserAddr,
+    out: Fd,
+    out_at: UserAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
+    let (input, out) = (file(task, input)?, file(task, out)?);
+    if !input.flags().readable() || !out.flags().writable() || out.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EBADF);
+    }
+    match (input.attr()?.kind, out.attr()?.kind) {
+        (Kind::Directory, _) | (_, Kind::Directory) => return Err(Errno::EISDIR),
+        (Kind::Regular, Kind::Regular) if flags == 0 => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    let (mut from, mut to) = (Place::read(in_at)?, Place::read(out_at)?);
+    let moved = transfer(&input, &mut from, &out, &mut to, count.min(MAX_RW))?;
+    from.write_back(in_at)?;
+    to.write_back(out_at)?;
+    Ok(moved)
+}
