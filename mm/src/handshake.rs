@@ -66,7 +66,7 @@ impl View {
     /// Waits for the end of the active section in progress, if there is one.
     pub fn wait_section(&self) {
         let seen = self.section.load(Ordering::Acquire);
-        if seen % 2 == 0 || mutant("view-section-ignored") {
+        if seen.is_multiple_of(2) || mutant("view-section-ignored") {
             return;
         }
         let mut rounds = 0;

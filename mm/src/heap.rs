@@ -47,6 +47,30 @@ struct Magazine {
     count: usize,
 }
 
+impl Magazine {
+    #[inline]
+    fn pop(&mut self) -> Option<*mut Block> {
+        if self.head.is_null() {
+            return None;
+        }
+        let block = self.head;
+        // SAFETY: blocks in a magazine are free and hold a valid link.
+        self.head = unsafe { (*block).next };
+        self.count -= 1;
+        Some(block)
+    }
+
+    /// Adds a block; the count then.
+    #[inline]
+    fn push(&mut self, block: *mut Block) -> usize {
+        // SAFETY: the block is free, at least 16 bytes and aligned to 16.
+        unsafe { (*block).next = self.head };
+        self.head = block;
+        self.count += 1;
+        self.count
+    }
+}
+
 #[repr(align(64))]
 struct Stock(UnsafeCell<[Magazine; CLASSES.len()]>);
 
@@ -107,23 +131,22 @@ impl Heap {
         }
     }
 
-    fn stock(&self) -> &mut [Magazine; CLASSES.len()] {
+    /// Works on this virtual CPU's magazine of a class. `work` does not block.
+    #[inline]
+    fn with<R>(&self, class: usize, work: impl FnOnce(&mut Magazine) -> R) -> R {
         let cell = &self.stocks[percpu::cpu()].0;
-        // SAFETY: this virtual CPU's own element; callers do not block while they hold it.
-        unsafe { &mut *cell.get() }
+        // SAFETY: this virtual CPU's own element; nothing that `work` calls comes back here.
+        let stock = unsafe { &mut *cell.get() };
+        work(&mut stock[class])
     }
 
     /// From the magazine, refilled by half when empty.
+    #[inline]
     fn small(&self, class: usize) -> *mut u8 {
-        let magazine = &mut self.stock()[class];
-        let head = magazine.head;
-        if !head.is_null() {
-            // SAFETY: blocks in a magazine are free and hold a valid link.
-            magazine.head = unsafe { (*head).next };
-            magazine.count -= 1;
-            return head.cast();
+        match self.with(class, Magazine::pop) {
+            Some(block) => block.cast(),
+            None => self.refill(class),
         }
-        self.refill(class)
     }
 
     #[cold]
@@ -140,32 +163,19 @@ impl Heap {
                 break;
             };
             USED.fetch_add(layout.size() as u64, Ordering::Relaxed);
-            self.push(class, block.as_ptr().cast());
+            self.with(class, |magazine| magazine.push(block.as_ptr().cast()));
         }
         first
-    }
-
-    fn push(&self, class: usize, block: *mut Block) {
-        let magazine = &mut self.stock()[class];
-        // SAFETY: the block is free, at least 16 bytes and aligned to 16.
-        unsafe { (*block).next = magazine.head };
-        magazine.head = block;
-        magazine.count += 1;
     }
 
     #[cold]
     fn flush(&self, class: usize) {
         let layout = class_layout(class);
         let mut talc = self.talc.lock();
-        let magazine = &mut self.stock()[class];
         for _ in 0..capacity(class) / 2 {
-            let block = magazine.head;
-            if block.is_null() {
+            let Some(block) = self.with(class, Magazine::pop) else {
                 return;
-            }
-            // SAFETY: blocks in a magazine are free and hold a valid link.
-            magazine.head = unsafe { (*block).next };
-            magazine.count -= 1;
+            };
             // SAFETY: allocated from talc with this layout.
             unsafe { talc.deallocate(block.cast(), layout) };
             USED.fetch_sub(layout.size() as u64, Ordering::Relaxed);
@@ -237,11 +247,25 @@ fn populate(offset: u64, len: u64) -> bool {
 
 fn class_of(layout: Layout) -> Option<usize> {
     let size = layout.size();
-    if layout.align() > 16 || size > CLASSES[CLASSES.len() - 1] {
+    if layout.align() > 16 {
         return None;
     }
-    CLASSES.iter().position(|&class| size <= class)
+    BY_SIZE.get(size.div_ceil(16)).map(|&class| usize::from(class))
 }
+
+/// The class for a size, by units of 16 bytes.
+static BY_SIZE: [u8; 257] = {
+    let mut table = [0; 257];
+    let (mut unit, mut class) = (0, 0);
+    while unit < table.len() {
+        if unit * 16 > CLASSES[class] {
+            class += 1;
+        }
+        table[unit] = class as u8;
+        unit += 1;
+    }
+    table
+};
 
 fn class_layout(class: usize) -> Layout {
     // SAFETY: classes are small multiples of 16.
@@ -275,8 +299,8 @@ unsafe impl GlobalAlloc for Heap {
             USED.fetch_sub(layout.size() as u64, Ordering::Relaxed);
             return;
         };
-        self.push(class, block.cast());
-        if self.stock()[class].count > capacity(class) {
+        let count = self.with(class, |magazine| magazine.push(block.cast()));
+        if count > capacity(class) {
             self.flush(class);
         }
     }

@@ -132,10 +132,7 @@ impl UpdateLog {
             return CaughtUp::Already;
         }
         if behind < LOG_LEN {
-            loop {
-                let Some(change) = self.read(*applied) else {
-                    break;
-                };
+            while let Some(change) = self.read(*applied) {
                 apply(change);
                 *applied += 1;
                 if *applied == head {

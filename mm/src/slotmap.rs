@@ -17,7 +17,7 @@ static AREAS: [AtomicU32; percpu::MAX_SLOTS] = [const { AtomicU32::new(0) }; per
 
 fn check(addr: u64, len: u64) -> Result<()> {
     let end = addr.checked_add(len).ok_or(Errno::EINVAL)?;
-    if addr < USER_BOTTOM || end > USER_TOP || (addr | len) % PAGE != 0 || len == 0 {
+    if addr < USER_BOTTOM || end > USER_TOP || !(addr | len).is_multiple_of(PAGE) || len == 0 {
         return Err(Errno::EINVAL);
     }
     Ok(())

@@ -343,7 +343,7 @@ fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultRe
     // Does the run that begins further down reach up to here?
     if before > 0
         && offset >= before * PAGE
-        && object.host_run(index - before, end - start) >= before + 1
+        && object.host_run(index - before, end - start) > before
         && matches!(object.page(index - before, false), Ok(PageSource::Host { fd: same, offset: low })
             if same == fd && low + before * PAGE == offset)
     {

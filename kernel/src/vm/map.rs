@@ -42,7 +42,7 @@ pub struct MapRequest {
 
 /// Rounds a range up to pages; `EINVAL` if it is empty or misaligned, `ENOMEM` beyond guest addresses.
 pub(super) fn page_range(addr: u64, len: u64) -> Result<Range<u64>> {
-    if addr % PAGE != 0 || len == 0 {
+    if !addr.is_multiple_of(PAGE) || len == 0 {
         return Err(Errno::EINVAL);
     }
     let len = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;

@@ -24,7 +24,7 @@ impl Space {
     /// Changes the size of an area, moving it if need be; its address. With `keep` (`MREMAP_DONTUNMAP`) the old range
     /// stays, empty. Source: mremap(2).
     pub fn remap(&self, addr: UserAddr, old_len: u64, new_len: u64, how: Move, keep: bool) -> Result<UserAddr> {
-        if !addr.is_page_aligned() || new_len == 0 || old_len % PAGE != 0 && keep {
+        if !addr.is_page_aligned() || new_len == 0 || (keep && !old_len.is_multiple_of(PAGE)) {
             return Err(Errno::EINVAL);
         }
         let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
@@ -75,7 +75,7 @@ impl Space {
         doomed: &mut Doomed,
     ) -> Result<UserAddr> {
         let target = page_range(to.0, new_len).map_err(|_| Errno::EINVAL)?;
-        if target.start < old.end && old.start < target.end || target.start < USER_BOTTOM {
+        if (target.start < old.end && old.start < target.end) || target.start < USER_BOTTOM {
             return Err(Errno::EINVAL);
         }
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;

@@ -25,12 +25,12 @@ impl Pte {
 
     /// A frame that only this entry refers to, or did: writable unless a fork shared it.
     pub fn private(pfn: Pfn, write: bool) -> Pte {
-        Pte(u64::from(pfn.0) << 12 | Self::PRESENT | if write { Self::WRITE } else { 0 })
+        Pte((u64::from(pfn.0) << 12) | Self::PRESENT | if write { Self::WRITE } else { 0 })
     }
 
     /// A frame of an object that is mapped shared: never copied.
     pub fn shared(pfn: Pfn) -> Pte {
-        Pte(u64::from(pfn.0) << 12 | Self::PRESENT | Self::WRITE | Self::SHARED)
+        Pte((u64::from(pfn.0) << 12) | Self::PRESENT | Self::WRITE | Self::SHARED)
     }
 
     /// Whether there is a frame.
@@ -165,7 +165,7 @@ impl PageTable {
     pub fn absent_down_to(&self, vpn: u64, bottom: u64) -> u64 {
         let mut at = vpn;
         while at > bottom {
-            if (at % CHUNK == 0 || at == vpn) && !self.chunks.contains_key(&((at - 1) / CHUNK)) {
+            if (at.is_multiple_of(CHUNK) || at == vpn) && !self.chunks.contains_key(&((at - 1) / CHUNK)) {
                 at = ((at - 1) / CHUNK * CHUNK).max(bottom);
             } else if self.get(at - 1).is_present() {
                 break;

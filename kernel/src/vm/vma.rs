@@ -354,7 +354,7 @@ mod tests {
                 }
                 1 => {
                     set.remove(&range);
-                    (start..end).for_each(|page| drop(model.remove(&page)));
+                    model.retain(|page, _| !(start..end).contains(page));
                 }
                 _ => {
                     set.update(&range, |vma| vma.prot = prot);

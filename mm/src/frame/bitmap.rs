@@ -39,7 +39,7 @@ impl Bitmap {
     pub fn new(pages: u32) -> Self {
         let words = pages.div_ceil(64) as usize;
         let mut free = alloc::vec![u64::MAX; words];
-        if pages % 64 != 0
+        if !pages.is_multiple_of(64)
             && let Some(last) = free.last_mut()
         {
             *last = (1 << (pages % 64)) - 1;

@@ -62,7 +62,7 @@ impl UserAddr {
 
     /// Whether it is a multiple of the page size.
     pub const fn is_page_aligned(self) -> bool {
-        self.0 % PAGE == 0
+        self.0.is_multiple_of(PAGE)
     }
 }
 
@@ -198,7 +198,7 @@ pub fn clear(to: UserAddr, len: usize) -> Result<()> {
 
 /// One access to an aligned 32-bit word, faulting in as needed. `EINVAL` if misaligned, as futex(2) wants it.
 fn word_access(addr: UserAddr, write: bool, access: impl Fn(*mut u32) -> u32) -> Result<()> {
-    if addr.0 % 4 != 0 {
+    if !addr.0.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     access_ok(addr, 4)?;
@@ -227,7 +227,7 @@ pub fn store_u32(addr: UserAddr, value: u32) -> Result<()> {
 
 /// Reads an aligned word without faulting in: under a spinlock. `EFAULT` also where the page is merely absent.
 pub fn fetch_u32_nofault(addr: UserAddr) -> Result<u32> {
-    if addr.0 % 4 != 0 {
+    if !addr.0.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     access_ok(addr, 4)?;
