@@ -35,12 +35,17 @@ impl View {
         }
     }
 
-    /// Publishes the log, then looks for changes in it only afterwards.
-    pub fn publish(&self, log: &UpdateLog) {
+    /// Publishes the log, for who fences and looks at its head later: the gate's exit.
+    pub fn announce(&self, log: &UpdateLog) {
         let address = core::ptr::from_ref(log) as usize;
         if self.log.load(Ordering::Relaxed) != address {
             self.log.store(address, Ordering::Release);
         }
+    }
+
+    /// Publishes the log, then looks for changes in it only afterwards.
+    pub fn publish(&self, log: &UpdateLog) {
+        self.announce(log);
         full_fence("view-receiver-unfenced");
     }
 

@@ -145,13 +145,16 @@ pub fn barrier() {
     fence(Ordering::SeqCst);
 }
 
-/// Brings the current slot up to date with the log it is bound to, if it is.
+/// Brings the current slot up to date with the log it is bound to, if it is. Before every stay in guest mode; the gate
+/// looks at the log once more behind its full fence ([`watched`]). A slot that is not bound has nothing mapped: its first
+/// fault binds it.
 pub fn catch_up_current() {
     let state = &SLOTS[percpu::slot()];
     let log = state.log.load(Ordering::Acquire);
-    if !log.is_null() {
-        // SAFETY: a bound log belongs to the current thread's space, which `forget`s it before it goes.
-        catch_up(state, unsafe { &*log });
+    // SAFETY: a bound log belongs to the current thread's space, which `forget`s it before it goes.
+    if let Some(log) = unsafe { log.as_ref() } {
+        VIEWS[percpu::cpu()].announce(log);
+        catch_up(state, log);
     }
 }
 

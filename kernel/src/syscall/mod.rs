@@ -27,6 +27,7 @@ pub mod table;
 pub mod cred;
 pub mod io;
 pub mod ipc;
+pub mod mm;
 pub mod names;
 pub mod poll;
 pub mod prctl;

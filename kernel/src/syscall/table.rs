@@ -70,6 +70,7 @@ const FAMILIES: &[&[Row]] = &[
     super::cred::ROWS,
     super::io::ROWS,
     super::ipc::ROWS,
+    super::mm::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,
     super::process::ROWS,
