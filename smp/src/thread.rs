@@ -21,7 +21,7 @@
 //! The sticky flag [`Thread::interrupt`] lives in the same word, so an interruptible block cannot miss it.
 
 use crate::lock::{HeldLocks, Once};
-use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::*, mutant};
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 
@@ -231,6 +231,7 @@ impl Thread {
         match self.word.fetch_update(AcqRel, Acquire, next) {
             Ok(word) if word & required != required => WakeEnd::NotBlocked,
             Ok(word) if word & STATE == BLOCKED => WakeEnd::Enqueue,
+            Ok(word) if word & STATE == BLOCKING && mutant("thread-caught-enqueued") => WakeEnd::Enqueue,
             Ok(word) if word & STATE == BLOCKING => WakeEnd::Caught,
             _ => WakeEnd::NotBlocked,
         }
