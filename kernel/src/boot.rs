@@ -45,6 +45,8 @@ pub fn started_ns() -> u64 {
 /// Starts the kernel on virtual CPU 0. Never returns.
 pub fn boot() -> ! {
     let info = info();
+    umbel_mm::percpu::enter_slots();
+    umbel_mm::heap::init(info);
     umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
     time::clock::init(info.tsc_khz);
     STARTED_NS.store(time::monotonic_ns(), Relaxed);
@@ -178,7 +180,7 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
         let name = name.to_vec();
         move |errno| Failure { status, name, errno }
     };
-    let root = fs::root().map_err(fail(125, b"/"))?;
+    let root = fs::init(info()).and_then(|()| fs::root()).map_err(fail(125, b"/"))?;
     let context = FsContext::new(root.clone(), root);
     drop(init.replace_fs(Some(context.clone())));
     drop(init.replace_files(Some(Arc::new(FdTable::new()))));

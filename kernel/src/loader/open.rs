@@ -1,8 +1,10 @@
 //! Opening programs.
 
-use crate::fs::{self, File, Path};
+use crate::fs::perm::{self, Want};
+use crate::fs::walk::Follow;
+use crate::fs::{self, File, Kind, MountFlags, Name, Names, OpenFlags, Path};
 use crate::syscall::Fd;
-use crate::task::Task;
+use crate::task::{Cred, Task};
 use crate::vm::MappedFile;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -35,8 +37,40 @@ pub enum Link {
 /// # Errors
 /// As [`open_exec`].
 pub fn open_exec_at(task: &Arc<Task>, dir: Fd, name: &[u8], empty: EmptyPath, link: Link) -> Result<Arc<File>> {
-    let _ = (task, dir, name, empty, link);
-    Err(Errno::ENOSYS)
+    let context = task.fs()?;
+    let cred = task.cred();
+    let names = Names { context: &context, cred: &cred };
+    let path = match (name, empty) {
+        ([], EmptyPath::Refused) => return Err(Errno::ENOENT),
+        ([], EmptyPath::Allowed) => start(task, dir)?,
+        ([b'/', ..], _) => names.find(&Name::new(name), follow(link))?,
+        _ if dir == Fd::CWD => names.find(&Name::new(name), follow(link))?,
+        _ => names.find(&Name { start: Some(start(task, dir)?), text: name }, follow(link))?,
+    };
+    match path.inode().kind() {
+        Kind::Regular => {}
+        Kind::Symlink => return Err(Errno::ELOOP),
+        _ => return Err(Errno::EACCES),
+    }
+    if path.mount().flags().contains(MountFlags::NOEXEC) {
+        return Err(Errno::EACCES);
+    }
+    perm::check(&**path.inode(), &cred, Want::EXEC)?;
+    // Who may execute need not be allowed to read: the kernel reads.
+    let kernel = Cred::new(0, 0);
+    Names { context: &context, cred: &kernel }.open_path(path, OpenFlags::empty(), None)
+}
+
+fn follow(link: Link) -> Follow {
+    match link {
+        Link::Followed => Follow::Yes,
+        Link::Refused => Follow::No,
+    }
+}
+
+/// What the descriptor `dir` is open on.
+fn start(task: &Task, dir: Fd) -> Result<Path> {
+    task.files()?.get(dir)?.path().cloned().ok_or(Errno::EACCES)
 }
 
 /// The directory `name`.
@@ -44,8 +78,10 @@ pub fn open_exec_at(task: &Arc<Task>, dir: Fd, name: &[u8], empty: EmptyPath, li
 /// # Errors
 /// `ENOTDIR`; those of the path walk.
 pub fn find_dir(task: &Arc<Task>, name: &[u8]) -> Result<Path> {
-    let _ = (task, name);
-    Err(Errno::ENOSYS)
+    let context = task.fs()?;
+    let cred = task.cred();
+    let path = Names { context: &context, cred: &cred }.find(&Name::new(name), Follow::Yes)?;
+    if path.is_dir() { Ok(path) } else { Err(Errno::ENOTDIR) }
 }
 
 impl MappedFile for File {

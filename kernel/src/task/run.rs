@@ -29,7 +29,14 @@ pub extern "C" fn task_main(_: u64) -> ! {
 fn run(task: &Arc<Task>) {
     let strace = crate::boot::option(umbel_abi::machine::BootInfo::STRACE);
     exit_to_user(task, false);
+    let mut space = task.space();
     while !task.must_exit() {
+        if space.as_ref().map(|space| space.id()) != Some(task.thread.space.load(Relaxed)) {
+            // execve(2) took place.
+            space = task.space();
+        }
+        let Some(space) = &space else { return };
+        space.activate();
         sched::program_timer();
         let before_ns = time::monotonic_ns();
         let trap = gate::enter_user(&task.user);
