@@ -51,15 +51,15 @@ pub fn boot() -> ! {
     time::clock::init(info.tsc_khz);
     STARTED_NS.store(time::monotonic_ns(), Relaxed);
     random::seed(&info.seed);
+    sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
     sched::init();
     crate::vm::init(|| task::current().space());
     drivers::init();
     umbel_mm::frame::init(info).expect("the machine's own facts");
-    let idle = kernel_task(Pid(0), "swapper", None);
     start_init();
     READY.store(true, Release);
     vcpu::set_state(ControlState::Running);
-    sched::start_boot_thread(idle)
+    sched::exit_current()
 }
 
 /// Starts the kernel on another virtual CPU, once virtual CPU 0 is ready. Never returns.
@@ -67,7 +67,8 @@ pub fn boot_secondary() -> ! {
     while !READY.load(Acquire) {
         core::hint::spin_loop();
     }
-    sched::start_boot_thread(kernel_task(Pid(0), "swapper", None))
+    sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
+    sched::exit_current()
 }
 
 /// A kernel thread; with a body it gets a stack to run it on.

@@ -96,12 +96,11 @@ pub(super) fn current_thread() -> ThreadRef {
     current().thread.clone()
 }
 
-/// Adopts the boot context of this virtual CPU as `task`, which owns no stack that could be freed, and never returns.
-pub fn start_boot_thread(task: Arc<Task>) -> ! {
+/// Adopts the boot context of this virtual CPU as `task`, which has no stack of its own.
+pub fn adopt_boot_thread(task: Arc<Task>) {
     let (id, cpu) = this();
     task.sched.cpu.store(id, Relaxed);
     *cpu.current.lock() = Some(task);
-    exit_current()
 }
 
 /// Switches away from the running thread for ever.

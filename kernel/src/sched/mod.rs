@@ -17,7 +17,7 @@ mod idle;
 mod place;
 
 pub use cpu::{
-    current, exit_current, finish_switch, has_work, need_resched, schedule, serve_interrupts, start_boot_thread,
+    adopt_boot_thread, current, exit_current, finish_switch, has_work, need_resched, schedule, serve_interrupts,
 };
 pub use entity::{Affinity, Entity};
 pub use place::program_timer;
