@@ -1,11 +1,14 @@
 //! Device drivers: the kernel side of the machine's devices.
 //!
-//! * [`ring`]: byte rings with waiting and kicking. `console`: the standard streams and the terminal.
-//! * [`mem`]: null, zero, full, random, kmsg. `shutdown`: the orderly end that the machine asks for.
+//! * [`ring`]: byte rings with waiting and kicking. [`console`]: the standard streams and the terminal.
+//! * [`mem`]: null, zero, full, random, kmsg. [`shutdown`]: the orderly end that the machine asks for.
 //! * [`interrupt`]: called for `Mailbox::DEVICE` at the way out to guest code, when idle and in `schedule`.
 
+pub mod console;
 pub mod mem;
 pub mod ring;
+pub mod shutdown;
+mod stdio;
 
 use crate::fs::File;
 use alloc::borrow::Cow;
@@ -22,6 +25,8 @@ static LOG_OUT: Once<OutRing> = Once::new();
 pub fn init() {
     crate::log::init(control().boot.log_level);
     mem::register();
+    crate::tty::register_nodes();
+    console::init();
 }
 
 /// What has to wait for the file systems: nothing yet.
@@ -29,7 +34,7 @@ pub fn late_init() {}
 
 /// The files for descriptors 0, 1 and 2 of the first process.
 pub fn stdio() -> [Option<Arc<File>>; 3] {
-    [None, None, None]
+    core::array::from_fn(console::open_stdio)
 }
 
 /// Prints on the machine's standard error; waits for room.
@@ -60,4 +65,6 @@ pub fn for_standard_error(text: &[u8]) -> Cow<'_, [u8]> {
 /// Device interrupt: looks at all rings and wakes whoever waits for them.
 pub fn interrupt() {
     log_out().interrupt();
+    console::interrupt();
+    shutdown::look();
 }

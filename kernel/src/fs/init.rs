@@ -26,6 +26,9 @@ pub fn init(boot: &BootInfo) -> Result<()> {
     // There is one boot.
     let _ = ROOT.set(root);
     let half = boot.ram_pages / 2;
+    let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount_at(b"/proc", super::proc::new(), b"proc", strict)?;
+    mount_at(b"/sys", super::sys::new(), b"sysfs", strict)?;
     mount_at(b"/tmp", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
     mount_at(b"/dev", TmpFs::new("devtmpfs", 0o755, half), b"devtmpfs", MountFlags::NOSUID)?;
     fill_dev()?;

@@ -168,6 +168,11 @@ impl Table {
         Err(Errno::EAGAIN)
     }
 
+    /// The last id given out, for /proc/loadavg.
+    pub fn last_id(&self) -> Pid {
+        Pid(self.last)
+    }
+
     fn is_free(&self, id: i32) -> bool {
         !self.tasks.contains_key(&id)
             && !self.reserved.contains(&id)

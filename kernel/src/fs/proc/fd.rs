@@ -1,0 +1,84 @@
+//! `/proc/PID/fd` and `fdinfo`. Source: proc_pid_fd(5), proc_pid_fdinfo(5).
+
+use super::may_inspect;
+use super::process::{Subject, owned};
+use crate::fs::pseudo::{Dir, DirSource, Link, PseudoFs, Target, TextFile};
+use crate::fs::{File, InodeRef, Kind, OnExec, OpenFlags};
+use crate::syscall::Fd;
+use crate::task;
+use crate::{Errno, Result};
+use alloc::format;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// `fd`: links to the open files.
+pub fn dir(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
+    Dir::new(owned(fs, subject, 0o500), Files { fs: fs.clone(), subject, info: false })
+}
+
+/// `fdinfo`: a text file for each.
+pub fn info_dir(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
+    Dir::new(owned(fs, subject, 0o555), Files { fs: fs.clone(), subject, info: true })
+}
+
+struct Files {
+    fs: Arc<PseudoFs>,
+    subject: Subject,
+    info: bool,
+}
+
+fn file(subject: Subject, fd: Fd) -> Result<Arc<File>> {
+    subject.task()?.files()?.get(fd).map_err(|_| Errno::ENOENT)
+}
+
+impl DirSource for Files {
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        let number = if name == b"0" { Some(0) } else { super::parse_id(name).map(|id| id.0) };
+        let fd = Fd(number.ok_or(Errno::ENOENT)?);
+        let subject = self.subject;
+        may_inspect(&*subject.task().map_err(|_| Errno::ENOENT)?)?;
+        let open = file(subject, fd)?;
+        if self.info {
+            return Ok(TextFile::new(owned(&self.fs, subject, 0o444), move || info(subject, fd)));
+        }
+        let flags = open.flags();
+        let mode = 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 };
+        Ok(Link::new(owned(&self.fs, subject, mode), move || target(&*file(subject, fd)?)))
+    }
+
+    fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
+        let task = self.subject.task().map_err(|_| Errno::ENOENT)?;
+        may_inspect(&task)?;
+        let kind = if self.info { Kind::Regular } else { Kind::Symlink };
+        let base = super::process::ino(self.subject.tid) << 20;
+        for fd in task.files()?.list() {
+            let at = fd.0 as u64;
+            if at >= from && !emit(at, format!("{}", fd.0).as_bytes(), base | at, kind) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn target(file: &File) -> Result<Target> {
+    match file.path() {
+        Some(path) => {
+            let root = task::current().fs()?.root();
+            Ok(Target { text: path.display(&root), jump: Some(path.clone()) })
+        }
+        None => Ok(Target::text(file.ops().describe(file))),
+    }
+}
+
+fn info(subject: Subject, fd: Fd) -> Result<Vec<u8>> {
+    let files = subject.task()?.files()?;
+    let open = files.get(fd).map_err(|_| Errno::ENOENT)?;
+    let cloexec = files.on_exec(fd) == Ok(OnExec::Close);
+    let flags = open.flags().bits() | if cloexec { OpenFlags::CLOEXEC.bits() } else { 0 };
+    // A reader that holds the position may sleep: do not wait for it.
+    let pos = open.pos.try_lock().map_or(0, |pos| *pos);
+    let mount = open.path().map_or(0, |path| path.mount().id());
+    let ino = open.attr().map_or(0, |attr| attr.ino);
+    Ok(format!("pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n").into_bytes())
+}

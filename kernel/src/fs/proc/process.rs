@@ -1,0 +1,323 @@
+//! The directory of a process, and of each of its threads.
+
+use super::{fd, maps, may_inspect, mounts, status};
+use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
+use crate::fs::{InodeRef, Kind, Mode};
+use crate::syscall::Pid;
+use crate::task::{self, Process, Task, ids};
+use crate::{Errno, Result};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use umbel_mm::UserAddr;
+
+/// Most bytes of `cmdline` and `environ` that are shown.
+const STRINGS_MAX: u64 = 1 << 20;
+/// Inode numbers: those of a process's directory are its id above this.
+const INO_BASE: u64 = 1 << 32;
+
+/// Who a directory is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// A thread's id; the process's own for its directory.
+    pub tid: Pid,
+    /// Whether this is a directory below `task`.
+    pub thread: bool,
+}
+
+impl Subject {
+    /// The thread.
+    ///
+    /// # Errors
+    /// `ESRCH` once it is gone, or a zombie.
+    pub fn task(self) -> Result<Arc<Task>> {
+        ids::find_task(self.tid).ok_or(Errno::ESRCH)
+    }
+
+    /// The process, a zombie too.
+    ///
+    /// # Errors
+    /// `ESRCH` once it is gone.
+    pub fn process(self) -> Result<Arc<Process>> {
+        match ids::find_process(self.tid) {
+            Some(process) => Ok(process),
+            None => self.task().map(|task| task.process().clone()),
+        }
+    }
+}
+
+/// Inode number of the directory of `id`.
+pub fn ino(id: Pid) -> u64 {
+    INO_BASE + id.0 as u64
+}
+
+/// The directory `/proc/ID`.
+///
+/// # Errors
+/// `ENOENT` if there is no such process or thread.
+pub fn dir(fs: &Arc<PseudoFs>, id: Pid) -> Result<InodeRef> {
+    make(fs, Subject { tid: id, thread: false })
+}
+
+fn make(fs: &Arc<PseudoFs>, subject: Subject) -> Result<InodeRef> {
+    subject.process().map_err(|_| Errno::ENOENT)?;
+    let meta = owned(fs, subject, 0o555).numbered(ino(subject.tid));
+    Ok(Dir::new(meta, Entries { fs: fs.clone(), subject }))
+}
+
+/// Attributes of a file about `subject`: owned by whom it runs as.
+pub fn owned(fs: &Arc<PseudoFs>, subject: Subject, mode: Mode) -> Meta {
+    let meta = Meta::new(fs, mode);
+    match subject.task() {
+        Ok(task) => {
+            let cred = task.cred();
+            meta.owned(cred.euid, cred.egid)
+        }
+        Err(_) => meta,
+    }
+}
+
+/// How an entry is made.
+enum Make {
+    Text(Mode, fn(Subject) -> Result<Vec<u8>>),
+    Write(fn(Subject) -> Result<Vec<u8>>, fn(Subject, &[u8]) -> Result<()>),
+    Link(fn(Subject) -> Result<Target>),
+    Dir(fn(&Arc<PseudoFs>, Subject) -> InodeRef),
+}
+
+use Make::{Dir as D, Link as L, Text as T, Write as W};
+
+/// All entries by name.
+const ENTRIES: &[(&str, Make)] = &[
+    ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
+    ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
+    ("cmdline", T(0o444, cmdline)),
+    ("comm", W(comm, set_comm)),
+    ("coredump_filter", T(0o444, |_| Ok(b"00000033\n".to_vec()))),
+    ("cwd", L(|s| path_target(s.task()?.fs()?.cwd()))),
+    ("environ", T(0o400, environ)),
+    ("exe", L(exe)),
+    ("fd", D(fd::dir)),
+    ("fdinfo", D(fd::info_dir)),
+    ("gid_map", T(0o444, |_| Ok(ID_MAP.to_vec()))),
+    ("io", T(0o400, |_| Ok(IO.to_vec()))),
+    ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
+    ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
+    ("maps", T(0o444, |s| maps::text(&*s.task()?))),
+    ("mountinfo", T(0o444, |s| mounts::mountinfo(&*s.task()?))),
+    ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
+    ("net", D(net)),
+    ("oom_adj", W(|_| Ok(b"0\n".to_vec()), |_, text| number(text, -17, 15))),
+    ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
+    ("oom_score_adj", W(|_| Ok(b"0\n".to_vec()), |_, text| number(text, -1000, 1000))),
+    ("personality", T(0o400, personality)),
+    ("root", L(|s| path_target(s.task()?.fs()?.root()))),
+    ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
+    ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
+    ("setgroups", T(0o444, |_| Ok(b"allow\n".to_vec()))),
+    ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
+    ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
+    ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
+    ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s }))),
+    ("timerslack_ns", T(0o444, timer_slack)),
+    ("uid_map", T(0o444, |_| Ok(ID_MAP.to_vec()))),
+    ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
+];
+
+const ID_MAP: &[u8] = b"         0          0 4294967295\n";
+const IO: &[u8] = b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n";
+
+struct Entries {
+    fs: Arc<PseudoFs>,
+    subject: Subject,
+}
+
+impl Entries {
+    fn make(&self, entry: &'static Make) -> InodeRef {
+        let subject = self.subject;
+        let meta = |mode| owned(&self.fs, subject, mode);
+        match entry {
+            T(mode, generate) => TextFile::new(meta(*mode), move || generate(subject)),
+            W(generate, accept) => {
+                TextFile::writable(meta(0o644), move || generate(subject), move |text| accept(subject, text))
+            }
+            L(target) => Link::new(meta(0o777), move || {
+                may_inspect(&*subject.task()?)?;
+                target(subject)
+            }),
+            D(make) => make(&self.fs, subject),
+        }
+    }
+
+    /// A thread's directory has no threads of its own.
+    fn shown(&self) -> impl Iterator<Item = (usize, &'static (&'static str, Make))> {
+        let thread = self.subject.thread;
+        ENTRIES.iter().enumerate().filter(move |(_, (name, _))| !thread || *name != "task")
+    }
+}
+
+impl DirSource for Entries {
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        let (_, (_, entry)) = self.shown().find(|(_, (own, _))| own.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        self.subject.process().map_err(|_| Errno::ENOENT)?;
+        Ok(self.make(entry))
+    }
+
+    fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
+        self.subject.process().map_err(|_| Errno::ENOENT)?;
+        for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
+            let kind = match entry {
+                T(..) | W(..) => Kind::Regular,
+                L(_) => Kind::Symlink,
+                D(_) => Kind::Directory,
+            };
+            if !emit(index as u64, name.as_bytes(), ino(self.subject.tid) << 8 | index as u64, kind) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `/proc/PID/task`.
+struct Threads {
+    fs: Arc<PseudoFs>,
+    subject: Subject,
+}
+
+impl DirSource for Threads {
+    fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
+        let tid = super::parse_id(name).ok_or(Errno::ENOENT)?;
+        let own = self.subject.process()?.pid();
+        let belongs = ids::find_task(tid).is_some_and(|task| task.process().pid() == own);
+        if !belongs && tid != own {
+            return Err(Errno::ENOENT);
+        }
+        make(&self.fs, Subject { tid, thread: true })
+    }
+
+    fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
+        let pid = self.subject.process()?.pid();
+        let mut tids: Vec<i32> = {
+            let table = ids::table();
+            let node = table.node(pid).map_err(|_| Errno::ENOENT)?;
+            node.threads.iter().map(|thread| thread.tid().0).collect()
+        };
+        tids.sort_unstable();
+        for tid in tids {
+            let at = tid as u64;
+            if at >= from && !emit(at, format!("{tid}").as_bytes(), ino(Pid(tid)), Kind::Directory) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes `range` of the subject's memory, as much of it as is mapped.
+fn memory(subject: Subject, range: core::ops::Range<u64>) -> Result<Vec<u8>> {
+    let Some(space) = subject.task().ok().and_then(|task| task.space()) else { return Ok(Vec::new()) };
+    let len = range.end.saturating_sub(range.start).min(STRINGS_MAX) as usize;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+    bytes.resize(len, 0);
+    let count = if len == 0 { 0 } else { space.read_remote(UserAddr(range.start), &mut bytes).unwrap_or(0) };
+    bytes.truncate(count);
+    Ok(bytes)
+}
+
+/// The arguments; a program that overwrote the NUL behind them (setproctitle) shows what is there up to the next one.
+fn cmdline(subject: Subject) -> Result<Vec<u8>> {
+    let image = subject.process()?.image();
+    let bytes = memory(subject, image.args.clone())?;
+    if bytes.last().is_none_or(|last| *last == 0) {
+        return Ok(bytes);
+    }
+    let mut all = memory(subject, image.args.start..image.env.end)?;
+    if let Some(end) = all.iter().position(|byte| *byte == 0) {
+        all.truncate(end + 1);
+    }
+    Ok(all)
+}
+
+fn environ(subject: Subject) -> Result<Vec<u8>> {
+    may_inspect(&*subject.task()?)?;
+    memory(subject, subject.process()?.image().env.clone())
+}
+
+fn comm(subject: Subject) -> Result<Vec<u8>> {
+    let mut name = status::comm_of(subject);
+    name.push(b'\n');
+    Ok(name)
+}
+
+fn set_comm(subject: Subject, text: &[u8]) -> Result<()> {
+    let task = subject.task()?;
+    if task.process().pid() != task::current().process().pid() {
+        return Err(Errno::EINVAL);
+    }
+    task.set_comm(text.strip_suffix(b"\n").unwrap_or(text));
+    Ok(())
+}
+
+fn exe(subject: Subject) -> Result<Target> {
+    let image = subject.process()?.image();
+    if image.exe.is_empty() { Err(Errno::ENOENT) } else { Ok(Target::text(image.exe.clone())) }
+}
+
+fn path_target(path: crate::fs::Path) -> Result<Target> {
+    let root = task::current().fs()?.root();
+    Ok(Target { text: path.display(&root), jump: Some(path) })
+}
+
+fn personality(subject: Subject) -> Result<Vec<u8>> {
+    let value = subject.process()?.personality.load(core::sync::atomic::Ordering::Relaxed);
+    Ok(format!("{value:08x}\n").into_bytes())
+}
+
+fn timer_slack(subject: Subject) -> Result<Vec<u8>> {
+    let value = subject.task()?.timer_slack_ns.load(core::sync::atomic::Ordering::Relaxed);
+    Ok(format!("{value}\n").into_bytes())
+}
+
+/// Checks that `text` is a number within limits; the number itself changes nothing here.
+fn number(text: &[u8], min: i32, max: i32) -> Result<()> {
+    let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+    let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    if (min..=max).contains(&value) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// `/proc/PID/net`: a machine without network shows empty tables.
+fn net(fs: &Arc<PseudoFs>, _: Subject) -> InodeRef {
+    let text =
+        |text: &'static str| -> InodeRef { TextFile::new(Meta::new(fs, 0o444), move || Ok(text.as_bytes().to_vec())) };
+    let inet = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+    let dir = crate::fs::pseudo::StaticDir::new()
+        .add("dev", text(DEV))
+        .add("route", text("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"))
+        .add("tcp", text(inet))
+        .add("udp", text(inet))
+        .add("unix", text("Num       RefCount Protocol Flags    Type St Inode Path\n"));
+    Dir::new(Meta::new(fs, 0o555), dir)
+}
+
+const DEV: &str = "Inter-|   Receive                                                |  Transmit\n \
+face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_sorted_and_unique() {
+        assert!(ENTRIES.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn adjustments_have_limits() {
+        assert_eq!(number(b"-1000\n", -1000, 1000), Ok(()));
+        assert_eq!(number(b"1001", -1000, 1000), Err(Errno::EINVAL));
+        assert_eq!(number(b"x", -1000, 1000), Err(Errno::EINVAL));
+    }
+}
