@@ -167,7 +167,7 @@ pub fn enter_user(context: &UserContext) -> Trap {
         return bad_return_address();
     }
     load_bases(block, context);
-    umbel_mm::view::catch_up_current();
+    umbel_mm::view::enter_guest();
     block.watch_log();
     scrub_signal_stack(block);
     let live = block.live.load(Relaxed) == context.address();

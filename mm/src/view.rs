@@ -158,6 +158,21 @@ pub fn catch_up_current() {
     }
 }
 
+/// Before guest mode: says which log the virtual CPU is about to act on, and brings the slot up to date with it. A slot
+/// that is not bound has nothing mapped; the first fault binds it.
+pub fn enter_guest() {
+    let state = &SLOTS[percpu::slot()];
+    let log = state.log.load(Ordering::Acquire);
+    // SAFETY: as in `catch_up_current`.
+    match unsafe { log.as_ref() } {
+        Some(log) => {
+            VIEWS[percpu::cpu()].publish(log);
+            catch_up(state, log);
+        }
+        None => VIEWS[percpu::cpu()].log.store(0, Ordering::Release),
+    }
+}
+
 /// What the gate looks at once more before it leaves: the head of the log that the current slot is bound to, and the
 /// count that the slot has applied. The pointer holds until the slot is bound to another log.
 pub fn watched() -> Option<(*const AtomicU64, u64)> {

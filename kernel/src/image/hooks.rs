@@ -33,6 +33,7 @@ fn masked() {
 fn enter_space(_slot: &'static Slot, _space: u64, residue: Residue) {
     if residue == Residue::Guest {
         umbel_gate::clear_residue();
+        umbel_mm::view::recycle();
     }
 }
 
