@@ -6,7 +6,7 @@
 //!
 //! Locks: `pos` (sleeping, rank FilePosition) is held during reads and writes at the position of seekable files.
 
-use super::inode::DirSink;
+use super::inode::{DirEntry, DirSink};
 use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
 use super::{IoDst, IoSrc, Path};
 use crate::task::Task;
@@ -317,6 +317,28 @@ impl File {
             done += count;
         }
         Ok(done)
+    }
+
+    /// Lists a directory from the position on, `.` and `..` first; `root` is the caller's root directory.
+    ///
+    /// # Errors
+    /// `ENOTDIR`; `ENOENT` for a removed directory.
+    pub fn list(&self, root: &Path, sink: &mut DirSink<'_>) -> Result<()> {
+        let path = self.path.as_ref().filter(|path| path.is_dir()).ok_or(Errno::ENOTDIR)?;
+        self.require(self.flags().readable())?;
+        if path.is_deleted() {
+            return Err(Errno::ENOENT);
+        }
+        let mut pos = self.pos.lock();
+        while let Some(name) = [b".".as_slice(), b".."].get(*pos as usize) {
+            let ino = if *pos == 0 { path.attr()?.ino } else { path.parent(root).attr()?.ino };
+            if !sink(&DirEntry { name, ino, kind: Kind::Directory, next: *pos + 1 }) {
+                return Ok(());
+            }
+            *pos += 1;
+        }
+        *pos = self.ops.readdir(self, *pos, sink)?;
+        Ok(())
     }
 
     /// Attributes.

@@ -181,6 +181,45 @@ impl Attr {
             __unused: [0; 3],
         }
     }
+
+    /// For statx(2), without the mount's number.
+    pub fn to_statx(&self) -> uapi::statx {
+        let time = |time: Time| uapi::statx_timestamp { tv_sec: time.sec, tv_nsec: time.ns, __reserved: 0 };
+        let dev = Dev::decode(self.dev);
+        uapi::statx {
+            stx_mask: uapi::STATX_BASIC_STATS | uapi::STATX_BTIME,
+            stx_blksize: self.blksize,
+            stx_attributes: 0,
+            stx_nlink: self.nlink,
+            stx_uid: self.uid,
+            stx_gid: self.gid,
+            stx_mode: (self.kind.mode() | self.mode) as u16,
+            __spare0: [0],
+            stx_ino: self.ino,
+            stx_size: self.size,
+            stx_blocks: self.blocks,
+            stx_attributes_mask: 0,
+            stx_atime: time(self.atime),
+            stx_btime: time(self.btime),
+            stx_ctime: time(self.ctime),
+            stx_mtime: time(self.mtime),
+            stx_rdev_major: self.rdev.major,
+            stx_rdev_minor: self.rdev.minor,
+            stx_dev_major: dev.major,
+            stx_dev_minor: dev.minor,
+            stx_mnt_id: 0,
+            stx_dio_mem_align: 0,
+            stx_dio_offset_align: 0,
+            stx_subvol: 0,
+            stx_atomic_write_unit_min: 0,
+            stx_atomic_write_unit_max: 0,
+            stx_atomic_write_segments_max: 0,
+            stx_dio_read_offset_align: 0,
+            stx_atomic_write_unit_max_opt: 0,
+            __spare2: [0],
+            __spare3: [0; 8],
+        }
+    }
 }
 
 /// A change of attributes; `None` leaves one as it is. The caller has checked permissions.

@@ -24,7 +24,9 @@ pub mod args;
 #[macro_use]
 pub mod table;
 
+pub mod attr;
 pub mod cred;
+pub mod fs;
 pub mod io;
 pub mod ipc;
 pub mod mm;

@@ -67,7 +67,9 @@ pub const LIMIT: usize = 512;
 
 /// The families. One line each.
 const FAMILIES: &[&[Row]] = &[
+    super::attr::ROWS,
     super::cred::ROWS,
+    super::fs::ROWS,
     super::io::ROWS,
     super::ipc::ROWS,
     super::mm::ROWS,

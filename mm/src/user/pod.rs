@@ -38,6 +38,8 @@ plain!(
     uapi::flock,
     uapi::pollfd,
     uapi::stat,
+    uapi::statx,
+    uapi::statfs,
 );
 
 // SAFETY: as their elements.

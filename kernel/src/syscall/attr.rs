@@ -1,0 +1,417 @@
+//! Attributes: stat, access, modes, owners, times, sizes, extended attributes, file-system facts.
+//! Semantics: [`crate::fs`]; sources: the calls' man pages, inode(7).
+
+use super::fs::{AtFlags, Caller, path_at};
+use super::{Fd, UserStr};
+use crate::fs::{Attr, File, Kind, Mode, OpenFlags, Path, SetAttr, StatFs, Time, perm};
+use crate::task::{Cred, Task, cap};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use umbel_abi::linux::uapi;
+use umbel_abi::linux::uapi as nr;
+use umbel_mm::user::{UserAddr, read_val, write_val};
+
+rows! {
+    nr::__NR_stat, stat(path: UserStr, buf: UserAddr) => stat, Full;
+    nr::__NR_lstat, lstat(path: UserStr, buf: UserAddr) => lstat, Full;
+    nr::__NR_fstat, fstat(fd: Fd, buf: UserAddr) => fstat, Full;
+    nr::__NR_newfstatat, newfstatat(dir: Fd, path: UserStr, buf: UserAddr, flags: AtFlags) => newfstatat, Full;
+    nr::__NR_statx, statx(dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) => statx, Full;
+    nr::__NR_statfs, statfs(path: UserStr, buf: UserAddr) => statfs, Full;
+    nr::__NR_fstatfs, fstatfs(fd: Fd, buf: UserAddr) => fstatfs, Full;
+    nr::__NR_access, access(path: UserStr, mode: u32) => access, Full;
+    nr::__NR_faccessat, faccessat(dir: Fd, path: UserStr, mode: u32) => faccessat, Full;
+    nr::__NR_faccessat2, faccessat2(dir: Fd, path: UserStr, mode: u32, flags: AtFlags) => faccessat2, Full;
+    nr::__NR_chmod, chmod(path: UserStr, mode: u32) => chmod, Full;
+    nr::__NR_fchmod, fchmod(fd: Fd, mode: u32) => fchmod, Full;
+    nr::__NR_fchmodat, fchmodat(dir: Fd, path: UserStr, mode: u32) => fchmodat, Full;
+    nr::__NR_fchmodat2, fchmodat2(dir: Fd, path: UserStr, mode: u32, flags: AtFlags) => fchmodat2, Full;
+    nr::__NR_chown, chown(path: UserStr, uid: u32, gid: u32) => chown, Full;
+    nr::__NR_lchown, lchown(path: UserStr, uid: u32, gid: u32) => lchown, Full;
+    nr::__NR_fchown, fchown(fd: Fd, uid: u32, gid: u32) => fchown, Full;
+    nr::__NR_fchownat, fchownat(dir: Fd, path: UserStr, uid: u32, gid: u32, flags: AtFlags) => fchownat, Full;
+    nr::__NR_truncate, truncate(path: UserStr, size: i64) => truncate, Full;
+    nr::__NR_utime, utime(path: UserStr, times: UserAddr) => utime, Full;
+    nr::__NR_utimes, utimes(path: UserStr, times: UserAddr) => utimes, Full;
+    nr::__NR_futimesat, futimesat(dir: Fd, path: UserStr, times: UserAddr) => futimesat, Full;
+    nr::__NR_utimensat, utimensat(dir: Fd, path: UserStr, times: UserAddr, flags: AtFlags) => utimensat, Full;
+    nr::__NR_getxattr, getxattr(path: UserStr, name: UserStr, buf: UserAddr, size: u64) => getxattr, Full;
+    nr::__NR_lgetxattr, lgetxattr(path: UserStr, name: UserStr, buf: UserAddr, size: u64) => lgetxattr, Full;
+    nr::__NR_fgetxattr, fgetxattr(fd: Fd, name: UserStr, buf: UserAddr, size: u64) => fgetxattr, Full;
+    nr::__NR_listxattr, listxattr(path: UserStr, buf: UserAddr, size: u64) => listxattr, Full;
+    nr::__NR_llistxattr, llistxattr(path: UserStr, buf: UserAddr, size: u64) => llistxattr, Full;
+    nr::__NR_flistxattr, flistxattr(fd: Fd, buf: UserAddr, size: u64) => flistxattr, Full;
+    nr::__NR_setxattr, setxattr(path: UserStr, name: UserStr) => setxattr, Partial("no file system keeps them");
+    nr::__NR_lsetxattr, lsetxattr(path: UserStr, name: UserStr) => lsetxattr, Partial("no file system keeps them");
+    nr::__NR_fsetxattr, fsetxattr(fd: Fd, name: UserStr) => fsetxattr, Partial("no file system keeps them");
+    nr::__NR_removexattr, removexattr(path: UserStr, name: UserStr) => setxattr, Partial("no file system keeps them");
+    nr::__NR_lremovexattr, lremovexattr(path: UserStr, name: UserStr) => lsetxattr, Partial("no file system keeps them");
+    nr::__NR_fremovexattr, fremovexattr(fd: Fd, name: UserStr) => fsetxattr, Partial("no file system keeps them");
+}
+
+/// What a descriptor or a name stands for.
+enum Object {
+    File(Arc<File>),
+    Path(Path),
+}
+
+impl Object {
+    /// As [`path_at`]; an empty or null name with `AT_EMPTY_PATH` means the open file, which may have no name.
+    fn at(task: &Task, dir: Fd, path: UserStr, flags: AtFlags) -> Result<Object> {
+        if flags.contains(AtFlags::EMPTY_PATH) && dir != Fd::CWD && (path.0.is_null() || path.read()?.is_empty()) {
+            return task.files()?.get(dir).map(Object::File);
+        }
+        path_at(task, dir, path, flags).map(Object::Path)
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        match self {
+            Object::File(file) => file.attr(),
+            Object::Path(path) => path.attr(),
+        }
+    }
+
+    fn mount_id(&self) -> u32 {
+        match self {
+            Object::File(file) => file.path().map_or(0, |path| path.mount().id()),
+            Object::Path(path) => path.mount().id(),
+        }
+    }
+
+    /// The place, for changes. Files without a name have none.
+    fn path(self) -> Result<Path> {
+        match self {
+            Object::File(file) => file.path().cloned().ok_or(Errno::EINVAL),
+            Object::Path(path) => Ok(path),
+        }
+    }
+}
+
+const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
+const STAT_FLAGS: AtFlags = NOFOLLOW.union(AtFlags::EMPTY_PATH).union(AtFlags::NO_AUTOMOUNT);
+
+fn stat(task: &Arc<Task>, path: UserStr, buf: UserAddr) -> Result<()> {
+    newfstatat(task, Fd::CWD, path, buf, AtFlags::empty())
+}
+
+fn lstat(task: &Arc<Task>, path: UserStr, buf: UserAddr) -> Result<()> {
+    newfstatat(task, Fd::CWD, path, buf, NOFOLLOW)
+}
+
+fn fstat(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
+    write_val(buf, &task.files()?.get(fd)?.attr()?.to_stat())
+}
+
+fn newfstatat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, flags: AtFlags) -> Result<()> {
+    flags.only(STAT_FLAGS)?;
+    write_val(buf, &Object::at(task, dir, path, flags)?.attr()?.to_stat())
+}
+
+fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) -> Result<()> {
+    let sync = AtFlags::STATX_FORCE_SYNC | AtFlags::STATX_DONT_SYNC;
+    flags.only(STAT_FLAGS | sync)?;
+    if flags.contains(sync) || mask & uapi::STATX__RESERVED != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let object = Object::at(task, dir, path, flags)?;
+    let mut out = object.attr()?.to_statx();
+    out.stx_mask |= uapi::STATX_MNT_ID;
+    out.stx_mnt_id = u64::from(object.mount_id());
+    write_val(buf, &out)
+}
+
+fn statfs(task: &Arc<Task>, path: UserStr, buf: UserAddr) -> Result<()> {
+    let path = path_at(task, Fd::CWD, path, AtFlags::empty())?;
+    write_val(buf, &encode_statfs(&path.mount().fs().statfs()?, path.mount().flags().bits()))
+}
+
+fn fstatfs(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
+    let file = task.files()?.get(fd)?;
+    let flags = file.path().map_or(0, |path| path.mount().flags().bits());
+    write_val(buf, &encode_statfs(&file.ops().statfs(&file)?, flags))
+}
+
+fn encode_statfs(facts: &StatFs, flags: u32) -> uapi::statfs {
+    /// `ST_VALID`: the flags mean something.
+    const VALID: u32 = 0x20;
+    uapi::statfs {
+        f_type: i64::from(facts.magic),
+        f_bsize: i64::from(facts.block_size),
+        f_blocks: facts.blocks as i64,
+        f_bfree: facts.free as i64,
+        f_bavail: facts.free as i64,
+        f_files: facts.files as i64,
+        f_ffree: facts.files_free as i64,
+        f_fsid: uapi::__kernel_fsid_t { val: [facts.magic as i32, 0] },
+        f_namelen: 255,
+        f_frsize: i64::from(facts.block_size),
+        f_flags: i64::from(flags | VALID),
+        f_spare: [0; 4],
+    }
+}
+
+fn access(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<()> {
+    faccessat2(task, Fd::CWD, path, mode, AtFlags::empty())
+}
+
+fn faccessat(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32) -> Result<()> {
+    faccessat2(task, dir, path, mode, AtFlags::empty())
+}
+
+fn faccessat2(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32, flags: AtFlags) -> Result<()> {
+    /// `AT_EACCESS`, which shares its bit with `AT_REMOVEDIR`.
+    const EFFECTIVE: AtFlags = AtFlags::REMOVEDIR;
+    flags.only(NOFOLLOW | AtFlags::EMPTY_PATH | EFFECTIVE)?;
+    let want = perm::Want::from_bits(mode).ok_or(Errno::EINVAL)?;
+    let text = path.read()?;
+    let mut caller = Caller::new(task)?;
+    if !flags.contains(EFFECTIVE) {
+        caller.cred = real(&caller.cred);
+    }
+    let path = if text.is_empty() {
+        path_at(task, dir, path, flags)?
+    } else {
+        caller.names().find(&super::fs::name_at(task, dir, &text)?, flags.follow())?
+    };
+    perm::check(&**path.inode(), &caller.cred, want)?;
+    let special = !matches!(path.inode().kind(), Kind::Regular | Kind::Directory | Kind::Symlink);
+    if want.contains(perm::Want::WRITE) && !special { path.mount().check_writable() } else { Ok(()) }
+}
+
+/// Credentials as access(2) takes them: the real ids.
+fn real(cred: &Arc<Cred>) -> Arc<Cred> {
+    if cred.fsuid == cred.uid && cred.fsgid == cred.gid {
+        return cred.clone();
+    }
+    let effective = if cred.uid == 0 { cred.permitted } else { 0 };
+    Arc::new(Cred { fsuid: cred.uid, fsgid: cred.gid, effective, ..(**cred).clone() })
+}
+
+fn chmod(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<()> {
+    fchmodat2(task, Fd::CWD, path, mode, AtFlags::empty())
+}
+
+fn fchmod(task: &Arc<Task>, fd: Fd, mode: u32) -> Result<()> {
+    change_mode(task, &open_path(task, fd)?, mode)
+}
+
+fn fchmodat(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32) -> Result<()> {
+    fchmodat2(task, dir, path, mode, AtFlags::empty())
+}
+
+fn fchmodat2(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32, flags: AtFlags) -> Result<()> {
+    flags.only(NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    let path = Object::at(task, dir, path, flags)?.path()?;
+    if path.inode().kind() == Kind::Symlink {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    change_mode(task, &path, mode)
+}
+
+/// The place of an open file, for calls that change it: not with `O_PATH`.
+fn open_path(task: &Task, fd: Fd) -> Result<Path> {
+    let file = task.files()?.get(fd)?;
+    if file.flags().contains(OpenFlags::PATH) {
+        return Err(Errno::EBADF);
+    }
+    file.path().cloned().ok_or(Errno::EINVAL)
+}
+
+fn change_mode(task: &Task, path: &Path, mode: Mode) -> Result<()> {
+    path.mount().check_writable()?;
+    let cred = task.cred();
+    perm::check_owner(&**path.inode(), &cred)?;
+    let mut mode = mode & 0o7777;
+    if !cred.in_group(path.inode().owner()?.gid) && !cred.capable(cap::FSETID) {
+        mode &= !0o2000;
+    }
+    path.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })
+}
+
+fn chown(task: &Arc<Task>, path: UserStr, uid: u32, gid: u32) -> Result<()> {
+    fchownat(task, Fd::CWD, path, uid, gid, AtFlags::empty())
+}
+
+fn lchown(task: &Arc<Task>, path: UserStr, uid: u32, gid: u32) -> Result<()> {
+    fchownat(task, Fd::CWD, path, uid, gid, NOFOLLOW)
+}
+
+fn fchown(task: &Arc<Task>, fd: Fd, uid: u32, gid: u32) -> Result<()> {
+    change_owner(task, &open_path(task, fd)?, uid, gid)
+}
+
+fn fchownat(task: &Arc<Task>, dir: Fd, path: UserStr, uid: u32, gid: u32, flags: AtFlags) -> Result<()> {
+    flags.only(NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    change_owner(task, &Object::at(task, dir, path, flags)?.path()?, uid, gid)
+}
+
+/// Changes the owners that are not -1; takes the set-id bits of files that can be executed away.
+fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
+    path.mount().check_writable()?;
+    let cred = task.cred();
+    let owner = path.inode().owner()?;
+    let given = |id: u32| (id != u32::MAX).then_some(id);
+    let (uid, gid) = (given(uid), given(gid));
+    if !cred.capable(cap::CHOWN) {
+        let keeps = uid.is_none_or(|uid| uid == owner.uid);
+        let allowed = gid.is_none_or(|gid| gid == owner.gid || cred.in_group(gid));
+        if owner.uid != cred.fsuid || !keeps || !allowed {
+            return Err(Errno::EPERM);
+        }
+    }
+    let mut mode = owner.mode & !0o4000;
+    if owner.mode & 0o010 != 0 {
+        mode &= !0o2000;
+    }
+    let changes = path.inode().kind() == Kind::Regular && mode != owner.mode;
+    path.inode().set_attr(&SetAttr { uid, gid, mode: changes.then_some(mode), ..SetAttr::default() })
+}
+
+fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
+    let size = super::args::non_negative(size)?;
+    let path = path_at(task, Fd::CWD, path, AtFlags::empty())?;
+    match path.inode().kind() {
+        Kind::Regular => {}
+        Kind::Directory => return Err(Errno::EISDIR),
+        _ => return Err(Errno::EINVAL),
+    }
+    path.mount().check_writable()?;
+    perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    path.inode().set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })
+}
+
+/// What to set a time to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NewTime {
+    Now,
+    Keep,
+    Is(Time),
+}
+
+fn utime(task: &Arc<Task>, path: UserStr, times: UserAddr) -> Result<()> {
+    let new = if times.is_null() {
+        [NewTime::Now; 2]
+    } else {
+        read_val::<[i64; 2]>(times)?.map(|sec| NewTime::Is(Time { sec, ns: 0 }))
+    };
+    set_times(task, &path_at(task, Fd::CWD, path, AtFlags::empty())?, new)
+}
+
+fn utimes(task: &Arc<Task>, path: UserStr, times: UserAddr) -> Result<()> {
+    futimesat(task, Fd::CWD, path, times)
+}
+
+fn futimesat(task: &Arc<Task>, dir: Fd, path: UserStr, times: UserAddr) -> Result<()> {
+    let mut new = [NewTime::Now; 2];
+    if !times.is_null() {
+        let raw: [[i64; 2]; 2] = read_val(times)?;
+        for (place, [sec, us]) in new.iter_mut().zip(raw) {
+            let us = u32::try_from(us).ok().filter(|&us| us < 1_000_000).ok_or(Errno::EINVAL)?;
+            *place = NewTime::Is(Time { sec, ns: us * 1000 });
+        }
+    }
+    let flags = if path.0.is_null() { AtFlags::EMPTY_PATH } else { AtFlags::empty() };
+    set_times(task, &Object::at(task, dir, path, flags)?.path()?, new)
+}
+
+fn utimensat(task: &Arc<Task>, dir: Fd, path: UserStr, times: UserAddr, flags: AtFlags) -> Result<()> {
+    flags.only(NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    let mut new = [NewTime::Now; 2];
+    if !times.is_null() {
+        let raw: [[i64; 2]; 2] = read_val(times)?;
+        for (place, [sec, ns]) in new.iter_mut().zip(raw) {
+            *place = match u32::try_from(ns).map_err(|_| Errno::EINVAL)? {
+                uapi::UTIME_NOW => NewTime::Now,
+                uapi::UTIME_OMIT => NewTime::Keep,
+                ns if ns < 1_000_000_000 => NewTime::Is(Time { sec, ns }),
+                _ => return Err(Errno::EINVAL),
+            };
+        }
+    }
+    if new == [NewTime::Keep; 2] {
+        return Ok(());
+    }
+    // A null name stands for the descriptor itself.
+    let flags = if path.0.is_null() { flags | AtFlags::EMPTY_PATH } else { flags };
+    set_times(task, &Object::at(task, dir, path, flags)?.path()?, new)
+}
+
+fn set_times(task: &Task, path: &Path, new: [NewTime; 2]) -> Result<()> {
+    path.mount().check_writable()?;
+    let cred = task.cred();
+    if perm::check_owner(&**path.inode(), &cred).is_err() {
+        // Others who may write may set the times to now.
+        if new != [NewTime::Now; 2] {
+            return Err(Errno::EPERM);
+        }
+        perm::check(&**path.inode(), &cred, perm::Want::WRITE)?;
+    }
+    let now = Time::now();
+    let time = |new| match new {
+        NewTime::Now => Some(now),
+        NewTime::Keep => None,
+        NewTime::Is(time) => Some(time),
+    };
+    let [atime, mtime] = new.map(time);
+    path.inode().set_attr(&SetAttr { atime, mtime, ..SetAttr::default() })
+}
+
+fn getxattr(task: &Arc<Task>, path: UserStr, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
+    give_xattr(&path_at(task, Fd::CWD, path, AtFlags::empty())?, name, buf, size)
+}
+
+fn lgetxattr(task: &Arc<Task>, path: UserStr, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
+    give_xattr(&path_at(task, Fd::CWD, path, NOFOLLOW)?, name, buf, size)
+}
+
+fn fgetxattr(task: &Arc<Task>, fd: Fd, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
+    give_xattr(&open_path(task, fd)?, name, buf, size)
+}
+
+fn give_xattr(path: &Path, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
+    let name = name.read()?;
+    check_xattr_name(&name)?;
+    let value = path.inode().get_xattr(&name)?;
+    if size == 0 {
+        return Ok(value.len());
+    }
+    if value.len() as u64 > size {
+        return Err(Errno::ERANGE);
+    }
+    umbel_mm::user::copy_out(buf, &value)?;
+    Ok(value.len())
+}
+
+fn check_xattr_name(name: &[u8]) -> Result<()> {
+    if name.is_empty() || name.len() > 255 { Err(Errno::ERANGE) } else { Ok(()) }
+}
+
+fn listxattr(task: &Arc<Task>, path: UserStr, _buf: UserAddr, _size: u64) -> Result<u64> {
+    path_at(task, Fd::CWD, path, AtFlags::empty()).map(|_| 0)
+}
+
+fn llistxattr(task: &Arc<Task>, path: UserStr, _buf: UserAddr, _size: u64) -> Result<u64> {
+    path_at(task, Fd::CWD, path, NOFOLLOW).map(|_| 0)
+}
+
+fn flistxattr(task: &Arc<Task>, fd: Fd, _buf: UserAddr, _size: u64) -> Result<u64> {
+    open_path(task, fd).map(|_| 0)
+}
+
+fn setxattr(task: &Arc<Task>, path: UserStr, name: UserStr) -> Result<()> {
+    refuse_xattr(&path_at(task, Fd::CWD, path, AtFlags::empty())?, name)
+}
+
+fn lsetxattr(task: &Arc<Task>, path: UserStr, name: UserStr) -> Result<()> {
+    refuse_xattr(&path_at(task, Fd::CWD, path, NOFOLLOW)?, name)
+}
+
+fn fsetxattr(task: &Arc<Task>, fd: Fd, name: UserStr) -> Result<()> {
+    refuse_xattr(&open_path(task, fd)?, name)
+}
+
+fn refuse_xattr(path: &Path, name: UserStr) -> Result<()> {
+    check_xattr_name(&name.read()?)?;
+    path.mount().check_writable()?;
+    Err(Errno::EOPNOTSUPP)
+}

@@ -1,0 +1,439 @@
+//! Names: open, make, link, remove, rename, mount; current and root directory; listings. Semantics: [`crate::fs`].
+
+use super::{ArgFmt, Fd, FromArg, UserStr};
+use crate::fs::walk::Follow;
+use crate::fs::{
+    Dev, DirEntry, Existing, File, FsContext, Kind, Name, Names, NewNode, OnExec, OpenFlags, Path, Removal, perm,
+};
+use crate::task::{Cred, Task, cap};
+use crate::{Errno, Result};
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use umbel_abi::linux::uapi;
+use umbel_abi::linux::uapi as nr;
+use umbel_mm::user::{UserAddr, copy_out, read_val};
+
+rows! {
+    nr::__NR_open, open(path: UserStr, flags: OpenFlags, mode: u32) => open, Full;
+    nr::__NR_openat, openat(dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) => openat, Full;
+    nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Partial("no resolve flags");
+    nr::__NR_creat, creat(path: UserStr, mode: u32) => creat, Full;
+    nr::__NR_mkdir, mkdir(path: UserStr, mode: u32) => mkdir, Full;
+    nr::__NR_mkdirat, mkdirat(dir: Fd, path: UserStr, mode: u32) => mkdirat, Full;
+    nr::__NR_mknod, mknod(path: UserStr, mode: u32, dev: u64) => mknod, Full;
+    nr::__NR_mknodat, mknodat(dir: Fd, path: UserStr, mode: u32, dev: u64) => mknodat, Full;
+    nr::__NR_symlink, symlink(target: UserStr, path: UserStr) => symlink, Full;
+    nr::__NR_symlinkat, symlinkat(target: UserStr, dir: Fd, path: UserStr) => symlinkat, Full;
+    nr::__NR_link, link(old: UserStr, new: UserStr) => link, Full;
+    nr::__NR_linkat, linkat(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: AtFlags) => linkat, Full;
+    nr::__NR_unlink, unlink(path: UserStr) => unlink, Full;
+    nr::__NR_unlinkat, unlinkat(dir: Fd, path: UserStr, flags: AtFlags) => unlinkat, Full;
+    nr::__NR_rmdir, rmdir(path: UserStr) => rmdir, Full;
+    nr::__NR_rename, rename(old: UserStr, new: UserStr) => rename, Full;
+    nr::__NR_renameat, renameat(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr) => renameat, Full;
+    nr::__NR_renameat2, renameat2(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: u32) => renameat2,
+        Partial("no RENAME_WHITEOUT");
+    nr::__NR_readlink, readlink(path: UserStr, buf: UserAddr, len: i32) => readlink, Full;
+    nr::__NR_readlinkat, readlinkat(dir: Fd, path: UserStr, buf: UserAddr, len: i32) => readlinkat, Full;
+    nr::__NR_getdents, getdents(fd: Fd, buf: UserAddr, len: u32) => getdents, Full;
+    nr::__NR_getdents64, getdents64(fd: Fd, buf: UserAddr, len: u32) => getdents64, Full;
+    nr::__NR_getcwd, getcwd(buf: UserAddr, len: u64) => getcwd, Full;
+    nr::__NR_chdir, chdir(path: UserStr) => chdir, Full;
+    nr::__NR_fchdir, fchdir(fd: Fd) => fchdir, Full;
+    nr::__NR_chroot, chroot(path: UserStr) => chroot, Full;
+    nr::__NR_umask, umask(mask: u32) => umask, Full;
+    nr::__NR_mount, mount(source: UserAddr, target: UserStr, kind: UserAddr, flags: u64, data: UserAddr) => mount,
+        Partial("tmpfs, bind and remount");
+    nr::__NR_umount2, umount2(target: UserStr, flags: u32) => umount2, Full;
+}
+
+bitflags::bitflags! {
+    /// `AT_*` flags.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct AtFlags: u32 {
+        const SYMLINK_NOFOLLOW = uapi::AT_SYMLINK_NOFOLLOW;
+        /// Also `AT_EACCESS`.
+        const REMOVEDIR = uapi::AT_REMOVEDIR;
+        const SYMLINK_FOLLOW = uapi::AT_SYMLINK_FOLLOW;
+        const NO_AUTOMOUNT = uapi::AT_NO_AUTOMOUNT;
+        const EMPTY_PATH = uapi::AT_EMPTY_PATH;
+        const STATX_FORCE_SYNC = uapi::AT_STATX_FORCE_SYNC;
+        const STATX_DONT_SYNC = uapi::AT_STATX_DONT_SYNC;
+    }
+}
+
+crate::flag_args!(AtFlags);
+
+impl AtFlags {
+    /// `EINVAL` if any flag but `allowed` is set.
+    pub(super) fn only(self, allowed: AtFlags) -> Result<AtFlags> {
+        if allowed.contains(self) { Ok(self) } else { Err(Errno::EINVAL) }
+    }
+
+    /// What to do with a link at the end.
+    pub(super) fn follow(self) -> Follow {
+        if self.contains(AtFlags::SYMLINK_NOFOLLOW) { Follow::No } else { Follow::Yes }
+    }
+}
+
+impl FromArg for OpenFlags {
+    /// open(2) ignores flags that it does not know.
+    fn from_arg(raw: u64) -> Result<Self> {
+        Ok(OpenFlags::from_bits_truncate(raw as u32))
+    }
+}
+
+impl ArgFmt for OpenFlags {
+    fn arg_fmt(&self, _: &Task, out: &mut String) {
+        out.push_str(match self.bits() & uapi::O_ACCMODE {
+            uapi::O_RDONLY => "O_RDONLY",
+            uapi::O_WRONLY => "O_WRONLY",
+            _ => "O_RDWR",
+        });
+        for (name, flag) in self.iter_names() {
+            if !matches!(flag, OpenFlags::WRONLY | OpenFlags::RDWR) {
+                out.push_str("|O_");
+                out.push_str(name);
+            }
+        }
+    }
+}
+
+/// Who calls, for operations on names.
+pub(super) struct Caller {
+    pub context: Arc<FsContext>,
+    pub cred: Arc<Cred>,
+}
+
+impl Caller {
+    pub fn new(task: &Task) -> Result<Caller> {
+        Ok(Caller { context: task.fs()?, cred: task.cred() })
+    }
+
+    pub fn names(&self) -> Names<'_> {
+        Names { context: &self.context, cred: &self.cred }
+    }
+}
+
+/// The name `text` relative to `dir`, whose descriptor is looked at only if it matters.
+pub(super) fn name_at<'a>(task: &Task, dir: Fd, text: &'a [u8]) -> Result<Name<'a>> {
+    if dir == Fd::CWD || text.first() == Some(&b'/') {
+        return Ok(Name::new(text));
+    }
+    let file = task.files()?.get(dir)?;
+    let start = file.path().ok_or(Errno::ENOTDIR)?.clone();
+    Ok(Name { start: Some(start), text })
+}
+
+/// Walks to `path` relative to `dir`; with `AT_EMPTY_PATH` an empty one means `dir` itself.
+pub(super) fn path_at(task: &Task, dir: Fd, path: UserStr, flags: AtFlags) -> Result<Path> {
+    let text = path.read()?;
+    if text.is_empty() && flags.contains(AtFlags::EMPTY_PATH) {
+        if dir == Fd::CWD {
+            return Ok(task.fs()?.cwd());
+        }
+        return task.files()?.get(dir)?.path().cloned().ok_or(Errno::EBADF);
+    }
+    let caller = Caller::new(task)?;
+    caller.names().find(&name_at(task, dir, &text)?, flags.follow())
+}
+
+fn open(task: &Arc<Task>, path: UserStr, flags: OpenFlags, mode: u32) -> Result<Fd> {
+    openat(task, Fd::CWD, path, flags, mode)
+}
+
+fn creat(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<Fd> {
+    openat(task, Fd::CWD, path, OpenFlags::CREAT | OpenFlags::WRONLY | OpenFlags::TRUNC, mode)
+}
+
+fn openat(task: &Arc<Task>, dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) -> Result<Fd> {
+    let text = path.read()?;
+    let caller = Caller::new(task)?;
+    if flags.contains(OpenFlags::CREAT | OpenFlags::DIRECTORY) && !flags.contains(OpenFlags::TMPFILE) {
+        return Err(Errno::EINVAL);
+    }
+    let file = caller.names().open(&name_at(task, dir, &text)?, flags, mode, Some(task))?;
+    install(task, file, flags)
+}
+
+/// Gives `file` a descriptor.
+fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
+    let on_exec = OnExec::close_if(flags.contains(OpenFlags::CLOEXEC));
+    task.files()?.install(file, on_exec, task.process().limit(uapi::RLIMIT_NOFILE))
+}
+
+fn openat2(task: &Arc<Task>, dir: Fd, path: UserStr, how: UserAddr, size: u64) -> Result<Fd> {
+    if size < 24 {
+        return Err(Errno::EINVAL);
+    }
+    if size > 24 {
+        return Err(Errno::E2BIG);
+    }
+    let [flags, mode, resolve]: [u64; 3] = read_val(how)?;
+    let flags = u32::try_from(flags).ok().and_then(OpenFlags::from_bits).ok_or(Errno::EINVAL)?;
+    let makes = flags.contains(OpenFlags::CREAT) || flags.contains(OpenFlags::TMPFILE);
+    if resolve != 0 || mode > 0o7777 || (mode != 0 && !makes) {
+        return Err(Errno::EINVAL);
+    }
+    openat(task, dir, path, flags, mode as u32)
+}
+
+/// Makes a node at `path` relative to `dir`.
+fn make(task: &Task, dir: Fd, path: UserStr, node: impl FnOnce(&Names<'_>) -> Result<NewNode<'static>>) -> Result<()> {
+    let text = path.read()?;
+    let caller = Caller::new(task)?;
+    let names = caller.names();
+    let node = node(&names)?;
+    names.create(&name_at(task, dir, &text)?, &node).map(drop)
+}
+
+fn mkdir(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<()> {
+    mkdirat(task, Fd::CWD, path, mode)
+}
+
+fn mkdirat(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32) -> Result<()> {
+    make(task, dir, path, |names| Ok(names.node(Kind::Directory, mode & 0o1777)))
+}
+
+fn mknod(task: &Arc<Task>, path: UserStr, mode: u32, dev: u64) -> Result<()> {
+    mknodat(task, Fd::CWD, path, mode, dev)
+}
+
+fn mknodat(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32, dev: u64) -> Result<()> {
+    let kind = match mode & uapi::S_IFMT {
+        0 => Kind::Regular,
+        uapi::S_IFDIR => return Err(Errno::EPERM),
+        uapi::S_IFLNK => return Err(Errno::EINVAL),
+        _ => Kind::from_mode(mode).ok_or(Errno::EINVAL)?,
+    };
+    if matches!(kind, Kind::Char | Kind::Block) && !task.capable(cap::MKNOD) {
+        return Err(Errno::EPERM);
+    }
+    make(task, dir, path, |names| Ok(NewNode { rdev: Dev::decode(dev), ..names.node(kind, mode) }))
+}
+
+fn symlink(task: &Arc<Task>, target: UserStr, path: UserStr) -> Result<()> {
+    symlinkat(task, target, Fd::CWD, path)
+}
+
+fn symlinkat(task: &Arc<Task>, target: UserStr, dir: Fd, path: UserStr) -> Result<()> {
+    let (target, text) = (target.read()?, path.read()?);
+    if target.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let caller = Caller::new(task)?;
+    let names = caller.names();
+    let node = NewNode { target: &target, mode: 0o777, ..names.node(Kind::Symlink, 0o777) };
+    names.create(&name_at(task, dir, &text)?, &node).map(drop)
+}
+
+fn link(task: &Arc<Task>, old: UserStr, new: UserStr) -> Result<()> {
+    linkat(task, Fd::CWD, old, Fd::CWD, new, AtFlags::empty())
+}
+
+fn linkat(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: AtFlags) -> Result<()> {
+    flags.only(AtFlags::SYMLINK_FOLLOW | AtFlags::EMPTY_PATH)?;
+    if flags.contains(AtFlags::EMPTY_PATH) && !task.capable(cap::DAC_READ_SEARCH) {
+        return Err(Errno::ENOENT);
+    }
+    let follow = !flags.contains(AtFlags::SYMLINK_FOLLOW);
+    let walk_flags = if follow { flags | AtFlags::SYMLINK_NOFOLLOW } else { flags };
+    let target = path_at(task, old_dir, old, walk_flags)?;
+    let text = new.read()?;
+    let caller = Caller::new(task)?;
+    caller.names().link(&target, &name_at(task, new_dir, &text)?)
+}
+
+fn unlink(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    remove(task, Fd::CWD, path, Removal::File)
+}
+
+fn rmdir(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    remove(task, Fd::CWD, path, Removal::Directory)
+}
+
+fn unlinkat(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags) -> Result<()> {
+    let directory = flags.only(AtFlags::REMOVEDIR)?.contains(AtFlags::REMOVEDIR);
+    remove(task, dir, path, if directory { Removal::Directory } else { Removal::File })
+}
+
+fn remove(task: &Task, dir: Fd, path: UserStr, removal: Removal) -> Result<()> {
+    let text = path.read()?;
+    let caller = Caller::new(task)?;
+    caller.names().remove(&name_at(task, dir, &text)?, removal)
+}
+
+fn rename(task: &Arc<Task>, old: UserStr, new: UserStr) -> Result<()> {
+    renameat2(task, Fd::CWD, old, Fd::CWD, new, 0)
+}
+
+fn renameat(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr) -> Result<()> {
+    renameat2(task, old_dir, old, new_dir, new, 0)
+}
+
+fn renameat2(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: u32) -> Result<()> {
+    let existing = match flags {
+        0 => Existing::Replace,
+        uapi::RENAME_NOREPLACE => Existing::Refuse,
+        uapi::RENAME_EXCHANGE => Existing::Exchange,
+        _ => return Err(Errno::EINVAL),
+    };
+    let (old, new) = (old.read()?, new.read()?);
+    let caller = Caller::new(task)?;
+    caller.names().rename(&name_at(task, old_dir, &old)?, &name_at(task, new_dir, &new)?, existing)
+}
+
+fn readlink(task: &Arc<Task>, path: UserStr, buf: UserAddr, len: i32) -> Result<usize> {
+    readlinkat(task, Fd::CWD, path, buf, len)
+}
+
+fn readlinkat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, len: i32) -> Result<usize> {
+    let len = usize::try_from(len).ok().filter(|&len| len > 0).ok_or(Errno::EINVAL)?;
+    let path = path_at(task, dir, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    let text = path.inode().readlink()?;
+    let text = text.get(..len).unwrap_or(&text);
+    copy_out(buf, text)?;
+    Ok(text.len())
+}
+
+/// Encodes one directory record behind `out`.
+type Encode = fn(&mut Vec<u8>, &DirEntry<'_>);
+
+fn getdents(task: &Arc<Task>, fd: Fd, buf: UserAddr, len: u32) -> Result<usize> {
+    list(task, fd, buf, len, |out, entry| {
+        let length = (18 + entry.name.len() + 2).next_multiple_of(8);
+        let start = out.len();
+        record_head(out, entry, length);
+        out.extend_from_slice(entry.name);
+        out.resize(start + length - 1, 0);
+        out.push(entry.kind.dirent());
+    })
+}
+
+fn getdents64(task: &Arc<Task>, fd: Fd, buf: UserAddr, len: u32) -> Result<usize> {
+    list(task, fd, buf, len, |out, entry| {
+        let length = (19 + entry.name.len() + 1).next_multiple_of(8);
+        let start = out.len();
+        record_head(out, entry, length);
+        out.push(entry.kind.dirent());
+        out.extend_from_slice(entry.name);
+        out.resize(start + length, 0);
+    })
+}
+
+fn record_head(out: &mut Vec<u8>, entry: &DirEntry<'_>, length: usize) {
+    out.extend_from_slice(&entry.ino.to_ne_bytes());
+    out.extend_from_slice(&entry.next.to_ne_bytes());
+    out.extend_from_slice(&(length as u16).to_ne_bytes());
+}
+
+fn list(task: &Task, fd: Fd, buf: UserAddr, len: u32, encode: Encode) -> Result<usize> {
+    /// Bytes of records made at once.
+    const MOST: usize = 32 << 10;
+    let file = task.files()?.get(fd)?;
+    let limit = (len as usize).min(MOST);
+    let mut out = Vec::new();
+    out.try_reserve_exact(limit).map_err(|_| Errno::ENOMEM)?;
+    let mut cut = false;
+    file.list(&task.fs()?.root(), &mut |entry| {
+        let before = out.len();
+        if before + (19 + entry.name.len() + 1).next_multiple_of(8) > limit {
+            cut = true;
+            return false;
+        }
+        encode(&mut out, entry);
+        true
+    })?;
+    if out.is_empty() && cut {
+        return Err(Errno::EINVAL);
+    }
+    copy_out(buf, &out)?;
+    Ok(out.len())
+}
+
+fn getcwd(task: &Arc<Task>, buf: UserAddr, len: u64) -> Result<usize> {
+    let context = task.fs()?;
+    let cwd = context.cwd();
+    if cwd.is_deleted() {
+        return Err(Errno::ENOENT);
+    }
+    let mut text = cwd.display(&context.root());
+    text.push(0);
+    if text.len() as u64 > len {
+        return Err(Errno::ERANGE);
+    }
+    copy_out(buf, &text)?;
+    Ok(text.len())
+}
+
+/// A directory that the caller may enter.
+fn directory(task: &Task, path: UserStr) -> Result<Path> {
+    let path = path_at(task, Fd::CWD, path, AtFlags::empty())?;
+    check_enter(task, &path)?;
+    Ok(path)
+}
+
+fn check_enter(task: &Task, path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    perm::check(&**path.inode(), &task.cred(), perm::Want::EXEC)
+}
+
+fn chdir(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    let path = directory(task, path)?;
+    task.fs()?.set_cwd(path);
+    Ok(())
+}
+
+fn fchdir(task: &Arc<Task>, fd: Fd) -> Result<()> {
+    let file = task.files()?.get(fd)?;
+    let path = file.path().ok_or(Errno::ENOTDIR)?.clone();
+    check_enter(task, &path)?;
+    task.fs()?.set_cwd(path);
+    Ok(())
+}
+
+fn chroot(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    let path = directory(task, path)?;
+    if !task.capable(cap::SYS_CHROOT) {
+        return Err(Errno::EPERM);
+    }
+    task.fs()?.set_root(path);
+    Ok(())
+}
+
+fn umask(task: &Arc<Task>, mask: u32) -> Result<u32> {
+    Ok(task.fs()?.set_umask(mask))
+}
+
+fn mount(
+    task: &Arc<Task>,
+    source: UserAddr,
+    target: UserStr,
+    kind: UserAddr,
+    flags: u64,
+    data: UserAddr,
+) -> Result<()> {
+    let text = |addr: UserAddr| if addr.is_null() { Ok(Vec::new()) } else { UserStr(addr).read() };
+    let (source, kind, data) = (text(source)?, text(kind)?, text(data)?);
+    let target = path_at(task, Fd::CWD, target, AtFlags::empty())?;
+    if !task.capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let request = crate::fs::MountRequest { source: &source, kind: &kind, data: &data, flags: flags as u32 };
+    let caller = Caller::new(task)?;
+    crate::fs::mount(&caller.names(), target, &request)
+}
+
+fn umount2(task: &Arc<Task>, target: UserStr, flags: u32) -> Result<()> {
+    let nofollow = flags & uapi::UMOUNT_NOFOLLOW != 0;
+    let at = if nofollow { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+    let path = path_at(task, Fd::CWD, target, at)?;
+    if !task.capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let lazy = if flags & uapi::MNT_DETACH != 0 { crate::fs::Lazy::Yes } else { crate::fs::Lazy::No };
+    crate::fs::detach(&path, lazy)
+}
