@@ -10,7 +10,8 @@
 
 use crate::cpu;
 use crate::slot::{self, Slot};
-use crate::thread::Thread;
+use crate::thread::{Thread, ThreadRef};
+use alloc::sync::Arc;
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::*;
 
@@ -35,6 +36,18 @@ pub fn switch_to(prev: &Thread, next: &Thread) {
             }
         }
     }
+}
+
+/// As [`switch_to`], from a Dead thread, which never comes back: its stack keeps no reference to either.
+///
+/// The caller holds references elsewhere, which live until `prev` has been switched out.
+pub fn switch_away(prev: ThreadRef, next: ThreadRef) -> ! {
+    debug_assert!(Arc::strong_count(&prev) > 1 && Arc::strong_count(&next) > 1);
+    let (prev_at, next_at) = (Arc::as_ptr(&prev), Arc::as_ptr(&next));
+    drop((prev, next));
+    // SAFETY: the caller's references keep both alive until the next stack has taken over.
+    unsafe { switch_to(&*prev_at, &*next_at) };
+    unreachable!("a dead thread was switched to")
 }
 
 /// Moves the running thread to a slot of the address space `space` (execve, a kernel thread that adopts a space).

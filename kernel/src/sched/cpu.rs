@@ -190,7 +190,10 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
                 break;
             }
         }
+        account(&task, time::monotonic_ns());
         idle::wait(deadline_ns, || !thread.is_blocking());
+        // Idling on its stack is not its time.
+        task.sched.since_ns.store(time::monotonic_ns(), Relaxed);
     }
     if let Some(timer) = timer {
         timer.cancel();
@@ -269,6 +272,9 @@ fn switch((next, mut entity): (Arc<Task>, QueueEntity), why: Leave) {
     let thread = next.thread.clone();
     *cpu.departing.lock() = Some(Departing { task: prev, entity: old, why });
     *cpu.current.lock() = Some(next);
+    if why == Leave::Dies {
+        switch::switch_away(prev_thread, thread);
+    }
     switch::switch_to(&prev_thread, &thread);
     drop(prev_thread);
     drop(thread);
