@@ -66,6 +66,12 @@ pub const WHITELIST: &[Call] = &[
     any(__NR_pwrite64),                           // fs, mm
     any(__NR_preadv2),                            // fs, mm
     any(__NR_pwritev2),                           // fs, mm
+    any(__NR_read),                               // drivers: standard streams that are files, at the shared offset
+    any(__NR_write),                              // drivers
+    any(__NR_readv),                              // drivers
+    any(__NR_writev),                             // drivers
+    any(__NR_getpid),                             // smp
+    any(__NR_ftruncate),                          // mm
     any(__NR_fallocate),                          // mm: hole punching
     any(__NR_getrandom),                          // random
 ];
