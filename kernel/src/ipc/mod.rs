@@ -1,4 +1,11 @@
 //! Talking between processes: pipes, sockets, events.
 
+pub mod epoll;
+pub mod eventfd;
 pub mod pipe;
 pub mod ring;
+
+/// Registers what other subsystems call. Once, at boot.
+pub fn init() {
+    pipe::init();
+}

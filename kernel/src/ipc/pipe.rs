@@ -7,7 +7,7 @@
 //! an empty queue costs two loads. Locks: `ring` (sleeping, rank Stream), held while guest memory is copied.
 
 use super::ring::{ByteRing, PAGE};
-use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable};
+use crate::fs::{self, Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::task::{self, Task};
 use crate::{Errno, Result};
@@ -308,6 +308,22 @@ pub fn new(flags: OpenFlags) -> Result<(Arc<File>, Arc<File>)> {
     let kept = flags & OpenFlags::NONBLOCK;
     let end = |access: OpenFlags| File::anonymous(pipe.open(access), kept | access);
     Ok((end(OpenFlags::RDONLY), end(OpenFlags::WRONLY)))
+}
+
+/// Tells the file systems who opens FIFOs. Once, at boot.
+pub fn init() {
+    fs::register_fifo(|path, flags| {
+        let inode = path.inode();
+        let extra = inode.extra().ok_or(Errno::EOPNOTSUPP)?;
+        let pipe = match extra.get::<Pipe>() {
+            Some(pipe) => pipe,
+            None => {
+                let new = Pipe::new()?;
+                extra.get_or_insert(|| new)
+            }
+        };
+        open_fifo(&pipe, flags)
+    });
 }
 
 /// Opens a named FIFO: waits for the other side unless `O_NONBLOCK`.

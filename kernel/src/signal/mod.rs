@@ -9,6 +9,7 @@
 
 mod action;
 mod deliver;
+pub mod fd;
 mod frame;
 mod info;
 mod number;
@@ -31,4 +32,5 @@ pub use send::{
     send_to_pgrp, send_to_process, send_to_task, set_action,
 };
 pub use state::{FaultRegs, Private, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, Shared};
+use wait::take_of;
 pub use wait::{blocked_pending, interrupted, wait_for};

@@ -74,6 +74,7 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
             Some(task) => notify(task, signo),
             None => notify_one(&threads, signo),
         }
+        process.signal.watchers.wake_all();
     }
     Ok(queued)
 }

@@ -7,9 +7,11 @@ use super::action::Actions;
 use super::number::*;
 use super::queue::Pending;
 use super::restart::Restart;
+use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::linux::StackT;
 use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::wait::WaitQueue;
 
 /// Signals of a process: one for all its threads.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Shared {
     pub(super) state: SpinLock<SharedState>,
     /// SIGCONTs sent so far: a stop signal taken before one must not stop the process after it.
     pub(super) continues: AtomicU64,
+    /// Readers and pollers of signalfds: woken at every signal to the process or one of its threads.
+    pub(super) watchers: Arc<WaitQueue>,
 }
 
 /// See [`Shared`].
@@ -57,7 +61,7 @@ impl Shared {
 
     fn with_actions(actions: Actions) -> Shared {
         let state = SharedState { actions, pending: Pending::new() };
-        Shared { state: SpinLock::new(Rank::Signal, state), continues: AtomicU64::new(0) }
+        Shared { state: SpinLock::new(Rank::Signal, state), continues: AtomicU64::new(0), watchers: Arc::new(WaitQueue::new()) }
     }
 }
 

@@ -43,7 +43,8 @@ pub fn blocked_pending(task: &Task) -> SigSet {
     (shared | task.signal.pending_set()) & task.signal.mask()
 }
 
-fn take_of(task: &Task, set: SigSet) -> Option<SigInfo> {
+/// Takes a pending signal of `set`, blocked or not.
+pub(super) fn take_of(task: &Task, set: SigSet) -> Option<SigInfo> {
     let mut info = {
         let mut shared = task.process().signal.state.lock();
         take_pending(&mut task.signal.state.lock(), &mut shared.pending, !set)?

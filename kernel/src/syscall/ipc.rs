@@ -1,10 +1,12 @@
-//! Pipes, futexes.
+//! Pipes, futexes, eventfd, epoll.
 
 use super::Fd;
 use crate::fs::{File, OnExec, OpenFlags};
+use crate::ipc::epoll::{self, Epoll, Event};
+use crate::ipc::eventfd::{self, Take};
 use crate::ipc::pipe;
 use crate::task::Task;
-use crate::{Errno, Result, futex};
+use crate::{Errno, Result, futex, time};
 use alloc::sync::Arc;
 use linux_raw_sys::general as nr;
 use umbel_mm::user::{self, UserAddr};
@@ -12,11 +14,19 @@ use umbel_mm::user::{self, UserAddr};
 rows! {
     nr::__NR_pipe, pipe(fds: u64) => pipe, Full;
     nr::__NR_pipe2, pipe2(fds: u64, flags: u32) => pipe2, Partial("O_DIRECT is taken, packets are not kept apart");
+    nr::__NR_eventfd, eventfd(count: u32) => eventfd, Full;
+    nr::__NR_eventfd2, eventfd2(count: u32, flags: u32) => eventfd2, Full;
+    nr::__NR_epoll_create, epoll_create(size: i32) => epoll_create, Full;
+    nr::__NR_epoll_create1, epoll_create1(flags: u32) => epoll_create1, Full;
+    nr::__NR_epoll_ctl, epoll_ctl(epoll: Fd, op: u32, fd: Fd, event: u64) => epoll_ctl, Full;
+    nr::__NR_epoll_wait, epoll_wait(epoll: Fd, events: u64, max: i32, timeout_ms: i32) => epoll_wait, Full;
+    nr::__NR_epoll_pwait, epoll_pwait(epoll: Fd, events: u64, max: i32, timeout_ms: i32, mask: u64, size: u64) => epoll_pwait, Full;
+    nr::__NR_epoll_pwait2, epoll_pwait2(epoll: Fd, events: u64, max: i32, timeout: u64, mask: u64, size: u64) => epoll_pwait2, Full;
     nr::__NR_futex, futex(addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) => futex_call, Partial("no priority inheritance");
 }
 
 /// Installs a new file; `flags` has `O_CLOEXEC` or not.
-fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
+pub(super) fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
     let on_exec = OnExec::close_if(flags.contains(OpenFlags::CLOEXEC));
     task.files()?.install(file, on_exec, task.process().limit(nr::RLIMIT_NOFILE))
 }
@@ -50,4 +60,112 @@ fn pipe2(task: &Arc<Task>, fds: u64, flags: u32) -> Result<()> {
 
 fn futex_call(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) -> Result<u64> {
     futex::futex(task, addr, op, value, timeout, addr2, value3)
+}
+
+/// `EFD_SEMAPHORE`.
+const EFD_SEMAPHORE: u32 = 1;
+
+fn eventfd(task: &Arc<Task>, count: u32) -> Result<Fd> {
+    eventfd2(task, count, 0)
+}
+
+fn eventfd2(task: &Arc<Task>, count: u32, flags: u32) -> Result<Fd> {
+    let take = if flags & EFD_SEMAPHORE != 0 { Take::One } else { Take::All };
+    let flags = OpenFlags::from_bits(flags & !EFD_SEMAPHORE).ok_or(Errno::EINVAL)?;
+    if !(OpenFlags::NONBLOCK | OpenFlags::CLOEXEC).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    install(task, eventfd::new(u64::from(count), take, flags & OpenFlags::NONBLOCK), flags)
+}
+
+fn epoll_create(task: &Arc<Task>, size: i32) -> Result<Fd> {
+    if size <= 0 { Err(Errno::EINVAL) } else { epoll_create1(task, 0) }
+}
+
+fn epoll_create1(task: &Arc<Task>, flags: u32) -> Result<Fd> {
+    if flags & !OpenFlags::CLOEXEC.bits() != 0 {
+        return Err(Errno::EINVAL);
+    }
+    install(task, epoll::new(), OpenFlags::from_bits_truncate(flags))
+}
+
+fn epoll_ctl(task: &Arc<Task>, epoll: Fd, op: u32, fd: Fd, event: u64) -> Result<()> {
+    const ADD: u32 = 1;
+    const DEL: u32 = 2;
+    const MOD: u32 = 3;
+    let event = if op == DEL { Event::default() } else { read_event(event)? };
+    let instance = task.files()?.get(epoll)?;
+    let file = task.files()?.get(fd)?;
+    let instance = instance.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
+    match op {
+        ADD => instance.add(fd, &file, event),
+        DEL => instance.remove(fd, &file),
+        MOD => instance.modify(fd, &file, event),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Bytes of `struct epoll_event`, which is packed.
+const EVENT_LEN: usize = 12;
+
+fn read_event(addr: u64) -> Result<Event> {
+    let events = user::read_val(UserAddr(addr))?;
+    let data = user::read_val(UserAddr(addr.wrapping_add(4)))?;
+    Ok(Event { events, data })
+}
+
+fn epoll_wait_until(task: &Task, epoll: Fd, addr: u64, max: i32, deadline_ns: Option<u64>) -> Result<usize> {
+    const MAX: i32 = i32::MAX / EVENT_LEN as i32;
+    if !(1..=MAX).contains(&max) {
+        return Err(Errno::EINVAL);
+    }
+    let file = task.files()?.get(epoll)?;
+    let instance = file.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
+    let events = instance.wait(task, max as usize, deadline_ns)?;
+    for (index, event) in events.iter().enumerate() {
+        let at = addr.wrapping_add((index * EVENT_LEN) as u64);
+        user::write_val(UserAddr(at), &event.events)?;
+        user::write_val(UserAddr(at.wrapping_add(4)), &event.data)?;
+    }
+    Ok(events.len())
+}
+
+fn deadline_ms(timeout_ms: i32) -> Option<u64> {
+    match timeout_ms {
+        0 => Some(0),
+        1.. => Some(time::deadline_in(timeout_ms as u64 * 1_000_000)),
+        _ => None,
+    }
+}
+
+fn epoll_wait(task: &Arc<Task>, epoll: Fd, events: u64, max: i32, timeout_ms: i32) -> Result<usize> {
+    epoll_wait_until(task, epoll, events, max, deadline_ms(timeout_ms))
+}
+
+fn epoll_pwait(
+    task: &Arc<Task>,
+    epoll: Fd,
+    events: u64,
+    max: i32,
+    timeout_ms: i32,
+    mask: u64,
+    size: u64,
+) -> Result<usize> {
+    super::poll::with_mask(task, mask, size, || epoll_wait_until(task, epoll, events, max, deadline_ms(timeout_ms)))
+}
+
+fn epoll_pwait2(
+    task: &Arc<Task>,
+    epoll: Fd,
+    events: u64,
+    max: i32,
+    timeout: u64,
+    mask: u64,
+    size: u64,
+) -> Result<usize> {
+    let deadline_ns = match timeout {
+        0 => None,
+        addr => Some(time::deadline_in(time::read_timespec(addr)?)),
+    };
+    super::poll::with_mask(task, mask, size, || epoll_wait_until(task, epoll, events, max, deadline_ns))
 }

@@ -115,22 +115,18 @@ pub fn restart(task: &Arc<Task>, fds: u64, count: u64, deadline_ns: Option<u64>)
     })
 }
 
-/// Sets the call's mask, if there is one.
-fn enter_mask(task: &Arc<Task>, mask: u64, size: u64) -> Result<()> {
+/// Runs a call with its own signal mask, if `mask` is not 0. An interrupted call keeps it until its handler's frame is built.
+pub(super) fn with_mask<T>(task: &Arc<Task>, mask: u64, size: u64, call: impl FnOnce() -> Result<T>) -> Result<T> {
     if mask == 0 {
-        return Ok(());
+        return call();
     }
     if size != 8 {
         return Err(Errno::EINVAL);
     }
     let mask: SigSet = user::read_val(UserAddr(mask))?;
     signal::set_mask_for_call(task, mask);
-    Ok(())
-}
-
-/// Ends a call with a mask: an interrupted one keeps it until its handler's frame is built.
-fn leave_mask<T>(task: &Arc<Task>, result: Result<T>) -> Result<T> {
-    if !matches!(result, Err(Errno::ERESTARTNOHAND)) {
+    let result = call();
+    if !matches!(result, Err(Errno::ERESTARTNOHAND | Errno::EINTR)) {
         signal::restore_mask(task);
     }
     result
@@ -189,13 +185,11 @@ impl Timeout {
 
 fn ppoll(task: &Arc<Task>, fds: u64, count: u64, timeout: u64, mask: u64, size: u64) -> Result<u64> {
     let timeout = Timeout::timespec(timeout)?;
-    enter_mask(task, mask, size)?;
-    let result = match poll_until(task, fds, count, timeout.deadline_ns()) {
-        Ok(waited) => waited.map_err(|_| Errno::ERESTARTNOHAND),
-        Err(error) => Err(error),
-    };
-    timeout.write_rest();
-    leave_mask(task, result)
+    with_mask(task, mask, size, || {
+        let waited = poll_until(task, fds, count, timeout.deadline_ns());
+        timeout.write_rest();
+        waited?.map_err(|_| Errno::ERESTARTNOHAND)
+    })
 }
 
 /// The three sets of select(2): their addresses and the words of those given.
@@ -310,7 +304,5 @@ fn pselect6(
 ) -> Result<u64> {
     let timeout = Timeout::timespec(timeout)?;
     let [mask, size]: [u64; 2] = if mask == 0 { [0, 0] } else { user::read_val(UserAddr(mask))? };
-    enter_mask(task, mask, size)?;
-    let result = select_until(task, count, [reads, writes, others], timeout);
-    leave_mask(task, result)
+    with_mask(task, mask, size, || select_until(task, count, [reads, writes, others], timeout))
 }

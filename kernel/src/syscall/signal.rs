@@ -1,6 +1,8 @@
 //! Signals: actions, masks, waiting, sending.
 
-use super::Pid;
+use super::ipc::install;
+use super::{Fd, Pid};
+use crate::fs::OpenFlags;
 use crate::signal::{self, Action, Restart, SIGCONT, SIGSEGV, SigInfo, UNBLOCKABLE, bit, code, is_valid};
 use crate::task::{Process, Task, find_process, find_task, ids};
 use crate::{Errno, Result, futex, time};
@@ -25,6 +27,8 @@ rows! {
     nr::__NR_kill, kill(pid: i32, signo: u64) => kill, Full;
     nr::__NR_tkill, tkill(tid: Pid, signo: u64) => tkill, Full;
     nr::__NR_tgkill, tgkill(pid: Pid, tid: Pid, signo: u64) => tgkill, Full;
+    nr::__NR_signalfd, signalfd(fd: Fd, set: u64, size: u64) => signalfd, Full;
+    nr::__NR_signalfd4, signalfd4(fd: Fd, set: u64, size: u64, flags: u32) => signalfd4, Full;
     nr::__NR_pause, pause() => pause, Full;
 }
 
@@ -243,4 +247,23 @@ fn rt_tgsigqueueinfo(task: &Arc<Task>, pid: Pid, tid: Pid, signo: u64, info: u64
         signal::queue_to_task(&target, info)?;
     }
     Ok(())
+}
+
+fn signalfd(task: &Arc<Task>, fd: Fd, set: u64, size: u64) -> Result<Fd> {
+    signalfd4(task, fd, set, size, 0)
+}
+
+fn signalfd4(task: &Arc<Task>, fd: Fd, set: u64, size: u64, flags: u32) -> Result<Fd> {
+    check_size(size)?;
+    let flags = OpenFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    if !(OpenFlags::NONBLOCK | OpenFlags::CLOEXEC).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let set: SigSet = user::read_val(UserAddr(set))?;
+    if fd.0 == -1 {
+        return install(task, signal::fd::new(set, flags & OpenFlags::NONBLOCK), flags);
+    }
+    let file = task.files()?.get(fd)?;
+    file.ops_as::<signal::fd::SignalFd>().ok_or(Errno::EINVAL)?.set(set);
+    Ok(fd)
 }

@@ -35,6 +35,12 @@ pub(super) struct Node {
     _pinned: PhantomPinned,
 }
 
+// SAFETY: the links are touched only under the lock of the list that the entry is on (see the invariants); the target is Send
+// and Sync by itself.
+unsafe impl Send for Node {}
+// SAFETY: as for Send.
+unsafe impl Sync for Node {}
+
 impl Node {
     pub(super) fn new(target: Target) -> Self {
         Self {

@@ -118,6 +118,16 @@ impl WaitQueue {
         self.wake_n(usize::MAX)
     }
 
+    /// As [`Self::wake_all`], for a [`WakeTarget`]: while another queue's lock is held.
+    pub fn wake_all_nested(&self) {
+        full_fence("wait-waker-unfenced");
+        if self.len.load(Relaxed) != 0 {
+            let mut list = self.list.lock_nested();
+            list.wake(usize::MAX);
+            self.len.store(list.len(), Relaxed);
+        }
+    }
+
     /// Wakes at most `n` waiters in the order of their arrival, and whoever polls; returns how many waiters that was.
     pub fn wake_n(&self, n: usize) -> usize {
         // Pairs with the fence of `try_block`: the condition was changed before, the waiter enqueued before its test.

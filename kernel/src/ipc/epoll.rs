@@ -1,0 +1,336 @@
+//! Waiting on many files, registered once. Source: epoll(7).
+//!
+//! An [`Epoll`] keeps an [`Item`] for each file. A wake-up on one of the file's queues only raises the item's flag and wakes
+//! the instance ([`Hook`], called under that queue's lock); whoever waits looks at the files with a raised flag. A
+//! level-triggered item that has found something keeps its flag, so it is looked at again; an edge-triggered one does not.
+//!
+//! Items do not keep files open: they hold weak references and are dropped when found dead.
+//! Locks: `items` (rank `Epoll`), not held while files are looked at.
+
+use crate::fs::{File, FileOps, Kind, OpenFlags, PollEvents, PollTable};
+use crate::syscall::Fd;
+use crate::task::Task;
+use crate::{Errno, Result, signal, time};
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
+
+/// `EPOLLET`, `EPOLLONESHOT`, `EPOLLWAKEUP`, `EPOLLEXCLUSIVE`.
+const EDGE: u32 = 1 << 31;
+const ONESHOT: u32 = 1 << 30;
+const OPTIONS: u32 = 0xf << 28;
+/// Deepest nesting of instances.
+const DEPTH_MAX: u32 = 5;
+
+/// A registration of interest, and what it returns: `struct epoll_event`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    pub events: u32,
+    pub data: u64,
+}
+
+/// What a file's queues call.
+#[derive(Debug)]
+struct Hook {
+    raised: AtomicBool,
+    queue: Arc<WaitQueue>,
+}
+
+impl WakeTarget for Hook {
+    fn woken(&self) {
+        self.raised.store(true, Release);
+        self.queue.wake_all_nested();
+    }
+}
+
+struct Item {
+    file: Weak<File>,
+    hook: Arc<Hook>,
+    /// Interest and options; 0 = disabled by ONESHOT.
+    events: AtomicU32,
+    data: AtomicU64,
+    /// Registrations on the file's queues: dropped with the item.
+    _table: PollTable,
+}
+
+impl Item {
+    /// What the file shows of the interest.
+    fn look(&self) -> PollEvents {
+        let wanted = self.events.load(Acquire);
+        match self.file.upgrade() {
+            Some(file) if wanted & !OPTIONS != 0 => {
+                let always = PollEvents::ERR | PollEvents::HUP;
+                file.poll(None) & (PollEvents::from_bits_truncate(wanted) | always)
+            }
+            _ => PollEvents::empty(),
+        }
+    }
+
+    /// Takes what the item has found, once for edges.
+    fn take(&self) -> Option<Event> {
+        if !self.hook.raised.swap(false, AcqRel) {
+            return None;
+        }
+        let found = self.look();
+        if found.is_empty() {
+            return None;
+        }
+        let options = self.events.load(Acquire);
+        if options & ONESHOT != 0 {
+            self.events.store(options & OPTIONS, Release);
+        } else if options & EDGE == 0 {
+            self.hook.raised.store(true, Release);
+        }
+        Some(Event { events: found.bits(), data: self.data.load(Relaxed) })
+    }
+}
+
+/// Descriptor and file: a descriptor may be registered again for another file.
+type Key = (i32, u64);
+
+/// An instance.
+pub struct Epoll {
+    items: SpinLock<BTreeMap<Key, Arc<Item>>>,
+    queue: Arc<WaitQueue>,
+    /// Where the next look begins, so that busy files do not starve others.
+    next: AtomicU32,
+}
+
+impl Epoll {
+    fn list(&self) -> Vec<Arc<Item>> {
+        self.items.lock().values().cloned().collect()
+    }
+
+    /// Registers `file` as `fd`.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EPERM` for files that are always ready, `ELOOP`, `ENOMEM`.
+    pub fn add(&self, fd: Fd, file: &Arc<File>, event: Event) -> Result<()> {
+        if file.inode().is_some_and(|inode| matches!(inode.kind(), Kind::Regular | Kind::Directory)) {
+            return Err(Errno::EPERM);
+        }
+        if let Some(inner) = file.ops_as::<Epoll>() {
+            inner.check_nesting(self, 1)?;
+        }
+        let key = (fd.0, file.id());
+        if self.items.lock().contains_key(&key) {
+            return Err(Errno::EEXIST);
+        }
+        let hook = Arc::new(Hook { raised: AtomicBool::new(true), queue: self.queue.clone() });
+        let mut table = PollTable::for_target(hook.clone());
+        file.poll(Some(&mut table));
+        let item = Item {
+            file: Arc::downgrade(file),
+            hook,
+            events: AtomicU32::new(event.events),
+            data: AtomicU64::new(event.data),
+            _table: table,
+        };
+        let (old, dead) = {
+            let mut items = self.items.lock();
+            let dead = take_dead(&mut items);
+            (items.insert(key, Arc::new(item)), dead)
+        };
+        // Their registrations are taken off other queues: not under a lock.
+        drop((old, dead));
+        self.queue.wake_all();
+        Ok(())
+    }
+
+    /// Changes a registration.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn modify(&self, fd: Fd, file: &File, event: Event) -> Result<()> {
+        let item = self.items.lock().get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
+        item.data.store(event.data, Relaxed);
+        item.events.store(event.events, Release);
+        item.hook.raised.store(true, Release);
+        self.queue.wake_all();
+        Ok(())
+    }
+
+    /// Removes a registration.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn remove(&self, fd: Fd, file: &File) -> Result<()> {
+        let removed = self.items.lock().remove(&(fd.0, file.id()));
+        removed.map(drop).ok_or(Errno::ENOENT)
+    }
+
+    /// Takes at most `max` events, waiting for the first until CLOCK_MONOTONIC `deadline_ns` (0 = not at all).
+    ///
+    /// # Errors
+    /// `EINTR`.
+    pub fn wait(&self, task: &Task, max: usize, deadline_ns: Option<u64>) -> Result<Vec<Event>> {
+        let look = || Some(self.take(max)).filter(|events| !events.is_empty());
+        loop {
+            if let Some(events) = look() {
+                return Ok(events);
+            }
+            if deadline_ns.is_some_and(|deadline| deadline <= time::monotonic_ns()) {
+                return Ok(Vec::new());
+            }
+            match self.queue.wait_interruptible(deadline_ns, look) {
+                Ok(events) => return Ok(events),
+                Err(Wake::TimedOut) => return Ok(Vec::new()),
+                Err(Wake::Interrupted) if signal::interrupted(task) => return Err(Errno::EINTR),
+                Err(Wake::Interrupted) => task.thread.clear_interrupt(),
+            }
+        }
+    }
+
+    fn take(&self, max: usize) -> Vec<Event> {
+        let items = self.list();
+        let start = self.next.load(Relaxed) as usize % items.len().max(1);
+        let mut events = Vec::new();
+        for (index, item) in items.iter().enumerate().cycle().skip(start).take(items.len()) {
+            if events.len() == max {
+                self.next.store(index as u32, Relaxed);
+                break;
+            }
+            if let Some(event) = item.take() {
+                events.push(event);
+            }
+        }
+        events
+    }
+
+    fn is_ready(&self) -> bool {
+        self.list().iter().any(|item| item.hook.raised.load(Acquire) && !item.look().is_empty())
+    }
+
+    /// Refuses to put `outer` inside itself, or instances too deep.
+    fn check_nesting(&self, outer: &Epoll, depth: u32) -> Result<()> {
+        if core::ptr::eq(self, outer) {
+            return Err(if depth == 1 { Errno::EINVAL } else { Errno::ELOOP });
+        }
+        if depth >= DEPTH_MAX {
+            return Err(Errno::ELOOP);
+        }
+        for item in self.list() {
+            let file = item.file.upgrade();
+            if let Some(inner) = file.as_ref().and_then(|file| file.ops_as::<Epoll>()) {
+                inner.check_nesting(outer, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes out the items of files that are closed.
+fn take_dead(items: &mut BTreeMap<Key, Arc<Item>>) -> Vec<Arc<Item>> {
+    let dead: Vec<Key> = items.iter().filter(|(_, item)| item.file.strong_count() == 0).map(|(key, _)| *key).collect();
+    dead.iter().filter_map(|key| items.remove(key)).collect()
+}
+
+impl FileOps for Epoll {
+    fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
+        if table.is_some_and(|table| table.register(&self.queue).is_err()) {
+            return PollEvents::ERR;
+        }
+        if self.is_ready() { PollEvents::READABLE } else { PollEvents::empty() }
+    }
+
+    fn describe(&self, _: &File) -> String {
+        String::from("anon_inode:[eventpoll]")
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// Makes an instance.
+pub fn new() -> Arc<File> {
+    let epoll = Epoll {
+        items: SpinLock::new(Rank::Epoll, BTreeMap::new()),
+        queue: Arc::new(WaitQueue::new()),
+        next: AtomicU32::new(0),
+    };
+    File::anonymous(Arc::new(epoll), OpenFlags::RDWR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::eventfd::{self, Take};
+    use umbel_smp::testing::HostThreads;
+
+    fn instance() -> Arc<File> {
+        static SCHEDULE: HostThreads = HostThreads;
+        umbel_smp::register(&SCHEDULE);
+        new()
+    }
+
+    fn event(events: u32) -> Event {
+        Event { events, data: 77 }
+    }
+
+    fn bump(file: &File) {
+        file.write(&mut crate::fs::IoSrc::kernel(&1_u64.to_le_bytes())).unwrap();
+    }
+
+    #[test]
+    fn levels_are_reported_again_and_edges_once() {
+        let file = instance();
+        let epoll = file.ops_as::<Epoll>().unwrap();
+        let (level, edge) = (eventfd::new(0, Take::All, OpenFlags::NONBLOCK), eventfd::new(0, Take::All, OpenFlags::NONBLOCK));
+        epoll.add(Fd(3), &level, event(1)).unwrap();
+        epoll.add(Fd(4), &edge, event(1 | EDGE)).unwrap();
+        assert!(epoll.take(9).is_empty());
+        bump(&level);
+        bump(&edge);
+        assert_eq!(epoll.take(9).len(), 2);
+        assert_eq!(epoll.take(9), [event(1)]);
+        bump(&edge);
+        assert_eq!(epoll.take(9).len(), 2);
+    }
+
+    #[test]
+    fn one_shots_are_silent_until_armed_again() {
+        let file = instance();
+        let epoll = file.ops_as::<Epoll>().unwrap();
+        let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
+        epoll.add(Fd(3), &counter, event(1 | ONESHOT)).unwrap();
+        assert_eq!(epoll.take(9).len(), 1);
+        bump(&counter);
+        assert!(epoll.take(9).is_empty());
+        epoll.modify(Fd(3), &counter, event(1)).unwrap();
+        assert_eq!(epoll.take(9).len(), 1);
+        epoll.remove(Fd(3), &counter).unwrap();
+        assert_eq!(epoll.remove(Fd(3), &counter), Err(Errno::ENOENT));
+        assert!(epoll.take(9).is_empty());
+    }
+
+    #[test]
+    fn instances_nest_but_not_in_circles() {
+        let (inner, outer) = (instance(), instance());
+        let (a, b) = (inner.ops_as::<Epoll>().unwrap(), outer.ops_as::<Epoll>().unwrap());
+        let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
+        a.add(Fd(3), &counter, event(1)).unwrap();
+        assert_eq!(b.add(Fd(3), &inner, event(1)), Ok(()));
+        assert_eq!(b.take(9).len(), 1);
+        assert_eq!(a.add(Fd(4), &outer, event(1)), Err(Errno::ELOOP));
+        assert_eq!(a.add(Fd(4), &inner, event(1)), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_closed_file_is_forgotten() {
+        let file = instance();
+        let epoll = file.ops_as::<Epoll>().unwrap();
+        let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
+        epoll.add(Fd(3), &counter, event(1)).unwrap();
+        drop(counter);
+        assert!(epoll.take(9).is_empty());
+        let other = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
+        epoll.add(Fd(3), &other, event(1)).unwrap();
+        assert_eq!(epoll.items.lock().len(), 1);
+    }
+}
