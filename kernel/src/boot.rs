@@ -55,6 +55,7 @@ pub fn boot() -> ! {
     sched::init();
     crate::vm::init(|| task::current().space());
     drivers::init();
+    crate::ipc::init();
     umbel_mm::frame::init(info).expect("the machine's own facts");
     start_init();
     READY.store(true, Release);

@@ -17,6 +17,7 @@ use alloc::sync::Arc;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use umbel_abi::linux::ioctl::FIONREAD;
+use umbel_abi::linux::uapi;
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Mutex, Rank};
 use umbel_smp::wait::WaitQueue;
@@ -277,6 +278,14 @@ impl FileOps for PipeEnd {
         let len = self.pipe.len.load(Acquire) as i32;
         user::write_val(UserAddr(arg), &len)?;
         Ok(0)
+    }
+
+    fn fcntl(&self, _: &Arc<Task>, _: &File, command: u32, arg: u64) -> Result<u64> {
+        match command {
+            uapi::F_SETPIPE_SZ => self.pipe.set_capacity(arg as u32 as usize).map(|size| size as u64),
+            uapi::F_GETPIPE_SZ => Ok(self.pipe.capacity() as u64),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn attr(&self, file: &File) -> Result<Attr> {

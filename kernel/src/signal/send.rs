@@ -51,6 +51,10 @@ fn kill_now(process: &Arc<Process>) {
 
 fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<Queued> {
     let signo = info.signo();
+    if process.pid().0 <= ids::INIT.0 {
+        // The kernel's own threads take no signals.
+        return Ok(Queued::Already);
+    }
     if signo == SIGKILL {
         kill_now(process);
         return Ok(Queued::New);

@@ -37,6 +37,7 @@ fn run(task: &Arc<Task>) {
         }
         let Some(space) = &space else { return };
         space.activate();
+        time::clock::refresh(umbel_smp::slot::this().page());
         sched::program_timer();
         let before_ns = time::monotonic_ns();
         let trap = gate::enter_user(&task.user);
