@@ -144,18 +144,23 @@ pub fn write_at(fd: HostFd, buf: &[u8], offset: u64) -> Result<usize, Errno> {
     unsafe { syscall(uapi::__NR_pwrite64, args) }.map(|len| len as usize)
 }
 
+/// "At the descriptor's own position", for the calls that take an offset: slots have these only.
+const OWN_POSITION: u64 = u64::MAX;
+
 /// Reads from the descriptor's own position into kernel memory.
 pub fn read(fd: HostFd, buf: &mut [u8]) -> Result<usize, Errno> {
+    let part = [buf.as_mut_ptr() as u64, buf.len() as u64];
+    let args = [fd.arg(), part.as_ptr() as u64, 1, OWN_POSITION, OWN_POSITION, 0];
     // SAFETY: the buffer is ours and as long as it says.
-    unsafe { syscall(uapi::__NR_read, [fd.arg(), buf.as_mut_ptr() as u64, buf.len() as u64, 0, 0, 0]) }
-        .map(|len| len as usize)
+    unsafe { syscall(uapi::__NR_preadv2, args) }.map(|len| len as usize)
 }
 
 /// Writes kernel memory at the descriptor's own position.
 pub fn write(fd: HostFd, buf: &[u8]) -> Result<usize, Errno> {
+    let part = [buf.as_ptr() as u64, buf.len() as u64];
+    let args = [fd.arg(), part.as_ptr() as u64, 1, OWN_POSITION, OWN_POSITION, 0];
     // SAFETY: the buffer is live and as long as it says.
-    unsafe { syscall(uapi::__NR_write, [fd.arg(), buf.as_ptr() as u64, buf.len() as u64, 0, 0, 0]) }
-        .map(|len| len as usize)
+    unsafe { syscall(uapi::__NR_pwritev2, args) }.map(|len| len as usize)
 }
 
 /// Moves the descriptor's own position.
