@@ -89,7 +89,7 @@ fn mmap(
     offset: u64,
 ) -> Result<UserAddr> {
     let kind = flags & SHARED_VALIDATE;
-    if kind.is_empty() || offset % PAGE != 0 || len == 0 {
+    if kind.is_empty() || !offset.is_multiple_of(PAGE) || len == 0 {
         return Err(Errno::EINVAL);
     }
     if flags.contains(MapFlags::MAP_HUGETLB) {

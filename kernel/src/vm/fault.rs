@@ -261,9 +261,7 @@ fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResul
             }
             Err(errno) => return Err(errno.into()),
         };
-        for index in 0..u64::from(run.count) {
-            inner.table.set(at + index, Pte::private(Pfn(run.first.0 + index as u32), true));
-        }
+        inner.table.fill(at, run.first, run.count);
         if map {
             slotmap::map_frames(at * PAGE, run.first, run.count, vma.prot.bits())?;
         }
@@ -294,18 +292,19 @@ fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed
 /// The longest run of pages around `vpn`, within `window`, whose entries pass `fits` and whose frames are contiguous.
 fn contiguous(inner: &Inner, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -> bool) -> Range<u64> {
     let mut run = vpn..vpn + 1;
-    let mut pte = inner.table.get(vpn);
+    let mut table = inner.table.cursor();
+    let mut pte = table.get(vpn);
     while run.start > window.start {
-        let below = inner.table.get(run.start - 1);
+        let below = table.get(run.start - 1);
         if !below.is_present() || !fits(below) || !frame::follows(below.pfn(), pte.pfn()) {
             break;
         }
         pte = below;
         run.start -= 1;
     }
-    pte = inner.table.get(vpn);
+    pte = table.get(vpn);
     while run.end < window.end {
-        let above = inner.table.get(run.end);
+        let above = table.get(run.end);
         if !above.is_present() || !fits(above) || !frame::follows(pte.pfn(), above.pfn()) {
             break;
         }

@@ -95,10 +95,7 @@ impl PageTable {
         if !pte.is_present() {
             return self.take(vpn);
         }
-        let chunk = self
-            .chunks
-            .entry(vpn / CHUNK)
-            .or_insert_with(|| Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 }));
+        let chunk = self.chunk(vpn / CHUNK);
         let old = core::mem::replace(&mut chunk.entries[(vpn % CHUNK) as usize], pte);
         if !old.is_present() {
             chunk.present += 1;
@@ -146,13 +143,55 @@ impl PageTable {
         }
     }
 
+    /// Puts private writable entries for contiguous frames at absent pages.
+    pub fn fill(&mut self, vpn: u64, first: Pfn, count: u32) {
+        let end = vpn + u64::from(count);
+        let mut at = vpn;
+        while at < end {
+            let chunk = self.chunk(at / CHUNK);
+            let stop = end.min((at / CHUNK + 1) * CHUNK);
+            for page in at..stop {
+                let pfn = Pfn(first.0 + (page - vpn) as u32);
+                chunk.entries[(page % CHUNK) as usize] = Pte::private(pfn, true);
+            }
+            chunk.present += (stop - at) as u32;
+            at = stop;
+        }
+        self.present += u64::from(count);
+    }
+
+    fn chunk(&mut self, index: u64) -> &mut Chunk {
+        self.chunks.entry(index).or_insert_with(|| Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 }))
+    }
+
     /// Takes all entries of a range out.
     pub fn take_range(&mut self, range: Range<u64>) -> Vec<(u64, Pte)> {
-        let taken: Vec<_> = self.iter(range).collect();
-        for &(vpn, _) in &taken {
-            self.take(vpn);
+        let mut taken = Vec::new();
+        if range.is_empty() {
+            return taken;
         }
+        let mut empty = Vec::new();
+        for (&index, chunk) in self.chunks.range_mut(range.start / CHUNK..range.end.div_ceil(CHUNK)) {
+            for (vpn, pte) in (index * CHUNK..).zip(&mut chunk.entries) {
+                if pte.is_present() && range.contains(&vpn) {
+                    taken.push((vpn, core::mem::take(pte)));
+                    chunk.present -= 1;
+                }
+            }
+            if chunk.present == 0 {
+                empty.push(index);
+            }
+        }
+        for index in empty {
+            self.chunks.remove(&index);
+        }
+        self.present -= taken.len() as u64;
         taken
+    }
+
+    /// A reader that is fast for pages near each other.
+    pub fn cursor(&self) -> Cursor<'_> {
+        Cursor { table: self, index: u64::MAX, chunk: None }
     }
 
     /// The first page of `range` that is present, or its end.
@@ -174,6 +213,24 @@ impl PageTable {
             }
         }
         at
+    }
+}
+
+/// Reads entries, remembering where it looked last.
+pub struct Cursor<'a> {
+    table: &'a PageTable,
+    index: u64,
+    chunk: Option<&'a Chunk>,
+}
+
+impl Cursor<'_> {
+    /// The entry of page `vpn`.
+    pub fn get(&mut self, vpn: u64) -> Pte {
+        if vpn / CHUNK != self.index {
+            self.index = vpn / CHUNK;
+            self.chunk = self.table.chunks.get(&self.index).map(|chunk| &**chunk);
+        }
+        self.chunk.map_or(Pte::NONE, |chunk| chunk.entries[(vpn % CHUNK) as usize])
     }
 }
 
@@ -208,7 +265,14 @@ mod tests {
             table.iter(100..300).collect::<Vec<_>>(),
             model.range(100..300).map(|(&v, &p)| (v, p)).collect::<Vec<_>>()
         );
-        assert_eq!(table.take_range(0..500).len(), model.len());
+        let mut cursor = table.cursor();
+        assert!((0..500).all(|vpn| cursor.get(vpn) == table.get(vpn)));
+        let part = table.take_range(70..300);
+        assert_eq!(part, model.range(70..300).map(|(&v, &p)| (v, p)).collect::<Vec<_>>());
+        assert_eq!(table.present(), (model.len() - part.len()) as u64);
+        table.fill(70, Pfn(1000), 230);
+        assert_eq!(table.get(170), Pte::private(Pfn(1100), true));
+        assert_eq!(table.take_range(0..500).len(), model.len() - part.len() + 230);
         assert_eq!(table.present(), 0);
         assert!(table.chunks.is_empty());
     }
