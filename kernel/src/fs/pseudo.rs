@@ -108,6 +108,7 @@ pub trait DirSource: Send + Sync + 'static {
 
     /// Calls `emit(position, name, ino, kind)` for each child whose position is at least `from`, ascending, until it says
     /// false. Positions are the source's own choice (an index, a pid).
+    #[allow(clippy::type_complexity)] // A name for the closure's type would hide what it takes.
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()>;
 }
 
@@ -169,6 +170,7 @@ pub struct Dir<S: DirSource> {
 
 impl<S: DirSource> Dir<S> {
     /// A directory of what `source` has.
+    #[allow(clippy::new_ret_no_self)] // All constructors here make what a DirSource hands out.
     pub fn new(meta: Meta, source: S) -> InodeRef {
         Arc::new(Dir { meta, source })
     }
@@ -232,6 +234,7 @@ pub struct TextFile {
 
 impl TextFile {
     /// A file that reads as what `generate` makes.
+    #[allow(clippy::new_ret_no_self)]
     pub fn new(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> InodeRef {
         Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None })
     }
@@ -326,6 +329,7 @@ pub struct Link<F> {
 
 impl<F: Fn() -> Result<Target> + Send + Sync + 'static> Link<F> {
     /// A link to what `target` says now.
+    #[allow(clippy::new_ret_no_self)]
     pub fn new(meta: Meta, target: F) -> InodeRef {
         Arc::new(Link { meta, target })
     }
