@@ -55,6 +55,7 @@ pub const WHITELIST: &[Call] = &[
     any(__NR_clock_nanosleep),                    // panic
     any(__NR_exit_group),                         // smp: retired slots
     any(__NR_openat2),                            // fs: host directory
+    any(__NR_openat),                             // fs: reopen a directory to list it
     any(__NR_close),                              // fs
     any(__NR_fstat),                              // fs
     any(__NR_fstatfs),                            // fs
