@@ -32,6 +32,7 @@ pub fn init(boot: &BootInfo) -> Result<()> {
     mount_at(b"/tmp", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
     mount_at(b"/dev", TmpFs::new("devtmpfs", 0o755, half), b"devtmpfs", MountFlags::NOSUID)?;
     fill_dev()?;
+    mount_at(b"/dev/pts", crate::tty::devpts(), b"devpts", MountFlags::NOSUID | MountFlags::NOEXEC)?;
     mount_at(b"/dev/shm", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::NOSUID | MountFlags::NODEV)
 }
 

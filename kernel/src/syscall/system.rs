@@ -16,6 +16,7 @@ rows! {
     nr::__NR_setdomainname, setdomainname(name: UserAddr, len: i32) => setdomainname, Full;
     nr::__NR_sysinfo, sysinfo(info: UserAddr) => sysinfo, Full;
     nr::__NR_getrandom, getrandom(buf: UserAddr, len: usize, flags: u32) => getrandom, Full;
+    nr::__NR_syslog, syslog(action: u32, buf: UserAddr, len: i32) => syslog, Full;
     nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
     nr::__NR_vhangup, vhangup() => vhangup, Partial("refused");
     nr::__NR_acct, acct(path: UserStr) => acct, Partial("refused");
@@ -145,6 +146,15 @@ fn getrandom(_: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usi
 }
 
 /// Nobody may restart the machine from inside; the first process's end ends it.
+fn syslog(task: &Arc<Task>, action: u32, buf: UserAddr, len: i32) -> Result<u64> {
+    let (text, value) = crate::log::syslog(task, action, len)?;
+    if text.is_empty() {
+        return Ok(value);
+    }
+    copy_out(buf, &text)?;
+    Ok(text.len() as u64)
+}
+
 fn reboot(task: &Arc<Task>, magic: u32, _magic2: u32, command: u32) -> Result<()> {
     const MAGIC: u32 = 0xfee1_dead;
     const CAD: [u32; 2] = [0, 0x89ab_cdef];

@@ -2,7 +2,7 @@
 
 use super::{Tty, console, ioctl, job};
 use crate::fs::devtmpfs::register_char;
-use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OpenContext, PollEvents, PollTable};
+use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OpenContext, OpenFlags, PollEvents, PollTable};
 use crate::signal::{SIGTTIN, SIGTTOU};
 use crate::task::{self, Task, cap};
 use crate::{Errno, Result};
@@ -21,6 +21,7 @@ const TTYAUX_MAJOR: u32 = 5;
 pub fn register_nodes() {
     register_char(TTYAUX_MAJOR, 0, "tty", 0o666, open_controlling);
     register_char(TTYAUX_MAJOR, 1, "console", 0o600, open_console);
+    super::pty::register_nodes();
 }
 
 /// The operations of an open terminal.
@@ -31,6 +32,7 @@ pub struct TtyFile {
 impl TtyFile {
     /// Operations on `tty`.
     pub fn new(tty: Arc<Tty>) -> Arc<TtyFile> {
+        tty.line().opened();
         Arc::new(TtyFile { tty })
     }
 
@@ -56,8 +58,20 @@ fn open_console(context: &OpenContext<'_>, _: Dev) -> Result<Arc<dyn FileOps>> {
     Ok(TtyFile::new(tty.clone()))
 }
 
-fn check_exclusive(task: &Task, tty: &Tty) -> Result<()> {
+pub(super) fn check_exclusive(task: &Task, tty: &Tty) -> Result<()> {
     if tty.is_exclusive() && !task.cred().capable(cap::SYS_ADMIN) { Err(Errno::EBUSY) } else { Ok(()) }
+}
+
+/// Makes a terminal that was opened without `O_NOCTTY` the caller's controlling one, where open(2) does that.
+pub(super) fn adopt(context: &OpenContext<'_>, tty: &Arc<Tty>) {
+    if let Some(task) = context.task
+        && !context.flags.contains(OpenFlags::NOCTTY)
+        && context.flags.readable()
+        && tty.session().is_none()
+    {
+        // Not a session's leader, or one that has a terminal: nothing changes.
+        let _ = job::set_controlling(task, tty, false);
+    }
 }
 
 impl FileOps for TtyFile {
@@ -108,7 +122,11 @@ impl FileOps for TtyFile {
     }
 
     fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
-        ioctl::ioctl(task, &self.tty, file, cmd, arg)
+        ioctl::ioctl(task, &self.tty, file, cmd, arg, ioctl::Side::Terminal)
+    }
+
+    fn release(&self, _: &File) {
+        self.tty.line().closed();
     }
 
     fn as_any(&self) -> &dyn Any {

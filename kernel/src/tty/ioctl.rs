@@ -26,11 +26,19 @@ enum When {
     Flushed,
 }
 
+/// From which end of a pair a request comes; a terminal that is none has one end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Terminal,
+    /// Asks about the terminal behind the master, without job control.
+    Master,
+}
+
 /// Does request `cmd`.
 ///
 /// # Errors
 /// `ENOTTY` for requests that terminals do not have, and those of the man pages.
-pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
+pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64, side: Side) -> Result<u64> {
     let addr = UserAddr(arg);
     match cmd {
         nr::TCGETS => put(addr, first_bytes::<TERMIOS_LEN>(&tty.termios())),
@@ -58,7 +66,17 @@ pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64) 
         nr::TIOCGEXCL => put(addr, i32::from(tty.is_exclusive())),
         // Linux since 6.2, unless dev.tty.legacy_tiocsti says otherwise.
         nr::TIOCSTI => Err(Errno::EIO),
+        _ if side == Side::Master => master_request(tty, addr, cmd),
         _ => job_request(task, tty, file, cmd, arg),
+    }
+}
+
+/// The requests of job control that a master may make.
+fn master_request(tty: &Arc<Tty>, addr: UserAddr, cmd: u32) -> Result<u64> {
+    match cmd {
+        nr::TIOCGPGRP => put(addr, tty.foreground().map_or(0, |group| group.0)),
+        nr::TIOCGSID => put(addr, tty.session().ok_or(Errno::ENOTTY)?.0),
+        _ => Err(Errno::ENOTTY),
     }
 }
 

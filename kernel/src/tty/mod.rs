@@ -3,6 +3,7 @@
 //! * [`ldisc`]: what happens to bytes. [`Tty`]: a discipline between a [`Line`] (the device) and its programs.
 //! * `file`: the operations of an open terminal. `ioctl`: its requests. `job`: whose turn it is to read and write.
 //! * [`console`]: the machine's terminal, if it has one. [`attach`]: makes it a session's.
+//! * `pty`: pairs of a master and a terminal. `pts`: the file system of their nodes.
 //!
 //! Locks: `Tty::reading` and `Tty::writing` (sleeping, rank TtyIo); `Tty::job` (rank TtyState); `Tty::state` (rank Tty),
 //! under which only the line's own lock is taken; signals are sent and queues woken after it is released.
@@ -11,11 +12,14 @@ mod file;
 mod ioctl;
 mod job;
 pub mod ldisc;
+mod pts;
+mod pty;
 mod terminal;
 pub mod termios;
 
 pub use file::{TtyFile, register_nodes};
 pub use job::attach;
+pub use pts::devpts;
 pub use terminal::{Line, Tty};
 
 use crate::syscall::Pid;

@@ -28,6 +28,12 @@ pub trait Line: Send + Sync {
     fn is_gone(&self) -> bool;
     /// Drops what was pushed and not taken yet, where the device can.
     fn flush(&self) {}
+    /// Bytes were pushed or room for more to pull was made. Called without the terminal's lock: may wake.
+    fn notify(&self) {}
+    /// A file of the terminal was opened. Called without the terminal's lock.
+    fn opened(&self) {}
+    /// A file of the terminal was closed. Called without the terminal's lock.
+    fn closed(&self) {}
 }
 
 /// Most echo that waits for the device; beyond it echo is lost.
@@ -82,6 +88,11 @@ enum Found {
 }
 
 impl Tty {
+    /// The device.
+    pub fn line(&self) -> &dyn Line {
+        &*self.line
+    }
+
     /// A terminal over `line` with Linux's standard settings.
     pub fn new(name: &str, rdev: (u32, u32), line: Box<dyn Line>) -> Arc<Tty> {
         let state = State {
@@ -147,6 +158,7 @@ impl Tty {
             if count == 0 {
                 return;
             }
+            self.line.notify();
         }
     }
 
@@ -261,6 +273,8 @@ impl Tty {
         let mut out = Vec::with_capacity(2 * count);
         state.discipline.process(&bytes[..count], &mut out);
         self.line.push(&out);
+        drop(state);
+        self.line.notify();
         Ok(count)
     }
 
@@ -373,6 +387,7 @@ impl Tty {
         let state = self.state.lock();
         self.line.push(&[byte]);
         drop(state);
+        self.line.notify();
     }
 
     /// Bytes that a read could get (FIONREAD).
