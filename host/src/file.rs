@@ -81,10 +81,14 @@ pub fn open_beneath(dir: HostFd, name: &[u8], flags: u32) -> Result<OwnedFd, Err
 
 /// A second, readable description of the directory `dir`.
 pub fn reopen_dir(dir: HostFd) -> Result<OwnedFd, Errno> {
-    let flags = u64::from(uapi::O_RDONLY | uapi::O_DIRECTORY | uapi::O_CLOEXEC | uapi::O_NOFOLLOW);
-    let args = [dir.arg(), c".".as_ptr() as u64, flags, 0, 0, 0];
-    // SAFETY: the name is a live string.
-    let fd = unsafe { syscall(uapi::__NR_openat, args) }?;
+    let how = uapi::open_how {
+        flags: u64::from(uapi::O_RDONLY | uapi::O_DIRECTORY | uapi::O_CLOEXEC | uapi::O_NOFOLLOW),
+        mode: 0,
+        resolve: u64::from(uapi::RESOLVE_BENEATH | uapi::RESOLVE_NO_MAGICLINKS),
+    };
+    let args = [dir.arg(), c".".as_ptr() as u64, &raw const how as u64, size_of_val(&how) as u64, 0, 0];
+    // SAFETY: name and how are live and as long as the call reads.
+    let fd = unsafe { syscall(uapi::__NR_openat2, args) }?;
     Ok(OwnedFd(HostFd(fd as i32)))
 }
 
