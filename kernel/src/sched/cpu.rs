@@ -111,6 +111,7 @@ pub fn exit_current() -> ! {
         account(&task, time::monotonic_ns());
     }
     loop {
+        serve_interrupts();
         if let Some(next) = pick() {
             switch(next, Leave::Dies);
         }

@@ -176,16 +176,17 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     }
     let task = cpu::current();
     task.sched.hands_over.store(0, Relaxed);
-    cpu::account(&task, time::monotonic_ns());
-    let mut queue = cpu.queue.lock();
-    let queue = &mut *queue;
-    if let Some(running) = &queue.running
-        && queue.run.preempts(running)
-    {
+    let now_ns = cpu::account(&task, time::monotonic_ns());
+    drop(task);
+    let over = {
+        let mut queue = cpu.queue.lock();
+        let queue = &mut *queue;
+        queue.running.as_ref().is_some_and(|running| queue.run.preempts(running))
+    };
+    if over {
         cpu.resched.store(true, Relaxed);
     }
-    drop(task);
-    cpu.slice_end_ns.store(time::monotonic_ns() + BASE_SLICE_NS, Relaxed);
+    cpu.slice_end_ns.store(now_ns + BASE_SLICE_NS, Relaxed);
     balance(id);
 }
 
