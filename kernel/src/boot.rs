@@ -257,11 +257,14 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         files: Some(files),
         fs: Some(init.fs()?.duplicate()),
     });
-    {
+    let session = {
         let mut table = ids::table();
         let pgrp = table.new_session(pid);
+        let session = pgrp.session.clone();
         table.enter_process(&first, ids::INIT, pgrp);
-    }
+        session
+    };
+    crate::tty::give_console(&session, pid);
     exec::prepare_first(&first, loaded);
     Ok(first)
 }
