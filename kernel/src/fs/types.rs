@@ -187,7 +187,7 @@ impl Attr {
         let time = |time: Time| uapi::statx_timestamp { tv_sec: time.sec, tv_nsec: time.ns, __reserved: 0 };
         let dev = Dev::decode(self.dev);
         uapi::statx {
-            stx_mask: uapi::STATX_BASIC_STATS | uapi::STATX_BTIME,
+            stx_mask: uapi::STATX_BASIC_STATS | if self.btime == Time::default() { 0 } else { uapi::STATX_BTIME },
             stx_blksize: self.blksize,
             stx_attributes: 0,
             stx_nlink: self.nlink,

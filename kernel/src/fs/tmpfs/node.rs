@@ -304,7 +304,10 @@ impl Inode for Node {
         let (size, blocks) = match &self.body {
             Body::File(content) => content.size_and_blocks(),
             Body::Link(target) => (target.len() as u64, 0),
-            Body::Dir(dir) => (dir.len() as u64 * 20 + 40, 0),
+            Body::Dir(dir) => match &self.lower {
+                Some(lower) => lower.attr().map_or((0, 0), |attr| (attr.size, attr.blocks)),
+                None => (dir.len() as u64 * 20 + 40, 0),
+            },
             Body::Special => (0, 0),
         };
         let state = self.state.lock();
@@ -445,6 +448,13 @@ impl Inode for Node {
             return Ok(self);
         }
         Ok(Arc::new(LowerFile::open(self)?))
+    }
+
+    /// There are none: none of a known name space, and no other name spaces.
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        const KNOWN: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+        let known = KNOWN.iter().any(|space| name.starts_with(space));
+        Err(if known { Errno::ENODATA } else { Errno::EOPNOTSUPP })
     }
 
     fn extra(&self) -> Option<&Extra> {
