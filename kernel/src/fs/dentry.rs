@@ -36,6 +36,8 @@ pub struct Dentry {
     unhashed: AtomicBool,
     /// Used since the cache last looked.
     used: AtomicBool,
+    /// When a negative one was made.
+    made_ns: u64,
 }
 
 #[derive(Default)]
@@ -58,8 +60,10 @@ impl Dentry {
             // A new cell takes its first value.
             let _ = cell.set(inode);
         }
+        let made_ns = if cell.get().is_none() { crate::time::monotonic_ns() } else { 0 };
         Dentry {
             inode: cell,
+            made_ns,
             place: SpinLock::new(Rank::Dentry, place),
             children: SpinLock::new(Rank::Dentry, BTreeMap::new()),
             dir: Mutex::new(Rank::Directory, ()),
@@ -69,10 +73,9 @@ impl Dentry {
         }
     }
 
-    /// The dentry of a file that has no name in `parent`, but may get one by link(2).
-    pub fn unnamed(parent: &Arc<Dentry>, inode: InodeRef) -> Arc<Dentry> {
-        let name = alloc::format!("#{}", super::next_ino());
-        let place = Place { parent: Some(parent.clone()), name: name.into_bytes().into() };
+    /// The dentry of a file that has no name in `parent`, but may get one by link(2). `name` is for display.
+    pub fn unnamed(parent: &Arc<Dentry>, name: &[u8], inode: InodeRef) -> Arc<Dentry> {
+        let place = Place { parent: Some(parent.clone()), name: name.into() };
         let dentry = Self::build(Some(inode), place);
         dentry.unhashed.store(true, Relaxed);
         Arc::new(dentry)
@@ -147,6 +150,14 @@ impl Dentry {
 
     fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
         let child = self.children.lock().get(name)?.upgrade()?;
+        let stale = match child.inode() {
+            Some(inode) => inode.stale() && !child.is_mountpoint(),
+            None => self.inode().is_some_and(|dir| dir.stale_negative(child.made_ns)),
+        };
+        if stale {
+            self.forget(name, Arc::as_ptr(&child));
+            return None;
+        }
         if !child.used.load(Relaxed) {
             child.used.store(true, Relaxed);
         }

@@ -149,6 +149,17 @@ pub trait Inode: Send + Sync + Any {
         false
     }
 
+    /// Whether the name that led here may lead elsewhere by now, so that the cache must ask again: what lies on the host
+    /// changes by itself.
+    fn stale(&self) -> bool {
+        false
+    }
+
+    /// Whether a name found missing in this directory at `since_ns` must be looked up again.
+    fn stale_negative(&self, since_ns: u64) -> bool {
+        false
+    }
+
     /// An extended attribute.
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)

@@ -21,6 +21,8 @@ bitflags::bitflags! {
         const NOSUID = 2;
         const NODEV = 4;
         const NOEXEC = 8;
+        /// Not part of the tree: names in it are shown without their place.
+        const INTERNAL = 1 << 26;
     }
 }
 
@@ -185,7 +187,7 @@ impl Path {
     pub fn display(&self, root: &Path) -> Vec<u8> {
         let (mut names, reached) = self.names_to(root);
         let mut out = Vec::new();
-        if !reached {
+        if !reached && !self.mount.flags().contains(MountFlags::INTERNAL) {
             out.extend_from_slice(b"(unreachable)");
         }
         if names.is_empty() {

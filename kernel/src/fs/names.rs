@@ -148,6 +148,9 @@ impl<'a> Names<'a> {
             let kept = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
             return Ok(File::new(path, PathOps::shared(), flags & kept));
         }
+        if let Some(file) = super::anon::reopen(&path, flags) {
+            return file;
+        }
         let truncate = flags.contains(OpenFlags::TRUNC);
         let writes = flags.writable() || truncate;
         match kind {
@@ -193,7 +196,8 @@ impl<'a> Names<'a> {
         dir.mount().check_writable()?;
         perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
         let inode = dir.inode().create_unnamed(&self.node(Kind::Regular, mode))?;
-        let path = Path::new(dir.mount().clone(), Dentry::unnamed(dir.dentry(), inode))?;
+        let name = alloc::format!("#{}", inode.attr()?.ino);
+        let path = Path::new(dir.mount().clone(), Dentry::unnamed(dir.dentry(), name.as_bytes(), inode))?;
         let flags = flags.difference(OpenFlags::TMPFILE) | (flags & OpenFlags::EXCL);
         self.open_made(path, flags, task)
     }

@@ -246,3 +246,37 @@ fn ordinary_users_are_refused_what_modes_forbid() {
     assert_eq!(world.mkdir("private/x"), Err(Errno::EACCES));
     assert_eq!(world.write("private", OpenFlags::empty(), "").err(), Some(Errno::EISDIR));
 }
+
+#[test]
+fn changes_on_the_host_are_noticed_after_a_while() {
+    let world = World::new("stale");
+    assert_eq!(world.read("etc/later").err(), Some(Errno::ENOENT));
+    assert_eq!(world.read("etc/passwd").unwrap(), "root\n");
+    std::fs::write(world.lower.join("etc/later"), "now").unwrap();
+    std::fs::write(world.lower.join("etc/tmp"), "replaced").unwrap();
+    std::fs::rename(world.lower.join("etc/tmp"), world.lower.join("etc/passwd")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(world.read("etc/later").unwrap(), "now");
+    assert_eq!(world.read("etc/passwd").unwrap(), "replaced");
+}
+
+#[test]
+fn a_duplicate_of_a_nameless_file_is_that_file() {
+    let world = World::new("anon");
+    let memory = tmpfs::memory_file(b"x", &world.names()).unwrap();
+    assert_eq!(memory.path().unwrap().display(&world.context.root()), b"/memfd:x (deleted)");
+    let stream = File::anonymous(Arc::new(Stub), OpenFlags::WRONLY);
+    let path = anon::path_of(&stream).unwrap();
+    let again = world.names().open_path(path.clone(), OpenFlags::WRONLY, None).unwrap();
+    assert!(Arc::ptr_eq(&stream, &again));
+    assert_eq!(world.names().open_path(path, OpenFlags::RDONLY, None).err(), Some(Errno::EACCES));
+}
+
+/// Operations that do nothing.
+struct Stub;
+
+impl FileOps for Stub {
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+}

@@ -281,7 +281,8 @@ mod tests {
     fn levels_are_reported_again_and_edges_once() {
         let file = instance();
         let epoll = file.ops_as::<Epoll>().unwrap();
-        let (level, edge) = (eventfd::new(0, Take::All, OpenFlags::NONBLOCK), eventfd::new(0, Take::All, OpenFlags::NONBLOCK));
+        let (level, edge) =
+            (eventfd::new(0, Take::All, OpenFlags::NONBLOCK), eventfd::new(0, Take::All, OpenFlags::NONBLOCK));
         epoll.add(Fd(3), &level, event(1)).unwrap();
         epoll.add(Fd(4), &edge, event(1 | EDGE)).unwrap();
         assert!(epoll.take(9).is_empty());

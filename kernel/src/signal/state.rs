@@ -61,7 +61,11 @@ impl Shared {
 
     fn with_actions(actions: Actions) -> Shared {
         let state = SharedState { actions, pending: Pending::new() };
-        Shared { state: SpinLock::new(Rank::Signal, state), continues: AtomicU64::new(0), watchers: Arc::new(WaitQueue::new()) }
+        Shared {
+            state: SpinLock::new(Rank::Signal, state),
+            continues: AtomicU64::new(0),
+            watchers: Arc::new(WaitQueue::new()),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ rows! {
     nr::__NR_open, open(path: UserStr, flags: OpenFlags, mode: u32) => open, Full;
     nr::__NR_openat, openat(dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) => openat, Full;
     nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Partial("no resolve flags");
+    nr::__NR_memfd_create, memfd_create(name: UserStr, flags: u32) => memfd_create, Partial("no seals, no huge pages");
     nr::__NR_creat, creat(path: UserStr, mode: u32) => creat, Full;
     nr::__NR_mkdir, mkdir(path: UserStr, mode: u32) => mkdir, Full;
     nr::__NR_mkdirat, mkdirat(dir: Fd, path: UserStr, mode: u32) => mkdirat, Full;
@@ -177,6 +178,17 @@ fn openat2(task: &Arc<Task>, dir: Fd, path: UserStr, how: UserAddr, size: u64) -
         return Err(Errno::EINVAL);
     }
     openat(task, dir, path, flags, mode as u32)
+}
+
+fn memfd_create(task: &Arc<Task>, name: UserStr, flags: u32) -> Result<Fd> {
+    const KNOWN: u32 = uapi::MFD_CLOEXEC | uapi::MFD_ALLOW_SEALING | uapi::MFD_NOEXEC_SEAL | uapi::MFD_EXEC;
+    let name = name.read().map_err(|errno| if errno == Errno::ENAMETOOLONG { Errno::EINVAL } else { errno })?;
+    if flags & !KNOWN != 0 || name.len() > 249 {
+        return Err(Errno::EINVAL);
+    }
+    let cloexec = if flags & uapi::MFD_CLOEXEC != 0 { OpenFlags::CLOEXEC } else { OpenFlags::empty() };
+    let file = crate::fs::tmpfs::memory_file(&name, &Caller::new(task)?.names())?;
+    install(task, file, cloexec)
 }
 
 /// Makes a node at `path` relative to `dir`.

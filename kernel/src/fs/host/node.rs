@@ -44,6 +44,8 @@ pub struct HostNode {
     fixed: Option<HostFd>,
     /// Set by each use of the descriptor; taken back by the second chance.
     pub(super) used: AtomicBool,
+    /// The name was found to lead elsewhere, or nowhere.
+    gone: AtomicBool,
     open: SpinLock<Option<Arc<OwnedFd>>>,
     data: SpinLock<Weak<HostData>>,
     facts: SpinLock<(u64, Attr)>,
@@ -75,6 +77,7 @@ impl HostNode {
             refused,
             fixed,
             used: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             open: SpinLock::new(Rank::Leaf, None),
             data: SpinLock::new(Rank::Leaf, Weak::new()),
             facts: SpinLock::new(Rank::Leaf, (time::monotonic_ns(), attributes(found))),
@@ -140,7 +143,10 @@ impl HostNode {
         let found = match found {
             Ok(found) if identity_of(&found) == self.identity => attributes(&found),
             // Gone or replaced on the host: whoever has it open still has what it was.
-            _ => known,
+            _ => {
+                self.gone.store(true, Ordering::Relaxed);
+                known
+            }
         };
         *self.facts.lock() = (now, found);
         Ok(found)
@@ -167,6 +173,12 @@ impl HostNode {
     /// Device and inode number on the host.
     pub fn identity(&self) -> (u64, u64) {
         self.identity
+    }
+
+    /// Whether the name was found, lately, to lead elsewhere or nowhere.
+    pub fn is_gone(&self) -> bool {
+        // Asks the host again if its last answer is old.
+        self.facts().is_err() || self.gone.load(Ordering::Relaxed)
     }
 
     /// Finds a child.

@@ -2,6 +2,7 @@
 
 use super::may_inspect;
 use super::process::{Subject, owned};
+use crate::fs::anon::path_of;
 use crate::fs::pseudo::{Dir, DirSource, Link, PseudoFs, Target, TextFile};
 use crate::fs::{File, InodeRef, Kind, OnExec, OpenFlags};
 use crate::syscall::Fd;
@@ -43,7 +44,7 @@ impl DirSource for Files {
         }
         let flags = open.flags();
         let mode = 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 };
-        Ok(Link::new(owned(&self.fs, subject, mode), move || target(&*file(subject, fd)?)))
+        Ok(Link::new(owned(&self.fs, subject, mode), move || target(&file(subject, fd)?)))
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
@@ -61,13 +62,13 @@ impl DirSource for Files {
     }
 }
 
-fn target(file: &File) -> Result<Target> {
+fn target(file: &Arc<File>) -> Result<Target> {
     match file.path() {
         Some(path) => {
             let root = task::current().fs()?.root();
             Ok(Target { text: path.display(&root), jump: Some(path.clone()) })
         }
-        None => Ok(Target::text(file.ops().describe(file))),
+        None => Ok(Target { text: file.ops().describe(file).into_bytes(), jump: Some(path_of(file)?) }),
     }
 }
 

@@ -17,10 +17,11 @@ mod node;
 
 pub use node::Node;
 
+use super::dentry::Dentry;
 use super::host::HostNode;
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Kind, Mode, StatFs};
-use super::{NewNode, next_dev, next_ino};
+use super::{File, Mount, MountFlags, Names, NewNode, OpenFlags, Path, next_dev, next_ino};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -94,6 +95,17 @@ impl TmpFs {
     fn uncharge(&self, count: u64) {
         self.pages.fetch_sub(count, Relaxed);
     }
+}
+
+/// A file without a name (memfd_create(2)), open for reading and writing.
+pub fn memory_file(name: &[u8], owner: &Names<'_>) -> Result<Arc<File>> {
+    static MOUNT: Once<Arc<Mount>> = Once::new();
+    let mount = MOUNT.call_once(|| Mount::new(TmpFs::new("tmpfs", 0o700, u64::MAX), b"tmpfs", MountFlags::INTERNAL));
+    let root = mount.root_path()?;
+    let inode = root.inode().create_unnamed(&NewNode { mode: 0o777, ..owner.node(Kind::Regular, 0) })?;
+    let name = [b"memfd:".as_slice(), name].concat();
+    let path = Path::new(mount.clone(), Dentry::unnamed(root.dentry(), &name, inode))?;
+    owner.open_path(path, OpenFlags::RDWR, None)
 }
 
 /// Pages that all file systems in RAM hold, for /proc/meminfo's `Shmem`.

@@ -450,6 +450,14 @@ impl Inode for Node {
         Ok(Arc::new(LowerFile::open(self)?))
     }
 
+    fn stale(&self) -> bool {
+        self.lower.as_ref().is_some_and(|lower| !self.pinned.load(Relaxed) && lower.is_gone())
+    }
+
+    fn stale_negative(&self, since_ns: u64) -> bool {
+        self.lower.is_some() && crate::time::monotonic_ns().saturating_sub(since_ns) > FRESH_NS
+    }
+
     /// There are none: none of a known name space, and no other name spaces.
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         const KNOWN: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
