@@ -46,18 +46,21 @@ pub static SHOOTDOWNS: AtomicU64 = AtomicU64::new(0);
 pub static CROSS_CALLS: AtomicU64 = AtomicU64::new(0);
 
 /// Binds the current slot to the log of the current thread's space and brings it up to date. Cheap when it is. Called
-/// before every stay in guest mode and every fault. The log outlives the binding: its space calls [`forget`].
-pub fn activate(log: &UpdateLog) {
+/// before every stay in guest mode and every fault. The log outlives the binding: its space calls [`forget`]. True if the
+/// slot was not bound to it: nothing is mapped yet.
+pub fn activate(log: &UpdateLog) -> bool {
     if !percpu::in_slot() {
-        return;
+        return false;
     }
     let state = &SLOTS[percpu::slot()];
     let address = core::ptr::from_ref(log).cast_mut();
-    if state.log.load(Ordering::Relaxed) != address {
+    let fresh = state.log.load(Ordering::Relaxed) != address;
+    if fresh {
         bind(state, address);
     }
     VIEWS[percpu::cpu()].publish(log);
     catch_up(state, log);
+    fresh
 }
 
 #[cold]

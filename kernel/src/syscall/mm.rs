@@ -125,6 +125,8 @@ fn mmap(
     let at = space.map(MapRequest { addr, len, place, prot, flags: area, backing })?;
     if flags.contains(MapFlags::MAP_POPULATE) && !flags.contains(MapFlags::MAP_NONBLOCK) {
         space.populate(at.0, at.0 + len.next_multiple_of(PAGE));
+    } else {
+        space.prefault(at.0, len);
     }
     Ok(at)
 }

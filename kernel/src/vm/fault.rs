@@ -23,6 +23,8 @@ const FIRST_RUN: u64 = 16;
 const MAP_AROUND: u64 = MAX_RUN as u64;
 /// Pages copied together.
 const COPY_AROUND: u64 = 4;
+/// Pages of a host file copied together.
+const HOST_COPY: u64 = 8;
 /// Pages made writable together when nobody else has them any more.
 const REUSE_AROUND: u64 = 64;
 /// Pages of a host file mapped together: an area costs the same however long it is.
@@ -75,12 +77,33 @@ impl Space {
     /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep.
     pub fn handle_fault(&self, addr: u64, access: Access) -> FaultResult<()> {
         let mut inner = self.inner.lock();
-        self.activate();
+        if self.activate() {
+            map_text(&inner);
+        }
         let vpn = addr / PAGE;
         let vma = self.area_for(&mut inner, addr, access)?;
         self.make_present(&mut inner, &vma, vpn, access == Access::Write, true)?;
         inner.note_peak();
         Ok(())
+    }
+
+    /// Maps what a new mapping of the current space's guest will touch next, where that is cheap: pages of host files, and
+    /// small anonymous areas. Failures show at the first touch.
+    pub fn prefault(&self, start: u64, len: u64) {
+        let mut inner = self.inner.lock();
+        self.activate();
+        let Some(vma) = inner.vmas.find(start).cloned() else {
+            return;
+        };
+        let vpn = start / PAGE;
+        let _ = match &vma.backing {
+            _ if inner.table.get(vpn).is_present() => Ok(()),
+            Backing::File { .. } if !vma.prot.is_empty() => map_if_host(&inner, &vma, vpn),
+            Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= FIRST_RUN * PAGE => {
+                allocate_run(&mut inner, &vma, vpn, true)
+            }
+            _ => Ok(()),
+        };
     }
 
     /// Makes a range present in RAM (and mapped in the current slot): `MAP_POPULATE`, mlock(2). Stops at the first failure.
@@ -161,14 +184,28 @@ impl Space {
                 if write_object {
                     return Err(Fault::Bus);
                 }
-                let copy = copy_of_host(fd, offset)?;
-                self.install(inner, vpn, copy);
+                self.copy_host_pages(inner, vma, vpn, (fd, offset))?;
             }
             PageSource::Host { fd, offset } => {
                 return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
             }
         }
         if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
+    }
+
+    /// Copies a page of a host file, and those behind it that lie together in the file: data segments are written all over.
+    fn copy_host_pages(&self, inner: &mut Inner, vma: &Vma, vpn: u64, (fd, offset): (i32, u64)) -> FaultResult<()> {
+        let limit = inner.table.next_present(vpn..around(vma, vpn, HOST_COPY).end) - vpn;
+        let count = vma.object_page(vpn).map_or(1, |(object, index)| object.host_run(index, limit)).clamp(1, limit);
+        let run = frame::alloc_run(count as u32)?;
+        if let Err(errno) = frame::copy_from_host(fd, offset, run.first, run.count) {
+            frame::put_run(run.first, run.count);
+            return Err(errno.into());
+        }
+        inner.table.fill(vpn, run.first, run.count);
+        self.log_drop(vpn * PAGE, (vpn + u64::from(run.count)) * PAGE);
+        view::shootdown(&self.log);
+        Ok(())
     }
 
     /// Puts a private frame where slots may have a page of the object: they must let go of that first.
@@ -329,6 +366,27 @@ fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultR
     Ok(())
 }
 
+/// In a slot where nothing is mapped: maps text of host files, which every program touches.
+fn map_text(inner: &Inner) {
+    for vma in inner.vmas.iter().filter(|vma| vma.prot.contains(Prot::EXEC)) {
+        let first = vma.pages().start;
+        if !inner.table.get(first).is_present() {
+            let _ = map_if_host(inner, vma, first);
+        }
+    }
+}
+
+/// Maps the host's pages around `vpn` if the object's page is one of a host file.
+fn map_if_host(inner: &Inner, vma: &Vma, vpn: u64) -> FaultResult<()> {
+    let Some((object, index)) = vma.object_page(vpn) else {
+        return Ok(());
+    };
+    match object.page(index, false) {
+        Ok(PageSource::Host { fd, offset }) => map_host(inner, vma, vpn, fd, offset),
+        _ => Ok(()),
+    }
+}
+
 /// Maps the host's pages around `vpn`, as far as they lie together in the file and no page of RAM replaces them.
 fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
     let Some((object, index)) = vma.object_page(vpn) else {
@@ -354,11 +412,4 @@ fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultRe
     prot.remove(Prot::WRITE);
     slotmap::map_host(first * PAGE, count * PAGE, fd, at, prot.bits())?;
     Ok(())
-}
-
-/// A frame with the bytes of a page of a host file; zeroes behind its end.
-pub(super) fn copy_of_host(fd: i32, offset: u64) -> Result<FrameRef> {
-    let frame = FrameRef::alloc()?;
-    frame::copy_from_host(fd, offset, frame.pfn())?;
-    Ok(frame)
 }

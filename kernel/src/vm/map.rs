@@ -91,7 +91,8 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.lock();
         // Splitting one area makes one more.
-        if inner.vmas.count() >= MAX_AREAS {
+        let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
+        if splits && inner.vmas.count() >= MAX_AREAS {
             return Err(Errno::ENOMEM);
         }
         self.remove_range(&mut inner, &range, &mut doomed);

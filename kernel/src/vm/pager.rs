@@ -30,7 +30,7 @@ impl Pager for KernelPager {
 
     fn activate(&self) {
         if let Ok(space) = current() {
-            space.activate();
+            let _ = space.activate();
         }
     }
 }

@@ -178,9 +178,9 @@ impl Space {
         &self.me
     }
 
-    /// Binds the current slot to this space and brings it up to date. Before every stay in guest mode.
-    pub fn activate(&self) {
-        view::activate(&self.log);
+    /// Binds the current slot to this space and brings it up to date. True if nothing was mapped yet.
+    pub fn activate(&self) -> bool {
+        view::activate(&self.log)
     }
 
     /// The update log: for the gate's last look before guest mode.

@@ -167,13 +167,19 @@ pub fn copy(from: Pfn, to: Pfn, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Fills a frame with a page of a host file; zeroes behind its end.
-pub fn copy_from_host(fd: i32, offset: u64, to: Pfn) -> Result<()> {
+/// Fills `count` contiguous frames with pages of a host file; zeroes behind its end.
+pub fn copy_from_host(fd: i32, offset: u64, to: Pfn, count: u32) -> Result<()> {
     let (to_fd, to) = host(to)?;
     let mut buffer = bounce::take()?;
-    let page = &mut buffer[..PAGE as usize];
-    read_host(fd, offset, page)?;
-    write_all(to_fd, page, to).map(drop)
+    let len = u64::from(count) * PAGE;
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(buffer.len() as u64) as usize;
+        read_host(fd, offset + done, &mut buffer[..step])?;
+        write_all(to_fd, &buffer[..step], to + done)?;
+        done += step as u64;
+    }
+    Ok(())
 }
 
 /// Reads bytes of a host file that is mapped; zeroes behind its end.
