@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use umbel_smp::lock::{Mutex, MutexGuard, Once, Rank, SpinLock};
 
 /// Dentries that the cache keeps alive.
-const CACHED: usize = 8192;
+const CACHED: usize = 1024;
 
 /// Most dentries looked at for one that may go.
 const SCAN: usize = 8;
@@ -132,6 +132,10 @@ impl Dentry {
         }
         super::check_name(name)?;
         let dir = self.inode().ok_or(Errno::ENOENT)?;
+        if umbel_mm::heap::room().is_err() {
+            shrink();
+            umbel_mm::heap::room()?;
+        }
         let found = match dir.lookup(name) {
             Ok(inode) => Some(inode),
             Err(Errno::ENOENT) => None,

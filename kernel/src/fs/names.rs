@@ -83,6 +83,7 @@ impl<'a> Names<'a> {
         if flags.contains(OpenFlags::TMPFILE) {
             return self.open_unnamed(name, flags, mode, task);
         }
+        umbel_mm::heap::room().map_err(|_| Errno::ENFILE)?;
         let mut walk = self.walk(name)?;
         let create = flags.contains(OpenFlags::CREAT) && !flags.contains(OpenFlags::PATH);
         loop {

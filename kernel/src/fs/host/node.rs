@@ -224,6 +224,12 @@ impl HostNode {
         Ok(names)
     }
 
+    /// Frees the list of names: a listing is done.
+    pub fn forget_names(&self) {
+        let list = self.list.lock().take();
+        drop(list);
+    }
+
     fn directory(&self) -> Result<()> {
         if self.kind == Kind::Directory { Ok(()) } else { Err(Errno::ENOTDIR) }
     }

@@ -8,8 +8,8 @@
 //! them. Everything that changes contents or size holds `write`, a sleeping lock.
 
 use super::file::Mapping;
+use super::pages::Pages;
 use crate::{Errno, Result};
-use alloc::collections::BTreeMap;
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use umbel_mm::frame::FrameRef;
@@ -27,7 +27,7 @@ pub(super) static TOTAL: AtomicU64 = AtomicU64::new(0);
 /// A file's contents.
 pub(super) struct Content {
     pub write: Mutex<()>,
-    pages: SpinLock<BTreeMap<u64, FrameRef>>,
+    pages: SpinLock<Pages>,
     size: AtomicU64,
     lower: AtomicBool,
     /// The object that mappings map, while there are any.
@@ -38,7 +38,7 @@ impl Content {
     pub fn new(size: u64, lower: bool) -> Content {
         Content {
             write: Mutex::new(Rank::Inode, ()),
-            pages: SpinLock::new(Rank::InodeState, BTreeMap::new()),
+            pages: SpinLock::new(Rank::InodeState, Pages::new()),
             size: AtomicU64::new(size),
             lower: AtomicBool::new(lower),
             mapping: SpinLock::new(Rank::InodeState, Weak::new()),
@@ -80,68 +80,56 @@ impl Content {
 
     pub fn size_and_blocks(&self) -> (u64, u64) {
         let size = self.size();
-        let pages = if self.is_lower() { size.div_ceil(PAGE) } else { self.pages.lock().len() as u64 };
+        let pages = if self.is_lower() { size.div_ceil(PAGE) } else { self.pages.lock().len() };
         (size, pages * (PAGE / 512))
     }
 
     pub fn page(&self, index: u64) -> Option<FrameRef> {
-        self.pages.lock().get(&index).cloned()
+        self.pages.lock().get(index)
     }
 
     /// Frames from `index` that lie side by side on the host, at most `max` pages; `None` = a hole.
     pub fn run(&self, index: u64, max: u64) -> Option<Run> {
         let pages = self.pages.lock();
-        let mut rest = pages.range(index..index.saturating_add(max.min(RUN as u64)));
-        let (&first, frame) = rest.next()?;
-        if first != index {
-            return None;
-        }
-        let mut run = Run { frames: Default::default(), count: 1 };
-        let mut last = frame.pfn();
-        if let Some(place) = run.frames.first_mut() {
-            *place = Some(frame.clone());
-        }
-        for ((&at, next), place) in rest.zip(run.frames.iter_mut().skip(1)) {
-            if at != index + run.count || !umbel_mm::frame::follows(last, next.pfn()) {
+        let mut run = Run { frames: Default::default(), count: 0 };
+        let mut last = None;
+        for (at, place) in (index..index.saturating_add(max)).zip(run.frames.iter_mut()) {
+            let Some(pfn) = pages.pfn(at) else { break };
+            if last.is_some_and(|last| !umbel_mm::frame::follows(last, pfn)) {
                 break;
             }
-            *place = Some(next.clone());
-            (run.count, last) = (run.count + 1, next.pfn());
+            *place = Some(FrameRef::from_held(pfn));
+            (run.count, last) = (run.count + 1, Some(pfn));
         }
-        Some(run)
+        (run.count > 0).then_some(run)
     }
 
     /// Pages from `index` that are a hole, at most `max`.
     pub fn hole(&self, index: u64, max: u64) -> u64 {
-        let end = index.saturating_add(max);
-        self.pages.lock().range(index..end).next().map_or(max, |(&at, _)| at - index)
+        self.next_data(index).map_or(max, |at| (at - index).min(max))
     }
 
     /// The first page with data at `index` or behind it.
     pub fn next_data(&self, index: u64) -> Option<u64> {
-        self.pages.lock().range(index..).next().map(|(&at, _)| at)
+        self.pages.lock().next(index)
     }
 
-    /// Puts `frame` where there is none; returns what is there.
-    pub fn insert(&self, index: u64, frame: FrameRef) -> (FrameRef, Inserted) {
-        let mut pages = self.pages.lock();
-        if let Some(there) = pages.get(&index) {
-            return (there.clone(), Inserted::No);
+    /// Puts `frame` where there is none.
+    pub fn insert(&self, index: u64, frame: FrameRef) -> Inserted {
+        let refused = self.pages.lock().insert(index, frame);
+        if refused.is_err() {
+            return Inserted::No;
         }
-        pages.insert(index, frame.clone());
         TOTAL.fetch_add(1, Relaxed);
-        (frame, Inserted::Yes)
+        Inserted::Yes
     }
 
     /// Drops the pages `from..to`; returns how many there were.
     pub fn remove(&self, from: u64, to: u64) -> u64 {
-        let mut pages = self.pages.lock();
-        let mut cut = pages.split_off(&from);
-        let mut rest = if to == u64::MAX { BTreeMap::new() } else { cut.split_off(&to) };
-        pages.append(&mut rest);
-        drop(pages);
-        TOTAL.fetch_sub(cut.len() as u64, Relaxed);
-        cut.len() as u64
+        let mut gone = Pages::new();
+        let count = self.pages.lock().take(from, to, &mut gone);
+        TOTAL.fetch_sub(count, Relaxed);
+        count
     }
 
     /// Drops everything; returns the number of pages.

@@ -14,6 +14,9 @@ use umbel_smp::lock::{Rank, SpinLock};
 /// Positions from here on are the host's entries.
 const LOWER: u64 = 1 << 40;
 
+/// The end of a listing with the host's entries, which are forgotten then.
+const END: u64 = 1 << 62;
+
 /// What a name stands for.
 #[derive(Clone)]
 pub(super) enum Entry {
@@ -102,6 +105,9 @@ impl Dir {
     }
 
     fn list_lower(&self, lower: &Arc<HostNode>, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
+        if pos == END {
+            return Ok(pos);
+        }
         let names: Arc<Vec<host::Entry>> = lower.names(pos == LOWER)?;
         let mut index = (pos - LOWER) as usize;
         while let Some(entry) = names.get(index) {
@@ -110,12 +116,13 @@ impl Dir {
                 let kind = lower.kind_of_entry(entry);
                 let next = LOWER + index as u64 + 1;
                 if !sink(&DirEntry { name: &entry.name, ino: entry.ino, kind, next }) {
-                    break;
+                    return Ok(LOWER + index as u64);
                 }
             }
             index += 1;
         }
-        Ok(LOWER + index as u64)
+        lower.forget_names();
+        Ok(END)
     }
 }
 

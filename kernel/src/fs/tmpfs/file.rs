@@ -87,6 +87,7 @@ impl Node {
 
     /// Puts zeroed frames into the hole at `index`, at least one and at most `max`.
     fn fill_hole(&self, content: &Content, index: u64, max: u64) -> Result<()> {
+        umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
         let fs = self.fs()?;
         let want = content.hole(index, max.min(BATCH)).max(1);
         let want = fs.charge(want)?;
@@ -99,7 +100,7 @@ impl Node {
         };
         let mut used = 0;
         for (at, frame) in (index..).zip(frames) {
-            if content.insert(at, frame).1 == Inserted::Yes {
+            if content.insert(at, frame) == Inserted::Yes {
                 used += 1;
             }
         }

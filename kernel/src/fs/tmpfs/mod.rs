@@ -14,6 +14,7 @@ mod content;
 mod dir;
 mod file;
 mod node;
+mod pages;
 
 pub use node::Node;
 

@@ -245,6 +245,7 @@ impl Node {
                 return Err(Errno::ENOTEMPTY);
             }
         }
+        lower.forget_names();
         Ok(())
     }
 
@@ -273,6 +274,7 @@ impl Node {
         if self.state.lock().nlink == 0 {
             return Err(Errno::ENOENT);
         }
+        umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
         Ok(Node::new(&self.fs()?, node))
     }
 
