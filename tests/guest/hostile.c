@@ -22,7 +22,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { BROKEN = 66, PAGE = 4096, HOT_LEN = 0x10000000 };
+enum { BROKEN = 66, PAGE = 4096, HOT_LEN = 0x02000000 };
 
 static uint64_t hot, image, slot_page, entry_page, signal_stack;
 static uint64_t sites[64];
