@@ -27,6 +27,7 @@ pub mod fpu;
 pub mod image;
 mod nested;
 pub mod panic;
+pub mod patch;
 mod regs;
 mod signal;
 mod trap;
