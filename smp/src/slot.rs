@@ -49,6 +49,8 @@ pub struct Hooks {
     pub masked: fn(),
     /// In the slot that runs: it is now bound to the space; `residue` says that it must be emptied first.
     pub enter_space: fn(&'static Slot, u64, Residue),
+    /// CLOCK_MONOTONIC, without a host call.
+    pub now_ns: fn() -> u64,
     /// Whether the slot was killed in guest mode (or in the windows beside it).
     pub in_guest: fn(&'static Slot) -> bool,
     /// In a fresh slot, on its park stack: goes on where the killed one was entered from, with "the slot died".
@@ -412,20 +414,15 @@ impl Slot {
         Ok(())
     }
 
-    /// In the running slot. A timer that is armed for an earlier time stays: the interrupt comes early, and only once.
+    /// In the running slot. A timer that will fire earlier stays: the interrupt comes early, once, and who gets it arms anew.
     pub(crate) fn arm_timer(&self, deadline_ns: u64) {
         let armed_ns = self.armed_ns.load(Relaxed);
-        let soon_enough = armed_ns != 0 && armed_ns <= deadline_ns;
+        let soon_enough = armed_ns != 0 && armed_ns <= deadline_ns && armed_ns > (hooks().now_ns)();
         if deadline_ns != 0 && !soon_enough {
             self.armed_ns.store(deadline_ns, Relaxed);
             // The timer exists, and a wrong time is not possible.
             let _ = timer::arm(self.timer.load(Relaxed), deadline_ns);
         }
-    }
-
-    /// The timer interrupt came: its timer is not armed any more. For the signal handler's bottom half.
-    pub fn timer_fired(&self) {
-        self.armed_ns.store(0, Relaxed);
     }
 
     /// Before the slot is woken: it shall run on the core on which the virtual CPU is.

@@ -6,8 +6,16 @@ use umbel_gate::{ArmOptions, SlotBlock};
 use umbel_smp::cpu;
 use umbel_smp::slot::{GATE_BLOCK_LEN, Hooks, Residue, Slot};
 
-pub static HOOKS: Hooks =
-    Hooks { prepare, arm, save: umbel_gate::save_before_switch, masked, enter_space, in_guest, resume_dead };
+pub static HOOKS: Hooks = Hooks {
+    prepare,
+    arm,
+    save: umbel_gate::save_before_switch,
+    now_ns: umbel_kernel::time::monotonic_ns,
+    masked,
+    enter_space,
+    in_guest,
+    resume_dead,
+};
 
 const _: () = assert!(size_of::<SlotBlock>() <= GATE_BLOCK_LEN);
 

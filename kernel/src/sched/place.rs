@@ -178,6 +178,7 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     task.sched.hands_over.store(0, Relaxed);
     let now_ns = cpu::account(&task, time::monotonic_ns());
     drop(task);
+    umbel_smp::slot::tick();
     let over = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;

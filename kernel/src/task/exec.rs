@@ -171,8 +171,9 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
     super::exit::release_memory_for_exec(task);
     let id = space.id();
     let old = task.replace_space(Some(space));
-    sched::enter_space(task, id);
+    // First: a slot whose space is gone is emptied where it is, instead of going over to another one.
     drop(old);
+    sched::enter_space(task, id);
     task.release_vfork();
     task.set_comm(&comm);
     task.process().set_image(image);

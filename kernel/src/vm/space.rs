@@ -287,6 +287,7 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         view::forget(&self.log);
+        umbel_smp::slot::retire_space(self.id);
         let mut doomed = Doomed::default();
         // Nobody else has the space any more, so the lock is free.
         if let Some(mut inner) = self.inner.try_lock() {
