@@ -142,6 +142,16 @@ pub fn retire_space(space: u64) {
     }
 }
 
+/// The running thread leaves its address space and nobody else runs in it: the running slot is free for another one.
+/// In the image only.
+pub fn give_up() {
+    let me = this();
+    let binding = &me.vcpu().spaces[me.local as usize % SLOTS_PER_CPU];
+    if binding.load(Relaxed) != FREE {
+        binding.store(RETIRED, Release);
+    }
+}
+
 /// Every slot bound to `space`: for shootdowns and statistics.
 pub fn bound_to(space: u64) -> impl Iterator<Item = &'static Slot> {
     cpu::all().flat_map(|vcpu| vcpu.slots()).filter(move |slot| slot.space() == space)

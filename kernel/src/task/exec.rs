@@ -171,9 +171,12 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
     super::exit::release_memory_for_exec(task);
     let id = space.id();
     let old = task.replace_space(Some(space));
-    // First: a slot whose space is gone is emptied where it is, instead of going over to another one.
-    drop(old);
+    if !task.is_vfork_child() {
+        // Stay in this slot, emptied, instead of going over to another one.
+        umbel_smp::slot::give_up();
+    }
     sched::enter_space(task, id);
+    drop(old);
     task.release_vfork();
     task.set_comm(&comm);
     task.process().set_image(image);

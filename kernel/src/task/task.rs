@@ -208,6 +208,11 @@ impl Task {
         self.own.lock().vfork_done = Some(done);
     }
 
+    /// Whether a vfork(2) parent still waits for it to leave the address space that they share.
+    pub(super) fn is_vfork_child(&self) -> bool {
+        self.own.lock().vfork_done.is_some()
+    }
+
     /// Lets the vfork(2) parent go on: the address space is no longer shared with it.
     pub(super) fn release_vfork(&self) {
         let done = self.own.lock().vfork_done.take();
