@@ -149,7 +149,11 @@ pub fn shell_status(status: ExitStatus) -> i32 {
 /// Static unless `dynamic`; the result is cached by the compiler's inputs' time stamps.
 pub fn guest_program(name: &str, dynamic: bool) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest").join(format!("{name}.c"));
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    let mut dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("guest");
+    // The guest has a /tmp of its own: what is built there is not seen by it.
+    if dir.starts_with("/tmp") || dir.starts_with("/dev/shm") {
+        dir = PathBuf::from(format!("/var/tmp/umbel-tests-{}", user_id())).join("guest");
+    }
     std::fs::create_dir_all(&dir).expect("target directory");
     let program = dir.join(if dynamic { format!("{name}.dyn") } else { name.to_owned() });
     let partial = dir.join(format!("{name}.{}.{:?}", std::process::id(), thread::current().id()));
@@ -183,7 +187,12 @@ pub fn script_same_as_host(cpus: u32, script: &str) {
     assert_eq!(guest, host, "on {cpus} virtual CPUs: {script}");
 }
 
+/// The user that the tests run as.
+pub fn user_id() -> u32 {
+    std::fs::metadata("/proc/self").map_or(u32::MAX, |m| std::os::unix::fs::MetadataExt::uid(&m))
+}
+
 /// True where the tests run as root.
 pub fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+    user_id() == 0
 }
