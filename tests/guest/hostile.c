@@ -70,8 +70,8 @@ static void run(const char *name, void (*attack)(uint64_t, uint64_t), uint64_t a
             return;
         }
         if (waited > 200) {
-            usleep(500);
-            if (waited > 600) {
+            usleep(300);
+            if (waited > 280) {
                 timed_out++;
                 kill(child, SIGKILL);
             }
@@ -157,7 +157,7 @@ static void everywhere_in_the_gate(void) {
     int used = PAGE;
     while (used > 0 && (gate[used - 1] == 0xcc || gate[used - 1] == 0)) used--;
     for (int variant = 0; variant < 4; variant++)
-        for (int i = 0; i < used; i += variant ? 3 : 1) {
+        for (int i = 0; i < used; i += variant ? 7 : 2) {
             registers(10, hot, HOT_LEN, 3);
             uint64_t frame = signal_stack + 0x4000;
             switch (variant) {
