@@ -89,7 +89,8 @@ unsafe fn settle(inherited: &Inheritance) -> Step<()> {
     for (start, end) in [
         (0, layout::IMAGE_BASE),
         (inherited.image_end, layout::HOT_BASE),
-        (layout::HOT_BASE + layout::HOT_LEN, layout::COLD_BASE),
+        (layout::HOT_BASE + layout::HOT_LEN, layout::SLOT_PAGE),
+        (layout::SLOT_PAGE + layout::PAGE, layout::COLD_BASE),
         (layout::COLD_BASE + layout::COLD_LEN, TASK_SIZE),
     ] {
         // SAFETY: the machine's memory, of which nothing is used any more.
@@ -134,6 +135,7 @@ fn is_ours(start: u64, end: u64, image_end: u64) -> bool {
     let within = |from: u64, to: u64| from <= start && end <= to;
     within(layout::IMAGE_BASE, image_end)
         || within(layout::HOT_BASE, layout::HOT_BASE + layout::HOT_LEN)
+        || within(layout::SLOT_PAGE, layout::SLOT_PAGE + layout::PAGE)
         || within(layout::COLD_BASE, layout::COLD_BASE + layout::COLD_LEN)
         // The vsyscall page is no mapping of ours and cannot be removed; the gate's filter answers its calls.
         || start >= 0xffff_ffff_ff60_0000
