@@ -43,3 +43,13 @@ fn pipes() {
 fn clocks() {
     same_as_host("clocks");
 }
+
+#[test]
+fn events() {
+    same_as_host("events");
+}
+
+#[test]
+fn jobs() {
+    same_as_host("jobs");
+}

@@ -24,6 +24,8 @@ use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
 const EDGE: u32 = 1 << 31;
 const ONESHOT: u32 = 1 << 30;
 const OPTIONS: u32 = 0xf << 28;
+/// Reported whether asked for or not.
+const ALWAYS: u32 = PollEvents::ERR.union(PollEvents::HUP).bits();
 /// Deepest nesting of instances.
 const DEPTH_MAX: u32 = 5;
 
@@ -63,10 +65,7 @@ impl Item {
     fn look(&self) -> PollEvents {
         let wanted = self.events.load(Acquire);
         match self.file.upgrade() {
-            Some(file) if wanted & !OPTIONS != 0 => {
-                let always = PollEvents::ERR | PollEvents::HUP;
-                file.poll(None) & (PollEvents::from_bits_truncate(wanted) | always)
-            }
+            Some(file) if wanted & !OPTIONS != 0 => file.poll(None) & PollEvents::from_bits_truncate(wanted),
             _ => PollEvents::empty(),
         }
     }
@@ -127,7 +126,7 @@ impl Epoll {
         let item = Item {
             file: Arc::downgrade(file),
             hook,
-            events: AtomicU32::new(event.events),
+            events: AtomicU32::new(event.events | ALWAYS),
             data: AtomicU64::new(event.data),
             _table: table,
         };
@@ -149,7 +148,7 @@ impl Epoll {
     pub fn modify(&self, fd: Fd, file: &File, event: Event) -> Result<()> {
         let item = self.items.lock().get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
         item.data.store(event.data, Relaxed);
-        item.events.store(event.events, Release);
+        item.events.store(event.events | ALWAYS, Release);
         item.hook.raised.store(true, Release);
         self.queue.wake_all();
         Ok(())

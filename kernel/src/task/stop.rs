@@ -70,16 +70,17 @@ fn raw_code(continued: bool) -> i32 {
 
 /// SIGCHLD, unless the parent said SA_NOCLDSTOP, and the wake-up of its waits.
 fn tell_parent(process: &Arc<Process>, code: i32, signo: u32) {
-    let parent = {
+    let (parent, uid) = {
         let table = ids::table();
         let Ok(node) = table.node(process.pid()) else { return };
+        let uid = node.threads.first().map_or(0, |thread| thread.cred().uid);
         match table.node(node.parent) {
-            Ok(parent) => parent.process.clone(),
+            Ok(parent) => (parent.process.clone(), uid),
             Err(_) => return,
         }
     };
-    {
-        let info = SigInfo::child(signal::SIGCHLD, code, process.pid().0, 0, signo as i32, 0, 0);
+    if !signal::ignores_child_stops(&parent) {
+        let info = SigInfo::child(signal::SIGCHLD, code, process.pid().0, uid, signo as i32, 0, 0);
         signal::send_to_process(&parent, info);
     }
     parent.child_events.wake_all();
