@@ -1,7 +1,7 @@
 //! The orderly end that the machine asks for when it gets SIGTERM: programs are told to end, then made to.
 //!
-//! Interactive shells ignore SIGTERM and take SIGHUP as their end, so both are sent. The machine itself forces the end
-//! after 5 s.
+//! SIGTERM comes first; interactive shells ignore it and take SIGHUP as their end, so that follows; then SIGKILL. The
+//! machine itself forces the end after 5 s.
 
 use crate::signal::{self, SIGCONT, SIGHUP, SIGKILL, SIGTERM, SigInfo, Signo};
 use crate::task::ids;
@@ -10,8 +10,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use umbel_smp::ipi::control;
 
-/// Between the request and the force, ns.
-const GRACE_NS: u64 = 2_000_000_000;
+/// What is sent, and how long after the request, ns.
+const STEPS: [(u64, Signo); 3] = [(0, SIGTERM), (1_000_000_000, SIGHUP), (2_500_000_000, SIGKILL)];
 
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
@@ -21,25 +21,24 @@ pub fn look() {
         return;
     }
     log::info!("shutdown: asked by the machine");
-    for signo in [SIGTERM, SIGHUP, SIGCONT] {
-        signal_all(signo);
-    }
-    let deadline = crate::time::monotonic_ns() + GRACE_NS;
-    if timer::arm(deadline, Target::Call(Arc::new(Force))).is_err() {
-        signal_all(SIGKILL);
-    }
-}
-
-fn signal_all(signo: Signo) {
-    for process in ids::all_processes() {
-        signal::send_to_process(&process, SigInfo::kernel(signo));
+    let now_ns = crate::time::monotonic_ns();
+    for (after_ns, signo) in STEPS {
+        let step = Step(signo);
+        if after_ns == 0 || timer::arm(now_ns + after_ns, Target::Call(Arc::new(step))).is_err() {
+            Step(signo).expired(now_ns);
+        }
     }
 }
 
-struct Force;
+/// Sends its signal to all processes.
+struct Step(Signo);
 
-impl Expire for Force {
+impl Expire for Step {
     fn expired(&self, _: u64) {
-        signal_all(SIGKILL);
+        for process in ids::all_processes() {
+            signal::send_to_process(&process, SigInfo::kernel(self.0));
+            // What is stopped can neither handle a signal nor end.
+            signal::send_to_process(&process, SigInfo::kernel(SIGCONT));
+        }
     }
 }
