@@ -79,17 +79,17 @@ pub enum Rank {
     RunQueue,
     /// Slots of a virtual CPU.
     Slot,
+    /// Any spinning lock under which nothing happens but allocation and logging.
+    Leaf,
     /// Frame allocator.
     Frames,
     /// Kernel heap.
     Heap,
     /// The kernel log: may be taken under anything.
     Log,
-    /// Any spinning lock under which no other is taken.
-    Leaf,
 }
 
-const RANKS: usize = Rank::Leaf as usize + 1;
+const RANKS: usize = Rank::Log as usize + 1;
 const _: () = assert!(RANKS <= 64);
 
 /// Whether acquisitions are recorded and checked.
