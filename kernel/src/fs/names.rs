@@ -222,6 +222,10 @@ impl<'a> Names<'a> {
         if dentry.inode().is_some() {
             return Err(Errno::EEXIST);
         }
+        if dir.inode().volatile() {
+            // procfs has no knowledge of names to come: the look-up itself fails.
+            return Err(Errno::ENOENT);
+        }
         self.check_addition(dir)?;
         let mut node = *node;
         inherit_group(dir, &mut node)?;
