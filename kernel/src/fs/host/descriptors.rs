@@ -23,15 +23,33 @@ pub(super) fn opened(node: &Arc<HostNode>) {
         chances -= 1;
         let Some(oldest) = queue.pop_front() else { return };
         let Some(oldest_node) = oldest.upgrade() else { continue };
-        if oldest_node.used.swap(false, Ordering::Relaxed) {
+        let used = oldest_node.used.swap(false, Ordering::Relaxed);
+        if used {
             queue.push_back(oldest);
-            continue;
         }
         drop(queue);
+        if used {
+            drop(oldest_node);
+            queue = QUEUE.lock();
+            continue;
+        }
         // Whoever uses the descriptor now keeps it open until done.
         drop(oldest_node.forget_descriptor());
         // The last reference to a node closes descriptors too: not under the lock.
         drop(oldest_node);
         queue = QUEUE.lock();
+    }
+}
+
+/// Closes the descriptors of some nodes that nobody has open.
+pub(super) fn evict() {
+    const SOME: usize = 64;
+    for _ in 0..SOME {
+        let oldest = QUEUE.lock().pop_front();
+        match oldest.map(|oldest| oldest.upgrade()) {
+            Some(Some(node)) => drop(node.forget_descriptor()),
+            Some(None) => {}
+            None => return,
+        }
     }
 }

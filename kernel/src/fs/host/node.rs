@@ -115,7 +115,16 @@ impl HostNode {
             _ => return Err(Errno::ENXIO),
         };
         let parent = self.parent.as_ref().ok_or(Errno::EIO)?;
-        let fd = Arc::new(parent.with_descriptor(|dir| file::open_beneath(dir, &self.name, flags))?);
+        let open = || parent.with_descriptor(|dir| file::open_beneath(dir, &self.name, flags));
+        let fd = match open() {
+            // The table is full: others' idle descriptors make room.
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                descriptors::evict();
+                open().map_err(|errno| if errno == Errno::EMFILE { Errno::ENFILE } else { errno })?
+            }
+            opened => opened?,
+        };
+        let fd = Arc::new(fd);
         if identity_of(&file::stat_at(fd.fd(), b"")?) != self.identity {
             return Err(Errno::ENOENT);
         }
@@ -232,6 +241,16 @@ impl HostNode {
 
     fn directory(&self) -> Result<()> {
         if self.kind == Kind::Directory { Ok(()) } else { Err(Errno::ENOTDIR) }
+    }
+}
+
+impl Drop for HostNode {
+    /// Drops a chain of parents without recursion, as kernel stacks are small.
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(mut last) = parent.and_then(Arc::into_inner) {
+            parent = last.parent.take();
+        }
     }
 }
 
