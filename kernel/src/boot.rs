@@ -16,10 +16,12 @@ use crate::{Errno, Result, drivers, random, stats, time};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Write;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use umbel_abi::machine::{BootInfo, ControlState};
 use umbel_gate::UserContext;
 use umbel_smp::cpu as vcpu;
+use umbel_smp::cpu::Report;
 
 /// The command's process.
 pub const FIRST: Pid = Pid(2);
@@ -196,8 +198,7 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
         fail(status, &name)(errno)
     })?;
     let first = first_task(init, file, path, command.strings).map_err(fail(126, &name))?;
-    let init_cred = Cred::new(0, 0);
-    init.set_cred(init_cred);
+    init.set_cred(Cred::new(0, 0));
     sched::start(&first);
     Ok(())
 }
@@ -226,13 +227,7 @@ fn find_command(init: &Arc<Task>, name: &[u8], envs: &[Vec<u8>]) -> Result<(Vec<
 fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings) -> Result<Arc<Task>> {
     let limits = Limits::first(info().ram_pages);
     let cred = Arc::new(Cred::new(info().uid, info().gid));
-    let request = loader::Request {
-        file,
-        name: path,
-        strings,
-        stack_limit: limits.soft(linux_raw_sys::general::RLIMIT_STACK),
-        randomize: true,
-    };
+    let request = loader::Request { file, name: path, strings, limits, randomize: true };
     let loaded = loader::load(init, request, &|_| Ok((cred.clone(), false)))?;
     let pid = ids::table().reserve_id()?;
     let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
@@ -278,8 +273,11 @@ pub fn finish(status: WaitStatus) {
 fn end(status: i32) {
     let control = vcpu::control();
     if option(BootInfo::STATS) {
-        crate::log::strace(&stats::report());
+        let mut text = Report::begin();
+        let _ = text.write_str(&stats::report());
+        text.publish();
     }
     control.exit_status.store(status, Relaxed);
+    drivers::console::finish();
     vcpu::set_state(ControlState::Finished);
 }

@@ -32,7 +32,8 @@ pub struct SlotPage {
     pub euid: AtomicU32,
     pub gid: AtomicU32,
     pub egid: AtomicU32,
-    _pad2: u32,
+    /// Which identity this is: the kernel's own mark, unique among all that were ever shown.
+    pub identity: AtomicU32,
     /// Clock: ns = base_ns + ((tsc - base_tsc) * mult >> shift). Offset 80.
     pub base_tsc: AtomicU64,
     /// CLOCK_MONOTONIC at `base_tsc`, ns.

@@ -11,14 +11,15 @@ pub mod stack;
 
 use crate::fs::File;
 use crate::random;
-use crate::task::{Cred, Image, Task};
+use crate::task::{Cred, Image, Limits, Task};
 use crate::vm::map::Place;
-use crate::vm::{Backing, MapRequest, Prot, Space, VmaFlags};
+use crate::vm::{self, Backing, MapRequest, Prot, Space, VmaFlags};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use elf::{Header, Program, page_down, page_up};
 use linux_raw_sys::auxvec as at;
+use linux_raw_sys::general as raw;
 use stack::{Aux, Strings};
 use umbel_abi::machine::layout::{PAGE, USER_TOP};
 use umbel_mm::UserAddr;
@@ -33,8 +34,8 @@ const STACK_SHIFT: u64 = 1 << 20;
 const STACK_GAP: u64 = 1 << 30;
 /// `AT_MINSIGSTKSZ`: a signal frame with the largest FPU state that guests have.
 const MIN_SIGNAL_STACK: u64 = 3632;
-/// Smallest and largest size of the stack's area.
-const STACK_SIZE: core::ops::Range<u64> = (128 << 10)..(1 << 30);
+/// Bytes below the first stack pointer that are mapped from the start, as on Linux.
+const STACK_FIRST: u64 = 128 << 10;
 
 /// What to load.
 pub struct Request {
@@ -42,10 +43,13 @@ pub struct Request {
     /// The name that was asked for: `AT_EXECFN`.
     pub name: Vec<u8>,
     pub strings: Strings,
-    pub stack_limit: u64,
+    pub limits: Limits,
     /// Whether addresses are random (`ADDR_NO_RANDOMIZE` is not set).
     pub randomize: bool,
 }
+
+/// What the program's file makes of credentials, and whether the program is to be careful (`AT_SECURE`).
+pub type NewCred<'a> = dyn Fn(&Arc<File>) -> Result<(Arc<Cred>, bool)> + 'a;
 
 /// A loaded program.
 pub struct Loaded {
@@ -63,15 +67,11 @@ pub struct Loaded {
 ///
 /// # Errors
 /// `ENOEXEC`, `E2BIG`, `EACCES`, `ENOENT`, `ENOMEM`, `ELOOP` for too many nested scripts.
-pub fn load(
-    task: &Arc<Task>,
-    mut request: Request,
-    cred: &dyn Fn(&Arc<File>) -> Result<(Arc<Cred>, bool)>,
-) -> Result<Loaded> {
+pub fn load(task: &Arc<Task>, mut request: Request, cred: &NewCred) -> Result<Loaded> {
     let mut depth = 0;
     let comm = base_name(&request.name).to_vec();
     loop {
-        request.strings.check(request.stack_limit)?;
+        request.strings.check(request.limits.soft(raw::RLIMIT_STACK))?;
         let mut head = [0; script::LINE_MAX];
         let len = request.file.read_kernel(&mut head, 0)?;
         let head = head.get(..len).unwrap_or(&[]);
@@ -118,19 +118,22 @@ fn load_elf(
         None => None,
     };
     let space = Space::new()?;
+    space.set_limits(memory_limits(&request.limits));
     let shift = |max: u64| if request.randomize { random::next_u64() % max } else { 0 };
+    let top = USER_TOP - STACK_GAP - shift(ASLR_PAGES) * PAGE;
+    space.place_stack(top);
     let base = if header.is_dyn { DYN_BASE + shift(ASLR_PAGES) * PAGE } else { 0 };
     let bias = map_program(&space, &request.file, header, &program, base, true)?;
-    let range = program.range();
-    let brk = bias.wrapping_add(range.end);
+    let brk = bias.wrapping_add(program.range().end);
     space.set_brk(UserAddr(brk + shift(0x2000) * PAGE));
     let entry = bias.wrapping_add(header.entry);
-    let mut start = entry;
-    let mut interp_base = 0;
-    if let Some((file, header, program)) = &interp {
-        interp_base = map_program(&space, file, header, program, 0, false)?;
-        start = interp_base.wrapping_add(header.entry);
-    }
+    let (start, interp_base) = match &interp {
+        Some((file, header, program)) => {
+            let base = map_program(&space, file, header, program, 0, false)?;
+            (base.wrapping_add(header.entry), base)
+        }
+        None => (entry, 0),
+    };
     let phdr = program.phdr_addr(header).map_or(0, |addr| bias.wrapping_add(addr));
     let mut aux = Vec::from([
         Aux::Value(u64::from(at::AT_PHDR), phdr),
@@ -138,29 +141,67 @@ fn load_elf(
         Aux::Value(u64::from(at::AT_ENTRY), entry),
     ]);
     aux.extend(facts(header, cred, secure));
-    let top = USER_TOP - STACK_GAP - shift(ASLR_PAGES) * PAGE;
-    let size = page_up(request.stack_limit.clamp(STACK_SIZE.start, STACK_SIZE.end));
-    let mut prot = Prot::READ | Prot::WRITE;
-    prot.set(Prot::EXEC, program.exec_stack);
-    let flags = VmaFlags::STACK;
-    let addr = UserAddr(top - size);
-    space.map(MapRequest { addr, len: size, place: Place::Fixed, prot, flags, backing: Backing::Anonymous })?;
+    let stack = map_stack(&space, &request, &program, top, top - shift(STACK_SHIFT) / 16 * 16, &aux)?;
+    let image = describe(task, &request, &program, bias, stack)?;
+    note_layout(&space, &image, &program, bias);
+    Ok(Loaded { space, entry: start, sp: image.stack_top, image, file: request.file, comm })
+}
+
+/// Maps the first stack, which grows by faults, and writes the strings and vectors below `start`.
+fn map_stack(
+    space: &Space,
+    request: &Request,
+    program: &Program,
+    top: u64,
+    start: u64,
+    aux: &[Aux],
+) -> Result<stack::Image> {
     let mut seed = [0; 16];
     random::fill(&mut seed);
-    let image =
-        stack::build(top - page_down(shift(STACK_SHIFT)) % (size / 2), &request.strings, &request.name, &seed, &aux)?;
+    let image = stack::build(start, &request.strings, &request.name, &seed, aux)?;
+    let mut prot = Prot::READ | Prot::WRITE;
+    prot.set(Prot::EXEC, program.exec_stack);
+    let addr = page_down(image.sp - STACK_FIRST);
+    space.map(MapRequest {
+        addr: UserAddr(addr),
+        len: top - addr,
+        place: Place::Fixed,
+        prot,
+        flags: VmaFlags::STACK | VmaFlags::GROWSDOWN,
+        backing: Backing::Anonymous,
+    })?;
     space.write_remote(UserAddr(image.sp), &image.bytes)?;
+    Ok(image)
+}
+
+fn describe(task: &Task, request: &Request, program: &Program, bias: u64, stack: stack::Image) -> Result<Image> {
     let root = task.fs()?.root();
     let exe = request.file.path().map(|path| path.display(&root)).unwrap_or_default();
-    let code = program.segments.iter().find(|segment| segment.exec).map_or(0..0, |s| bias + s.vaddr..bias + s.end());
-    Ok(Loaded {
-        space,
-        entry: start,
-        sp: image.sp,
-        image: Image { exe, args: image.args, env: image.envs, auxv: image.auxv, stack_top: image.sp, code },
-        file: request.file,
-        comm,
-    })
+    let code = program.segments.iter().find(|segment| segment.exec);
+    let code = code.map_or(0..0, |segment| bias + segment.vaddr..bias + segment.end());
+    Ok(Image { exe, args: stack.args, env: stack.envs, auxv: stack.auxv, stack_top: stack.sp, code })
+}
+
+/// For /proc and prctl(2).
+fn note_layout(space: &Space, image: &Image, program: &Program, bias: u64) {
+    let data = program.segments.iter().rfind(|segment| segment.write);
+    let data = data.map_or((0, 0), |segment| (bias + segment.vaddr, bias + segment.end()));
+    space.update_layout(|layout| {
+        layout.code = (image.code.start, image.code.end);
+        layout.data = data;
+        layout.args = (image.args.start, image.args.end);
+        layout.env = (image.env.start, image.env.end);
+    });
+}
+
+/// The limits that concern memory.
+pub fn memory_limits(limits: &Limits) -> vm::Limits {
+    vm::Limits {
+        stack: limits.soft(raw::RLIMIT_STACK),
+        address_space: limits.soft(raw::RLIMIT_AS),
+        data: limits.soft(raw::RLIMIT_DATA),
+        memlock: limits.soft(raw::RLIMIT_MEMLOCK),
+    }
 }
 
 /// The part of the auxiliary vector that does not depend on addresses.

@@ -83,7 +83,7 @@ pub fn build(top: u64, strings: &Strings, exec_name: &[u8], random: &[u8; 16], a
     let random = area.push(random);
     area.align(16);
     let words = 1 + args.len() + 1 + envs.len() + 1 + 2 * (aux.len() + 1);
-    if words % 2 != 0 {
+    if !words.is_multiple_of(2) {
         area.push(&[0; 8]);
     }
     let mut auxv = Vec::new();
@@ -134,7 +134,7 @@ impl Area {
     }
 
     fn align(&mut self, align: u64) {
-        while self.at() % align != 0 {
+        while !self.at().is_multiple_of(align) {
             self.push(&[0]);
         }
     }

@@ -341,6 +341,7 @@ pub fn serve_interrupts() {
             stats::TICKS.add(1);
             cpu.timer_ns.store(0, Relaxed);
             time::clock::reanchor();
+            umbel_smp::slot::tick();
             place::update_load(time::monotonic_ns());
         }
     }

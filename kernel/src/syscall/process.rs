@@ -320,7 +320,9 @@ fn getrlimit(task: &Arc<Task>, resource: u32, limit: UserAddr) -> Result<()> {
 fn setrlimit(task: &Arc<Task>, resource: u32, limit: UserAddr) -> Result<()> {
     let [soft, hard] = read_val(limit)?;
     let privileged = task.capable(cap::SYS_RESOURCE);
-    task.process().with_limits(|limits| limits.set(resource, Limit { soft, hard }, privileged))
+    task.process().with_limits(|limits| limits.set(resource, Limit { soft, hard }, privileged))?;
+    limits_changed(task);
+    Ok(())
 }
 
 fn prlimit64(task: &Arc<Task>, pid: Pid, resource: u32, new: UserAddr, old: UserAddr) -> Result<()> {
@@ -337,7 +339,17 @@ fn prlimit64(task: &Arc<Task>, pid: Pid, resource: u32, new: UserAddr, old: User
         }
         Ok(before)
     })?;
+    if new.is_some() {
+        limits_changed(&target);
+    }
     if old.is_null() { Ok(()) } else { write_val(old, &[before.soft, before.hard]) }
+}
+
+/// Tells the address space of its process's limits.
+fn limits_changed(task: &Task) {
+    if let Some(space) = task.space() {
+        space.set_limits(crate::loader::memory_limits(&task.process().limits()));
+    }
 }
 
 fn may_limit(task: &Task, target: &Task) -> bool {

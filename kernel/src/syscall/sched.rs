@@ -155,7 +155,7 @@ fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Re
 
 fn sched_getaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<usize> {
     let bytes: Vec<u8> = find(task, pid)?.sched.affinity().to_bytes(sched::cpus()).collect();
-    if len % 8 != 0 || (len as usize) < bytes.len() {
+    if !len.is_multiple_of(8) || (len as usize) < bytes.len() {
         return Err(Errno::EINVAL);
     }
     copy_out(mask, &bytes)?;

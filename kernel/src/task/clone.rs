@@ -204,6 +204,7 @@ fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
     );
     let child = Process::new(pid, signal, parent.limits(), parent.image());
     child.exit_signal.store(args.exit_signal, Relaxed);
+    child.uid.store(parent.uid.load(Relaxed), Relaxed);
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
     child.personality.store(parent.personality.load(Relaxed), Relaxed);
     Arc::new(child)

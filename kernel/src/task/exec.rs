@@ -13,7 +13,6 @@ use crate::{Errno, Result, sched, signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
-use linux_raw_sys::general as raw;
 use umbel_gate::Regs;
 
 /// `ADDR_NO_RANDOMIZE` of personality(2).
@@ -28,13 +27,8 @@ const SET_ID: u32 = 0o6000;
 pub fn exec(task: &Arc<Task>, file: Arc<File>, name: Vec<u8>, strings: Strings) -> Result<()> {
     let process = task.process();
     let personality = process.personality.load(Relaxed);
-    let request = loader::Request {
-        file,
-        name,
-        strings,
-        stack_limit: process.limit(raw::RLIMIT_STACK),
-        randomize: personality & NO_RANDOMIZE == 0,
-    };
+    let request =
+        loader::Request { file, name, strings, limits: process.limits(), randomize: personality & NO_RANDOMIZE == 0 };
     let loaded =
         loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
     de_thread(task)?;
@@ -170,13 +164,13 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
     let Loaded { space, entry, sp, image, comm, .. } = loaded;
     super::exit::release_memory_for_exec(task);
     let id = space.id();
-    let old = task.replace_space(Some(space));
+    // The old space goes first: nobody else may have it, and its memory is free for the new one.
+    drop(task.replace_space(Some(space)));
     if !task.is_vfork_child() {
         // Stay in this slot, emptied, instead of going over to another one.
         umbel_smp::slot::give_up();
     }
     sched::enter_space(task, id);
-    drop(old);
     task.release_vfork();
     task.set_comm(&comm);
     task.process().set_image(image);

@@ -162,6 +162,9 @@ fn orphan_children(table: &mut Table, pid: Pid) -> Orphans {
     for child in children {
         let Some(node) = table.processes.get_mut(&child) else { continue };
         node.parent = reaper;
+        for thread in &node.threads {
+            thread.change_identity();
+        }
         let wanted = node.threads.first().map_or(0, |thread| thread.parent_death_signal.load(Relaxed));
         orphans.push((node.process.clone(), wanted));
         // Whatever the child's signal was, its new parent gets SIGCHLD.
@@ -224,6 +227,8 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
         if *wanted != 0 {
             signal::send_to_process(orphan, SigInfo::kernel(*wanted));
         }
+        // getppid() may be answered without entering the kernel.
+        kick_threads(orphan);
     }
     for parent in &end.new_parents {
         signal::send_to_process(parent, SigInfo::kernel(signal::SIGCHLD));

@@ -41,6 +41,8 @@ pub struct Process {
     pub subreaper: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicU32,
+    /// Real user id of its threads, for wait(2).
+    pub uid: AtomicU32,
     /// personality(2).
     pub personality: AtomicU32,
     /// What it runs, for /proc.
@@ -131,6 +133,7 @@ impl Process {
             times: SpinLock::new(Rank::Process, Times::default()),
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
+            uid: AtomicU32::new(0),
             personality: AtomicU32::new(0),
             image: SpinLock::new(Rank::Process, image),
             start_ns: crate::time::monotonic_ns(),

@@ -1,6 +1,6 @@
 //! The run loop: one door into guest code, one way out of the kernel.
 
-use super::ids::WaitStatus;
+use super::ids::{self, WaitStatus};
 use super::task::Task;
 use super::{exit, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
@@ -9,6 +9,7 @@ use crate::vm::{self, Access};
 use crate::{Errno, sched, stats, time};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
+use umbel_abi::machine::{BootInfo, SlotPage};
 use umbel_gate::{self as gate, Exception, FaultInfo, Kill, Regs, Trap};
 
 /// Where every guest thread starts, on its own kernel stack, after the first switch to it.
@@ -27,16 +28,13 @@ pub extern "C" fn task_main(_: u64) -> ! {
 
 /// Runs guest code until the thread ends.
 fn run(task: &Arc<Task>) {
-    let strace = crate::boot::option(umbel_abi::machine::BootInfo::STRACE);
+    let strace = crate::boot::option(BootInfo::STRACE);
     exit_to_user(task, false);
-    let mut space = task.space();
     while !task.must_exit() {
-        if space.as_ref().map(|space| space.id()) != Some(task.thread.space.load(Relaxed)) {
-            // execve(2) took place.
-            space = task.space();
-        }
-        let Some(space) = &space else { return };
+        let Some(space) = task.space() else { return };
         space.activate();
+        drop(space);
+        publish_identity(task, umbel_smp::slot::this().page());
         time::clock::refresh(umbel_smp::slot::this().page());
         sched::program_timer();
         let before_ns = time::monotonic_ns();
@@ -52,6 +50,30 @@ fn run(task: &Arc<Task>) {
             Trap::BadFrame(kill) => refuse(task, kill),
         }
         exit_to_user(task, restart);
+    }
+}
+
+/// Shows guest code in this slot who it is, so that trampolines can answer without entering the kernel.
+fn publish_identity(task: &Task, page: &SlotPage) {
+    let identity = task.identity();
+    if page.identity.load(Relaxed) == identity {
+        return;
+    }
+    let cred = task.cred();
+    let process = task.process();
+    let words = [
+        (&page.pid, process.pid().0 as u32),
+        (&page.tid, task.tid().0 as u32),
+        (&page.ppid, ids::table().node(process.pid()).map_or(0, |node| node.parent.0 as u32)),
+        (&page.uid, cred.uid),
+        (&page.euid, cred.euid),
+        (&page.gid, cred.gid),
+        (&page.egid, cred.egid),
+        (&page.identity, identity),
+        (&page.fast_reads, u32::from(!crate::boot::option(BootInfo::STRACE))),
+    ];
+    for (word, value) in words {
+        word.store(value, Relaxed);
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Task {
     pub exiting: AtomicBool,
     /// Exit code of exit(2).
     pub exit_code: AtomicI32,
+    /// Mark of the ids that slot pages show: unique among all threads, new after each change.
+    identity: AtomicU32,
     /// Scheduling parameters and accounts.
     pub sched: crate::sched::Entity,
 }
@@ -112,6 +114,7 @@ impl Task {
             timer_slack_ns: AtomicU64::new(50_000),
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
+            identity: AtomicU32::new(next_identity()),
             sched: new.sched,
         });
         let owner: alloc::sync::Weak<Task> = Arc::downgrade(&task);
@@ -128,6 +131,7 @@ impl Task {
     /// Takes over another id (execve of a thread that is not the leader). Under the lock of the table of ids.
     pub(super) fn set_tid(&self, tid: Pid) {
         self.tid.store(tid.0, Relaxed);
+        self.change_identity();
     }
 
     /// Its thread group.
@@ -148,8 +152,10 @@ impl Task {
     /// Replaces the credentials; the thread itself calls this.
     pub fn set_cred(&self, cred: Cred) {
         let cred = Arc::new(cred);
+        self.process.uid.store(cred.uid, Relaxed);
         let old = core::mem::replace(&mut self.own.lock().cred, cred);
         drop(old);
+        self.change_identity();
     }
 
     /// Whether the capability is effective.
@@ -221,10 +227,25 @@ impl Task {
         }
     }
 
+    /// An id that slot pages show has changed: the next exit to guest code shows the new one.
+    pub(super) fn change_identity(&self) {
+        self.identity.store(next_identity(), Relaxed);
+    }
+
+    /// See [`Self::change_identity`].
+    pub(super) fn identity(&self) -> u32 {
+        self.identity.load(Relaxed)
+    }
+
     /// Whether the thread must leave the run loop: it called exit(2) or its process is being ended.
     pub fn must_exit(&self) -> bool {
         self.exiting.load(Relaxed) || self.process.is_exiting() || self.process.is_replacing(self)
     }
+}
+
+fn next_identity() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Relaxed).wrapping_add(1)
 }
 
 /// `name` as a thread's name.

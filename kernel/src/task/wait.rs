@@ -123,10 +123,7 @@ fn state_of(_: &Table, node: &Node, options: WaitOptions) -> Option<WaitResult> 
     let mut usage = times.own;
     usage.add(&times.children);
     drop(times);
-    let result = |status| {
-        let uid = node.threads.first().map_or(0, |thread| thread.cred().uid);
-        WaitResult { pid: process.pid(), uid, status, usage }
-    };
+    let result = |status| WaitResult { pid: process.pid(), uid: process.uid.load(Relaxed), status, usage };
     if let Some(status) = node.zombie {
         return options.contains(WaitOptions::WEXITED).then(|| result(status));
     }

@@ -287,6 +287,7 @@ impl Space {
 impl Drop for Space {
     fn drop(&mut self) {
         view::forget(&self.log);
+        // Slots that still hold it are free for other spaces.
         umbel_smp::slot::retire_space(self.id);
         let mut doomed = Doomed::default();
         // Nobody else has the space any more, so the lock is free.
