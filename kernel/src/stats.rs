@@ -5,6 +5,7 @@ use alloc::string::String;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::MAX_CPUS;
+use umbel_mm::view;
 use umbel_smp::cpu;
 
 /// A count that each virtual CPU keeps for itself.
@@ -88,10 +89,29 @@ pub fn report() -> String {
     let _ = writeln!(out, "{:36} {}", "teleports", sum(|vcpu| vcpu.teleports.load(Relaxed)));
     let _ = writeln!(out, "{:36} {}", "recycled slots", sum(|vcpu| vcpu.recycles.load(Relaxed)));
     let _ = writeln!(out, "{:36} {}", "dead slots", sum(|vcpu| vcpu.dead_slots.load(Relaxed)));
+    memory(&mut out);
     for (nr, count) in table::missing() {
         let _ = writeln!(out, "{:36} {} ({count})", "missing system call", name_of_missing(nr));
     }
     out
+}
+
+/// What address spaces and memory count themselves.
+fn memory(out: &mut String) {
+    let (heap_used, heap_grown) = umbel_mm::heap::usage();
+    let frames = umbel_mm::frame::usage();
+    let counts = [
+        ("shootdowns", view::SHOOTDOWNS.load(Relaxed)),
+        ("cross-calls for shootdowns", view::CROSS_CALLS.load(Relaxed)),
+        ("log entries applied", view::APPLIED.load(Relaxed)),
+        ("log wraps", view::WRAPS.load(Relaxed)),
+        ("pages of RAM in use", frames.total - frames.free),
+        ("kernel heap in use, KiB", heap_used >> 10),
+        ("kernel heap populated, KiB", heap_grown >> 10),
+    ];
+    for (label, count) in counts {
+        let _ = writeln!(out, "{label:36} {count}");
+    }
 }
 
 /// Linux's name of a call that has no row.

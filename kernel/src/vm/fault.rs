@@ -7,7 +7,7 @@ use super::object::PageSource;
 use super::space::{Doomed, Inner, Space};
 use super::table::Pte;
 use super::vma::{Backing, Prot, Vma, VmaFlags};
-use crate::{Errno, Result};
+use crate::{Errno, Result, stats};
 use core::ops::Range;
 use umbel_mm::frame::{self, FrameRef, MAX_RUN};
 use umbel_mm::{PAGE, Pfn, slotmap, view};
@@ -300,6 +300,7 @@ fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResul
         };
         inner.table.fill(at, run.first, run.count);
         if map {
+            stats::FAULT_PAGES.add(u64::from(run.count));
             slotmap::map_frames(at * PAGE, run.first, run.count, vma.prot.bits())?;
         }
         at += u64::from(run.count);
@@ -362,6 +363,7 @@ fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultR
         prot.remove(Prot::WRITE);
     }
     let first = inner.table.get(run.start).pfn();
+    stats::FAULT_PAGES.add(run.end - run.start);
     slotmap::map_frames(run.start * PAGE, first, (run.end - run.start) as u32, prot.bits())?;
     Ok(())
 }
