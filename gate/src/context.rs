@@ -3,6 +3,7 @@
 use crate::asm::{Kind, gate_go_on, gate_leave, gate_save_extended};
 use crate::block::{in_slot, try_this};
 use crate::fpu::{self, FpuArea};
+use crate::sites::CallSites;
 use crate::{Exception, Kill, Regs, Result, SlotBlock, Trap, signal};
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -25,6 +26,7 @@ pub struct UserContext {
     bases: UnsafeCell<Bases>,
     fpu: UnsafeCell<FpuArea>,
     borrowed: AtomicBool,
+    sites: CallSites,
 }
 
 /// Segment bases.
@@ -50,6 +52,7 @@ impl UserContext {
             bases: UnsafeCell::new(Bases::default()),
             fpu: UnsafeCell::new(fpu),
             borrowed: AtomicBool::new(false),
+            sites: CallSites::new(),
         })
     }
 
@@ -126,6 +129,15 @@ impl UserContext {
         }
         // SAFETY: see the type's invariants.
         unsafe { (*self.fpu.get()).load(image) };
+    }
+
+    /// The return address of the system call at hand, if its site has trapped often enough to be patched. Once.
+    pub fn take_hot_site(&self) -> Option<u64> {
+        self.sites.take_hot()
+    }
+
+    pub(crate) fn count_call(&self, back: u64) {
+        self.sites.count(back);
     }
 
     /// Runs `f` on the saved FPU state of the thread that just left guest mode in this slot.

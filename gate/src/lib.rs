@@ -30,6 +30,7 @@ pub mod panic;
 pub mod patch;
 mod regs;
 mod signal;
+mod sites;
 mod trap;
 
 pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};

@@ -72,10 +72,14 @@ pub(crate) fn judge(context: &UserContext, block: &SlotBlock) -> Trap {
         // The registers to leave with are still in `context`.
         return if class == Class::Asynchronous { Trap::Interrupt } else { Trap::BadFrame(Kill::ExitWindow) };
     }
-    context.update(|regs| {
+    let trap = context.update(|regs| {
         *regs = guest_regs(&frame.cpu);
         classify(&frame, class, regs)
-    })
+    });
+    if trap == Trap::Syscall {
+        context.count_call(frame.cpu.rip);
+    }
+    trap
 }
 
 /// Records in the mailbox what nobody else records.

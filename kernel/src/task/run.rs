@@ -42,7 +42,12 @@ fn run(task: &Arc<Task>) {
         task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
         let mut restart = false;
         match trap {
-            Trap::Syscall => restart = system_call(task, strace),
+            Trap::Syscall => {
+                if let Some(site) = task.user.take_hot_site() {
+                    space.patch_call(site, task.user.regs().orig_rax as u32);
+                }
+                restart = system_call(task, strace);
+            }
             Trap::Fault(fault) => page_fault(task, &fault),
             Trap::Exception(exception) => raise(task, &exception),
             Trap::Interrupt => {}

@@ -18,6 +18,7 @@ pub mod map;
 pub mod mapping_set;
 pub mod object;
 pub mod pager;
+mod patch;
 pub mod remap;
 pub mod remote;
 pub mod space;

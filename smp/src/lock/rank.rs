@@ -29,6 +29,8 @@ pub enum Rank {
     Stream,
     /// A System V or POSIX IPC object.
     Ipc,
+    /// Patched text of files.
+    Patch,
     /// Address space: list of areas.
     Space,
     /// Cached pages of one object.
