@@ -131,6 +131,11 @@ impl UserContext {
         unsafe { (*self.fpu.get()).load(image) };
     }
 
+    /// Whether the system call at hand came through a patched call site. Right after [`enter_user`].
+    pub fn came_by_patch(&self) -> bool {
+        try_this().is_some_and(|block| block.live.load(Relaxed) == self.address())
+    }
+
     /// The return address of the system call at hand, if its site has trapped often enough to be patched. Once.
     pub fn take_hot_site(&self) -> Option<u64> {
         self.sites.take_hot()

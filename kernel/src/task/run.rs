@@ -43,9 +43,7 @@ fn run(task: &Arc<Task>) {
         let mut restart = false;
         match trap {
             Trap::Syscall => {
-                if let Some(site) = task.user.take_hot_site() {
-                    space.patch_call(site, task.user.regs().orig_rax as u32);
-                }
+                count_call(task);
                 restart = system_call(task, strace);
             }
             Trap::Fault(fault) => page_fault(task, &fault),
@@ -55,6 +53,18 @@ fn run(task: &Arc<Task>) {
             Trap::BadFrame(kill) => refuse(task, kill),
         }
         exit_to_user(task, restart);
+    }
+}
+
+/// Which way the call came; a site that trapped often is patched.
+fn count_call(task: &Task) {
+    if task.user.came_by_patch() {
+        stats::SYSCALLS_PATCHED.add(1);
+        return;
+    }
+    stats::SYSCALLS_SIGNAL.add(1);
+    if let (Some(site), Some(space)) = (task.user.take_hot_site(), task.space()) {
+        space.patch_call(site, task.user.regs().orig_rax as u32);
     }
 }
 
