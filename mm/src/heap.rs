@@ -162,7 +162,7 @@ impl Heap {
             let Some(block) = (unsafe { talc.allocate(layout) }) else {
                 break;
             };
-            USED.fetch_add(layout.size() as u64, Ordering::Relaxed);
+            USED.fetch_add(cost(layout), Ordering::Relaxed);
             self.with(class, |magazine| magazine.push(block.as_ptr().cast()));
         }
         first
@@ -178,7 +178,7 @@ impl Heap {
             };
             // SAFETY: allocated from talc with this layout.
             unsafe { talc.deallocate(block.cast(), layout) };
-            USED.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+            USED.fetch_sub(cost(layout), Ordering::Relaxed);
         }
     }
 
@@ -188,7 +188,7 @@ impl Heap {
             // SAFETY: the layout is not empty.
             let found = unsafe { self.talc.lock().allocate(layout) };
             if let Some(block) = found {
-                USED.fetch_add(layout.size() as u64, Ordering::Relaxed);
+                USED.fetch_add(cost(layout), Ordering::Relaxed);
                 return block.as_ptr();
             }
             if !self.grow(layout, grown) {
@@ -245,6 +245,11 @@ fn populate(offset: u64, len: u64) -> bool {
     true
 }
 
+/// Bytes that a block takes from talc: its tag, rounded to the alignment, is part of it.
+const fn cost(layout: Layout) -> u64 {
+    layout.size() as u64 + 16
+}
+
 fn class_of(layout: Layout) -> Option<usize> {
     let size = layout.size();
     if layout.align() > 16 {
@@ -296,7 +301,7 @@ unsafe impl GlobalAlloc for Heap {
         let Some(class) = class_of(layout) else {
             // SAFETY: allocated by `large` with this layout.
             unsafe { self.talc.lock().deallocate(block, layout) };
-            USED.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+            USED.fetch_sub(cost(layout), Ordering::Relaxed);
             return;
         };
         let count = self.with(class, |magazine| magazine.push(block.cast()));
