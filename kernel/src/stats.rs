@@ -29,6 +29,11 @@ impl Counter {
         self.0[line].0.fetch_add(n, Relaxed);
     }
 
+    /// What virtual CPU `cpu` added (with those that share its line, beyond 64).
+    pub fn of(&self, cpu: u32) -> u64 {
+        self.0[cpu as usize % LINES].0.load(Relaxed)
+    }
+
     /// The sum over all virtual CPUs.
     pub fn sum(&self) -> u64 {
         self.0.iter().map(|line| line.0.load(Relaxed)).sum()

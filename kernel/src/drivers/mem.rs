@@ -273,7 +273,7 @@ impl FileOps for Kmsg {
 fn kmsg_line(record: &log::Record) -> Vec<u8> {
     let micros = record.time_ns / 1000;
     let mut line = alloc::format!("{},{},{micros},-;", record.priority, record.seq).into_bytes();
-    line.extend_from_slice(&record.text);
+    line.extend_from_slice(record.text());
     line.push(b'\n');
     line
 }
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn kmsg_lines_and_priorities() {
-        let record = log::Record { seq: 7, priority: 6, time_ns: 1_234_567, text: b"hi".to_vec() };
+        let record = log::Record::new(7, 6, 1_234_567, b"hi");
         assert_eq!(kmsg_line(&record), b"6,7,1234,-;hi\n");
         assert_eq!(split_priority(b"<3>bad"), (11, &b"bad"[..]));
         assert_eq!(split_priority(b"<30>daemon"), (30, &b"daemon"[..]));

@@ -11,6 +11,7 @@ pub mod shutdown;
 mod stdio;
 
 use crate::fs::File;
+use crate::syscall::system;
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,7 +24,12 @@ static LOG_OUT: Once<OutRing> = Once::new();
 
 /// Brings up the log, the terminal and the device numbers. Called once, before the file systems are made.
 pub fn init() {
-    crate::log::init(control().boot.log_level);
+    let boot = &control().boot;
+    crate::log::init(boot.log_level);
+    let mib = boot.ram_pages / 256;
+    log::info!("Linux version {} {}", system::RELEASE, system::VERSION);
+    log::info!("machine: {} virtual CPUs, {mib} MiB of RAM in {} arenas", boot.cpus, boot.arena_count);
+    log::info!("clock: {} kHz; kernel memory on {} byte pages", boot.tsc_khz, boot.huge.max(4096));
     mem::register();
     crate::tty::register_nodes();
     console::init();

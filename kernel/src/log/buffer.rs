@@ -1,7 +1,5 @@
 //! The log's memory: records one after the other in a ring of bytes, the oldest overwritten.
 
-use alloc::vec::Vec;
-
 /// Bytes of the ring.
 const LEN: usize = 1 << 15;
 /// Longest text of a record; the rest is cut off.
@@ -9,8 +7,8 @@ pub const TEXT_MAX: usize = 480;
 /// Bytes before a record's text: length (2), priority (1), unused (1), time (8).
 const HEAD: usize = 12;
 
-/// One message, as readers get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One message, as readers get it: a copy without heap, since the heap's lock stands above the log's.
+#[derive(Clone, Copy, Debug)]
 pub struct Record {
     /// Sequence number: 0, 1, 2, … since boot.
     pub seq: u64,
@@ -18,8 +16,23 @@ pub struct Record {
     pub priority: u8,
     /// CLOCK_MONOTONIC.
     pub time_ns: u64,
-    /// Without a newline at the end.
-    pub text: Vec<u8>,
+    len: usize,
+    bytes: [u8; TEXT_MAX],
+}
+
+impl Record {
+    /// A record of `text`, which is cut at its longest.
+    pub fn new(seq: u64, priority: u8, time_ns: u64, text: &[u8]) -> Record {
+        let len = text.len().min(TEXT_MAX);
+        let mut bytes = [0; TEXT_MAX];
+        bytes[..len].copy_from_slice(&text[..len]);
+        Record { seq, priority, time_ns, len, bytes }
+    }
+
+    /// The message, without a newline at the end.
+    pub fn text(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
 }
 
 /// The ring.
@@ -77,8 +90,12 @@ impl Buffer {
             at += HEAD + self.text_len(at);
         }
         let time = core::array::from_fn(|i| self.byte(at + 4 + i));
-        let text = (0..self.text_len(at)).map(|i| self.byte(at + HEAD + i)).collect();
-        Some(Record { seq, priority: self.byte(at + 2), time_ns: u64::from_le_bytes(time), text })
+        let mut record = Record::new(seq, self.byte(at + 2), u64::from_le_bytes(time), &[]);
+        record.len = self.text_len(at).min(TEXT_MAX);
+        for (index, byte) in record.bytes.iter_mut().take(record.len).enumerate() {
+            *byte = self.byte(at + HEAD + index);
+        }
+        Some(record)
     }
 
     fn text_len(&self, at: usize) -> usize {
@@ -114,7 +131,7 @@ mod tests {
         let mut seen = 0;
         while let Some(record) = buffer.record_from(seq) {
             assert_eq!(record.time_ns, record.seq);
-            assert!(record.text.starts_with(std::format!("message {} ", record.seq).as_bytes()));
+            assert!(record.text().starts_with(std::format!("message {} ", record.seq).as_bytes()));
             seq = record.seq + 1;
             seen += 1;
         }
@@ -125,6 +142,6 @@ mod tests {
     fn long_texts_are_cut() {
         let mut buffer = Buffer::new();
         buffer.append(3, 0, &[b'a'; 5000]);
-        assert_eq!(buffer.record_from(0).map(|record| record.text.len()), Some(TEXT_MAX));
+        assert_eq!(buffer.record_from(0).map(|record| record.text().len()), Some(TEXT_MAX));
     }
 }

@@ -55,7 +55,7 @@ pub fn syslog(task: &Arc<Task>, action: u32, len: i32) -> Result<(Vec<u8>, u64)>
 fn format(record: &Record) -> Vec<u8> {
     let (seconds, micros) = (record.time_ns / 1_000_000_000, record.time_ns / 1000 % 1_000_000);
     let mut line = alloc::format!("<{}>[{seconds:5}.{micros:06}] ", record.priority).into_bytes();
-    line.extend_from_slice(&record.text);
+    line.extend_from_slice(record.text());
     line.push(b'\n');
     line
 }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn lines_are_as_dmesg_expects() {
-        let record = Record { seq: 3, priority: 6, time_ns: 12_345_678_901, text: b"hello".to_vec() };
+        let record = Record::new(3, 6, 12_345_678_901, b"hello");
         assert_eq!(format(&record), b"<6>[   12.345678] hello\n");
     }
 

@@ -216,7 +216,7 @@ fn identity() -> Identity {
     let mut name = String::from("unknown");
     if last >= 0x8000_0004 {
         let words: Vec<u32> =
-            (0x8000_0002..=0x8000_0004).map(|leaf| __cpuid(leaf)).flat_map(|r| [r.eax, r.ebx, r.ecx, r.edx]).collect();
+            (0x8000_0002..=0x8000_0004).map(__cpuid).flat_map(|r| [r.eax, r.ebx, r.ecx, r.edx]).collect();
         name = text_of(&words);
     }
     let sizes = if last >= 0x8000_0008 { __cpuid(0x8000_0008).eax } else { 36 | 48 << 8 };

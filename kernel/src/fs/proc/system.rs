@@ -7,7 +7,7 @@ use crate::fs::pseudo::{Meta, PseudoFs, StaticDir, TextFile};
 use crate::sched;
 use crate::stats;
 use crate::syscall::system;
-use crate::task::ids;
+use crate::task::{Usage, ids};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -186,18 +186,23 @@ fn loadavg() -> String {
 }
 
 fn stat() -> String {
-    let cpus = u64::from(sched::cpus()).max(1);
-    let idle = stats::IDLE_NS.sum() / TICK_NS;
-    let all = cpus * uptime_ns() / TICK_NS;
+    let cpus = sched::cpus().max(1);
+    let up = uptime_ns();
     let (user, kernel) = busy();
-    let line = |name: &str, part: u64| {
-        let idle = idle.min(all) / part;
-        format!("{name} {} 0 {} {idle} 0 0 0 0 0 0\n", user / part, kernel / part)
-    };
-    let mut out = line("cpu ", 1);
-    for cpu in 0..cpus {
-        out.push_str(&line(&format!("cpu{cpu}"), cpus));
+    let idle: Vec<u64> = (0..cpus).map(|cpu| stats::IDLE_NS.of(cpu).min(up)).collect();
+    let mut out = String::new();
+    let mut rows = String::new();
+    let mut all = [0; 3];
+    for (cpu, idle) in idle.iter().enumerate() {
+        // Time in guest code is known for all CPUs together: each has its share of what it was not idle.
+        let own = up - idle;
+        let in_user = (own as u128 * u128::from(user) / u128::from((user + kernel).max(1))) as u64;
+        let row = [in_user, own - in_user, *idle].map(|ns| ns / TICK_NS);
+        push_row(&mut rows, &format!("cpu{cpu}"), row);
+        all.iter_mut().zip(row).for_each(|(sum, part)| *sum += part);
     }
+    push_row(&mut out, "cpu ", all);
+    out.push_str(&rows);
     let boot_s = crate::time::realtime_ns().saturating_sub(uptime_ns()) / 1_000_000_000;
     let (running, _) = counts();
     let _ = writeln!(out, "intr {}", stats::TICKS.sum() + stats::DEVICE_INTERRUPTS.sum());
@@ -209,12 +214,24 @@ fn stat() -> String {
     out
 }
 
-/// Ticks of live threads in guest code and in the kernel.
+fn push_row(out: &mut String, name: &str, [user, kernel, idle]: [u64; 3]) {
+    let _ = writeln!(out, "{name} {user} 0 {kernel} {idle} 0 0 0 0 0 0");
+}
+
+/// Time in guest code and in the kernel since boot, ns: of live threads, of those that ended, and of children that were
+/// waited for.
 fn busy() -> (u64, u64) {
     let table = ids::table();
-    let usages = table.tasks.values().map(|task| task.sched.usage());
-    let (user, kernel) = usages.fold((0, 0), |(user, kernel), usage| (user + usage.user_ns, kernel + usage.system_ns));
-    (user / TICK_NS, kernel / TICK_NS)
+    let mut all = Usage::default();
+    for task in table.tasks.values() {
+        all.add(&task.sched.usage());
+    }
+    for node in table.processes.values() {
+        let times = *node.process.times.lock();
+        all.add(&times.own);
+        all.add(&times.children);
+    }
+    (all.user_ns, all.system_ns)
 }
 
 fn interrupts(cpus: u32) -> String {

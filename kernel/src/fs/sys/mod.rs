@@ -94,8 +94,11 @@ fn mask(cpus: u32) -> String {
     super::proc::cpu_mask(&all, cpus)
 }
 
+/// Makes a text from the number of CPUs.
+type OfCpus = fn(u32) -> String;
+
 /// Files of `/sys/devices/system/cpu` beside the CPUs.
-const FILES: [(&str, fn(u32) -> String); 5] = [
+const FILES: [(&str, OfCpus); 5] = [
     ("isolated", |_| String::new()),
     ("kernel_max", |_| "255".into()),
     ("online", range),
