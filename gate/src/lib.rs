@@ -32,6 +32,7 @@ mod regs;
 mod signal;
 mod sites;
 mod trap;
+pub mod vdso;
 
 pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};
 pub use block::{SlotBlock, init};

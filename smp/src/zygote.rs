@@ -365,7 +365,7 @@ fn map_slot(slot: &'static Slot) -> Result<(), Errno> {
         space::map_private(layout::SIGNAL_STACK, layout::SIGNAL_STACK_LEN)?;
         if files.vdso >= 0 {
             let prot = space::READ | space::EXEC;
-            space::map_shared(layout::GUEST_VDSO, layout::GUEST_VDSO_LEN, prot, files.vdso, 0)?;
+            space::map_shared(layout::GUEST_VDSO, layout::PAGE, prot, files.vdso, 0)?;
         }
     }
     Ok(())
