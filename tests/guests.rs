@@ -53,3 +53,8 @@ fn events() {
 fn jobs() {
     same_as_host("jobs");
 }
+
+#[test]
+fn sockets() {
+    same_as_host("sockets");
+}

@@ -32,7 +32,7 @@ pub(super) fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<
 }
 
 /// Installs two files and writes their descriptors to `out`; undoes all if that fails.
-fn install_pair(task: &Task, pair: (Arc<File>, Arc<File>), flags: OpenFlags, out: u64) -> Result<()> {
+pub(super) fn install_pair(task: &Task, pair: (Arc<File>, Arc<File>), flags: OpenFlags, out: u64) -> Result<()> {
     let files = task.files()?;
     let first = install(task, pair.0, flags)?;
     let close = |fd| {

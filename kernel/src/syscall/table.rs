@@ -78,6 +78,7 @@ const FAMILIES: &[&[Row]] = &[
     super::process::ROWS,
     super::sched::ROWS,
     super::signal::ROWS,
+    super::socket::ROWS,
     super::system::ROWS,
     super::time::ROWS,
 ];
