@@ -254,7 +254,11 @@ fn sendto(task: &Arc<Task>, fd: Fd, buf: u64, len: usize, flags: u32, addr: u64,
 fn recvfrom(task: &Arc<Task>, fd: Fd, buf: u64, len: usize, flags: u32, addr: u64, addr_len: u64) -> Result<usize> {
     let (file, socket) = find(task, fd)?;
     let got = socket.receive(&mut IoDst::user(UserAddr(buf), len), options(&file, flags))?;
-    write_name(addr, addr_len, &got.extras.from)?;
+    match got.extras.from.is_empty() {
+        // A sender without a name: no address at all.
+        true if addr != 0 => user::write_val(UserAddr(addr_len), &0_u32)?,
+        _ => write_name(addr, addr_len, &got.extras.from)?,
+    }
     Ok(if flags & MSG_TRUNC != 0 { got.full } else { got.count })
 }
 
