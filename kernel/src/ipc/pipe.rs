@@ -342,19 +342,22 @@ pub fn init() {
 pub fn open_fifo(pipe: &Arc<Pipe>, flags: OpenFlags) -> Result<Arc<dyn FileOps>> {
     let nonblock = flags.contains(OpenFlags::NONBLOCK);
     let (readable, writable) = (flags.readable(), flags.writable());
+    let (queue, partners, opens) = if readable {
+        (&pipe.read_queue, &pipe.writers, &pipe.writer_opens)
+    } else {
+        (&pipe.write_queue, &pipe.readers, &pipe.reader_opens)
+    };
+    // One opener at a time: a partner is here now, or its open is counted later. A partner that comes, and is gone again
+    // before this thread looks, counts as well.
+    let ring = pipe.ring.lock();
     if writable && !readable && nonblock && pipe.readers.load(Acquire) == 0 {
         return Err(Errno::ENXIO);
     }
-    let (readers, writers) = (pipe.reader_opens.load(Acquire), pipe.writer_opens.load(Acquire));
+    let (alone, before) = (partners.load(Acquire) == 0, opens.load(Acquire));
     let end = pipe.open(flags);
-    let waits = readable != writable && !nonblock;
-    let (queue, count, others, before) = if readable {
-        (&pipe.read_queue, &pipe.writers, &pipe.writer_opens, writers)
-    } else {
-        (&pipe.write_queue, &pipe.readers, &pipe.reader_opens, readers)
-    };
-    // A partner that came and went while this one slept counts as well.
-    let met = || (count.load(Acquire) > 0 || others.load(Acquire) != before).then_some(());
+    drop(ring);
+    let waits = readable != writable && !nonblock && alone;
+    let met = || (opens.load(Acquire) != before).then_some(());
     if waits && queue.wait_interruptible(None, met).is_err() {
         end.close();
         return Err(Errno::ERESTARTSYS);
