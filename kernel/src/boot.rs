@@ -62,7 +62,7 @@ pub fn boot() -> ! {
     start_init();
     READY.store(true, Release);
     vcpu::set_state(ControlState::Running);
-    sched::exit_current()
+    sched::idle_forever()
 }
 
 /// Starts the kernel on another virtual CPU, once virtual CPU 0 is ready. Never returns.
@@ -71,7 +71,7 @@ pub fn boot_secondary() -> ! {
         core::hint::spin_loop();
     }
     sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
-    sched::exit_current()
+    sched::idle_forever()
 }
 
 /// A kernel thread; with a body it gets a stack to run it on.

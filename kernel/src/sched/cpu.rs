@@ -18,6 +18,8 @@ pub(super) struct Cpu {
     pub queue: SpinLock<Queue>,
     /// What runs here. Only this virtual CPU looks; the lock is for the type system.
     current: SpinLock<Option<Arc<Task>>>,
+    /// What runs when nothing else can: the boot thread. Likewise.
+    idle_task: SpinLock<Option<Arc<Task>>>,
     /// What ran here before, until its context is saved. Likewise.
     departing: SpinLock<Option<Departing>>,
     /// Something else should run at the next opportunity.
@@ -55,6 +57,8 @@ enum Leave {
     Blocks,
     /// Its entity is still attached here.
     Runnable(Requeue),
+    /// It is the boot thread, which has no entity.
+    Idles,
     /// For ever.
     Dies,
 }
@@ -63,6 +67,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
     Cpu {
         queue: SpinLock::new(Rank::RunQueue, Queue { run: RunQueue::new(), running: None }),
         current: SpinLock::new(Rank::Leaf, None),
+        idle_task: SpinLock::new(Rank::Leaf, None),
         departing: SpinLock::new(Rank::Leaf, None),
         resched: AtomicBool::new(false),
         queued: AtomicU32::new(0),
@@ -96,11 +101,23 @@ pub(super) fn current_thread() -> ThreadRef {
     current().thread.clone()
 }
 
-/// Adopts the boot context of this virtual CPU as `task`, which has no stack of its own.
+/// Adopts the boot context of this virtual CPU as `task`, which has no stack of its own. It becomes the idle thread.
 pub fn adopt_boot_thread(task: Arc<Task>) {
     let (id, cpu) = this();
     task.sched.cpu.store(id, Relaxed);
+    *cpu.idle_task.lock() = Some(task.clone());
     *cpu.current.lock() = Some(task);
+}
+
+/// What the boot thread does for ever: runs whatever can run.
+pub fn idle_forever() -> ! {
+    loop {
+        serve_interrupts();
+        match pick() {
+            Some(next) => switch(next, Leave::Idles),
+            None => idle::wait(None, || false),
+        }
+    }
 }
 
 /// Switches away from the running thread for ever.
@@ -112,10 +129,9 @@ pub fn exit_current() -> ! {
     }
     loop {
         serve_interrupts();
-        if let Some(next) = pick() {
+        if let Some(next) = pick().or_else(idle_task) {
             switch(next, Leave::Dies);
         }
-        idle::wait(None, || false);
     }
 }
 
@@ -142,22 +158,32 @@ pub(super) fn yield_now() {
 
 fn give_way(why: Requeue) {
     might_sleep();
-    let (_, cpu) = this();
+    let (id, cpu) = this();
     cpu.resched.store(false, Relaxed);
-    if cpu.queued.load(Relaxed) == 0 {
+    let task = current();
+    let must_move = !task.sched.affinity().has(id);
+    if cpu.queued.load(Relaxed) == 0 && !must_move {
         return;
     }
-    let task = current();
-    let now_ns = account(&task, time::monotonic_ns());
-    if let Some(next) = pick() {
+    account(&task, time::monotonic_ns());
+    if why == Requeue::Preempted && !must_move && !preempted(cpu) {
+        return;
+    }
+    let next = if must_move { pick().or_else(idle_task) } else { pick() };
+    if let Some(next) = next {
         if why == Requeue::Preempted {
             task.sched.involuntary.fetch_add(1, Relaxed);
             task.sched.hands_over.store(0, Relaxed);
         }
         switch(next, Leave::Runnable(why));
-    } else {
-        task.sched.since_ns.store(now_ns, Relaxed);
     }
+}
+
+/// Whether something queued should run instead of the running thread.
+pub(super) fn preempted(cpu: &Cpu) -> bool {
+    let mut queue = cpu.queue.lock();
+    let queue = &mut *queue;
+    queue.running.as_ref().is_some_and(|running| queue.run.preempts(running))
 }
 
 /// See [`umbel_smp::Schedule::block`].
@@ -221,53 +247,64 @@ pub(super) fn account(task: &Task, now_ns: u64) -> u64 {
     now_ns
 }
 
+/// What runs next, with its entity; the boot thread has none.
+type Next = (Arc<Task>, Option<QueueEntity>);
+
 /// The thread that should run next here, taken off the queue; the running one's entity stays where it is.
-fn pick() -> Option<(Arc<Task>, QueueEntity)> {
+fn pick() -> Option<Next> {
     let (id, cpu) = this();
     loop {
-        let entity = {
-            let mut queue = cpu.queue.lock();
-            let entity = queue.run.pop();
+        let mut queue = cpu.queue.lock();
+        let mut entity = queue.run.pop();
+        let Some(task) = entity.as_ref()?.item.owner::<Task>() else { continue };
+        let here = task.sched.affinity().has(id);
+        if let Some(entity) = &mut entity
+            && (!here || entity.class() != task.sched.class())
+        {
+            queue.run.detach(entity);
+            entity.set_class(task.sched.class());
+        } else {
             cpu.queued.store(queue.run.len() as u32, Relaxed);
-            entity?
-        };
-        // A task that waits for a CPU is in the table of ids, so it is alive.
-        if let Some(task) = entity.item.owner::<Task>() {
             task.sched.cpu.store(id, Relaxed);
             return Some((task, entity));
+        }
+        // Its parameters changed while it was queued.
+        match entity {
+            Some(entity) if here => drop(queue.run.push(entity, Arrival::Moved)),
+            entity => {
+                cpu.queued.store(queue.run.len() as u32, Relaxed);
+                drop(queue);
+                *task.sched.pocket.lock() = entity;
+                place::enqueue(&task, Arrival::Moved);
+            }
         }
     }
 }
 
+/// The boot thread, for when a thread must go and no other can run.
+fn idle_task() -> Option<Next> {
+    this().1.idle_task.lock().clone().map(|task| (task, None))
+}
+
 /// Makes `next` the running thread. Returns when the caller runs again, perhaps elsewhere; never for `Leave::Dies`.
-fn switch((next, mut entity): (Arc<Task>, QueueEntity), why: Leave) {
+fn switch((next, entity): Next, why: Leave) {
     let (id, cpu) = this();
     let Some(prev) = cpu.current.lock().take() else { return };
     let old = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
-        let mut old = queue.running.take();
+        let mut old = core::mem::replace(&mut queue.running, entity);
         if !matches!(why, Leave::Runnable(_))
             && let Some(old) = &mut old
         {
             queue.run.detach(old);
         }
-        if entity.class() != next.sched.class() {
-            queue.run.detach(&mut entity);
-            entity.set_class(next.sched.class());
-            queue.run.push(entity, Arrival::Moved);
-            entity = match queue.run.pop() {
-                Some(entity) => entity,
-                None => return,
-            };
-        }
-        queue.running = Some(entity);
         old
     };
     next.sched.since_ns.store(time::monotonic_ns(), Relaxed);
     next.thread.run();
     cpu.resched.store(false, Relaxed);
-    place::start_slice(id);
+    place::new_slice(id);
     stats::SWITCHES.add(1);
     let prev_thread = prev.thread.clone();
     let thread = next.thread.clone();
@@ -287,6 +324,7 @@ pub fn finish_switch() {
     let (id, cpu) = this();
     let Some(Departing { task, entity, why }) = cpu.departing.lock().take() else { return };
     match why {
+        Leave::Idles => {}
         Leave::Dies => {
             drop(entity);
             let _ = task.thread.switched_out();

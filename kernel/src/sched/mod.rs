@@ -17,7 +17,8 @@ mod idle;
 mod place;
 
 pub use cpu::{
-    adopt_boot_thread, current, exit_current, finish_switch, has_work, need_resched, schedule, serve_interrupts,
+    adopt_boot_thread, current, exit_current, finish_switch, has_work, idle_forever, need_resched, schedule,
+    serve_interrupts,
 };
 pub use entity::{Affinity, Entity};
 pub use place::program_timer;

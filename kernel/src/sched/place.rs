@@ -155,12 +155,17 @@ pub(super) fn look(id: u32, cpu: &Cpu) {
     }
 }
 
-/// Something waits here, or waits no more: sets or clears the end of the running slice.
+/// Another thread runs now: its slice ends sometime if anything waits.
+pub(super) fn new_slice(id: u32) {
+    cpu::get(id).slice_end_ns.store(0, Relaxed);
+    start_slice(id);
+}
+
+/// Something waits here: the running slice ends sometime.
 pub(super) fn start_slice(id: u32) {
     let cpu = cpu::get(id);
-    let end_ns = if cpu.queued.load(Relaxed) == 0 { 0 } else { time::monotonic_ns() + BASE_SLICE_NS };
-    if end_ns == 0 || cpu.slice_end_ns.load(Relaxed) == 0 {
-        cpu.slice_end_ns.store(end_ns, Relaxed);
+    if cpu.queued.load(Relaxed) != 0 && cpu.slice_end_ns.load(Relaxed) == 0 {
+        cpu.slice_end_ns.store(time::monotonic_ns() + BASE_SLICE_NS, Relaxed);
     }
 }
 
@@ -179,12 +184,7 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     let now_ns = cpu::account(&task, time::monotonic_ns());
     drop(task);
     umbel_smp::slot::tick();
-    let over = {
-        let mut queue = cpu.queue.lock();
-        let queue = &mut *queue;
-        queue.running.as_ref().is_some_and(|running| queue.run.preempts(running))
-    };
-    if over {
+    if cpu::preempted(cpu) {
         cpu.resched.store(true, Relaxed);
     }
     cpu.slice_end_ns.store(now_ns + BASE_SLICE_NS, Relaxed);

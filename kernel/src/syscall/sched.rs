@@ -43,6 +43,11 @@ fn find(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
     }
 }
 
+/// As [`find`], for the affinity calls, to which a negative id is one that does not exist.
+fn find_any(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
+    if pid.0 < 0 { Err(Errno::ESRCH) } else { find(task, pid) }
+}
+
 /// Whether `task` may change how `target` is scheduled.
 fn may_change(task: &Task, target: &Task) -> Result<()> {
     let (own, other) = (task.cred(), target.cred());
@@ -142,7 +147,7 @@ const MASK_MAX: u32 = 1024;
 
 fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<()> {
     let bytes: Vec<u8> = read_vec(mask, len.min(MASK_MAX) as usize)?;
-    let target = find(task, pid)?;
+    let target = find_any(task, pid)?;
     may_change(task, &target)?;
     let affinity = Affinity::from_bytes(&bytes, sched::cpus());
     if affinity.is_empty(sched::cpus()) {
@@ -154,7 +159,7 @@ fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Re
 }
 
 fn sched_getaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<usize> {
-    let bytes: Vec<u8> = find(task, pid)?.sched.affinity().to_bytes(sched::cpus()).collect();
+    let bytes: Vec<u8> = find_any(task, pid)?.sched.affinity().to_bytes(sched::cpus()).collect();
     if !len.is_multiple_of(8) || (len as usize) < bytes.len() {
         return Err(Errno::EINVAL);
     }

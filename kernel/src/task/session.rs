@@ -11,12 +11,12 @@ use alloc::sync::Arc;
 /// # Errors
 /// `EINVAL`, `ESRCH`, `EPERM`, `EACCES`: see setpgid(2).
 pub fn setpgid(task: &Task, pid: Pid, pgid: Pid) -> Result<()> {
-    if pgid.0 < 0 {
-        return Err(Errno::EINVAL);
-    }
     let own = task.process().pid();
     let pid = if pid.0 == 0 { own } else { pid };
     let pgid = if pgid.0 == 0 { pid } else { pgid };
+    if pgid.0 < 0 {
+        return Err(Errno::EINVAL);
+    }
     let mut table = ids::table();
     let caller = table.node(own)?.pgrp.session.id;
     let node = table.node(pid)?;
