@@ -87,7 +87,7 @@ impl Node {
 
     /// Puts zeroed frames into the hole at `index`, at least one and at most `max`.
     fn fill_hole(&self, content: &Content, index: u64, max: u64) -> Result<()> {
-        umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
+        umbel_mm::heap::room_for(super::HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
         let fs = self.fs()?;
         let want = content.hole(index, max.min(BATCH)).max(1);
         let want = fs.charge(want)?;

@@ -28,6 +28,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_smp::lock::Once;
 
+/// Bytes of the kernel's heap that new files leave to others.
+const HEAP_MARGIN: u64 = 2 << 20;
+
 const TMPFS_MAGIC: u32 = 0x0102_1994;
 const OVERLAYFS_MAGIC: u32 = 0x794c_7630;
 

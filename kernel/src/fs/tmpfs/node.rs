@@ -274,7 +274,8 @@ impl Node {
         if self.state.lock().nlink == 0 {
             return Err(Errno::ENOENT);
         }
-        umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
+        // Files stop before everything else does.
+        umbel_mm::heap::room_for(super::HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
         Ok(Node::new(&self.fs()?, node))
     }
 
