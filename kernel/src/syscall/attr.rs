@@ -277,6 +277,9 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     }
     path.mount().check_writable()?;
     perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    if size > path.attr()?.size {
+        super::io::check_size_limit(task, task.process().limit(uapi::RLIMIT_FSIZE), size)?;
+    }
     path.inode().set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })
 }
 

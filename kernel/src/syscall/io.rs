@@ -4,6 +4,7 @@
 
 use super::Fd;
 use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, Whence, lock};
+use crate::signal;
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -89,7 +90,39 @@ fn read(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize) -> Result<usize> 
 }
 
 fn write(task: &Arc<Task>, fd: Fd, buf: Text, count: usize) -> Result<usize> {
-    file(task, fd)?.write(&mut user_src(buf.0, count)?)
+    let file = file(task, fd)?;
+    let count = within_limit(task, &file, None, count)?;
+    file.write(&mut user_src(buf.0, count)?)
+}
+
+/// How many of `count` bytes at `at` (the position if `None`) fit below the caller's `RLIMIT_FSIZE`.
+///
+/// # Errors
+/// `EFBIG`, with SIGXFSZ, if none does.
+fn within_limit(task: &Arc<Task>, file: &File, at: Option<u64>, count: usize) -> Result<usize> {
+    let limit = task.process().limit(RLIMIT_FSIZE);
+    if limit == u64::MAX || count == 0 || !file.inode().is_some_and(|inode| inode.kind() == Kind::Regular) {
+        return Ok(count);
+    }
+    let at = match at {
+        _ if file.flags().contains(OpenFlags::APPEND) => file.attr()?.size,
+        Some(at) => at,
+        None => file.position(),
+    };
+    check_size_limit(task, limit, at.saturating_add(1))?;
+    Ok(count.min(usize::try_from(limit - at).unwrap_or(usize::MAX)))
+}
+
+/// Refuses a file of `size` bytes under `limit` (`RLIMIT_FSIZE`).
+///
+/// # Errors
+/// `EFBIG`, with SIGXFSZ.
+pub(super) fn check_size_limit(task: &Arc<Task>, limit: u64, size: u64) -> Result<()> {
+    if size <= limit {
+        return Ok(());
+    }
+    signal::send_to_task(task, signal::SigInfo::kernel(signal::SIGXFSZ));
+    Err(Errno::EFBIG)
 }
 
 fn pread64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
@@ -99,7 +132,9 @@ fn pread64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Re
 
 fn pwrite64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
     let at = offset(at)?;
-    seekable(&*file(task, fd)?)?.write_at(&mut user_src(buf, count)?, at)
+    let file = file(task, fd)?;
+    let count = within_limit(task, seekable(&file)?, Some(at), count)?;
+    file.write_at(&mut user_src(buf, count)?, at)
 }
 
 fn seekable(file: &File) -> Result<&File> {
@@ -113,7 +148,9 @@ fn readv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize>
 
 fn writev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
     let file = file(task, fd)?;
-    file.write(&mut IoSrc::user_pieces(read_iovecs(iov, count)?))
+    let pieces = read_iovecs(iov, count)?;
+    within_limit(task, &file, None, 1)?;
+    file.write(&mut IoSrc::user_pieces(pieces))
 }
 
 fn preadv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
@@ -381,6 +418,9 @@ fn ftruncate(task: &Arc<Task>, fd: Fd, length: i64) -> Result<()> {
     if !file.flags().writable() {
         return Err(Errno::EINVAL);
     }
+    if length > file.attr()?.size {
+        check_size_limit(task, task.process().limit(RLIMIT_FSIZE), length)?;
+    }
     file.ops().truncate(&file, length)
 }
 
@@ -392,7 +432,8 @@ fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Re
     if !file.flags().writable() {
         return Err(Errno::EBADF);
     }
-    start.checked_add(length).ok_or(Errno::EFBIG)?;
+    let end = start.checked_add(length).ok_or(Errno::EFBIG)? as u64;
+    check_size_limit(task, task.process().limit(RLIMIT_FSIZE), end)?;
     file.ops().allocate(&file, mode, start as u64, length as u64)
 }
 

@@ -91,7 +91,10 @@ impl TmpFs {
 
     /// Accounts for up to `want` more pages, at least one. `ENOSPC`.
     fn charge(&self, want: u64) -> Result<u64> {
-        let room = |used: u64| self.limit.saturating_sub(used).min(want);
+        // A sixteenth of RAM is never a file's: programs must be able to remove one.
+        let ram = umbel_mm::frame::usage();
+        let spare = ram.free.saturating_sub(ram.total / 16);
+        let room = |used: u64| self.limit.saturating_sub(used).min(want).min(spare);
         let more = |used: u64| Some(used + room(used)).filter(|_| room(used) > 0);
         self.pages.fetch_update(Relaxed, Relaxed, more).map(room).map_err(|_| Errno::ENOSPC)
     }
