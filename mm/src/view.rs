@@ -142,6 +142,17 @@ pub fn shootdown(log: &UpdateLog) {
     catch_up_current();
 }
 
+/// As [`shootdown`] for one change of which the caller replaces all mappings in the current slot, bound to `log`, at once:
+/// it need not unmap them first.
+pub fn shootdown_replaced(log: &UpdateLog) {
+    let state = &SLOTS[percpu::slot()];
+    let head = log.head();
+    if state.applied.load(Ordering::Relaxed) + 1 == head {
+        state.applied.store(head, Ordering::Relaxed);
+    }
+    shootdown(log);
+}
+
 /// A full barrier on every virtual CPU that runs guest code: membarrier(2) for guests.
 pub fn barrier() {
     let _ = mem::membarrier(mem::MEMBARRIER_GLOBAL_EXPEDITED);

@@ -235,9 +235,17 @@ impl Space {
             other => other?,
         };
         self.log_drop(range.start * PAGE, range.end * PAGE);
-        view::shootdown(&self.log);
+        if !map {
+            view::shootdown(&self.log);
+            return Ok(());
+        }
+        view::shootdown_replaced(&self.log);
+        let mapped = map_present(inner, vma, vpn, range.clone());
+        if mapped.is_err() {
+            slotmap::unmap(range.start * PAGE, (range.end - range.start) * PAGE);
+        }
         drop(doomed);
-        if map { map_present(inner, vma, vpn, range) } else { Ok(()) }
+        mapped
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod bitmap;
 mod bounce;
+mod counts;
 mod refcount;
 
 pub use bitmap::MAX_RUN;
@@ -22,6 +23,7 @@ use alloc::vec::Vec;
 use bitmap::Bitmap;
 use core::mem::ManuallyDrop;
 use core::sync::atomic::{AtomicU64, Ordering};
+use counts::Counts;
 use umbel_abi::machine::{BootInfo, MAX_ARENAS};
 use umbel_host::mem;
 use umbel_smp::lock::{Once, Rank, SpinLock};
@@ -49,7 +51,7 @@ struct Arena {
 /// All RAM of the machine.
 pub struct Frames {
     arenas: Box<[Arena]>,
-    counts: Box<[RefCount]>,
+    counts: Counts,
     arena_pages: u32,
     /// Frames in use, for `usage` without locks.
     used: AtomicU64,
@@ -94,7 +96,7 @@ pub fn usage() -> Usage {
     let Some(frames) = FRAMES.get() else {
         return Usage { total: 0, free: 0 };
     };
-    let total = frames.counts.len() as u64;
+    let total = frames.counts.frames();
     Usage { total, free: total - frames.used.load(Ordering::Relaxed).min(total) }
 }
 
@@ -134,14 +136,14 @@ pub fn put_run(first: Pfn, count: u32) {
 
 /// One reference more on a frame that the caller holds.
 pub fn get(pfn: Pfn) {
-    if let Some(count) = FRAMES.get().and_then(|frames| frames.counts.get(pfn.0 as usize)) {
+    if let Some(count) = FRAMES.get().and_then(|frames| frames.counts.get(pfn)) {
         count.get();
     }
 }
 
 /// References on a frame; 1 is stable for its holder.
 pub fn references(pfn: Pfn) -> u32 {
-    FRAMES.get().and_then(|frames| frames.counts.get(pfn.0 as usize)).map_or(0, RefCount::count)
+    FRAMES.get().and_then(|frames| frames.counts.get(pfn)).map_or(0, RefCount::count)
 }
 
 /// The host descriptor and byte offset of a frame.
@@ -222,12 +224,9 @@ impl Frames {
             arenas.push(Arena { fd, first, pages: share, map });
             first += share;
         }
-        let mut counts = Vec::new();
-        counts.try_reserve_exact(pages as usize).map_err(|_| Errno::ENOMEM)?;
-        counts.resize_with(pages as usize, RefCount::default);
         Ok(Frames {
             arenas: arenas.into_boxed_slice(),
-            counts: counts.into_boxed_slice(),
+            counts: Counts::new(pages)?,
             arena_pages,
             used: AtomicU64::new(0),
         })
@@ -252,19 +251,15 @@ impl Frames {
                     continue;
                 };
                 let first = Pfn(arena.first + grant.first);
-                for count in self.counts_of(first, grant.count) {
-                    count.init();
+                if let Err(error) = self.counts.init(first, grant.count) {
+                    arena.map.lock().give(grant.first, grant.count);
+                    return Err(error);
                 }
                 self.used.fetch_add(u64::from(grant.count), Ordering::Relaxed);
                 return Ok((Run { first, count: grant.count }, grant.dirty));
             }
         }
         Err(Errno::ENOMEM)
-    }
-
-    fn counts_of(&self, first: Pfn, count: u32) -> &[RefCount] {
-        let start = first.0 as usize;
-        self.counts.get(start..start + count as usize).unwrap_or(&[])
     }
 
     fn zero(&self, run: Run) -> Result<()> {
@@ -281,10 +276,13 @@ impl Frames {
     fn put_run(&self, first: Pfn, count: u32) {
         let mut start = 0;
         let mut length = 0;
-        for (index, refs) in self.counts_of(first, count).iter().enumerate() {
+        for index in 0..count {
+            let Some(refs) = self.counts.get(Pfn(first.0 + index)) else {
+                continue;
+            };
             if refs.put() {
                 if length == 0 {
-                    start = index as u32;
+                    start = index;
                 }
                 length += 1;
             } else if length > 0 {
