@@ -159,7 +159,7 @@ fn abandon(task: &Arc<Task>, addr: u64) -> Result<()> {
 }
 
 fn key_of(task: &Task, addr: u64, shared: bool) -> Result<Key> {
-    if addr % 4 != 0 {
+    if !addr.is_multiple_of(4) {
         return Err(Errno::EINVAL);
     }
     let space = task.space().ok_or(Errno::EFAULT)?;

@@ -238,7 +238,7 @@ fn read_fpu(addr: u64) -> Result<Vec<u8>> {
     if addr == 0 {
         return Ok(Vec::new());
     }
-    if addr % 64 != 0 {
+    if !addr.is_multiple_of(64) {
         return Err(Errno::EFAULT);
     }
     let mut image: Vec<u8> = user::read_vec(UserAddr(addr), frame::FX_LEN)?;

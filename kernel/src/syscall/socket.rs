@@ -419,7 +419,8 @@ fn getsockopt(task: &Arc<Task>, fd: Fd, level: u32, name: u32, value: u64, len: 
     if level != SOL_SOCKET {
         return Err(Errno::EOPNOTSUPP);
     }
-    let timeval = |ns: u64| [ns / time::SEC_NS, ns % time::SEC_NS / 1000].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let timeval =
+        |ns: u64| [ns / time::SEC_NS, ns % time::SEC_NS / 1000].iter().flat_map(|w| w.to_le_bytes()).collect();
     let bytes: Vec<u8> = match name {
         so::PEERCRED => {
             let who = socket.peer_cred();

@@ -32,7 +32,7 @@ impl Scale {
     pub fn at(&self, tsc: u64) -> u64 {
         // Counters of different cores may differ by a few ticks around an anchor.
         let ticks = tsc.saturating_sub(self.base_tsc);
-        self.base_ns + (u128::from(ticks) * u128::from(self.mult) >> SHIFT) as u64
+        self.base_ns + ((u128::from(ticks) * u128::from(self.mult)) >> SHIFT) as u64
     }
 
     /// The next scale: at `tsc` the host says `host_ns`. Meets the host's clock within a period, never steps back.

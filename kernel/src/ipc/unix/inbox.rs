@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(stream(&mut inbox, 8, true), b"hello wo");
         assert_eq!(stream(&mut inbox, 8, false), b"hello wo");
         assert_eq!(stream(&mut inbox, 8, false), b"rld");
-        assert!(inbox.is_empty() && inbox.len() == 0);
+        assert!(inbox.is_empty());
         send(&mut inbox, b"one");
         send(&mut inbox, b"two");
         let mut buf = [0; 2];

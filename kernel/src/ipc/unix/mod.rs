@@ -329,7 +329,13 @@ impl Socket {
     ///
     /// # Errors
     /// `EPIPE` (with SIGPIPE), `ENOTCONN`, `ECONNREFUSED`, `EMSGSIZE`, `EAGAIN`, `EFAULT`, …
-    pub fn send(&self, src: &mut IoSrc<'_>, to: Option<Arc<Socket>>, extras: Extras, options: Options) -> Result<usize> {
+    pub fn send(
+        &self,
+        src: &mut IoSrc<'_>,
+        to: Option<Arc<Socket>>,
+        extras: Extras,
+        options: Options,
+    ) -> Result<usize> {
         let result = self.try_send(src, to, extras, options);
         if result == Err(Errno::EPIPE) && !options.quiet && self.kind.connects() {
             signal::send_to_task(&task::current(), SigInfo::kernel(SIGPIPE));
@@ -337,7 +343,13 @@ impl Socket {
         result
     }
 
-    fn try_send(&self, src: &mut IoSrc<'_>, to: Option<Arc<Socket>>, extras: Extras, options: Options) -> Result<usize> {
+    fn try_send(
+        &self,
+        src: &mut IoSrc<'_>,
+        to: Option<Arc<Socket>>,
+        extras: Extras,
+        options: Options,
+    ) -> Result<usize> {
         if self.send_closed.load(Acquire) {
             return Err(Errno::EPIPE);
         }
