@@ -1,3 +1,5 @@
+//! Unit tests of the run queue: order, fairness, real-time levels, stealing.
+
 use super::*;
 extern crate std;
 use std::vec::Vec;
