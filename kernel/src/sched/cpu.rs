@@ -350,6 +350,8 @@ fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: 
     if task.sched.affinity().has(id) {
         queue.run.requeue(entity, why);
         cpu.queued.store(queue.run.len() as u32, Relaxed);
+        drop(queue);
+        place::start_slice(id);
         return;
     }
     queue.run.detach(&mut entity);
