@@ -189,6 +189,11 @@ impl Entity {
         self.total_ns.load(Relaxed)
     }
 
+    /// What the running slice has lasted until `now_ns`; for the running thread itself.
+    pub fn slice_ns(&self, now_ns: u64) -> u64 {
+        now_ns.saturating_sub(self.since_ns.load(Relaxed))
+    }
+
     /// Times and counts so far.
     pub fn usage(&self) -> Usage {
         let user_ns = self.user_ns.load(Relaxed);

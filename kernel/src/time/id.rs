@@ -2,7 +2,7 @@
 
 use super::clock;
 use crate::syscall::Pid;
-use crate::task::{self, Process, Usage, find_process, find_task, ids};
+use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
 use crate::{Errno, Result};
 
 /// A clock that can be read.
@@ -74,9 +74,15 @@ impl ClockId {
             ClockId::Monotonic => clock::monotonic_ns(),
             ClockId::Realtime => clock::realtime_ns(),
             ClockId::Boottime => clock::monotonic_ns().wrapping_add(clock::boot_offset_ns()),
-            ClockId::ProcessCpu(pid) => total(&process_usage(&*find_process(pid).ok_or(Errno::EINVAL)?)),
+            ClockId::ProcessCpu(pid) => {
+                let process = find_process(pid).ok_or(Errno::EINVAL)?;
+                total(&process_usage(&process)) + slice_ns(|task| task.process().pid() == pid)
+            }
             ClockId::ProcessUser(pid) => process_usage(&*find_process(pid).ok_or(Errno::EINVAL)?).user_ns,
-            ClockId::ThreadCpu(tid) => total(&find_task(tid).ok_or(Errno::EINVAL)?.sched.usage()),
+            ClockId::ThreadCpu(tid) => {
+                let task = find_task(tid).ok_or(Errno::EINVAL)?;
+                total(&task.sched.usage()) + slice_ns(|task| task.tid() == tid)
+            }
             ClockId::ThreadUser(tid) => find_task(tid).ok_or(Errno::EINVAL)?.sched.usage().user_ns,
         })
     }
@@ -89,6 +95,12 @@ impl ClockId {
             _ => value_ns,
         }
     }
+}
+
+/// The part of the caller's slice that is not accounted yet, if the clock counts the caller.
+fn slice_ns(counts: impl Fn(&Task) -> bool) -> u64 {
+    let task = task::current();
+    if counts(&task) { task.sched.slice_ns(clock::monotonic_ns()) } else { 0 }
 }
 
 fn total(usage: &Usage) -> u64 {
