@@ -6,6 +6,7 @@ use crate::{Errno, SlotBlock};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering::*};
 use umbel_abi::linux::uapi::*;
+use umbel_abi::machine::SlotPage;
 use umbel_abi::machine::layout::{PAGE, SLOT_PAGE};
 use umbel_host::raw::syscall;
 
@@ -73,10 +74,10 @@ pub(crate) fn init() {
 
 /// Arms the calling host task as a slot: limits, handlers, mask, signal stack, user dispatch, seccomp filter.
 ///
-/// The slot's address space must be complete (image, KDATA, slot page, entry page, signal stack), its selector byte 0
-/// and `in_kernel` 1; [`crate::init`] has run. Afterwards asynchronous signals are masked until the first exit, and
+/// The slot's address space must be complete (image, KDATA, slot page, entry page, signal stack) and `in_kernel` 1; [`crate::init`] has run. Afterwards asynchronous signals are masked until the first exit, and
 /// only what [`crate::filter`] lists can be called.
 pub fn arm_slot(options: &ArmOptions) -> core::result::Result<(), ArmError> {
+    allow_calls();
     if !options.debug_host {
         let none = [0u64; 2];
         call("RLIMIT_CORE", __NR_prlimit64, [0, RLIMIT_CORE_NR, none.as_ptr() as u64, 0, 0, 0])?;
@@ -105,6 +106,13 @@ pub fn arm_slot(options: &ArmOptions) -> core::result::Result<(), ArmError> {
     let program = Program { len: FILTER_LEN.load(Relaxed) as u16, insns: FILTER.load(Acquire) };
     let install = [SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &raw const program as u64, 0, 0, 0];
     call("seccomp", __NR_seccomp, install)
+}
+
+/// A slot that was killed in guest mode left its selector at "block".
+fn allow_calls() {
+    let page = SLOT_PAGE as *const SlotPage;
+    // SAFETY: the slot's page is mapped; `self_ptr` is its writable address in KDATA.
+    unsafe { &*((*page).self_ptr as *const SlotPage) }.selector.store(0, Relaxed);
 }
 
 fn set_action(signal: u32, action: &SigAction) -> core::result::Result<(), ArmError> {
