@@ -20,8 +20,8 @@ use umbel_abi::linux::Errno;
 use umbel_abi::machine::{ControlState, SlotPage, SlotPhase, VcpuState, layout};
 use umbel_host::{futex, process, space};
 
-/// Slots that each virtual CPU starts with.
-const READY_SLOTS: u32 = 2;
+/// Virtual CPUs up to which each starts with a slot in reserve; beyond, kernel memory is dearer than a fork now and then.
+const SPARE_UP_TO: u32 = 32;
 /// A parent's private memory, in the range of the copy window, which parents do not use: the address of its futex word,
 /// then its stack.
 const PRIVATE: u64 = layout::WINDOW;
@@ -174,16 +174,18 @@ impl MapsLine {
 /// First slots and boot threads of all virtual CPUs.
 fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
     let short = ("allocate a virtual CPU", Errno::ENOMEM);
+    let ready = if cpu::count() <= SPARE_UP_TO { 2 } else { 1 };
     for vcpu in cpu::all() {
-        for _ in 0..READY_SLOTS {
+        for _ in 0..ready {
             let slot = slot::add(vcpu).ok_or(short)?;
             slot.wanted.store(1, Relaxed);
         }
-        let stack = Layout::from_size_align(layout::KERNEL_STACK_LEN as usize, layout::KERNEL_STACK_LEN as usize);
+        // All but the first only idle on it.
+        let len = if vcpu.id() == 0 { layout::KERNEL_STACK_LEN } else { layout::KERNEL_STACK_LEN / 2 };
         // SAFETY: the size is not zero.
-        let stack = stack.map(|layout| unsafe { alloc_zeroed(layout) });
+        let stack = Layout::from_size_align(len as usize, 16).map(|layout| unsafe { alloc_zeroed(layout) });
         let base = stack.ok().filter(|base| !base.is_null()).ok_or(short)?;
-        let top = base as u64 + layout::KERNEL_STACK_LEN;
+        let top = base as u64 + len;
         // SAFETY: the stack was just allocated and is never freed.
         let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
         vcpu.next_sp.store(sp, Relaxed);
@@ -196,9 +198,9 @@ fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
     Ok(())
 }
 
-/// A parent's first instructions run on the park stack of its second slot, which nobody uses yet.
+/// A parent's first instructions run on the park stack of its first slot, which does not exist yet.
 fn parent_start_stack(vcpu: &Vcpu) -> u64 {
-    vcpu.slot(READY_SLOTS - 1).map_or(0, Slot::park_top)
+    vcpu.slot(0).map_or(0, Slot::park_top)
 }
 
 extern "C" fn parent_main(cpu: u64) -> ! {
