@@ -32,6 +32,8 @@ pub const RETIRED: u64 = u64::MAX;
 /// Bytes reserved for the gate's block of a slot.
 pub const GATE_BLOCK_LEN: usize = 2048;
 const STACK_LEN: usize = 8192;
+/// How far our clock may be behind the host's when a timer fires.
+const CLOCK_SLACK_NS: u64 = 100_000;
 
 /// SIGALRM, SIGUSR1 and SIGIO as a signal set.
 const ASYNCHRONOUS: u64 = 1 << 13 | 1 << 9 | 1 << 28;
@@ -263,8 +265,6 @@ pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
     target.follow(vcpu);
     me.phase.store(SlotPhase::Parked as u32, Release);
     vcpu.teleports.fetch_add(1, Relaxed);
-    let tid = target.tid.load(Relaxed);
-    vcpu.shared().tid.store(tid as u32, Release);
     vcpu.owner.hand(target.local, &target.doorbell);
     me.park()
 }
@@ -328,11 +328,6 @@ impl Slot {
 
     pub(crate) fn vcpu(&self) -> &'static Vcpu {
         cpu::at(self.cpu)
-    }
-
-    /// Whether it runs its virtual CPU, or is about to.
-    pub(crate) fn is_active(&self) -> bool {
-        self.vcpu().owner.slot() == self.local
     }
 
     /// In the new host task: with `--pin`, to the host CPU that the machine chose.
@@ -405,6 +400,8 @@ impl Slot {
         let vcpu = self.vcpu();
         vcpu.owner.wait(self.local, &self.doorbell);
         self.phase.store(SlotPhase::Kernel as u32, Release);
+        // Not by who hands over: that may know the tid of a host task that has died since.
+        vcpu.shared().tid.store(self.tid() as u32, Release);
         let turn = vcpu.turns.fetch_add(1, Relaxed);
         self.used.store(turn, Relaxed);
         let deadline_ns = vcpu.deadline_ns.load(Relaxed);
@@ -427,12 +424,17 @@ impl Slot {
     /// In the running slot. A timer that will fire earlier stays: the interrupt comes early, once, and who gets it arms anew.
     pub(crate) fn arm_timer(&self, deadline_ns: u64) {
         let armed_ns = self.armed_ns.load(Relaxed);
-        let soon_enough = armed_ns != 0 && armed_ns <= deadline_ns && armed_ns > (hooks().now_ns)();
-        if deadline_ns != 0 && !soon_enough {
+        let surely_ahead = armed_ns > (hooks().now_ns)() + CLOCK_SLACK_NS;
+        if deadline_ns != 0 && !(surely_ahead && armed_ns <= deadline_ns) {
             self.armed_ns.store(deadline_ns, Relaxed);
             // The timer exists, and a wrong time is not possible.
             let _ = timer::arm(self.timer.load(Relaxed), deadline_ns);
         }
+    }
+
+    /// Its timer's interrupt came, by the host's clock: ours may not be there yet.
+    pub fn timer_fired(&self) {
+        self.armed_ns.store(0, Relaxed);
     }
 
     /// Before the slot is woken: it shall run on the core on which the virtual CPU is.

@@ -350,9 +350,6 @@ fn become_slot(slot: &'static Slot) -> Step<()> {
     process::register_membarrier().map_err(|e| ("membarrier", e))?;
     (slot::hooks().arm)(slot)?;
     slot::mask_signals();
-    if slot.is_active() {
-        shared.tid.store(tid as u32, Release);
-    }
     Ok(())
 }
 

@@ -380,6 +380,7 @@ pub fn serve_interrupts() {
         if bits & Mailbox::TIMER != 0 {
             stats::TICKS.add(1);
             cpu.timer_ns.store(0, Relaxed);
+            umbel_smp::slot::this().timer_fired();
             time::clock::reanchor();
             umbel_smp::slot::tick();
             place::update_load(time::monotonic_ns());
