@@ -135,7 +135,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     node.zombie = Some(status);
     table.tasks.remove(&pid.0);
     let orphaned = orphan_children(table, pid);
-    let hangup = newly_orphaned(table, pid);
+    let hangup = newly_orphaned(table, pid, &orphaned.0);
     let node = match table.node(pid) {
         Ok(node) => node,
         Err(_) => return Gone::Thread,
@@ -194,12 +194,15 @@ fn find_reaper(table: &Table, pid: Pid) -> Pid {
 }
 
 /// Members of groups that the end of `pid` leaves without job control while one of them is stopped.
-fn newly_orphaned(table: &Table, pid: Pid) -> Vec<Arc<Process>> {
+fn newly_orphaned(table: &Table, pid: Pid, children: &[(Arc<Process>, u32)]) -> Vec<Arc<Process>> {
     let Ok(own) = table.node(pid) else { return Vec::new() };
-    let mut groups: Vec<&Node> = Vec::from([own]);
-    groups.extend(table.processes.values().filter(|node| {
-        node.parent == INIT && node.pgrp.id != own.pgrp.id && node.pgrp.session.id == own.pgrp.session.id
-    }));
+    let in_session = |node: &&Node| node.pgrp.id != own.pgrp.id && node.pgrp.session.id == own.pgrp.session.id;
+    let mut groups: Vec<&Node> = Vec::new();
+    // The end of `pid` matters to its own group only if it was the link to another one.
+    if table.node(own.parent).is_ok_and(|parent| in_session(&parent)) {
+        groups.push(own);
+    }
+    groups.extend(children.iter().filter_map(|(child, _)| table.node(child.pid()).ok()).filter(in_session));
     let mut hangup: Vec<Arc<Process>> = Vec::new();
     for node in groups {
         let group = node.pgrp.id;

@@ -1,0 +1,118 @@
+//! /proc, /sys, /dev: what programs read there.
+
+mod common;
+
+use common::{Run, is_root, script_same_as_host};
+
+/// What a script prints in a machine of `cpus` virtual CPUs and 256 MiB.
+fn inside(cpus: u32, script: &str) -> String {
+    let cpus = cpus.to_string();
+    let run = Run::umbel(&["run", "--cpus", &cpus, "--mem", "256M", "--", "/bin/bash", "-c", script]).finish();
+    assert_eq!(run.status, 0, "{script}: {run:#?}");
+    run.stdout
+}
+
+#[test]
+fn processors_and_memory_are_those_of_the_machine() {
+    for cpus in [1, 3] {
+        let script = "grep -c ^processor /proc/cpuinfo; nproc; getconf _NPROCESSORS_ONLN; lscpu -p=CPU | grep -vc '#'";
+        assert_eq!(inside(cpus, script), format!("{cpus}\n").repeat(4));
+    }
+    assert_eq!(
+        inside(2, "cat /sys/devices/system/cpu/online; ls -d /sys/devices/system/cpu/cpu[0-9]* | wc -l"),
+        "0-1\n2\n"
+    );
+    assert_eq!(
+        inside(1, "head -1 /proc/meminfo | tr -s ' '; free -m | awk '/^Mem/ {print $2}'"),
+        "MemTotal: 262144 kB\n256\n"
+    );
+}
+
+#[test]
+fn a_process_sees_itself() {
+    let script = "echo $$; cut -d' ' -f1,2,4,5,6 /proc/$$/stat; sed -n 's/^PPid:\t//p' /proc/self/status; \
+                  tr '\\0' ' ' < /proc/$$/cmdline | cut -c-14; readlink /proc/$$/exe; readlink /proc/$$/cwd; ls /proc/self/task | wc -l";
+    let shown = inside(2, script);
+    let lines: Vec<&str> = shown.lines().collect();
+    let pid = lines[0];
+    assert_eq!(lines[1], format!("{pid} (bash) 1 {pid} {pid}"));
+    assert_eq!(lines[2], pid);
+    assert_eq!(lines[3], "/bin/bash -c e");
+    assert!(lines[4].ends_with("bash"), "{shown}");
+    assert!(lines[5].starts_with('/'), "{shown}");
+    assert_eq!(lines[6], "1");
+}
+
+#[test]
+fn ps_shows_the_tree_with_states_and_terminals() {
+    let shown =
+        inside(2, "sleep 50 & sleep 0.2; kill -STOP $!; sleep 0.2; ps -o pid,ppid,stat,tty,comm -e; kill -9 $!");
+    assert!(shown.contains("init"), "{shown}");
+    let stopped = shown.lines().find(|line| line.contains("sleep")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(stopped.contains(" T") && stopped.contains('?'), "{shown}");
+    assert!(shown.lines().any(|line| line.contains(" R") && line.ends_with("ps")), "{shown}");
+}
+
+#[test]
+fn zombies_are_shown_as_such() {
+    let script = "sh -c 'sleep 0.1 & exec sleep 5' & sleep 1; ps -o stat,comm --ppid $! | tail -1; kill $!";
+    assert_eq!(inside(2, script), "Z    sleep\n");
+}
+
+#[test]
+fn open_files_are_links() {
+    let script = "exec 5</etc/passwd; readlink /proc/$$/fd/5; grep -c pos /proc/$$/fdinfo/5; head -c 4 <&5; echo; \
+                  grep pos /proc/$$/fdinfo/5; ls /proc/self/fd | head -3 | tr '\\n' ' '";
+    let shown = inside(1, script);
+    assert!(shown.starts_with("/etc/passwd\n1\nroot\npos:\t4\n0 1 2 "), "{shown}");
+}
+
+#[test]
+fn maps_name_files_heap_and_stack() {
+    let script = "m=$(cat /proc/self/maps); echo \"$m\" | grep -cE '^[0-9a-f]{8,16}-[0-9a-f]{8,16} [r-][w-][x-][ps] \
+                  [0-9a-f]{8} [0-9a-f]{2,}:[0-9a-f]{2,} [0-9]+ '; echo \"$m\" | wc -l; \
+                  echo \"$m\" | grep -oE '(heap|stack|libc[.]so[.]6)' | sort -u | tr '\\n' ' '";
+    let shown = inside(1, script);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], lines[1], "{shown}");
+    assert_eq!(lines[2], "heap libc.so.6 stack ");
+}
+
+#[test]
+fn devices_do_what_their_names_say() {
+    for script in [
+        "head -c 5 /dev/zero | od -An -tx1; cat /dev/null; echo x > /dev/null; echo $?",
+        "echo x > /dev/full; echo $?",
+        "head -c 100000 /dev/urandom | wc -c; a=$(head -c 16 /dev/urandom | od -An -tx8); b=$(head -c 16 /dev/random | od -An -tx8); [ \"$a\" != \"$b\" ] && echo differ",
+        "stat -c '%F %t:%T %a' /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty",
+    ] {
+        script_same_as_host(2, script);
+    }
+}
+
+#[test]
+fn settings_can_be_read() {
+    let script = "cat /proc/sys/kernel/ostype; uname -r | diff - /proc/sys/kernel/osrelease && echo same; \
+                  wc -c < /proc/sys/kernel/random/uuid; [ $(cat /proc/sys/kernel/random/boot_id) = $(cat /proc/sys/kernel/random/boot_id) ] && echo kept";
+    assert_eq!(inside(1, script), "Linux\nsame\n37\nkept\n");
+}
+
+#[test]
+fn the_kernel_log_is_readable_and_writable() {
+    if !is_root() {
+        return;
+    }
+    let shown = inside(1, "echo '<4>from a test' > /dev/kmsg; dmesg | grep -c 'virtual CPUs'; dmesg | tail -1");
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines[0], "1");
+    assert!(lines[1].ends_with("from a test"), "{shown}");
+}
+
+#[test]
+fn strangers_secrets_stay_hidden() {
+    if !is_root() {
+        return;
+    }
+    let script = "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'cat /proc/$PPID/environ || cat /proc/$PPID/maps || ls /proc/$PPID/fd || echo refused' 2>/dev/null";
+    assert_eq!(inside(1, script), "refused\n");
+}

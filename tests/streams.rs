@@ -1,0 +1,117 @@
+//! Standard streams that are no terminal: files, pipes, closed ends.
+
+mod common;
+
+use common::{Run, shell_status, umbel};
+use std::fs;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+fn scratch(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("streams-{name}"))
+}
+
+/// Bytes of every value in no simple order.
+fn bytes(count: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+#[test]
+fn files_go_in_and_out_unchanged() {
+    let (input, output) = (scratch("in"), scratch("out"));
+    let data = bytes(3_000_000);
+    fs::write(&input, &data).expect("scratch");
+    let status = Command::new(umbel())
+        .args(["run", "--", "cat"])
+        .stdin(fs::File::open(&input).expect("scratch"))
+        .stdout(fs::File::create(&output).expect("scratch"))
+        .status()
+        .expect("umbel");
+    assert_eq!(shell_status(status), 0);
+    assert!(fs::read(&output).expect("scratch") == data);
+}
+
+#[test]
+fn a_file_keeps_its_position_between_programs_and_machines() {
+    let input = scratch("position");
+    fs::write(&input, "one\ntwo\nthree\n").expect("scratch");
+    let file = fs::File::open(&input).expect("scratch");
+    let read_line = || {
+        let stdin = file.try_clone().expect("descriptors");
+        let run = Command::new(umbel()).args(["run", "--", "sh", "-c", "read x; echo $x"]).stdin(stdin).output();
+        String::from_utf8_lossy(&run.expect("umbel").stdout).into_owned()
+    };
+    assert_eq!(read_line(), "one\n");
+    assert_eq!(read_line(), "two\n");
+}
+
+#[test]
+fn appending_appends() {
+    let output = scratch("append");
+    fs::write(&output, "first\n").expect("scratch");
+    let file = fs::OpenOptions::new().append(true).open(&output).expect("scratch");
+    let status = Command::new(umbel()).args(["run", "--", "echo", "second"]).stdout(file).status().expect("umbel");
+    assert_eq!(shell_status(status), 0);
+    assert_eq!(fs::read_to_string(&output).expect("scratch"), "first\nsecond\n");
+}
+
+#[test]
+fn output_and_error_in_one_pipe_keep_their_order() {
+    let script = "for i in 1 2 3 4 5 6 7 8; do echo out $i; echo err $i >&2; done";
+    let run = Command::new("sh")
+        .args(["-c", "\"$0\" run --cpus 2 -- sh -c \"$1\" 2>&1 | cat"])
+        .arg(umbel())
+        .arg(script)
+        .output()
+        .expect("umbel");
+    let wanted: String = (1..=8).map(|i| format!("out {i}\nerr {i}\n")).collect();
+    assert_eq!(String::from_utf8_lossy(&run.stdout), wanted);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_the_writer_by_sigpipe() {
+    let mut child = Command::new(umbel()).args(["run", "--", "yes"]).stdout(Stdio::piped()).spawn().expect("umbel");
+    let mut start = [0; 4];
+    child.stdout.take().expect("piped").read_exact(&mut start).expect("output");
+    assert_eq!(&start, b"y\ny\n");
+    let status = common::wait_until(&mut child, std::time::Duration::from_secs(30)).expect("umbel ends");
+    assert_eq!(shell_status(status), 141);
+}
+
+#[test]
+fn input_that_comes_late_is_waited_for() {
+    let script = "(sleep 0.5; echo late) | \"$0\" run -- sh -c 'read x; echo got $x'";
+    let run = Command::new("sh").args(["-c", script]).arg(umbel()).output().expect("umbel");
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "got late\n");
+}
+
+#[test]
+fn kinds_are_told_as_they_are() {
+    let input = scratch("kind");
+    fs::write(&input, "12345").expect("scratch");
+    let run = Command::new(umbel())
+        .args([
+            "run",
+            "--",
+            "sh",
+            "-c",
+            "stat -L -c '%F %s' /dev/stdin; stat -L -c %F /dev/stdout; test -t 0 || echo no",
+        ])
+        .stdin(fs::File::open(&input).expect("scratch"))
+        .output()
+        .expect("umbel");
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "regular file 5\nfifo\nno\n");
+}
+
+#[test]
+fn large_input_through_a_pipe_arrives_whole() {
+    let run = Run::in_machine(2, "/usr/bin/md5sum", &[]).input(bytes(5_000_000)).finish();
+    let host = Run::on_host("/usr/bin/md5sum", &[]).input(bytes(5_000_000)).finish();
+    assert_eq!(run, host);
+}
