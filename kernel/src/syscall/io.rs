@@ -520,6 +520,7 @@ fn transfer(input: &File, from: &mut Place, output: &File, to: &mut Place, count
         let result = to.output(output, &mut IoSrc::kernel(&chunk[..got]));
         let put = *result.as_ref().unwrap_or(&0);
         done += put;
+        crate::sched::cond_resched();
         if put < got {
             from.step_back(input, got - put);
             match result {

@@ -31,7 +31,7 @@ use umbel_host::file::{self, HostFd};
 const TRUST_NS: u64 = 1_000_000_000;
 
 /// Magic numbers of file systems that show the host's own state (source: statfs(2), linux/magic.h).
-const REFUSED: [u64; 16] = [
+const REFUSED: [u64; 22] = [
     0x9fa0,      // proc
     0x6265_6572, // sysfs
     0x0027_e0eb, // cgroup
@@ -48,6 +48,12 @@ const REFUSED: [u64; 16] = [
     0x6e73_6673, // nsfs
     0x6265_6570, // configfs
     0xde5e_81e4, // efivarfs
+    0x6e66_7364, // nfsd
+    0x6759_6969, // rpc_pipefs
+    0x6573_5543, // fusectl
+    0x4341_5d53, // smackfs
+    0x0765_5821, // resctrl
+    0x0187,      // autofs: a look would mount
 ];
 
 /// A host directory as a file system.

@@ -19,6 +19,13 @@ const BATCH: u64 = 16;
 /// Largest file.
 const MAX_SIZE: u64 = i64::MAX as u64 & !(PAGE - 1);
 
+/// Gives way to others between two pieces of a long transfer.
+fn breathe() {
+    // Unit tests have no scheduler.
+    #[cfg(not(test))]
+    crate::sched::cond_resched();
+}
+
 impl Node {
     /// Reads what is there between `offset` and the end.
     fn read_content(&self, content: &Content, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
@@ -44,6 +51,9 @@ impl Node {
                 Err(error) if at == offset => return Err(error),
                 Err(_) => break,
             }
+            if at < end {
+                breathe();
+            }
         }
         Ok(at.saturating_sub(offset) as usize)
     }
@@ -63,6 +73,9 @@ impl Node {
                 Err(_) => break,
             }
             content.grow(at);
+            if at < end {
+                breathe();
+            }
         }
         if at > offset {
             self.written();
@@ -182,6 +195,7 @@ impl Node {
             if count < want {
                 break;
             }
+            breathe();
         }
         Ok(at)
     }
