@@ -37,6 +37,7 @@ pub mod process;
 pub mod sched;
 pub mod signal;
 pub mod socket;
+pub mod splice;
 pub mod system;
 pub mod time;
 

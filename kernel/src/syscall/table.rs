@@ -79,6 +79,7 @@ const FAMILIES: &[&[Row]] = &[
     super::sched::ROWS,
     super::signal::ROWS,
     super::socket::ROWS,
+    super::splice::ROWS,
     super::system::ROWS,
     super::time::ROWS,
 ];

@@ -1,0 +1,145 @@
+//! Moving data through pipes, and telling that data is safe. Sources: splice(2), vmsplice(2), sync(2).
+
+use super::Fd;
+use crate::fs::{File, IoDst, IoSrc, Kind, OpenFlags, PollEvents, Whence};
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use umbel_abi::linux::uapi as nr;
+use umbel_mm::io::read_iovecs;
+use umbel_mm::user::{UserAddr, read_val, write_val};
+
+rows! {
+    nr::__NR_splice, splice(input: Fd, in_at: UserAddr, out: Fd, out_at: UserAddr, count: usize, flags: u32) => splice,
+        Partial("copies");
+    nr::__NR_vmsplice, vmsplice(fd: Fd, iov: UserAddr, count: usize, flags: u32) => vmsplice, Partial("copies");
+    nr::__NR_sync, sync() => sync, Full;
+    nr::__NR_syncfs, syncfs(fd: Fd) => syncfs, Full;
+    nr::__NR_sync_file_range, sync_file_range(fd: Fd, at: i64, count: i64, flags: u32) => sync_file_range, Full;
+}
+
+/// Bytes moved by one call.
+const CHUNK: usize = 64 << 10;
+/// Bytes that a pipe takes whole or not at all (`PIPE_BUF`).
+const ATOMIC: usize = 4096;
+
+const SPLICE_F_NONBLOCK: u32 = 2;
+const SPLICE_FLAGS: u32 = 0xf;
+
+fn splice(
+    task: &Arc<Task>,
+    input: Fd,
+    in_at: UserAddr,
+    out: Fd,
+    out_at: UserAddr,
+    count: usize,
+    flags: u32,
+) -> Result<usize> {
+    let files = task.files()?;
+    let (input, out) = (files.get(input)?, files.get(out)?);
+    if !input.flags().readable() || !out.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    let (from_pipe, to_pipe) = (is_pipe(&input)?, is_pipe(&out)?);
+    if (from_pipe && !in_at.is_null()) || (to_pipe && !out_at.is_null()) {
+        return Err(Errno::ESPIPE);
+    }
+    let appends = out.flags().contains(OpenFlags::APPEND);
+    if !(from_pipe || to_pipe) || appends || flags & !SPLICE_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let nonblock = flags & SPLICE_F_NONBLOCK != 0;
+    if nonblock && from_pipe && !input.poll(None).intersects(PollEvents::IN | PollEvents::HUP) {
+        return Err(Errno::EAGAIN);
+    }
+    // What has been taken from a pipe cannot be put back: with nobody to wait, take only what surely fits.
+    let waits = !nonblock && !out.nonblocking();
+    if to_pipe && !waits && !out.poll(None).contains(PollEvents::OUT) {
+        return Err(Errno::EAGAIN);
+    }
+    let chunk = count.min(if to_pipe && !waits { ATOMIC } else { CHUNK });
+    move_once(&input, in_at, &out, out_at, chunk)
+}
+
+fn is_pipe(file: &File) -> Result<bool> {
+    Ok(file.attr()?.kind == Kind::Fifo)
+}
+
+/// Reads once, and writes what was read.
+fn move_once(input: &File, in_at: UserAddr, out: &File, out_at: UserAddr, count: usize) -> Result<usize> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
+    buffer.resize(count, 0);
+    let (from, to) = (position(in_at)?, position(out_at)?);
+    let mut dst = IoDst::kernel(&mut buffer);
+    let got = match from {
+        Some(at) => input.read_at(&mut dst, at)?,
+        None => input.read(&mut dst)?,
+    };
+    let mut done = 0;
+    while let Some(rest) = buffer.get(done..got).filter(|rest| !rest.is_empty()) {
+        let mut src = IoSrc::kernel(rest);
+        let put = match to {
+            Some(at) => out.write_at(&mut src, at + done as u64),
+            None => out.write(&mut src),
+        };
+        match put {
+            Ok(0) => break,
+            Ok(put) => done += put,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    if from.is_none() && input.ops().seekable() && done < got {
+        input.ops().seek(input, Whence::Current, -((got - done) as i64))?;
+    }
+    for (at, start) in [(in_at, from), (out_at, to)] {
+        if let Some(start) = start {
+            write_val(at, &(start + done as u64))?;
+        }
+    }
+    Ok(done)
+}
+
+/// An offset that the guest passes by reference.
+fn position(at: UserAddr) -> Result<Option<u64>> {
+    if at.is_null() {
+        return Ok(None);
+    }
+    let offset: i64 = read_val(at)?;
+    u64::try_from(offset).map(Some).map_err(|_| Errno::EINVAL)
+}
+
+fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -> Result<usize> {
+    let file = task.files()?.get(fd)?;
+    if flags & !SPLICE_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if !is_pipe(&file)? {
+        return Err(Errno::EBADF);
+    }
+    let pieces = read_iovecs(iov, count)?;
+    if file.flags().writable() {
+        file.write(&mut IoSrc::user_pieces(pieces))
+    } else {
+        file.read(&mut IoDst::user_pieces(pieces))
+    }
+}
+
+/// Everything is in memory.
+fn sync(_: &Arc<Task>) -> Result<()> {
+    Ok(())
+}
+
+fn syncfs(task: &Arc<Task>, fd: Fd) -> Result<()> {
+    task.files()?.get(fd).map(drop)
+}
+
+fn sync_file_range(task: &Arc<Task>, fd: Fd, at: i64, count: i64, flags: u32) -> Result<()> {
+    let file = task.files()?.get(fd)?;
+    if flags & !7 != 0 || at < 0 || count < 0 {
+        return Err(Errno::EINVAL);
+    }
+    if file.ops().seekable() { Ok(()) } else { Err(Errno::ESPIPE) }
+}
