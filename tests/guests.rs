@@ -58,3 +58,8 @@ fn jobs() {
 fn sockets() {
     same_as_host("sockets");
 }
+
+#[test]
+fn scheduling() {
+    same_as_host("scheduling");
+}

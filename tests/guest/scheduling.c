@@ -1,0 +1,86 @@
+/* The scheduler's calls: affinity takes effect at once, also while forking; nice values share a processor; policies. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { THREADS = 4, MOVES = 300 };
+
+static int cpus;
+
+static int only(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    return sched_setaffinity(0, sizeof set, &set);
+}
+
+static void *moving(void *argument) {
+    unsigned seed = (unsigned)(long)argument;
+    for (int i = 0; i < MOVES; i++) {
+        int cpu = rand_r(&seed) % cpus;
+        CHECK(only(cpu) == 0 && sched_getcpu() == cpu);
+        if (i % 50 == 0) {
+            pid_t child = fork();
+            if (child == 0) _exit(sched_getcpu() == cpu ? 0 : 1);
+            int status;
+            CHECK(waitpid(child, &status, 0) == child && status == 0);
+        }
+    }
+    return 0;
+}
+
+static void affinity(void) {
+    pthread_t threads[THREADS];
+    for (long i = 0; i < THREADS; i++) CHECK(pthread_create(&threads[i], 0, moving, (void *)(i + 1)) == 0);
+    for (int i = 0; i < THREADS; i++) CHECK(pthread_join(threads[i], 0) == 0);
+    cpu_set_t none;
+    CPU_ZERO(&none);
+    CHECK_ERRNO(sched_setaffinity(0, sizeof none, &none), EINVAL);
+    CHECK_ERRNO(sched_getaffinity(0, 1, &none), EINVAL);
+    CHECK_ERRNO(sched_setaffinity(-1, sizeof none, &none), ESRCH);
+}
+
+/* Two processes on one processor, one five steps nicer: it gets about a quarter. */
+static void shares(void) {
+    volatile long *work = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    pid_t children[2];
+    for (int i = 0; i < 2; i++) {
+        children[i] = fork();
+        if (children[i] == 0) {
+            if (only(0) || setpriority(PRIO_PROCESS, 0, i * 5)) _exit(1);
+            for (;;) work[i * 64]++;
+        }
+    }
+    usleep(500000);
+    for (int i = 0; i < 2; i++) kill(children[i], SIGKILL);
+    for (int i = 0; i < 2; i++) CHECK(wait(0) > 0);
+    CHECK(work[0] > work[64] && work[64] > 0);
+}
+
+static void policies(void) {
+    struct sched_param parameter = {.sched_priority = 0};
+    CHECK(sched_setscheduler(0, SCHED_BATCH, &parameter) == 0 && sched_getscheduler(0) == SCHED_BATCH);
+    CHECK_ERRNO(sched_setscheduler(0, 77, &parameter), EINVAL);
+    parameter.sched_priority = 5;
+    CHECK_ERRNO(sched_setscheduler(0, SCHED_OTHER, &parameter), EINVAL);
+    CHECK(sched_get_priority_max(SCHED_RR) == 99 && sched_get_priority_min(SCHED_FIFO) == 1);
+    CHECK_ERRNO(sched_get_priority_max(9), EINVAL);
+    CHECK(setpriority(PRIO_PROCESS, 0, 7) == 0 && getpriority(PRIO_PROCESS, 0) == 7);
+    CHECK_ERRNO(setpriority(9, 0, 0), EINVAL);
+    CHECK_ERRNO(getpriority(PRIO_PROCESS, 99999), ESRCH);
+    CHECK(sched_yield() == 0);
+}
+
+int main(void) {
+    cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    affinity();
+    shares();
+    policies();
+    DONE();
+}
