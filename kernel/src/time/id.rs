@@ -74,15 +74,9 @@ impl ClockId {
             ClockId::Monotonic => clock::monotonic_ns(),
             ClockId::Realtime => clock::realtime_ns(),
             ClockId::Boottime => clock::monotonic_ns().wrapping_add(clock::boot_offset_ns()),
-            ClockId::ProcessCpu(pid) => {
-                let process = find_process(pid).ok_or(Errno::EINVAL)?;
-                total(&process_usage(&process)) + slice_ns(|task| task.process().pid() == pid)
-            }
+            ClockId::ProcessCpu(pid) => process_cpu_ns(&*find_process(pid).ok_or(Errno::EINVAL)?),
             ClockId::ProcessUser(pid) => process_usage(&*find_process(pid).ok_or(Errno::EINVAL)?).user_ns,
-            ClockId::ThreadCpu(tid) => {
-                let task = find_task(tid).ok_or(Errno::EINVAL)?;
-                total(&task.sched.usage()) + slice_ns(|task| task.tid() == tid)
-            }
+            ClockId::ThreadCpu(tid) => cpu_ns(&*find_task(tid).ok_or(Errno::EINVAL)?),
             ClockId::ThreadUser(tid) => find_task(tid).ok_or(Errno::EINVAL)?.sched.usage().user_ns,
         })
     }
@@ -97,14 +91,19 @@ impl ClockId {
     }
 }
 
-/// The part of the caller's slice that is not accounted yet, if the clock counts the caller.
-fn slice_ns(counts: impl Fn(&Task) -> bool) -> u64 {
-    let task = task::current();
-    if counts(&task) { task.sched.slice_ns(clock::monotonic_ns()) } else { 0 }
+/// CPU time of a thread; the caller's own with the slice that is not accounted yet.
+fn cpu_ns(task: &Task) -> u64 {
+    if task.tid() == task::current().tid() {
+        task.sched.run_ns() + task.sched.slice_ns(clock::monotonic_ns())
+    } else {
+        task.sched.run_ns()
+    }
 }
 
-fn total(usage: &Usage) -> u64 {
-    usage.user_ns + usage.system_ns
+fn process_cpu_ns(process: &Process) -> u64 {
+    let ended = process.times.lock().own;
+    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
+    ended.user_ns + ended.system_ns + threads.iter().map(|thread| cpu_ns(thread)).sum::<u64>()
 }
 
 /// Times of a process: its threads, and those that have ended.
