@@ -1,0 +1,95 @@
+//! What happens when the host kills processes of a machine.
+
+mod common;
+
+use common::{umbel, wait_until};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts a machine of one virtual CPU on a shell script.
+fn start(script: &str) -> Child {
+    Command::new(umbel())
+        .args(["run", "--cpus", "1", "--", "/bin/sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start a machine")
+}
+
+/// Children of all threads of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Zygote, parents and slots, in generations.
+fn generations(machine: u32) -> Vec<Vec<u32>> {
+    let mut generations = vec![vec![machine]];
+    while let Some(last) = generations.last()
+        && !last.is_empty()
+    {
+        let next = last.iter().flat_map(|pid| children(*pid)).collect();
+        generations.push(next);
+    }
+    generations
+}
+
+/// Host time that a process has used in user mode, ticks.
+fn user_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+}
+
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "what was waited for did not come");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn kill(pid: u32) {
+    let done = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("run kill");
+    assert!(done.success());
+}
+
+#[test]
+fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
+    let mut machine = start("(while :; do :; done); echo \"child $?\"");
+    // The loop runs in guest mode: its slot is the one that uses time there.
+    let slot = until(|| generations(machine.id()).get(3)?.iter().copied().find(|slot| user_ticks(*slot) > 20));
+    kill(slot);
+    let status = wait_until(&mut machine, LIMIT).expect("the machine goes on");
+    let output = machine.wait_with_output().expect("its output");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "child 137\n");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_machine_killed_leaves_no_process() {
+    let mut machine = start("sleep 1000");
+    let all = until(|| {
+        let generations = generations(machine.id());
+        (!generations.get(3)?.is_empty()).then(|| generations[1..].concat())
+    });
+    assert!(all.len() >= 3, "zygote, parent, slots: {all:?}");
+    machine.kill().expect("kill the machine");
+    machine.wait().expect("reap the machine");
+    let alive = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    };
+    until(|| (!all.iter().any(alive)).then_some(()));
+}
