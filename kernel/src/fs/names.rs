@@ -224,7 +224,11 @@ impl<'a> Names<'a> {
         }
         if dir.inode().volatile() {
             // procfs has no knowledge of names to come: the look-up itself fails.
-            return Err(Errno::ENOENT);
+            return Err(match (dir.mount().fs().name(), node.kind) {
+                ("proc", _) => Errno::ENOENT,
+                (_, Kind::Regular) => Errno::EACCES,
+                _ => Errno::EPERM,
+            });
         }
         self.check_addition(dir)?;
         let mut node = *node;
