@@ -67,9 +67,9 @@ impl Space {
         }
         let mut told = false;
         for part in &parts {
-            let taken = inner.table.take_range(part.pages());
-            if let (Some(&(first, _)), Some(&(last, _))) = (taken.first(), taken.last()) {
-                self.log_drop(first * PAGE, (last + 1) * PAGE);
+            let taken = inner.table.detach(part.pages());
+            if !taken.is_empty() {
+                self.log_drop(part.start, part.end);
                 told = true;
             }
             doomed.extend(taken);
@@ -87,7 +87,7 @@ impl Space {
         let mut told = false;
         let parts: Vec<Range<u64>> = inner.vmas.iter().filter_map(|vma| pages_from(vma, object, first)).collect();
         for pages in parts {
-            doomed.extend(inner.table.take_range(pages.clone()));
+            doomed.extend(inner.table.detach(pages.clone()));
             self.log_drop(pages.start * PAGE, pages.end * PAGE);
             told = true;
         }

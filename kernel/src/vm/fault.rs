@@ -10,7 +10,7 @@ use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result, stats};
 use core::ops::Range;
 use umbel_mm::frame::{self, FrameRef, MAX_RUN};
-use umbel_mm::{PAGE, Pfn, slotmap, view};
+use umbel_mm::{PAGE, Pfn, heap, slotmap, view};
 
 /// `si_code` of a SIGSEGV: nothing is mapped there.
 pub const SEGV_MAPERR: i32 = 1;
@@ -156,6 +156,8 @@ impl Space {
             }
             return if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) };
         }
+        // A page table entry costs kernel memory.
+        heap::room()?;
         match &vma.backing {
             Backing::Anonymous => allocate_run(inner, vma, vpn, map),
             Backing::File { .. } => self.object_page(inner, vma, vpn, write, map),

@@ -107,7 +107,7 @@ impl Space {
                 gone = Some(gone.map_or(part.start, |gone| gone.start)..part.end);
             }
             // Entries of areas without any permission are there too.
-            doomed.extend(inner.table.take_range(part.pages()));
+            doomed.extend(inner.table.detach(part.pages()));
         }
         if let Some(gone) = gone {
             self.log_drop(gone.start, gone.end);

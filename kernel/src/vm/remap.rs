@@ -7,7 +7,7 @@ use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::ops::Range;
 use umbel_abi::machine::layout::USER_BOTTOM;
-use umbel_mm::{PAGE, UserAddr, view};
+use umbel_mm::{PAGE, UserAddr, heap, view};
 
 /// Where mremap may put the area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ impl Space {
             return Ok(addr);
         }
         check_growth(&inner, new_len - old_len.min(new_len))?;
+        // Entries that move are listed on the way.
+        heap::room_for((old_len / PAGE).min(inner.table.present()) * 48)?;
         let grown = old.end..old.start + new_len;
         let free = old.end == vma.end && page_range(addr.0, new_len).is_ok();
         if !keep && free && inner.vmas.within(&grown).next().is_none() {
@@ -79,6 +81,7 @@ impl Space {
             return Err(Errno::EINVAL);
         }
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
+        heap::room_for(((old.end - old.start) / PAGE).min(inner.table.present()) * 48)?;
         self.remove_range(inner, &target, doomed);
         // What does not move is unmapped.
         let moved = old.start..old.end.min(old.start + new_len);

@@ -1,6 +1,6 @@
 //! One guest address space: its state, its lock, its end.
 
-use super::table::{PageTable, Pte};
+use super::table::{Detached, PageTable, Pte};
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
 use crate::Result;
 use alloc::sync::{Arc, Weak};
@@ -107,35 +107,40 @@ pub(super) struct Inner {
     pub lock_future: bool,
 }
 
-/// Frames to be released after a shootdown, as runs.
+/// Frames to be released after a shootdown.
 #[derive(Debug, Default)]
-pub(super) struct Doomed(Vec<(Pfn, u32)>);
+pub(super) struct Doomed {
+    entries: Vec<Pte>,
+    detached: Vec<Detached>,
+}
 
 impl Doomed {
     /// Takes over an entry's reference.
     pub fn push(&mut self, pte: Pte) {
-        if !pte.is_present() {
-            return;
-        }
-        if let Some((first, count)) = self.0.last_mut()
-            && frame::follows(Pfn(first.0 + *count - 1), pte.pfn())
-        {
-            *count += 1;
-            return;
-        }
-        self.0.push((pte.pfn(), 1));
+        self.entries.push(pte);
     }
 
-    pub fn extend(&mut self, taken: Vec<(u64, Pte)>) {
-        for (_, pte) in taken {
-            self.push(pte);
-        }
+    /// Takes over the references of entries that were taken out.
+    pub fn extend(&mut self, detached: Detached) {
+        self.detached.push(detached);
     }
 }
 
 impl Drop for Doomed {
     fn drop(&mut self) {
-        for &(first, count) in &self.0 {
+        let mut run: Option<(Pfn, u32)> = None;
+        let detached = self.detached.iter().flat_map(Detached::entries);
+        for pte in self.entries.iter().copied().chain(detached).filter(|pte| pte.is_present()) {
+            match &mut run {
+                Some((first, count)) if frame::follows(Pfn(first.0 + *count - 1), pte.pfn()) => *count += 1,
+                _ => {
+                    if let Some((first, count)) = run.replace((pte.pfn(), 1)) {
+                        frame::put_run(first, count);
+                    }
+                }
+            }
+        }
+        if let Some((first, count)) = run {
             frame::put_run(first, count);
         }
     }
@@ -292,7 +297,7 @@ impl Drop for Space {
         let mut doomed = Doomed::default();
         // Nobody else has the space any more, so the lock is free.
         if let Some(mut inner) = self.inner.try_lock() {
-            doomed.extend(inner.table.take_range(0..USER_TOP / PAGE));
+            doomed.extend(inner.table.detach(0..USER_TOP / PAGE));
         }
     }
 }

@@ -189,6 +189,26 @@ impl PageTable {
         taken
     }
 
+    /// Takes all entries of a range out, chunks as they are: no memory in proportion to the pages.
+    pub fn detach(&mut self, range: Range<u64>) -> Detached {
+        let full = range.start.div_ceil(CHUNK)..range.end / CHUNK;
+        let mut detached = Detached::default();
+        if full.is_empty() {
+            detached.edges = self.take_range(range);
+            return detached;
+        }
+        detached.edges = self.take_range(range.start..full.start * CHUNK);
+        detached.edges.extend(self.take_range(full.end * CHUNK..range.end));
+        let keys: Vec<u64> = self.chunks.range(full).map(|(&index, _)| index).collect();
+        for index in keys {
+            if let Some(chunk) = self.chunks.remove(&index) {
+                self.present -= u64::from(chunk.present);
+                detached.chunks.push(chunk);
+            }
+        }
+        detached
+    }
+
     /// A reader that is fast for pages near each other.
     pub fn cursor(&self) -> Cursor<'_> {
         Cursor { table: self, index: u64::MAX, chunk: None }
@@ -213,6 +233,26 @@ impl PageTable {
             }
         }
         at
+    }
+}
+
+/// Entries that were taken out, each with its reference.
+#[derive(Debug, Default)]
+pub struct Detached {
+    edges: Vec<(u64, Pte)>,
+    chunks: Vec<Box<Chunk>>,
+}
+
+impl Detached {
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.edges.is_empty() && self.chunks.is_empty()
+    }
+
+    /// All entries, by page within each part.
+    pub fn entries(&self) -> impl Iterator<Item = Pte> {
+        let chunks = self.chunks.iter().flat_map(|chunk| chunk.entries).filter(|pte| pte.is_present());
+        self.edges.iter().map(|&(_, pte)| pte).chain(chunks)
     }
 }
 
@@ -275,5 +315,22 @@ mod tests {
         assert_eq!(table.take_range(0..500).len(), model.len() - part.len() + 230);
         assert_eq!(table.present(), 0);
         assert!(table.chunks.is_empty());
+    }
+
+    #[test]
+    fn detached_entries_are_all_of_the_range_and_no_others() {
+        for range in [0..500, 3..5, 60..70, 64..128, 20..450, 100..100] {
+            let mut table = PageTable::default();
+            table.fill(10, Pfn(1010), 400);
+            let inside = range.clone().filter(|vpn| (10..410).contains(vpn)).count();
+            let cut = table.detach(range.clone());
+            let mut pfns: Vec<u32> = cut.entries().map(|pte| pte.pfn().0).collect();
+            pfns.sort_unstable();
+            assert_eq!(pfns.len(), inside);
+            assert!(pfns.iter().all(|&pfn| range.contains(&(u64::from(pfn) - 1000))));
+            assert_eq!(table.present(), 400 - inside as u64);
+            assert_eq!(table.iter(0..500).count(), 400 - inside);
+            assert_eq!(cut.is_empty(), inside == 0);
+        }
     }
 }
