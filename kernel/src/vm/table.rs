@@ -240,6 +240,8 @@ impl PageTable {
 #[derive(Debug, Default)]
 pub struct Detached {
     edges: Vec<(u64, Pte)>,
+    /// Moved as they are: boxes.
+    #[allow(clippy::vec_box, reason = "the boxes come from the table; unboxing would copy them")]
     chunks: Vec<Box<Chunk>>,
 }
 
