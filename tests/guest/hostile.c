@@ -61,20 +61,18 @@ static void run(const char *name, void (*attack)(uint64_t, uint64_t), uint64_t a
         _exit(open_memory() ? BROKEN : 0);
     }
     attacks++;
+    static const struct timespec limit = {0, 30000000};
+    sigset_t ended;
+    sigemptyset(&ended);
+    sigaddset(&ended, SIGCHLD); /* blocked in main */
     int status = 0;
-    for (int waited = 0;; waited++) {
-        pid_t got = waitpid(child, &status, WNOHANG);
-        if (got == child) break;
-        if (got < 0) {
-            CHECK(got >= 0);
-            return;
-        }
-        usleep(200); /* a yield would hand an attacker that spins its whole slice */
-        if (waited > 120) {
+    while (waitpid(child, &status, WNOHANG) == 0)
+        if (sigtimedwait(&ended, 0, &limit) < 0 && errno == EAGAIN) {
             timed_out++;
             kill(child, SIGKILL);
+            CHECK(waitpid(child, &status, 0) == child);
+            break;
         }
-    }
     if (WIFSIGNALED(status)) killed++;
     if (WIFEXITED(status) && WEXITSTATUS(status) == BROKEN) {
         printf("KERNEL MEMORY IS OPEN after %s %lx %lx\n", name, a, b);
@@ -357,6 +355,10 @@ int main(int argc, char **argv) {
     close(go[0]);
     signal(SIGSEGV, on_fault);
     find_sites();
+    sigset_t ended;
+    sigemptyset(&ended);
+    sigaddset(&ended, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &ended, 0);
 
     uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + HOT_LEN - 8};
     for (int i = 0; i < 7; i++) {

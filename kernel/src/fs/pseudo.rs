@@ -285,7 +285,7 @@ impl Inode for TextFile {
 /// An open text file.
 struct TextOps {
     /// Made at the first read at 0 and kept until the next one, so that a file read in pieces is consistent.
-    text: Mutex<Option<Vec<u8>>>,
+    text: Mutex<Option<Arc<[u8]>>>,
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
 }
@@ -296,9 +296,10 @@ impl FileOps for TextOps {
         if offset == 0 || missing {
             // Outside the lock: generating takes others' locks.
             let made = (self.generate)()?;
-            *self.text.lock() = Some(made);
+            *self.text.lock() = Some(made.into());
         }
-        let text = self.text.lock();
+        // Copied to the guest outside the lock, too: that may fault.
+        let text = self.text.lock().clone();
         let rest = text.as_deref().and_then(|text| text.get(offset as usize..)).unwrap_or(&[]);
         dst.write(rest)
     }

@@ -68,8 +68,8 @@ impl Interval {
 
     fn arm(&self, state: &mut State, deadline_ns: Option<u64>) -> Result<()> {
         state.deadline_ns = deadline_ns;
-        if let (Some(deadline_ns), Some(owner)) = (deadline_ns, self.owner.upgrade()) {
-            state.armed = Some(timer::arm(deadline_ns, Target::Call(owner))?);
+        if let Some(deadline_ns) = deadline_ns {
+            state.armed = Some(timer::arm(deadline_ns, Target::Owner(self.owner.clone()))?);
         }
         Ok(())
     }
@@ -133,6 +133,16 @@ mod tests {
         assert_eq!(old.interval_ns, 7);
         assert!(old.value_ns > 3_500_000_000_000);
         assert_eq!(owner.0.expired(u64::MAX), 0, "disarmed");
+    }
+
+    #[test]
+    fn an_armed_timer_goes_with_its_owner() {
+        let owner = cyclic(Owner);
+        let far = super::super::monotonic_ns() + 3_600_000_000_000;
+        assert_eq!(owner.0.set(Some(far), 7), Ok(Setting::default()));
+        let weak = Arc::downgrade(&owner);
+        drop(owner);
+        assert!(weak.upgrade().is_none(), "kept alive by its own timer");
     }
 
     #[test]

@@ -9,7 +9,7 @@
 
 use super::queue::{Key, Queue};
 use crate::Result;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
 use umbel_smp::lock::{Rank, SpinLock};
@@ -26,8 +26,10 @@ pub trait Expire: Send + Sync {
 pub enum Target {
     /// Ends the block of a thread.
     Wake(ThreadRef),
-    /// Calls back.
+    /// Calls back, and keeps what it calls alive until then.
     Call(Arc<dyn Expire>),
+    /// Calls back if it is still there: a repeating timer must not keep its own owner alive.
+    Owner(Weak<dyn Expire>),
 }
 
 /// No deadline, in [`CpuTimers::next`].
@@ -100,6 +102,11 @@ pub fn run_expired(cpu: u32) -> usize {
                 }
             }
             Some(Target::Call(target)) => target.expired(now_ns),
+            Some(Target::Owner(target)) => {
+                if let Some(target) = target.upgrade() {
+                    target.expired(now_ns);
+                }
+            }
             None => break,
         }
         count += 1;
