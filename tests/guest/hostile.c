@@ -55,6 +55,7 @@ static void run(const char *name, void (*attack)(uint64_t, uint64_t), uint64_t a
     static const struct itimerval fast = {{0, 100}, {0, 100}};
     pid_t child = fork();
     if (child == 0) {
+        signal(SIGSEGV, SIG_DFL); /* or it would escape into its parent's loop */
         signal(SIGALRM, SIG_IGN);
         setitimer(ITIMER_REAL, &fast, 0);
         attack(a, b);
@@ -152,7 +153,7 @@ static void everywhere_in_the_gate(void) {
     int used = PAGE;
     while (used > 0 && (gate[used - 1] == 0xcc || gate[used - 1] == 0)) used--;
     for (int variant = 0; variant < 4; variant++)
-        for (int i = 0; i < used; i += variant ? 7 : 2) {
+        for (int i = 0; i < used; i++) {
             registers(10, hot, HOT_LEN, 3);
             uint64_t frame = signal_stack + 0x4000;
             switch (variant) {
