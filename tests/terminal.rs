@@ -171,7 +171,8 @@ fn a_background_reader_is_stopped() {
     sleep(Duration::from_secs(1));
     shell.keys("\n");
     shell.expect("Stopped");
-    shell.command("kill -9 %1; wait; echo over", "over\r\n");
+    // `wait` alone returns at once for a stopped job, and a shell that has not yet seen the death refuses to exit.
+    shell.command("kill -9 %1; wait -f %1; echo over", "over\r\n");
     shell.keys("exit\n");
     shell.finish();
 }
