@@ -1,5 +1,6 @@
 //! `umbel check`: what the host offers; for each thing that is missing, what it costs and the remedy.
 
+use crate::manage::shares;
 use crate::os::probe;
 use std::fs;
 use std::process::ExitCode;
@@ -160,14 +161,14 @@ fn enough(what: &'static str, value: Option<u64>, wanted: u64, remedy: &'static 
 }
 
 fn shares() -> [Finding; 2] {
-    let grouped = number("/proc/sys/kernel/sched_autogroup_enabled") == Some(1);
+    let trouble = shares::trouble();
     let overcommit = number("/proc/sys/vm/overcommit_memory") != Some(2);
     [
         Finding {
-            what: "scheduling by session",
-            grade: if grouped { Grade::Good } else { Grade::Weak },
-            detail: if grouped { "autogroup is on" } else { "autogroup is off" }.into(),
-            remedy: "processor time is not proportional to virtual CPUs; sysctl kernel.sched_autogroup_enabled=1",
+            what: "shares by virtual CPUs",
+            grade: if trouble.is_none() { Grade::Good } else { Grade::Weak },
+            detail: trouble.map_or("proportional", |(why, _)| why).into(),
+            remedy: trouble.map_or("", |(_, remedy)| remedy),
         },
         Finding {
             what: "overcommit",

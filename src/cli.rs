@@ -5,6 +5,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Exit status for wrong arguments.
 pub const STATUS_USAGE: u8 = 2;
@@ -33,6 +34,24 @@ pub enum Command {
     Run(RunOptions),
     /// Tell what this host offers, what is missing and what to do about it
     Check,
+    /// List the running machines of this user: processor time, average number of CPUs used, memory, state
+    Ps,
+    /// Show what the running machines of this user use, again and again
+    ///
+    /// CPU and STOLEN (waiting for a host CPU) are per cent of one CPU; SHARE is the machine's part of what all machines
+    /// used, BY-CPUS the part it would have by its number of virtual CPUs. DEVICES is the machine's own threads.
+    Top(TopOptions),
+}
+
+/// Options of `umbel top`.
+#[derive(Args, Debug)]
+pub struct TopOptions {
+    /// Seconds between two looks, 0.1 to 3600
+    #[arg(long, short, value_name = "SECONDS", value_parser = interval, default_value = "2")]
+    pub delay: Duration,
+    /// Look this many times, then end [default: until interrupted]
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: Option<u32>,
 }
 
 /// Options of `umbel run`.
@@ -57,6 +76,9 @@ pub struct RunOptions {
     /// Directory of the guest in which the command starts
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub workdir: PathBuf,
+    /// Name of the machine in `umbel ps` [default: its process id]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
     /// Keep each virtual CPU on one host CPU
     #[arg(long)]
     pub pin: bool,
@@ -105,7 +127,7 @@ pub fn parse() -> Result<Command, ExitCode> {
 /// Clap's first line without its prefix; its usage text goes beyond one line.
 fn first_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: umbel run CMD, or umbel check (see umbel --help)".into();
+        return "a command is missing: umbel run CMD, check, ps or top (see umbel --help)".into();
     }
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);
@@ -122,6 +144,19 @@ fn cpus(text: &str) -> Result<u32, String> {
         Ok(count @ 1..=256) => Ok(count),
         _ => Err("give a number from 1 to 256".into()),
     }
+}
+
+/// A word for lists and paths: letters, digits and `._-`, not a number (that is a process id).
+fn name(text: &str) -> Result<String, String> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let good = (1..=64).contains(&text.len()) && text.chars().all(letters) && text.parse::<u64>().is_err();
+    good.then(|| text.to_owned()).ok_or_else(|| "give at most 64 letters, digits and . _ -, not only digits".into())
+}
+
+/// Seconds with decimals.
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "give seconds from 0.1 to 3600".into())
 }
 
 /// Bytes with an optional suffix.

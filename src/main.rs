@@ -5,27 +5,42 @@ mod cli;
 mod console;
 mod control;
 mod image;
+mod manage;
 mod memory;
 mod os;
 mod report;
 mod run;
 mod supervisor;
 
+use manage::registry::RegistryError;
+use run::RunError;
 use std::process::ExitCode;
 
-/// Exit status when the machine could not be made.
+/// Exit status when the machine could not be made or asked.
 const STATUS_MACHINE: u8 = 125;
 
 fn main() -> ExitCode {
     match cli::parse() {
-        Ok(cli::Command::Check) => check::check(),
-        Ok(cli::Command::Run(options)) => match run::run(&options) {
-            Ok(status) => ExitCode::from(status),
-            Err(error) => {
-                eprintln!("umbel: {error}");
-                ExitCode::from(STATUS_MACHINE)
-            }
-        },
+        Ok(command) => obey(command).unwrap_or_else(|(message, status)| {
+            eprintln!("umbel: {message}");
+            ExitCode::from(status)
+        }),
         Err(status) => status,
+    }
+}
+
+/// Does it; an error is one line and the exit status.
+fn obey(command: cli::Command) -> Result<ExitCode, (String, u8)> {
+    let failed = |error: RegistryError| (error.to_string(), STATUS_MACHINE);
+    match command {
+        cli::Command::Check => Ok(check::check()),
+        cli::Command::Run(options) => run::run(&options).map(ExitCode::from).map_err(|error| match error {
+            RunError::Registry(RegistryError::NameTaken(_)) => (error.to_string(), cli::STATUS_USAGE),
+            _ => (error.to_string(), STATUS_MACHINE),
+        }),
+        cli::Command::Ps => manage::ps::ps().map(|()| ExitCode::SUCCESS).map_err(failed),
+        cli::Command::Top(options) => {
+            manage::top::top(options.delay, options.count).map(|()| ExitCode::SUCCESS).map_err(failed)
+        }
     }
 }

@@ -55,6 +55,11 @@ impl Memory {
         Ok(Memory { kdata, arenas, arena_pages, ram_pages, shared })
     }
 
+    /// All files behind this memory, for those that measure it; without those that cannot be duplicated.
+    pub fn all_files(&self) -> Vec<OwnedFd> {
+        self.arenas.iter().chain([&self.kdata]).filter_map(|file| file.try_clone().ok()).collect()
+    }
+
     /// The descriptors, as the kernel takes them.
     pub fn files(&self, root: &OwnedFd) -> HostFiles {
         let mut arenas = [-1; MAX_ARENAS];

@@ -2,6 +2,8 @@
 
 use crate::cli::{self, RunOptions};
 use crate::image::{Image, ImageError};
+use crate::manage::registry::{self, Description, Entry, RegistryError};
+use crate::manage::server;
 use crate::memory::{Memory, MemoryError};
 use crate::os::{cpu, zygote};
 use crate::supervisor::{Supervisor, SupervisorError};
@@ -12,6 +14,7 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use thiserror::Error;
 use umbel_abi::machine::{BootInfo, StdioKind, StdioStat};
@@ -41,6 +44,8 @@ pub enum RunError {
     Image(#[from] ImageError),
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
 }
 
 /// Runs a machine; returns its exit status.
@@ -56,8 +61,34 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
     memory.shared.fill(boot);
     grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
     let supervisor = Supervisor::prepare(memory.shared.control())?;
+    let entry = register(options)?;
     let zygote = zygote::fork(&image, &memory.kdata).map_err(|error| RunError::Host("fork the zygote", error))?;
+    let _listed = entry.map(|(entry, listener)| {
+        server::start(listener, memory.shared.control(), memory.all_files());
+        entry
+    });
     Ok(supervisor.run(zygote)?)
+}
+
+/// Makes the machine known to `umbel ps`. A machine that nobody asked to be named runs without, too.
+fn register(options: &RunOptions) -> Result<Option<(Entry, UnixListener)>, RegistryError> {
+    let pid = std::process::id() as i32;
+    let words: Vec<_> = options.command.iter().map(|word| word.to_string_lossy()).collect();
+    let description = Description {
+        pid,
+        name: options.name.clone().unwrap_or_else(|| pid.to_string()),
+        mem: options.mem,
+        command: words.join(" "),
+        started: registry::now(),
+    };
+    match Entry::make(&description) {
+        Ok(made) => Ok(Some(made)),
+        Err(error) if options.name.is_some() => Err(error),
+        Err(error) => {
+            eprintln!("umbel: this machine is not listed by umbel ps: {error}");
+            Ok(None)
+        }
+    }
 }
 
 /// Image and KDATA have fixed addresses. Where address-space randomisation put something of ours there (about one start in
@@ -148,14 +179,11 @@ fn strings(options: &RunOptions) -> Strings {
 }
 
 fn option_bits(options: &RunOptions) -> u32 {
-    let autogroup = std::fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
-    let by_session = autogroup.is_ok_and(|text| text.trim() == "1");
     [
         (options.strace, BootInfo::STRACE),
         (options.stats, BootInfo::STATS),
         (options.debug_host, BootInfo::DEBUG_HOST),
         (options.pin, BootInfo::PIN),
-        (by_session, BootInfo::SHARES_BY_HOST),
     ]
     .iter()
     .filter(|(set, _)| *set)

@@ -105,10 +105,8 @@ impl BootInfo {
     pub const STATS: u32 = 2;
     /// `--debug-host`: slots stay dumpable.
     pub const DEBUG_HOST: u32 = 4;
-    /// The host groups tasks by session (autogroup) or lends a cgroup: nothing to account.
-    pub const SHARES_BY_HOST: u32 = 8;
     /// `--pin`: virtual CPU n stays on host CPU n mod the host's count.
-    pub const PIN: u32 = 16;
+    pub const PIN: u32 = 8;
 }
 
 /// What the machine's terminal last told us, and what we told it.

@@ -1,0 +1,138 @@
+//! Looking after running machines: `umbel ps`, `umbel top`, names.
+
+mod common;
+
+use common::{Outcome, Run, umbel};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A user's runtime directory of this test's own, with machines that are ended with it.
+struct Fleet {
+    dir: PathBuf,
+    machines: Vec<Child>,
+}
+
+impl Fleet {
+    fn new(test: &str) -> Fleet {
+        let dir = std::env::temp_dir().join(format!("umbel-{test}-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&dir).expect("a directory");
+        Fleet { dir, machines: Vec::new() }
+    }
+
+    /// Starts a machine and waits until it is listed.
+    fn start(&mut self, name: &str, cpus: &str, script: &str) -> u32 {
+        let machine = Command::new(umbel())
+            .args(["run", "--name", name, "--cpus", cpus, "--", "/bin/sh", "-c", script])
+            .env("XDG_RUNTIME_DIR", &self.dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("umbel");
+        let pid = machine.id();
+        self.machines.push(machine);
+        self.wait_for(&["ps"], |shown| shown.lines().any(|l| l.starts_with(name) && l.contains(" running ")));
+        pid
+    }
+
+    fn ask(&self, args: &[&str]) -> Outcome {
+        Run::umbel(args).env("XDG_RUNTIME_DIR", self.dir.to_str().expect("UTF-8")).finish()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, args: &[&str], good: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let outcome = self.ask(args);
+            if good(&outcome.stdout) {
+                return outcome.stdout;
+            }
+            assert!(Instant::now() < deadline, "{args:?}: {outcome:#?}");
+            sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for machine in &mut self.machines {
+            let _ = machine.kill();
+            let _ = machine.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The words of the line of a machine.
+fn line<'a>(shown: &'a str, name: &str) -> Vec<&'a str> {
+    shown.lines().find(|l| l.starts_with(name)).unwrap_or_default().split_whitespace().collect()
+}
+
+#[test]
+fn machines_are_listed_while_they_run() {
+    let mut fleet = Fleet::new("listed");
+    assert_eq!(fleet.ask(&["ps"]).stdout.lines().count(), 1, "only the header");
+    fleet.start("quiet", "1", "sleep 60");
+    let pid = fleet.start("busy", "3", "while :; do :; done");
+    let shown = fleet.wait_for(&["ps"], |shown| {
+        line(shown, "busy").get(3).is_some_and(|time| time.trim_end_matches('s').parse::<f64>().expect("seconds") > 0.5)
+    });
+    let busy = line(&shown, "busy");
+    assert_eq!((busy[1], busy[2]), (pid.to_string().as_str(), "3"), "{shown}");
+    let quiet = line(&shown, "quiet")[3].trim_end_matches('s').parse::<f64>().expect("seconds");
+    assert!(quiet < 0.4, "an idle machine uses nothing: {shown}");
+    // One ended by force leaves files that nobody sees.
+    fleet.machines[1].kill().expect("our own child");
+    fleet.machines[1].wait().expect("our own child");
+    let shown = fleet.ask(&["ps"]).stdout;
+    assert!(!shown.contains("busy") && shown.contains("quiet"), "{shown}");
+}
+
+#[test]
+fn top_measures_shares() {
+    let mut fleet = Fleet::new("top");
+    fleet.start("quiet", "1", "sleep 60");
+    fleet.start("busy", "1", "while :; do :; done");
+    let outcome = fleet.ask(&["top", "-d", "1", "-n", "2"]);
+    assert_eq!(outcome.status, 0, "{outcome:#?}");
+    let second = outcome.stdout.rsplit("machines,").next().expect("two looks");
+    let share = line(second, "busy")[3].trim_end_matches('%').parse::<f64>().expect("per cent");
+    assert!(share > 95.0, "{outcome:#?}");
+    assert_eq!(line(second, "busy")[4], "50.0%", "{outcome:#?}");
+}
+
+#[test]
+fn a_name_is_one_machines() {
+    let mut fleet = Fleet::new("names");
+    fleet.start("only", "1", "sleep 60");
+    let outcome = fleet.ask(&["run", "--name", "only", "/bin/true"]);
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{outcome:#?}");
+    for wrong in ["", "17", "a/b", "white space"] {
+        let outcome = fleet.ask(&["run", "--name", wrong, "/bin/true"]);
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{wrong:?}: {outcome:#?}");
+    }
+}
+
+#[test]
+fn a_directory_open_to_others_is_not_used() {
+    let fleet = Fleet::new("open");
+    let dir = fleet.dir.join("umbel");
+    std::fs::create_dir(&dir).expect("a directory");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).expect("our own directory");
+    let outcome = fleet.ask(&["ps"]);
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (125, 1), "{outcome:#?}");
+    // A machine runs all the same, unlisted.
+    let outcome = fleet.ask(&["run", "/bin/echo", "runs"]);
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "runs\n"), "{outcome:#?}");
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:#?}");
+}
+
+#[test]
+fn wrong_intervals_are_refused() {
+    for args in [["top", "-d", "0"], ["top", "-d", "soon"], ["top", "-n", "0"]] {
+        let outcome = Run::umbel(&args).finish();
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{args:?}: {outcome:#?}");
+    }
+}
