@@ -55,6 +55,11 @@ fn jobs() {
 }
 
 #[test]
+fn watching() {
+    same_as_host("watching");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

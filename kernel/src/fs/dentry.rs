@@ -229,6 +229,11 @@ impl Dentry {
 impl Drop for Dentry {
     /// Drops a chain of parents without recursion: paths may be thousands deep, kernel stacks are not.
     fn drop(&mut self) {
+        if *self.unhashed.get_mut()
+            && let Some(inode) = self.inode.get()
+        {
+            super::notify::forgotten(inode);
+        }
         let mut parent = self.unhook();
         while let Some(mut last) = parent.and_then(Arc::into_inner) {
             parent = last.unhook();
@@ -260,6 +265,22 @@ fn keep(dentry: Arc<Dentry>) {
     drop(cache);
     // Outside the lock: the last reference to an inode may have much to do.
     drop(victim);
+}
+
+/// Lets go of `dentry`, whose name was removed, and of names known to be missing in it: they would keep an inode that
+/// nobody can find.
+pub fn evict(dentry: &Arc<Dentry>) {
+    let children: Vec<_> = dentry.children.lock().values().filter_map(Weak::upgrade).collect();
+    children.iter().for_each(evict_one);
+    evict_one(dentry);
+}
+
+fn evict_one(dentry: &Arc<Dentry>) {
+    let mut cache = CACHE.lock();
+    let found = cache.iter().position(|cached| Arc::ptr_eq(cached, dentry));
+    let gone = found.and_then(|index| cache.swap_remove_back(index));
+    drop(cache);
+    drop(gone);
 }
 
 /// Lets go of all dentries that only the cache keeps.

@@ -7,6 +7,7 @@
 //! Locks: `pos` (sleeping, rank FilePosition) is held during reads and writes at the position of seekable files.
 
 use super::inode::{DirEntry, DirSink};
+use super::notify::{self, Events};
 use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
 use super::{IoDst, IoSrc, Path};
 use crate::task::Task;
@@ -166,6 +167,11 @@ pub trait FileOps: Send + Sync + Any {
         String::from("anon_inode:[file]")
     }
 
+    /// Lines of /proc/PID/fdinfo/N after those of all files.
+    fn fdinfo(&self, file: &File) -> String {
+        String::new()
+    }
+
     /// For subsystems to find their own type again (see [`File::ops_as`]).
     fn as_any(&self) -> &dyn Any;
 }
@@ -282,28 +288,37 @@ impl File {
     /// Reads at the position. `EBADF` unless open for reading.
     pub fn read(&self, dst: &mut IoDst<'_>) -> Result<usize> {
         self.require(self.flags().readable())?;
-        self.ops.read(self, dst)
+        let count = self.ops.read(self, dst)?;
+        self.notify(count, Events::ACCESS);
+        Ok(count)
     }
 
     /// Writes at the position or the end. `EBADF` unless open for writing.
     pub fn write(&self, src: &mut IoSrc<'_>) -> Result<usize> {
         self.require(self.flags().writable())?;
-        self.ops.write(self, src)
+        let count = self.ops.write(self, src)?;
+        self.notify(count, Events::MODIFY);
+        Ok(count)
     }
 
     /// Reads at `offset`.
     pub fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         self.require(self.flags().readable())?;
-        self.ops.read_at(self, dst, offset)
+        let count = self.ops.read_at(self, dst, offset)?;
+        self.notify(count, Events::ACCESS);
+        Ok(count)
     }
 
     /// Writes at `offset`; at the end with `O_APPEND`, as Linux's pwrite(2) does.
     pub fn write_at(&self, src: &mut IoSrc<'_>, offset: u64) -> Result<usize> {
         self.require(self.flags().writable())?;
-        if self.flags().contains(OpenFlags::APPEND) && self.ops.seekable() {
-            return self.ops.append(self, src).map(|(count, _)| count);
-        }
-        self.ops.write_at(self, src, offset)
+        let count = if self.flags().contains(OpenFlags::APPEND) && self.ops.seekable() {
+            self.ops.append(self, src)?.0
+        } else {
+            self.ops.write_at(self, src, offset)?
+        };
+        self.notify(count, Events::MODIFY);
+        Ok(count)
     }
 
     /// Reads all of `buf` at `offset` unless the file ends; for the program loader.
@@ -338,6 +353,7 @@ impl File {
             *pos += 1;
         }
         *pos = self.ops.readdir(self, *pos, sink)?;
+        self.notify(1, Events::ACCESS);
         Ok(())
     }
 
@@ -376,6 +392,15 @@ impl File {
         Ok(*pos)
     }
 
+    /// Tells watches, if `count` bytes were moved.
+    pub fn notify(&self, count: usize, events: Events) {
+        if count > 0
+            && let Some(path) = &self.path
+        {
+            notify::changed(path.dentry(), events);
+        }
+    }
+
     fn require(&self, allowed: bool) -> Result<()> {
         if allowed { Ok(()) } else { Err(Errno::EBADF) }
     }
@@ -383,6 +408,10 @@ impl File {
 
 impl Drop for File {
     fn drop(&mut self) {
+        let flags = self.flags();
+        if !flags.contains(OpenFlags::PATH) {
+            self.notify(1, if flags.writable() { Events::CLOSE_WRITE } else { Events::CLOSE_NOWRITE });
+        }
         super::lock::release_description(self);
         let ops = self.ops.clone();
         ops.release(self);

@@ -7,6 +7,7 @@
 use super::file::{FileOps, OpenContext};
 use super::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, StatFs};
 use crate::{Errno, Result};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -160,9 +161,24 @@ pub trait Inode: Send + Sync + Any {
         false
     }
 
-    /// An extended attribute.
-    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+    /// The value of an extended attribute. `ENODATA` if there is none of the name.
+    fn get_xattr(&self, name: &[u8]) -> Result<Arc<[u8]>> {
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives an extended attribute a value.
+    fn set_xattr(&self, name: &[u8], value: &[u8], put: super::xattr::Put) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Takes an extended attribute away.
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// The names of all extended attributes.
+    fn list_xattr(&self) -> Result<Vec<Box<[u8]>>> {
+        Ok(Vec::new())
     }
 
     /// A place for what others attach to an inode: the pipe behind a fifo, a listening socket, locks.

@@ -273,6 +273,7 @@ pub fn detach(path: &Path, lazy: Lazy) -> Result<()> {
     place.dentry.mounts.fetch_sub(1, Relaxed);
     *mount.at.write() = None;
     if !list().iter().any(|other| Arc::ptr_eq(&other.fs, &mount.fs)) {
+        super::notify::unmounted(mount.fs.dev());
         mount.fs.unmounted();
     }
     Ok(())

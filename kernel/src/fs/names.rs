@@ -8,6 +8,7 @@ use super::dentry::Dentry;
 use super::file::{DirOps, File, FileOps, OpenContext, PathOps};
 use super::inode::{NewNode, RenameMode};
 use super::mount::{MountFlags, Path};
+use super::notify::{self, Events};
 use super::perm::{self, Want};
 use super::types::{Kind, Mode, OpenFlags, SetAttr};
 use super::walk::{Follow, Last, Walk};
@@ -168,8 +169,10 @@ impl<'a> Names<'a> {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
         let ops = operations(&path, flags, task)?;
+        notify::changed(path.dentry(), Events::OPEN);
         if truncate && kind == Kind::Regular {
             path.inode().set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })?;
+            notify::changed(path.dentry(), Events::MODIFY);
         }
         Ok(File::new(path, ops, flags))
     }
@@ -177,6 +180,7 @@ impl<'a> Names<'a> {
     /// Opens what the same call made: its mode does not matter.
     fn open_made(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
         let ops = operations(&path, flags, task)?;
+        notify::changed(path.dentry(), Events::OPEN);
         Ok(File::new(path, ops, flags))
     }
 
@@ -234,6 +238,9 @@ impl<'a> Names<'a> {
         let mut node = *node;
         inherit_group(dir, &mut node)?;
         dentry.instantiate(dir.inode().create(name, &node)?);
+        if let Some(inode) = dentry.inode() {
+            notify::name(dir.inode(), name, inode, Events::CREATE);
+        }
         Path::new(dir.mount().clone(), dentry)
     }
 
@@ -265,6 +272,8 @@ impl<'a> Names<'a> {
         }
         dir.inode().link(walk.name(), target.inode())?;
         dentry.instantiate(target.inode().clone());
+        notify::inode(target.inode(), Events::ATTRIB);
+        notify::name(dir.inode(), walk.name(), target.inode(), Events::CREATE);
         Ok(())
     }
 
@@ -299,6 +308,11 @@ impl<'a> Names<'a> {
             }
         }
         dentry.unhash();
+        if !is_dir {
+            notify::inode(&inode, Events::ATTRIB);
+        }
+        notify::removed(dentry);
+        notify::name(dir.inode(), walk.name(), &inode, Events::DELETE);
         Ok(())
     }
 
@@ -355,6 +369,16 @@ impl<'a> Names<'a> {
         } else {
             target.unhash();
             source.move_to(new_dir.dentry(), new_name);
+        }
+        let (from, to) = ((old_dir.inode(), old_name), (new_dir.inode(), new_name));
+        notify::moved(from, to, inode);
+        match target.inode() {
+            Some(other) if mode == RenameMode::Exchange => notify::moved(to, from, other),
+            Some(other) => notify::inode(other, Events::ATTRIB),
+            None => {}
+        }
+        if mode == RenameMode::Replace {
+            notify::removed(target.clone());
         }
         Ok(())
     }

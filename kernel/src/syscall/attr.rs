@@ -1,8 +1,9 @@
-//! Attributes: stat, access, modes, owners, times, sizes, extended attributes, file-system facts.
+//! Attributes: stat, access, modes, owners, times, sizes, file-system facts.
 //! Semantics: [`crate::fs`]; sources: the calls' man pages, inode(7).
 
 use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
+use crate::fs::notify::{self, Events};
 use crate::fs::{Attr, File, Kind, Mode, OpenFlags, Path, SetAttr, StatFs, Time, perm};
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -35,18 +36,6 @@ rows! {
     nr::__NR_utimes, utimes(path: UserStr, times: UserAddr) => utimes, Full;
     nr::__NR_futimesat, futimesat(dir: Fd, path: UserStr, times: UserAddr) => futimesat, Full;
     nr::__NR_utimensat, utimensat(dir: Fd, path: UserStr, times: UserAddr, flags: AtFlags) => utimensat, Full;
-    nr::__NR_getxattr, getxattr(path: UserStr, name: UserStr, buf: UserAddr, size: u64) => getxattr, Full;
-    nr::__NR_lgetxattr, lgetxattr(path: UserStr, name: UserStr, buf: UserAddr, size: u64) => lgetxattr, Full;
-    nr::__NR_fgetxattr, fgetxattr(fd: Fd, name: UserStr, buf: UserAddr, size: u64) => fgetxattr, Full;
-    nr::__NR_listxattr, listxattr(path: UserStr, buf: UserAddr, size: u64) => listxattr, Full;
-    nr::__NR_llistxattr, llistxattr(path: UserStr, buf: UserAddr, size: u64) => llistxattr, Full;
-    nr::__NR_flistxattr, flistxattr(fd: Fd, buf: UserAddr, size: u64) => flistxattr, Full;
-    nr::__NR_setxattr, setxattr(path: UserStr, name: UserStr) => setxattr, Partial("no file system keeps them");
-    nr::__NR_lsetxattr, lsetxattr(path: UserStr, name: UserStr) => lsetxattr, Partial("no file system keeps them");
-    nr::__NR_fsetxattr, fsetxattr(fd: Fd, name: UserStr) => fsetxattr, Partial("no file system keeps them");
-    nr::__NR_removexattr, removexattr(path: UserStr, name: UserStr) => setxattr, Partial("no file system keeps them");
-    nr::__NR_lremovexattr, lremovexattr(path: UserStr, name: UserStr) => lsetxattr, Partial("no file system keeps them");
-    nr::__NR_fremovexattr, fremovexattr(fd: Fd, name: UserStr) => fsetxattr, Partial("no file system keeps them");
 }
 
 /// What a descriptor or a name stands for.
@@ -225,7 +214,9 @@ fn change_mode(task: &Task, path: &Path, mode: Mode) -> Result<()> {
     if !cred.in_group(path.inode().owner()?.gid) && !cred.capable(cap::FSETID) {
         mode &= !0o2000;
     }
-    path.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })
+    path.inode().set_attr(&SetAttr { mode: Some(mode), ..SetAttr::default() })?;
+    notify::changed(path.dentry(), Events::ATTRIB);
+    Ok(())
 }
 
 fn chown(task: &Arc<Task>, path: UserStr, uid: u32, gid: u32) -> Result<()> {
@@ -264,7 +255,9 @@ fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
         mode &= !0o2000;
     }
     let changes = path.inode().kind() == Kind::Regular && mode != owner.mode;
-    path.inode().set_attr(&SetAttr { uid, gid, mode: changes.then_some(mode), ..SetAttr::default() })
+    path.inode().set_attr(&SetAttr { uid, gid, mode: changes.then_some(mode), ..SetAttr::default() })?;
+    notify::changed(path.dentry(), Events::ATTRIB);
+    Ok(())
 }
 
 fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
@@ -280,7 +273,9 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     if size > path.attr()?.size {
         super::io::check_size_limit(task, task.process().limit(uapi::RLIMIT_FSIZE), size)?;
     }
-    path.inode().set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })
+    path.inode().set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })?;
+    notify::changed(path.dentry(), Events::MODIFY);
+    Ok(())
 }
 
 /// What to set a time to.
@@ -356,65 +351,12 @@ fn set_times(task: &Task, path: &Path, new: [NewTime; 2]) -> Result<()> {
         NewTime::Is(time) => Some(time),
     };
     let [atime, mtime] = new.map(time);
-    path.inode().set_attr(&SetAttr { atime, mtime, ..SetAttr::default() })
-}
-
-fn getxattr(task: &Arc<Task>, path: UserStr, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
-    give_xattr(&path_at(task, Fd::CWD, path, AtFlags::empty())?, name, buf, size)
-}
-
-fn lgetxattr(task: &Arc<Task>, path: UserStr, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
-    give_xattr(&path_at(task, Fd::CWD, path, NOFOLLOW)?, name, buf, size)
-}
-
-fn fgetxattr(task: &Arc<Task>, fd: Fd, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
-    give_xattr(&open_path(task, fd)?, name, buf, size)
-}
-
-fn give_xattr(path: &Path, name: UserStr, buf: UserAddr, size: u64) -> Result<usize> {
-    let name = name.read()?;
-    check_xattr_name(&name)?;
-    let value = path.inode().get_xattr(&name)?;
-    if size == 0 {
-        return Ok(value.len());
-    }
-    if value.len() as u64 > size {
-        return Err(Errno::ERANGE);
-    }
-    umbel_mm::user::copy_out(buf, &value)?;
-    Ok(value.len())
-}
-
-fn check_xattr_name(name: &[u8]) -> Result<()> {
-    if name.is_empty() || name.len() > 255 { Err(Errno::ERANGE) } else { Ok(()) }
-}
-
-fn listxattr(task: &Arc<Task>, path: UserStr, _buf: UserAddr, _size: u64) -> Result<u64> {
-    path_at(task, Fd::CWD, path, AtFlags::empty()).map(|_| 0)
-}
-
-fn llistxattr(task: &Arc<Task>, path: UserStr, _buf: UserAddr, _size: u64) -> Result<u64> {
-    path_at(task, Fd::CWD, path, NOFOLLOW).map(|_| 0)
-}
-
-fn flistxattr(task: &Arc<Task>, fd: Fd, _buf: UserAddr, _size: u64) -> Result<u64> {
-    open_path(task, fd).map(|_| 0)
-}
-
-fn setxattr(task: &Arc<Task>, path: UserStr, name: UserStr) -> Result<()> {
-    refuse_xattr(&path_at(task, Fd::CWD, path, AtFlags::empty())?, name)
-}
-
-fn lsetxattr(task: &Arc<Task>, path: UserStr, name: UserStr) -> Result<()> {
-    refuse_xattr(&path_at(task, Fd::CWD, path, NOFOLLOW)?, name)
-}
-
-fn fsetxattr(task: &Arc<Task>, fd: Fd, name: UserStr) -> Result<()> {
-    refuse_xattr(&open_path(task, fd)?, name)
-}
-
-fn refuse_xattr(path: &Path, name: UserStr) -> Result<()> {
-    check_xattr_name(&name.read()?)?;
-    path.mount().check_writable()?;
-    Err(Errno::EOPNOTSUPP)
+    path.inode().set_attr(&SetAttr { atime, mtime, ..SetAttr::default() })?;
+    let events = match (atime, mtime) {
+        (Some(_), None) => Events::ACCESS,
+        (None, Some(_)) => Events::MODIFY,
+        _ => Events::ATTRIB,
+    };
+    notify::changed(path.dentry(), events);
+    Ok(())
 }

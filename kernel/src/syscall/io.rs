@@ -3,6 +3,7 @@
 //! Sources: the man pages of the calls.
 
 use super::Fd;
+use crate::fs::notify::Events;
 use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, Whence, lock};
 use crate::signal;
 use crate::task::Task;
@@ -421,7 +422,9 @@ fn ftruncate(task: &Arc<Task>, fd: Fd, length: i64) -> Result<()> {
     if length > file.attr()?.size {
         check_size_limit(task, task.process().limit(RLIMIT_FSIZE), length)?;
     }
-    file.ops().truncate(&file, length)
+    file.ops().truncate(&file, length)?;
+    file.notify(1, Events::MODIFY);
+    Ok(())
 }
 
 fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Result<()> {
@@ -434,7 +437,9 @@ fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Re
     }
     let end = start.checked_add(length).ok_or(Errno::EFBIG)? as u64;
     check_size_limit(task, task.process().limit(RLIMIT_FSIZE), end)?;
-    file.ops().allocate(&file, mode, start as u64, length as u64)
+    file.ops().allocate(&file, mode, start as u64, length as u64)?;
+    file.notify(1, Events::MODIFY);
+    Ok(())
 }
 
 fn fadvise64(task: &Arc<Task>, fd: Fd, _offset: i64, length: i64, advice: u32) -> Result<()> {

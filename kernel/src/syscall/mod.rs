@@ -31,6 +31,7 @@ pub mod io;
 pub mod ipc;
 pub mod mm;
 pub mod names;
+pub mod notify;
 pub mod poll;
 pub mod prctl;
 pub mod process;
@@ -40,6 +41,7 @@ pub mod socket;
 pub mod splice;
 pub mod system;
 pub mod time;
+pub mod xattr;
 
 use crate::task::Task;
 use crate::{Errno, Result};

@@ -73,6 +73,7 @@ const FAMILIES: &[&[Row]] = &[
     super::io::ROWS,
     super::ipc::ROWS,
     super::mm::ROWS,
+    super::notify::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,
     super::process::ROWS,
@@ -82,6 +83,7 @@ const FAMILIES: &[&[Row]] = &[
     super::splice::ROWS,
     super::system::ROWS,
     super::time::ROWS,
+    super::xattr::ROWS,
 ];
 
 static TABLE: [Option<Row>; LIMIT] = by_number(FAMILIES);

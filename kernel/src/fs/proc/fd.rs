@@ -81,5 +81,6 @@ fn info(subject: Subject, fd: Fd) -> Result<Vec<u8>> {
     let pos = open.pos.try_lock().map_or(0, |pos| *pos);
     let mount = open.path().map_or(0, |path| path.mount().id());
     let ino = open.attr().map_or(0, |attr| attr.ino);
-    Ok(format!("pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n").into_bytes())
+    let more = open.ops().fdinfo(&open);
+    Ok(format!("pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n{more}").into_bytes())
 }

@@ -7,6 +7,7 @@ use super::file::LowerFile;
 use crate::fs::host::HostNode;
 use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
 use crate::fs::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, Time};
+use crate::fs::xattr::{self, Put};
 use crate::fs::{Extra, FileOps, OpenContext};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
@@ -36,6 +37,7 @@ pub struct Node {
     /// When `state` was read from the host.
     read_ns: AtomicU64,
     extra: Extra,
+    xattrs: xattr::Store,
 }
 
 /// A name in a directory.
@@ -116,6 +118,7 @@ impl Node {
             place: SpinLock::new(Rank::Dentry, place),
             read_ns: AtomicU64::new(crate::time::monotonic_ns()),
             extra: Extra::new(),
+            xattrs: xattr::Store::new(),
         })
     }
 
@@ -461,11 +464,25 @@ impl Inode for Node {
         self.lower.is_some() && crate::time::monotonic_ns().saturating_sub(since_ns) > FRESH_NS
     }
 
-    /// There are none: none of a known name space, and no other name spaces.
-    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
-        const KNOWN: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
-        let known = KNOWN.iter().any(|space| name.starts_with(space));
-        Err(if known { Errno::ENODATA } else { Errno::EOPNOTSUPP })
+    fn get_xattr(&self, name: &[u8]) -> Result<Arc<[u8]>> {
+        self.xattrs.get(name)
+    }
+
+    fn set_xattr(&self, name: &[u8], value: &[u8], put: Put) -> Result<()> {
+        self.xattrs.set(name, value, put)?;
+        self.pin();
+        self.state.lock().ctime = Time::now();
+        Ok(())
+    }
+
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        self.xattrs.remove(name)?;
+        self.state.lock().ctime = Time::now();
+        Ok(())
+    }
+
+    fn list_xattr(&self) -> Result<Vec<Box<[u8]>>> {
+        Ok(self.xattrs.names())
     }
 
     fn extra(&self) -> Option<&Extra> {
