@@ -68,3 +68,13 @@ fn sockets() {
 fn scheduling() {
     same_as_host("scheduling");
 }
+
+#[test]
+fn pidfds() {
+    same_as_host("pidfds");
+}
+
+#[test]
+fn rseq() {
+    same_as_host("rseq");
+}

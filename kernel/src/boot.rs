@@ -95,6 +95,7 @@ fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> 
         space: None,
         files: None,
         fs: None,
+        rseq: Default::default(),
     })
 }
 
@@ -227,7 +228,7 @@ fn find_command(init: &Arc<Task>, name: &[u8], envs: &[Vec<u8>]) -> Result<(Vec<
 fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings) -> Result<Arc<Task>> {
     let limits = Limits::first(info().ram_pages);
     let cred = Arc::new(Cred::new(info().uid, info().gid));
-    let request = loader::Request { file, name: path, strings, limits, randomize: true };
+    let request = loader::Request { file, name: path, strings, unreachable: false, limits, randomize: true };
     let loaded = loader::load(init, request, &|_| Ok((cred.clone(), false)))?;
     let pid = ids::table().reserve_id()?;
     let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
@@ -251,6 +252,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         space: None,
         files: Some(files),
         fs: Some(init.fs()?.duplicate()),
+        rseq: Default::default(),
     });
     let session = {
         let mut table = ids::table();

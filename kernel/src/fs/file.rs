@@ -188,6 +188,8 @@ pub struct File {
     /// `F_SETOWN`: who gets SIGIO.
     owner: AtomicI32,
     id: u64,
+    /// Held by files open for writing that could run.
+    _writing: Option<super::Writing>,
 }
 
 /// Flags that are not kept after the open.
@@ -204,15 +206,30 @@ const SETTABLE: OpenFlags = OpenFlags::APPEND
 impl File {
     /// An open file of `path`.
     pub fn new(path: Path, ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
-        Self::build(Some(path), ops, flags)
+        Self::build(Some(path), ops, flags, None)
+    }
+
+    /// As [`Self::new`], noted as a writer.
+    pub(super) fn for_writing(
+        path: Path,
+        ops: Arc<dyn FileOps>,
+        flags: OpenFlags,
+        writing: Option<super::Writing>,
+    ) -> Arc<File> {
+        Self::build(Some(path), ops, flags, writing)
     }
 
     /// An open file without a name: a pipe's end, a socket, an eventfd.
     pub fn anonymous(ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
-        Self::build(None, ops, flags)
+        Self::build(None, ops, flags, None)
     }
 
-    fn build(path: Option<Path>, ops: Arc<dyn FileOps>, flags: OpenFlags) -> Arc<File> {
+    fn build(
+        path: Option<Path>,
+        ops: Arc<dyn FileOps>,
+        flags: OpenFlags,
+        writing: Option<super::Writing>,
+    ) -> Arc<File> {
         Arc::new(File {
             ops,
             path,
@@ -220,6 +237,7 @@ impl File {
             pos: Mutex::new(Rank::FilePosition, 0),
             owner: AtomicI32::new(0),
             id: super::next_ino(),
+            _writing: writing,
         })
     }
 

@@ -76,6 +76,11 @@ pub trait Inode: Send + Sync + Any {
         Ok(self.attr()?.owner())
     }
 
+    /// Its count of writers and programs, if it can be both.
+    fn busy(&self) -> Option<&super::Busy> {
+        None
+    }
+
     /// Changes attributes.
     fn set_attr(&self, change: &SetAttr) -> Result<()> {
         Err(Errno::EPERM)

@@ -8,6 +8,7 @@
 //! Users: the system calls in `syscall::{fs, io}`, the loader, `task`. Sources: path_resolution(7), inode(7).
 
 pub mod anon;
+mod busy;
 mod context;
 pub mod dentry;
 pub mod devtmpfs;
@@ -31,6 +32,7 @@ mod types;
 pub mod walk;
 pub mod xattr;
 
+pub use busy::{Busy, Running, Writing};
 pub use context::FsContext;
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, FileOps, OpenContext, Whence};

@@ -3,6 +3,7 @@
 //! Locks: the directory's `dir` lock; for renames between directories first `RENAME`, then the ancestor before the
 //! descendant. Sources: open(2), mknod(2), link(2), unlink(2), rmdir(2), rename(2).
 
+use super::busy::Writing;
 use super::context::FsContext;
 use super::dentry::Dentry;
 use super::file::{DirOps, File, FileOps, OpenContext, PathOps};
@@ -168,20 +169,23 @@ impl<'a> Names<'a> {
         if flags.contains(OpenFlags::NOATIME) {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
+        let writing = if writes { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
         if truncate && kind == Kind::Regular {
             path.inode().set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })?;
             notify::changed(path.dentry(), Events::MODIFY);
         }
-        Ok(File::new(path, ops, flags))
+        let writing = writing.filter(|_| flags.writable());
+        Ok(File::for_writing(path, ops, flags, writing))
     }
 
     /// Opens what the same call made: its mode does not matter.
     fn open_made(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
-        Ok(File::new(path, ops, flags))
+        Ok(File::for_writing(path, ops, flags, writing))
     }
 
     fn open_unnamed(

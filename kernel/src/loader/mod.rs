@@ -9,7 +9,7 @@ pub mod open;
 pub mod script;
 pub mod stack;
 
-use crate::fs::File;
+use crate::fs::{File, Running};
 use crate::random;
 use crate::task::{Cred, Image, Limits, Task};
 use crate::vm::map::Place;
@@ -34,6 +34,8 @@ const STACK_SHIFT: u64 = 1 << 20;
 const STACK_GAP: u64 = 1 << 30;
 /// `AT_MINSIGSTKSZ`: a signal frame with the largest FPU state that guests have.
 const MIN_SIGNAL_STACK: u64 = 3632;
+const AT_RSEQ_FEATURE_SIZE: u64 = 27;
+const AT_RSEQ_ALIGN: u64 = 28;
 /// Bytes below the first stack pointer that are mapped from the start, as on Linux.
 const STACK_FIRST: u64 = 128 << 10;
 
@@ -43,6 +45,8 @@ pub struct Request {
     /// The name that was asked for: `AT_EXECFN`.
     pub name: Vec<u8>,
     pub strings: Strings,
+    /// `name` is of a descriptor that will be closed: an interpreter could not open it.
+    pub unreachable: bool,
     pub limits: Limits,
     /// Whether addresses are random (`ADDR_NO_RANDOMIZE` is not set).
     pub randomize: bool,
@@ -71,6 +75,7 @@ pub fn load(task: &Arc<Task>, mut request: Request, cred: &NewCred) -> Result<Lo
     let mut depth = 0;
     let comm = base_name(&request.name).to_vec();
     loop {
+        let running = running(&request.file)?;
         request.strings.check(request.limits.soft(raw::RLIMIT_STACK))?;
         let mut head = [0; script::LINE_MAX];
         let len = request.file.read_kernel(&mut head, 0)?;
@@ -79,14 +84,24 @@ pub fn load(task: &Arc<Task>, mut request: Request, cred: &NewCred) -> Result<Lo
             if depth > script::DEPTH_MAX {
                 return Err(Errno::ELOOP);
             }
+            if request.unreachable {
+                return Err(Errno::ENOENT);
+            }
             depth += 1;
             interpret(task, &mut request, head)?;
             continue;
         }
         let header = Header::parse(head)?;
         let (cred, secure) = cred(&request.file)?;
-        return load_elf(task, request, &header, &cred, secure, comm);
+        let loaded = load_elf(task, request, &header, &cred, secure, comm)?;
+        loaded.space.keep(Arc::new(running));
+        return Ok(loaded);
     }
+}
+
+/// Notes that the file runs: it can be no writer's.
+fn running(file: &File) -> Result<Option<Running>> {
+    file.inode().map_or(Ok(None), |inode| Running::new(&inode))
 }
 
 /// Replaces a script by its interpreter.
@@ -221,6 +236,8 @@ fn facts(header: &Header, cred: &Cred, secure: bool) -> impl Iterator<Item = Aux
         Aux::Value(u64::from(at::AT_EGID), u64::from(cred.egid)),
         Aux::Value(u64::from(at::AT_SECURE), u64::from(secure)),
         Aux::Value(u64::from(at::AT_MINSIGSTKSZ), MIN_SIGNAL_STACK),
+        Aux::Value(AT_RSEQ_FEATURE_SIZE, crate::task::rseq::FEATURE_LEN),
+        Aux::Value(AT_RSEQ_ALIGN, 32),
         Aux::Random(u64::from(at::AT_RANDOM)),
         Aux::ExecFn(u64::from(at::AT_EXECFN)),
         Aux::Platform(u64::from(at::AT_PLATFORM)),

@@ -109,6 +109,11 @@ impl Entity {
         }
     }
 
+    /// How often it has been switched away from.
+    pub fn switches(&self) -> u64 {
+        self.voluntary.load(Relaxed).wrapping_add(self.involuntary.load(Relaxed))
+    }
+
     /// What a child of this task starts with.
     pub fn for_child(&self) -> Entity {
         let mut params = *self.class.lock();

@@ -3,7 +3,7 @@
 use super::state::{NO_STACK, PrivateState};
 use super::*;
 use crate::syscall::Pid;
-use crate::task::{Task, WaitStatus, exit, ids, stop};
+use crate::task::{Task, WaitStatus, exit, ids, rseq, stop};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -139,6 +139,7 @@ fn push_frame(task: &Arc<Task>, regs: &mut Regs, info: &SigInfo, action: &Action
         let state = task.signal.state.lock();
         (state.altstack, state.fault, state.saved_mask)
     };
+    rseq::abort(task, regs).map_err(|_| Errno::EFAULT)?;
     let place = frame::place(regs.rsp, action, &stack, fpu::len()).ok_or(Errno::EFAULT)?;
     let mask = saved.unwrap_or(task.signal.mask());
     let context = frame::Context { info, action, stack, mask, fault };

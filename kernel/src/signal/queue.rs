@@ -3,10 +3,12 @@
 //! Standard signals are kept once each; real-time signals queue in order, as many as `RLIMIT_SIGPENDING` allows. When
 //! memory or the limit is short a standard signal is still kept, without its reason, as Linux does.
 
-use super::info::SigInfo;
+use super::info::{SigInfo, code};
 use super::number::*;
+use crate::task::{SignalCharge, User};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,12 +19,19 @@ pub enum Queued {
     Already,
 }
 
+/// A reason, and what it is charged to.
+#[derive(Debug)]
+struct Entry {
+    info: SigInfo,
+    _charge: Option<SignalCharge>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pending {
     set: SigSet,
     /// Reasons in the order of arrival.
-    list: VecDeque<SigInfo>,
+    list: VecDeque<Entry>,
 }
 
 impl Pending {
@@ -36,20 +45,22 @@ impl Pending {
         self.set
     }
 
-    /// Adds a signal; `limit` is `RLIMIT_SIGPENDING`.
+    /// Adds a signal, charged to `user` up to `limit` (`RLIMIT_SIGPENDING`).
     ///
     /// # Errors
     /// `EAGAIN` for a real-time signal that sigqueue(3) or a timer sends and that finds no room.
-    pub fn push(&mut self, info: SigInfo, limit: u64) -> Result<Queued> {
+    pub fn push(&mut self, info: SigInfo, user: &Arc<User>, limit: u64) -> Result<Queued> {
         let signo = info.signo();
         let pending = self.set & bit(signo) != 0;
         if pending && (signo < SIGRTMIN || self.has_timer(&info)) {
             return Ok(Queued::Already);
         }
-        let room = (self.list.len() as u64) < limit && self.list.try_reserve(1).is_ok();
-        if room {
-            self.list.push_back(info);
-        } else if signo >= SIGRTMIN && info.code() < 0 {
+        // kill(2) and the kernel may always tell why they send a standard signal.
+        let exempt = signo < SIGRTMIN && info.code() >= 0;
+        let charge = user.charge_signal(if exempt { u64::MAX } else { limit });
+        if charge.is_some() && self.list.try_reserve(1).is_ok() {
+            self.list.push_back(Entry { info, _charge: charge });
+        } else if signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL) {
             return Err(Errno::EAGAIN);
         }
         self.set |= bit(signo);
@@ -64,7 +75,7 @@ impl Pending {
             return None;
         }
         let signo = first.trailing_zeros() + 1;
-        let info = self.position(signo).and_then(|at| self.list.remove(at));
+        let info = self.position(signo).and_then(|at| self.list.remove(at)).map(|entry| entry.info);
         if self.position(signo).is_none() {
             self.set &= !bit(signo);
         }
@@ -75,16 +86,16 @@ impl Pending {
     pub fn discard(&mut self, set: SigSet) {
         if self.set & set != 0 {
             self.set &= !set;
-            self.list.retain(|info| bit(info.signo()) & set == 0);
+            self.list.retain(|entry| bit(entry.info.signo()) & set == 0);
         }
     }
 
     fn position(&self, signo: Signo) -> Option<usize> {
-        self.list.iter().position(|info| info.signo() == signo)
+        self.list.iter().position(|entry| entry.info.signo() == signo)
     }
 
     fn has_timer(&self, new: &SigInfo) -> bool {
-        let same = |info: &SigInfo| info.signo() == new.signo() && info.timer_id() == new.timer_id();
+        let same = |entry: &Entry| entry.info.signo() == new.signo() && entry.info.timer_id() == new.timer_id();
         new.timer_id().is_some() && self.list.iter().any(same)
     }
 }
@@ -92,10 +103,13 @@ impl Pending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::info::code;
 
     fn kill(signo: Signo, pid: i32) -> SigInfo {
         SigInfo::kill(signo, pid, 0)
+    }
+
+    fn user() -> Arc<User> {
+        User::of(4242)
     }
 
     fn pid(info: Option<SigInfo>) -> Option<(Signo, i32)> {
@@ -105,8 +119,8 @@ mod tests {
     #[test]
     fn standard_signals_collapse_and_keep_the_first_reason() {
         let mut pending = Pending::new();
-        assert_eq!(pending.push(kill(SIGUSR1, 1), 10), Ok(Queued::New));
-        assert_eq!(pending.push(kill(SIGUSR1, 2), 10), Ok(Queued::Already));
+        assert_eq!(pending.push(kill(SIGUSR1, 1), &user(), 10), Ok(Queued::New));
+        assert_eq!(pending.push(kill(SIGUSR1, 2), &user(), 10), Ok(Queued::Already));
         assert_eq!(pid(pending.take(0)), Some((SIGUSR1, 1)));
         assert_eq!(pid(pending.take(0)), None);
         assert_eq!(pending.set(), 0);
@@ -116,7 +130,7 @@ mod tests {
     fn real_time_signals_queue_in_order_lowest_number_first() {
         let mut pending = Pending::new();
         for (signo, pid) in [(36, 1), (35, 2), (36, 3), (35, 4)] {
-            assert_eq!(pending.push(kill(signo, pid), 10), Ok(Queued::New));
+            assert_eq!(pending.push(kill(signo, pid), &user(), 10), Ok(Queued::New));
         }
         let order: [_; 4] = core::array::from_fn(|_| pid(pending.take(0)).unwrap());
         assert_eq!(order, [(35, 2), (35, 4), (36, 1), (36, 3)]);
@@ -126,8 +140,8 @@ mod tests {
     #[test]
     fn faults_go_first_and_blocked_signals_stay() {
         let mut pending = Pending::new();
-        pending.push(kill(SIGHUP, 1), 10).unwrap();
-        pending.push(SigInfo::fault(SIGSEGV, code::SEGV_MAPERR, 0), 10).unwrap();
+        pending.push(kill(SIGHUP, 1), &user(), 10).unwrap();
+        pending.push(SigInfo::fault(SIGSEGV, code::SEGV_MAPERR, 0), &user(), 10).unwrap();
         assert_eq!(pid(pending.take(bit(SIGSEGV))), Some((SIGHUP, 1)));
         assert_eq!(pending.set(), bit(SIGSEGV));
         assert_eq!(pending.take(0).map(|info| info.signo()), Some(SIGSEGV));
@@ -137,18 +151,21 @@ mod tests {
     fn the_limit_refuses_sigqueue_but_not_standard_signals() {
         let mut pending = Pending::new();
         let queued = SigInfo::raw(40, code::SI_QUEUE, &[]);
-        assert_eq!(pending.push(queued, 1), Ok(Queued::New));
-        assert_eq!(pending.push(queued, 1), Err(Errno::EAGAIN));
-        assert_eq!(pending.push(kill(SIGTERM, 9), 1), Ok(Queued::New));
+        assert_eq!(pending.push(queued, &user(), 1), Ok(Queued::New));
+        assert_eq!(pending.push(queued, &user(), 1), Err(Errno::EAGAIN));
+        assert_eq!(pending.push(kill(SIGTERM, 9), &user(), 1), Ok(Queued::New));
+        assert_eq!(pid(pending.take(0)), Some((SIGTERM, 9)));
+        let thread = SigInfo::tkill(SIGTERM, 9, 0);
+        assert_eq!(pending.push(thread, &user(), 1), Ok(Queued::New));
         assert_eq!(pid(pending.take(0)), Some((SIGTERM, 0)));
     }
 
     #[test]
     fn a_timer_is_pending_once() {
         let mut pending = Pending::new();
-        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), 9), Ok(Queued::New));
-        assert_eq!(pending.push(SigInfo::timer(34, 2, 0), 9), Ok(Queued::New));
-        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), 9), Ok(Queued::Already));
+        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), &user(), 9), Ok(Queued::New));
+        assert_eq!(pending.push(SigInfo::timer(34, 2, 0), &user(), 9), Ok(Queued::New));
+        assert_eq!(pending.push(SigInfo::timer(34, 1, 0), &user(), 9), Ok(Queued::Already));
         pending.discard(bit(34));
         assert!(pending.take(0).is_none());
     }

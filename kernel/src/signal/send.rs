@@ -63,14 +63,15 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let Some(first) = target.or(threads.first()) else { return Ok(Queued::Already) };
     job_control(process, &threads, signo);
     let limit = process.limit(RLIMIT_SIGPENDING);
+    let user = process.user();
     let mut shared = process.signal.state.lock();
     let wanted = first.signal.mask() & bit(signo) != 0;
     if !wanted && shared.actions.get(signo).ignores(signo) && !first.signal.waits_for(signo) {
         return Ok(Queued::Already);
     }
     let queued = match target {
-        Some(task) => task.signal.state.lock().pending.push(info, limit)?,
-        None => shared.pending.push(info, limit)?,
+        Some(task) => task.signal.state.lock().pending.push(info, &user, limit)?,
+        None => shared.pending.push(info, &user, limit)?,
     };
     drop(shared);
     if queued == Queued::New {
@@ -140,6 +141,7 @@ fn job_control(process: &Arc<Process>, threads: &[Arc<Task>], signo: Signo) {
 pub fn force_fault(task: &Arc<Task>, info: SigInfo) {
     let signo = info.signo();
     let blocked = task.signal.mask() & bit(signo) != 0;
+    let user = task.process().user();
     let mut shared = task.process().signal.state.lock();
     if blocked || shared.actions.get(signo).handler == SIG_IGN {
         shared.actions.set(signo, Action::default());
@@ -148,7 +150,7 @@ pub fn force_fault(task: &Arc<Task>, info: SigInfo) {
     // The first fault counts: its reason replaces an older one.
     let mut private = task.signal.state.lock();
     private.pending.discard(bit(signo));
-    let _ = private.pending.push(info, u64::MAX);
+    let _ = private.pending.push(info, &user, u64::MAX);
     drop(private);
     drop(shared);
     sched::interrupt(task);

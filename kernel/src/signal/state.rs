@@ -3,7 +3,7 @@
 //! Locks: [`Shared::state`] (rank `Signal`), then one thread's [`Private::state`] (rank `Task`). The mask is also kept in an
 //! atomic, so that the way out to guest code and a sender's choice of a thread look without the lock.
 
-use super::action::Actions;
+use super::action::{Action, Actions};
 use super::number::*;
 use super::queue::Pending;
 use super::restart::Restart;
@@ -27,39 +27,76 @@ pub struct Shared {
 /// See [`Shared`].
 #[derive(Debug)]
 pub(super) struct SharedState {
-    pub actions: Actions,
+    pub actions: SharedActions,
     pub pending: Pending,
+}
+
+/// The actions of a process, or of several that share them (`CLONE_SIGHAND` without `CLONE_THREAD`).
+#[derive(Clone, Debug)]
+pub(super) struct SharedActions(Arc<SpinLock<Actions>>);
+
+impl SharedActions {
+    fn new(actions: Actions) -> SharedActions {
+        SharedActions(Arc::new(SpinLock::new(Rank::SignalActions, actions)))
+    }
+
+    /// The action of `signo`.
+    pub fn get(&self, signo: Signo) -> Action {
+        self.0.lock().get(signo)
+    }
+
+    /// Replaces the action of `signo`.
+    pub fn set(&mut self, signo: Signo, action: Action) {
+        self.0.lock().set(signo, action);
+    }
+
+    fn copy(&self) -> Actions {
+        self.0.lock().clone()
+    }
 }
 
 impl Shared {
     /// All actions default, nothing pending.
     pub fn new() -> Shared {
-        Self::with_actions(Actions::new())
+        Self::with_actions(SharedActions::new(Actions::new()))
     }
 
-    /// For the child of `parent`. With `share` (CLONE_SIGHAND without CLONE_THREAD) the child still gets a copy; with
-    /// `clear` (CLONE_CLEAR_SIGHAND) it gets default actions in place of handlers.
-    pub fn for_clone(parent: &Shared, _share: bool, clear: bool) -> Shared {
-        let mut actions = parent.state.lock().actions.clone();
+    /// For the child of `parent`. With `share` (CLONE_SIGHAND without CLONE_THREAD) both have the same actions from now
+    /// on; with `clear` (CLONE_CLEAR_SIGHAND) the child gets default actions in place of handlers.
+    pub fn for_clone(parent: &Shared, share: bool, clear: bool) -> Shared {
+        let shared = parent.state.lock().actions.clone();
+        if share {
+            return Self::with_actions(shared);
+        }
+        let mut actions = shared.copy();
         if clear {
             actions.reset_handlers();
         }
-        Self::with_actions(actions)
+        Self::with_actions(SharedActions::new(actions))
     }
 
     /// execve(2): handlers become default.
     pub fn exec(&self) {
-        self.state.lock().actions.reset_handlers();
+        // Its own from now on, whoever shared them.
+        let mut actions = self.state.lock().actions.copy();
+        actions.reset_handlers();
+        let old = core::mem::replace(&mut self.state.lock().actions, SharedActions::new(actions));
+        drop(old);
+    }
+
+    /// The last thread is gone: nobody will take what is pending.
+    pub fn forget_pending(&self) {
+        self.state.lock().pending.discard(SigSet::MAX);
     }
 
     /// For /proc/PID/status: pending, ignored, caught.
     pub fn sets(&self) -> (SigSet, SigSet, SigSet) {
         let state = self.state.lock();
-        let (ignored, caught) = state.actions.sets();
+        let (ignored, caught) = state.actions.copy().sets();
         (state.pending.set(), ignored, caught)
     }
 
-    fn with_actions(actions: Actions) -> Shared {
+    fn with_actions(actions: SharedActions) -> Shared {
         let state = SharedState { actions, pending: Pending::new() };
         Shared {
             state: SpinLock::new(Rank::Signal, state),

@@ -270,6 +270,7 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     }
     path.mount().check_writable()?;
     perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    let _writing = crate::fs::Writing::new(path.inode())?;
     if size > path.attr()?.size {
         super::io::check_size_limit(task, task.process().limit(uapi::RLIMIT_FSIZE), size)?;
     }

@@ -2,6 +2,7 @@
 
 use super::Fd;
 use crate::fs::{File, OpenFlags};
+use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
 use crate::vm::map::Place;
 use crate::vm::remap::Move;
@@ -342,13 +343,7 @@ fn between(
 
 /// The space of another process whose memory the caller may touch. Source: ptrace(2), access mode attach.
 fn memory_of(task: &Arc<Task>, pid: super::Pid) -> Result<Arc<Space>> {
-    const CAP_SYS_PTRACE: u32 = 19;
     let target = find_task(pid).ok_or(Errno::ESRCH)?;
-    let (own, their) = (task.cred(), target.cred());
-    let same_user = [their.uid, their.euid, their.suid].iter().all(|&uid| uid == own.uid)
-        && [their.gid, their.egid, their.sgid].iter().all(|&gid| gid == own.gid);
-    if !same_user && !task.capable(CAP_SYS_PTRACE) && !Arc::ptr_eq(task.process(), target.process()) {
-        return Err(Errno::EPERM);
-    }
+    may_access(task, &target, Creds::Real)?;
     target.space().ok_or(Errno::ESRCH)
 }

@@ -32,6 +32,7 @@ pub mod ipc;
 pub mod mm;
 pub mod names;
 pub mod notify;
+pub mod pidfd;
 pub mod poll;
 pub mod prctl;
 pub mod process;

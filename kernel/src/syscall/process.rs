@@ -1,6 +1,7 @@
 //! Processes and threads: clone, exec, exit, wait, ids, groups, sessions, limits, times.
 
 use super::{Fd, Pid, UserStr};
+use crate::fs::OnExec;
 use crate::loader::open::{EmptyPath, Link, open_exec, open_exec_at};
 use crate::loader::stack::{STRING_MAX, Strings};
 use crate::task::clone::{self, CloneArgs, CloneFlags};
@@ -19,8 +20,8 @@ rows! {
     nr::__NR_getpid, getpid() => getpid, Full;
     nr::__NR_gettid, gettid() => gettid, Full;
     nr::__NR_getppid, getppid() => getppid, Full;
-    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Partial("no namespaces, no pidfd");
-    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Partial("no namespaces, no pidfd, no set_tid");
+    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Partial("no namespaces");
+    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Partial("no namespaces");
     nr::__NR_fork, fork() => fork, Full;
     nr::__NR_vfork, vfork() => vfork, Full;
     nr::__NR_execve, execve(path: UserStr, argv: UserAddr, envp: UserAddr) => execve, Full;
@@ -28,10 +29,11 @@ rows! {
     nr::__NR_exit, exit(code: i32) => exit, Full;
     nr::__NR_exit_group, exit_group(code: i32) => exit_group, Full;
     nr::__NR_wait4, wait4(pid: Pid, status: UserAddr, options: WaitOptions, usage: UserAddr) => wait4, Full;
-    nr::__NR_waitid, waitid(which: u32, id: Pid, info: UserAddr, options: WaitOptions, usage: UserAddr) => waitid, Partial("no P_PIDFD");
+    nr::__NR_waitid, waitid(which: u32, id: Pid, info: UserAddr, options: WaitOptions, usage: UserAddr) => waitid, Full;
     nr::__NR_set_tid_address, set_tid_address(addr: UserAddr) => set_tid_address, Full;
     nr::__NR_set_robust_list, set_robust_list(head: UserAddr, len: usize) => set_robust_list, Full;
     nr::__NR_get_robust_list, get_robust_list(pid: Pid, head: UserAddr, len: UserAddr) => get_robust_list, Full;
+    nr::__NR_rseq, rseq(addr: UserAddr, len: u32, flags: u32, signature: u32) => rseq, Full;
     nr::__NR_setpgid, setpgid(pid: Pid, pgid: Pid) => setpgid, Full;
     nr::__NR_getpgid, getpgid(pid: Pid) => getpgid, Full;
     nr::__NR_getpgrp, getpgrp() => getpgrp, Full;
@@ -66,14 +68,21 @@ fn clone(
     child_tid: UserAddr,
     tls: u64,
 ) -> Result<Pid> {
+    let known = CloneFlags::from_bits_truncate(flags & 0xffff_ff00);
+    if known.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
+        // Both would go to the same place.
+        return Err(Errno::EINVAL);
+    }
     let args = CloneArgs {
         // The low byte is the exit signal; unknown bits are ignored, as on Linux.
-        flags: CloneFlags::from_bits_truncate(flags & 0xffff_ff00),
+        flags: known,
         exit_signal: (flags & 0xff) as u32,
         stack: stack.0,
         tls,
         parent_tid: parent_tid.0,
         child_tid: child_tid.0,
+        pidfd: parent_tid.0,
+        set_tid: 0,
     };
     clone::clone(task, &args)
 }
@@ -81,6 +90,10 @@ fn clone(
 /// `struct clone_args`, as words.
 const CLONE_ARGS_WORDS: usize = 11;
 const CLONE_ARGS_MIN: usize = 64;
+/// With the member `cgroup`.
+const CLONE_ARGS_CGROUP: usize = 88;
+/// Deepest nesting of pid namespaces.
+const LEVELS_MAX: u64 = 32;
 
 fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
     if size < CLONE_ARGS_MIN {
@@ -97,7 +110,7 @@ fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
     if bytes.iter().skip(CLONE_ARGS_WORDS * 8).any(|&byte| byte != 0) {
         return Err(Errno::E2BIG);
     }
-    let [flags, _pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup] =
+    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup] =
         words;
     let known = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
     let bad_stack = (stack == 0) != (stack_size == 0);
@@ -106,14 +119,31 @@ fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
         || bad_thread
         || exit_signal > 64
         || known.contains(CloneFlags::DETACHED)
-        || set_tid != 0
-        || set_tid_size != 0
-        || cgroup != 0
+        || (set_tid == 0) != (set_tid_size == 0)
+        || set_tid_size > LEVELS_MAX
+        || (known.contains(CloneFlags::INTO_CGROUP) && (size < CLONE_ARGS_CGROUP || cgroup > i32::MAX as u64))
     {
         return Err(Errno::EINVAL);
     }
+    if known.contains(CloneFlags::INTO_CGROUP) {
+        // No descriptor can be of a cgroup here.
+        return Err(Errno::EBADF);
+    }
     let stack = stack.checked_add(stack_size).ok_or(Errno::EINVAL)?;
-    clone::clone(task, &CloneArgs { flags: known, exit_signal: exit_signal as u32, stack, tls, parent_tid, child_tid })
+    let set_tid = if set_tid_size == 0 { 0 } else { wanted_tid(task, UserAddr(set_tid), set_tid_size)? };
+    let exit_signal = exit_signal as u32;
+    clone::clone(task, &CloneArgs { flags: known, exit_signal, stack, tls, parent_tid, child_tid, pidfd, set_tid })
+}
+
+/// The id that `set_tid` asks for.
+fn wanted_tid(task: &Task, list: UserAddr, count: u64) -> Result<i32> {
+    const CHECKPOINT_RESTORE: u32 = 40;
+    let wanted: i32 = read_val(list)?;
+    if count > 1 || !(1..ids::PID_MAX).contains(&wanted) {
+        return Err(Errno::EINVAL);
+    }
+    let allowed = task.capable(cap::SYS_ADMIN) || task.capable(CHECKPOINT_RESTORE);
+    if allowed { Ok(wanted) } else { Err(Errno::EPERM) }
 }
 
 const SIGCHLD: u32 = crate::signal::SIGCHLD;
@@ -127,21 +157,23 @@ fn vfork(task: &Arc<Task>) -> Result<Pid> {
 }
 
 fn plain(flags: CloneFlags) -> CloneArgs {
-    CloneArgs { flags, exit_signal: SIGCHLD, stack: 0, tls: 0, parent_tid: 0, child_tid: 0 }
+    CloneArgs { flags, exit_signal: SIGCHLD, ..CloneArgs::default() }
 }
 
 fn execve(task: &Arc<Task>, path: UserStr, argv: UserAddr, envp: UserAddr) -> Result<()> {
     let name = path.read()?;
     let file = open_exec(task, &name)?;
     let strings = Strings { args: read_strings(argv)?, envs: read_strings(envp)? };
-    exec::exec(task, file, name, with_name(strings))
+    exec::exec(task, exec::Program { file, name, unreachable: false }, with_name(strings))
 }
 
+/// `AT_EXECVE_CHECK`: only say whether it could run.
+const AT_EXECVE_CHECK: u32 = 0x10000;
 const AT_EMPTY_PATH: u32 = nr::AT_EMPTY_PATH;
 const AT_SYMLINK_NOFOLLOW: u32 = nr::AT_SYMLINK_NOFOLLOW;
 
 fn execveat(task: &Arc<Task>, dir: Fd, path: UserStr, argv: UserAddr, envp: UserAddr, flags: u32) -> Result<()> {
-    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
+    if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_EXECVE_CHECK) != 0 {
         return Err(Errno::EINVAL);
     }
     let empty = if flags & AT_EMPTY_PATH != 0 { EmptyPath::Allowed } else { EmptyPath::Refused };
@@ -149,7 +181,12 @@ fn execveat(task: &Arc<Task>, dir: Fd, path: UserStr, argv: UserAddr, envp: User
     let name = path.read()?;
     let file = open_exec_at(task, dir, &name, empty, link)?;
     let strings = Strings { args: read_strings(argv)?, envs: read_strings(envp)? };
-    let name = if name.starts_with(b"/") || dir == Fd::CWD {
+    if flags & AT_EXECVE_CHECK != 0 {
+        return Ok(());
+    }
+    let by_descriptor = !(name.starts_with(b"/") || dir == Fd::CWD);
+    let unreachable = by_descriptor && task.files()?.on_exec(dir) == Ok(OnExec::Close);
+    let name = if !by_descriptor {
         name
     } else {
         let mut full = alloc::format!("/dev/fd/{}", dir.0).into_bytes();
@@ -159,7 +196,7 @@ fn execveat(task: &Arc<Task>, dir: Fd, path: UserStr, argv: UserAddr, envp: User
         }
         full
     };
-    exec::exec(task, file, name, with_name(strings))
+    exec::exec(task, exec::Program { file, name, unreachable }, with_name(strings))
 }
 
 /// Linux gives a program without arguments an empty name.
@@ -230,19 +267,33 @@ fn wait4(task: &Arc<Task>, pid: Pid, status: UserAddr, options: WaitOptions, usa
     Ok(found.pid)
 }
 
+/// `idtype_t` of a pidfd.
+const P_PIDFD: u32 = 3;
+
 fn waitid(task: &Arc<Task>, which: u32, id: Pid, info: UserAddr, options: WaitOptions, usage: UserAddr) -> Result<()> {
     let wanted = WaitOptions::WEXITED | WaitOptions::WUNTRACED | WaitOptions::WCONTINUED;
     if !options.intersects(wanted) {
         return Err(Errno::EINVAL);
     }
+    let mut nonblock = false;
     let which = match which {
         0 => WaitFor::Any,
         1 if id.0 > 0 => WaitFor::Pid(id),
         2 if id.0 == 0 => WaitFor::Pgrp(session::getpgid(task, Pid(0))?),
         2 if id.0 > 0 => WaitFor::Pgrp(id),
+        P_PIDFD if id.0 >= 0 => {
+            let file = task.files()?.get(Fd(id.0))?;
+            nonblock = file.nonblocking();
+            let pidfd = file.ops_as::<task::pidfd::PidFd>().ok_or(Errno::EBADF)?;
+            WaitFor::Process(pidfd.any_process().clone())
+        }
         _ => return Err(Errno::EINVAL),
     };
-    let found = wait::wait(task, which, options)?;
+    let hang = if nonblock { options | WaitOptions::WNOHANG } else { options };
+    let found = wait::wait(task, which, hang)?;
+    if nonblock && found.is_none() && !options.contains(WaitOptions::WNOHANG) {
+        return Err(Errno::EAGAIN);
+    }
     if !info.is_null() {
         write_info(info, found.as_ref())?;
     }
@@ -281,6 +332,10 @@ fn set_robust_list(task: &Arc<Task>, head: UserAddr, len: usize) -> Result<()> {
     }
     task.robust_list.store(head.0, Relaxed);
     Ok(())
+}
+
+fn rseq(task: &Arc<Task>, addr: UserAddr, len: u32, flags: u32, signature: u32) -> Result<()> {
+    task::rseq::register(task, addr.0, len, flags, signature)
 }
 
 fn get_robust_list(task: &Arc<Task>, pid: Pid, head: UserAddr, len: UserAddr) -> Result<()> {

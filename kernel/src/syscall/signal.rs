@@ -131,12 +131,12 @@ fn sigaltstack(task: &Arc<Task>, new: u64, old: u64) -> Result<()> {
     Ok(())
 }
 
-fn check_signo(signo: u64) -> Result<()> {
+pub(super) fn check_signo(signo: u64) -> Result<()> {
     if signo == 0 || is_valid(signo) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// Whether the caller may send `signo` to `process`. A zombie hears nothing and refuses nobody.
-fn check_permission(task: &Task, process: &Process, signo: u64) -> Result<()> {
+pub(super) fn check_permission(task: &Task, process: &Process, signo: u64) -> Result<()> {
     let (target, same_session) = {
         let table = ids::table();
         let own = table.node(task.process().pid())?.pgrp.session.id;
@@ -179,10 +179,22 @@ fn kill(task: &Arc<Task>, pid: i32, signo: u64) -> Result<()> {
         i32::MIN => return Err(Errno::ESRCH),
         group => ids::find_pgrp(Pid(-group)),
     };
-    // One that could be sent to is success; else the last reason counts.
+    send_to_each(&targets, |process| send(task, process, signo))
+}
+
+/// Sends `info` to all processes of group `pgrp`.
+pub(super) fn send_info_to_group(task: &Task, pgrp: Pid, signo: u64, info: SigInfo) -> Result<()> {
+    send_to_each(&ids::find_pgrp(pgrp), |process| {
+        check_permission(task, process, signo)?;
+        if signo == 0 { Ok(()) } else { signal::queue_to_process(process, info).map(drop) }
+    })
+}
+
+/// One that could be sent to is success; else the last reason counts.
+fn send_to_each(targets: &[Arc<Process>], send: impl Fn(&Arc<Process>) -> Result<()>) -> Result<()> {
     let mut result = Err(Errno::ESRCH);
-    for process in &targets {
-        match send(task, process, signo) {
+    for process in targets {
+        match send(process) {
             Ok(()) => result = Ok(()),
             Err(error) if result.is_err() => result = Err(error),
             Err(_) => {}

@@ -74,6 +74,7 @@ const FAMILIES: &[&[Row]] = &[
     super::ipc::ROWS,
     super::mm::ROWS,
     super::notify::ROWS,
+    super::pidfd::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,
     super::process::ROWS,

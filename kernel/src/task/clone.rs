@@ -4,11 +4,13 @@
 //! nothing is left behind. Nothing here may hold the table's lock while it copies memory.
 
 use super::ids::{self, INIT, Table};
+use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
 use super::{Completion, cap};
+use crate::fs::{OnExec, OpenFlags};
 use crate::signal;
-use crate::syscall::Pid;
+use crate::syscall::{Fd, Pid};
 use crate::{Errno, Result, sched};
 use alloc::sync::Arc;
 use bitflags::bitflags;
@@ -19,7 +21,7 @@ use umbel_mm::user;
 
 bitflags! {
     /// `CLONE_*`.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
     pub struct CloneFlags: u64 {
         const VM = raw::CLONE_VM as u64;
         const FS = raw::CLONE_FS as u64;
@@ -51,16 +53,14 @@ bitflags! {
 }
 
 impl CloneFlags {
-    /// Namespaces, pidfds and cgroups: not here.
+    /// Namespaces: not here.
     const UNSUPPORTED: CloneFlags = CloneFlags::NEWNS
         .union(CloneFlags::NEWCGROUP)
         .union(CloneFlags::NEWUTS)
         .union(CloneFlags::NEWIPC)
         .union(CloneFlags::NEWUSER)
         .union(CloneFlags::NEWPID)
-        .union(CloneFlags::NEWNET)
-        .union(CloneFlags::PIDFD)
-        .union(CloneFlags::INTO_CGROUP);
+        .union(CloneFlags::NEWNET);
 
     /// Refuses combinations that make no sense.
     fn check(self) -> Result<()> {
@@ -68,6 +68,7 @@ impl CloneFlags {
         if !needs(CloneFlags::SIGHAND, CloneFlags::VM)
             || !needs(CloneFlags::THREAD, CloneFlags::SIGHAND)
             || self.contains(CloneFlags::SIGHAND | CloneFlags::CLEAR_SIGHAND)
+            || self.contains(CloneFlags::PIDFD | CloneFlags::DETACHED)
             || self.intersects(CloneFlags::UNSUPPORTED)
         {
             return Err(Errno::EINVAL);
@@ -77,7 +78,7 @@ impl CloneFlags {
 }
 
 /// What clone(2) and clone3(2) ask for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct CloneArgs {
     pub flags: CloneFlags,
     /// Signal to the parent at exit.
@@ -87,6 +88,10 @@ pub struct CloneArgs {
     pub tls: u64,
     pub parent_tid: u64,
     pub child_tid: u64,
+    /// Where the child's pidfd goes.
+    pub pidfd: u64,
+    /// The id that the child shall have, 0 = the next free one.
+    pub set_tid: i32,
 }
 
 /// Makes a thread or a process; returns its id (to the caller) once it may run.
@@ -102,6 +107,13 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
     check_limit(task)?;
     let child = build(task, args)?;
     let tid = child.tid();
+    let pidfd = match give_pidfd(task, &child, args) {
+        Ok(pidfd) => pidfd,
+        Err(errno) => {
+            super::exit::discard(&child);
+            return Err(errno);
+        }
+    };
     if args.flags.contains(CloneFlags::PARENT_SETTID) {
         // As Linux does, a bad address is not an error here.
         let _ = user::write_val(user::UserAddr(args.parent_tid), &tid.0);
@@ -117,6 +129,9 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
         done
     });
     if let Err(errno) = enter(task, &child, args) {
+        if let (Some(fd), Ok(files)) = (pidfd, task.files()) {
+            drop(files.remove(fd));
+        }
         super::exit::discard(&child);
         return Err(errno);
     }
@@ -126,6 +141,24 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
         wait_vfork(task, &done);
     }
     Ok(tid)
+}
+
+/// Gives the caller a descriptor of the child, if it asked for one.
+fn give_pidfd(task: &Task, child: &Arc<Task>, args: &CloneArgs) -> Result<Option<Fd>> {
+    if !args.flags.contains(CloneFlags::PIDFD) {
+        return Ok(None);
+    }
+    let scope = if args.flags.contains(CloneFlags::THREAD) { Scope::Thread } else { Scope::Process };
+    let file = pidfd::new(child, scope, OpenFlags::empty());
+    let files = task.files()?;
+    let fd = files.install(file, OnExec::Close, task.process().limit(raw::RLIMIT_NOFILE))?;
+    match user::write_val(user::UserAddr(args.pidfd), &fd.0) {
+        Ok(()) => Ok(Some(fd)),
+        Err(errno) => {
+            drop(files.remove(fd));
+            Err(errno)
+        }
+    }
 }
 
 /// Waits until a vfork child has its own space or is gone. Only a fatal signal ends it sooner.
@@ -169,7 +202,10 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         user.set_bases(bases);
     }
     let thread = sched::new_thread(space.id())?;
-    let tid = ids::table().reserve_id()?;
+    let tid = match args.set_tid {
+        0 => ids::table().reserve_id()?,
+        wanted => ids::table().reserve_this(Pid(wanted))?,
+    };
     let process =
         if flags.contains(CloneFlags::THREAD) { task.process().clone() } else { new_process(task, tid, args) };
     let drop_altstack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
@@ -186,6 +222,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         space: Some(space),
         files: Some(files),
         fs: Some(fs),
+        rseq: if flags.contains(CloneFlags::VM) { Default::default() } else { task.rseq.copy() },
     });
     child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
     child.timer_slack_ns.store(task.timer_slack_ns.load(Relaxed), Relaxed);
@@ -204,7 +241,7 @@ fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
     );
     let child = Process::new(pid, signal, parent.limits(), parent.image());
     child.exit_signal.store(args.exit_signal, Relaxed);
-    child.uid.store(parent.uid.load(Relaxed), Relaxed);
+    child.set_uid(parent.uid.load(Relaxed));
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
     child.personality.store(parent.personality.load(Relaxed), Relaxed);
     Arc::new(child)

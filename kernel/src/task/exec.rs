@@ -20,15 +20,25 @@ const NO_RANDOMIZE: u32 = 0x0004_0000;
 /// Set-user-id and set-group-id bits of a mode.
 const SET_ID: u32 = 0o6000;
 
-/// Replaces the program of the calling process by `file`.
+/// What to run.
+pub struct Program {
+    pub file: Arc<File>,
+    /// The name that was asked for.
+    pub name: Vec<u8>,
+    /// See [`loader::Request::unreachable`].
+    pub unreachable: bool,
+}
+
+/// Replaces the program of the calling process.
 ///
 /// # Errors
 /// See execve(2); the process then goes on as it was, or is being killed.
-pub fn exec(task: &Arc<Task>, file: Arc<File>, name: Vec<u8>, strings: Strings) -> Result<()> {
+pub fn exec(task: &Arc<Task>, program: Program, strings: Strings) -> Result<()> {
     let process = task.process();
     let personality = process.personality.load(Relaxed);
-    let request =
-        loader::Request { file, name, strings, limits: process.limits(), randomize: personality & NO_RANDOMIZE == 0 };
+    let Program { file, name, unreachable } = program;
+    let randomize = personality & NO_RANDOMIZE == 0;
+    let request = loader::Request { file, name, strings, unreachable, limits: process.limits(), randomize };
     let loaded =
         loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
     de_thread(task)?;
@@ -157,6 +167,7 @@ fn unshare(task: &Arc<Task>) {
     task.process().signal.exec();
     task.process().timers.exec();
     task.signal.exec();
+    task.rseq.clear();
 }
 
 /// Moves the thread into the new space with fresh registers.

@@ -12,7 +12,7 @@ use crate::syscall::Pid;
 use crate::{futex, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use umbel_mm::user::{self, UserAddr};
 
 /// Ends the calling thread when it next leaves the kernel.
@@ -60,11 +60,13 @@ pub fn leave(task: &Arc<Task>) {
     };
     match gone {
         Gone::Thread => {
+            process.end_queue.wake_all();
             process.child_events.wake_all();
             super::exec::thread_gone(&process);
         }
         Gone::Process(end) => {
             process.timers.clear();
+            process.signal.forget_pending();
             finish_process(&process, status, end);
         }
     }
@@ -133,6 +135,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
         return Gone::Thread;
     }
     node.zombie = Some(status);
+    process.ended.store(true, Release);
     table.tasks.remove(&pid.0);
     let orphaned = orphan_children(table, pid);
     let hangup = newly_orphaned(table, pid, &orphaned.0);
@@ -219,6 +222,7 @@ fn newly_orphaned(table: &Table, pid: Pid, children: &[(Arc<Process>, u32)]) -> 
 }
 
 fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
+    process.end_queue.wake_all();
     if let Some(session) = &end.session_leader_of {
         super::session::leader_exit(session);
     }
@@ -253,7 +257,7 @@ fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus
         parent.child_events.wake_all();
         return;
     }
-    if wanted != 0 {
+    if wanted != 0 && signal::is_valid(u64::from(wanted)) {
         let usage = process.times.lock().own;
         signal::send_to_process(parent, child_info(wanted, process, status, &usage));
     }
@@ -278,6 +282,7 @@ pub fn reap(pid: Pid) -> bool {
         parent.process.clone()
     });
     drop(table);
+    node.process.end_queue.wake_all();
     if let Some(parent) = parent {
         let times = *node.process.times.lock();
         let mut all = parent.times.lock();

@@ -168,6 +168,18 @@ impl Table {
         Err(Errno::EAGAIN)
     }
 
+    /// Takes the free id `wanted` (clone3(2)'s `set_tid`).
+    ///
+    /// # Errors
+    /// `EEXIST` if it is in use.
+    pub fn reserve_this(&mut self, wanted: Pid) -> Result<Pid> {
+        if !self.is_free(wanted.0) {
+            return Err(Errno::EEXIST);
+        }
+        self.reserved.insert(wanted.0);
+        Ok(wanted)
+    }
+
     /// The last id given out, for /proc/loadavg.
     pub fn last_id(&self) -> Pid {
         Pid(self.last)

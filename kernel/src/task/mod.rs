@@ -7,6 +7,7 @@
 //!
 //! Locks, outermost first: the table of ids, one process's, one task's. None is held across anything that sleeps.
 
+pub mod access;
 mod arch;
 pub mod clone;
 mod completion;
@@ -15,12 +16,15 @@ pub mod exec;
 pub mod exit;
 pub mod ids;
 pub mod limits;
+pub mod pidfd;
 mod process;
+pub mod rseq;
 mod run;
 pub mod session;
 pub mod stop;
 #[allow(clippy::module_inception)]
 mod task;
+mod user;
 pub mod wait;
 
 pub use crate::sched::current;
@@ -33,6 +37,7 @@ pub use limits::Limits;
 pub use process::{Image, Process, Times, Usage};
 pub use run::task_main;
 pub use task::{COMM_LEN, NewTask, Task, comm};
+pub use user::{SignalCharge, User};
 
 /// Whether the running task has the capability.
 pub fn capable(cap: u32) -> bool {

@@ -1,6 +1,6 @@
 //! A thread group.
 
-use super::{Limits, Task, WaitStatus};
+use super::{Limits, Task, User, WaitStatus};
 use crate::signal;
 use crate::syscall::Pid;
 use alloc::sync::Arc;
@@ -43,6 +43,12 @@ pub struct Process {
     pub dumpable: AtomicU32,
     /// Real user id of its threads, for wait(2).
     pub uid: AtomicU32,
+    /// The user whose counts its signals are charged to.
+    user: SpinLock<Arc<User>>,
+    /// All threads are gone: see [`Self::has_ended`].
+    pub(super) ended: AtomicBool,
+    /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
+    pub end_queue: Arc<WaitQueue>,
     /// personality(2).
     pub personality: AtomicU32,
     /// What it runs, for /proc.
@@ -134,6 +140,9 @@ impl Process {
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
             uid: AtomicU32::new(0),
+            user: SpinLock::new(Rank::Process, User::of(0)),
+            ended: AtomicBool::new(false),
+            end_queue: Arc::new(WaitQueue::new()),
             personality: AtomicU32::new(0),
             image: SpinLock::new(Rank::Process, image),
             start_ns: crate::time::monotonic_ns(),
@@ -143,6 +152,25 @@ impl Process {
     /// Its id: that of its first thread.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// Whether all its threads are gone.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Acquire)
+    }
+
+    /// The user whose counts its signals are charged to.
+    pub fn user(&self) -> Arc<User> {
+        self.user.lock().clone()
+    }
+
+    /// Notes the real user id of its threads.
+    pub(super) fn set_uid(&self, uid: u32) {
+        if self.uid.swap(uid, Relaxed) != uid {
+            let user = User::of(uid);
+            let old = core::mem::replace(&mut *self.user.lock(), user);
+            drop(old);
+        }
     }
 
     /// Its resource limits.

@@ -2,7 +2,7 @@
 
 use super::ids::{self, WaitStatus};
 use super::task::Task;
-use super::{exit, stop};
+use super::{exit, rseq, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
@@ -103,7 +103,11 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
             return;
         }
         if !task.thread.interrupted() && !restart {
-            return;
+            match rseq::update(task) {
+                Ok(false) => return,
+                Ok(true) => continue,
+                Err(_) => signal::force_fault(task, SigInfo::kernel(signal::SIGSEGV)),
+            }
         }
         task.thread.clear_interrupt();
         stop::park(task);

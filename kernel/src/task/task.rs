@@ -41,6 +41,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     /// Head of the robust futex list, 0 = none. The thread's own.
     pub robust_list: AtomicU64,
+    /// See [`super::rseq`]. The thread's own.
+    pub rseq: super::rseq::Rseq,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: AtomicBool,
     /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
@@ -83,6 +85,7 @@ pub struct NewTask {
     pub space: Option<Arc<Space>>,
     pub files: Option<Arc<FdTable>>,
     pub fs: Option<Arc<FsContext>>,
+    pub rseq: super::rseq::Rseq,
 }
 
 impl Task {
@@ -109,6 +112,7 @@ impl Task {
             ),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            rseq: new.rseq,
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),
@@ -152,7 +156,7 @@ impl Task {
     /// Replaces the credentials; the thread itself calls this.
     pub fn set_cred(&self, cred: Cred) {
         let cred = Arc::new(cred);
-        self.process.uid.store(cred.uid, Relaxed);
+        self.process.set_uid(cred.uid);
         let old = core::mem::replace(&mut self.own.lock().cred, cred);
         drop(old);
         self.change_identity();

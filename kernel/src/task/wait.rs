@@ -28,11 +28,13 @@ bitflags! {
 crate::flag_args!(WaitOptions);
 
 /// Which children.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum WaitFor {
     Any,
     Pid(Pid),
     Pgrp(Pid),
+    /// This process, whoever has its number later (`P_PIDFD`).
+    Process(Arc<Process>),
 }
 
 /// A child's change of state.
@@ -50,7 +52,7 @@ pub struct WaitResult {
 /// `ECHILD` if there is nothing to wait for, `ERESTARTSYS` on a signal.
 pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let process = task.process();
-    let mut look = || match scan(process, which, options) {
+    let mut look = || match scan(process, &which, options) {
         Ok(Some(found)) => Some(Ok(Some(found))),
         Ok(None) if options.contains(WaitOptions::WNOHANG) => Some(Ok(None)),
         Ok(None) => None,
@@ -60,7 +62,7 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
         Ok(Ok(Some(found))) => {
             if found.is_end() && !options.contains(WaitOptions::WNOWAIT) && !super::exit::reap(found.pid) {
                 // Another thread of this process was faster.
-                return wait(task, which, options);
+                return wait(task, which.clone(), options);
             }
             Ok(Some(found))
         }
@@ -89,7 +91,7 @@ pub fn code_of(status: WaitStatus) -> (i32, i32) {
 }
 
 /// One look at all children.
-fn scan(process: &Process, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
+fn scan(process: &Process, which: &WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let table = ids::table();
     let own = table.node(process.pid())?;
     let mut any = false;
@@ -106,11 +108,12 @@ fn scan(process: &Process, which: WaitFor, options: WaitOptions) -> Result<Optio
     if any { Ok(None) } else { Err(Errno::ECHILD) }
 }
 
-fn matches(node: &Node, which: WaitFor, options: WaitOptions) -> bool {
+fn matches(node: &Node, which: &WaitFor, options: WaitOptions) -> bool {
     let wanted = match which {
         WaitFor::Any => true,
-        WaitFor::Pid(pid) => node.process.pid() == pid,
-        WaitFor::Pgrp(pgid) => node.pgrp.id == pgid,
+        WaitFor::Pid(pid) => node.process.pid() == *pid,
+        WaitFor::Pgrp(pgid) => node.pgrp.id == *pgid,
+        WaitFor::Process(process) => Arc::ptr_eq(&node.process, process),
     };
     let is_clone = node.process.exit_signal.load(Relaxed) != signal::SIGCHLD;
     wanted && (options.contains(WaitOptions::__WALL) || is_clone == options.contains(WaitOptions::__WCLONE))

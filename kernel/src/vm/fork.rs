@@ -27,7 +27,8 @@ impl Space {
         let areas: Vec<Vma> =
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
         self.protect_private(&mut inner, &areas);
-        let mut child = Inner { layout: inner.layout, limits: inner.limits, ..Inner::default() };
+        let mut child =
+            Inner { layout: inner.layout, limits: inner.limits, kept: inner.kept.clone(), ..Inner::default() };
         for vma in &areas {
             copy_entries(&inner, &mut child, vma);
         }

@@ -93,6 +93,19 @@ pub struct Space {
     pub(super) inner: Mutex<Inner>,
 }
 
+/// What a space keeps for as long as it lives: the mark of the program that runs in it.
+pub type Keep = Arc<dyn core::any::Any + Send + Sync>;
+
+/// See [`Space::keep`].
+#[derive(Clone, Default)]
+pub(super) struct Kept(Option<Keep>);
+
+impl core::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.is_some().fmt(f)
+    }
+}
+
 /// What the space's lock protects.
 #[derive(Debug, Default)]
 pub(super) struct Inner {
@@ -105,6 +118,8 @@ pub(super) struct Inner {
     pub peak: u64,
     /// mlockall(MCL_FUTURE).
     pub lock_future: bool,
+    /// See [`Space::keep`].
+    pub kept: Kept,
 }
 
 /// Frames to be released after a shootdown.
@@ -191,6 +206,11 @@ impl Space {
     /// The update log: for the gate's last look before guest mode.
     pub fn log(&self) -> &UpdateLog {
         &self.log
+    }
+
+    /// Keeps `what` until the space and all its copies are gone.
+    pub fn keep(&self, what: Keep) {
+        self.inner.lock().kept = Kept(Some(what));
     }
 
     /// Layout, now.

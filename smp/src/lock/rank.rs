@@ -47,6 +47,8 @@ pub enum Rank {
     Process,
     /// Signal actions and queues.
     Signal,
+    /// Signal actions that several processes may share.
+    SignalActions,
     /// Controlling terminal, foreground group.
     TtyState,
     /// Descriptor table.

@@ -21,7 +21,7 @@ pub use system::{load, uptime_ns};
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};
 use super::{FileSystem, InodeRef, Kind};
 use crate::syscall::Pid;
-use crate::task::{self, ids};
+use crate::task::{self, access, ids};
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::sync::Arc;
@@ -98,11 +98,7 @@ fn parse_id(name: &[u8]) -> Option<Pid> {
 
 /// Whether the running task may look into `of` as a debugger could (ptrace(2), access mode checks).
 fn may_inspect(of: &task::Task) -> Result<()> {
-    let (own, other) = (task::current().cred(), of.cred());
-    let same = [other.uid, other.euid, other.suid].iter().all(|uid| *uid == own.fsuid)
-        && [other.gid, other.egid, other.sgid].iter().all(|gid| *gid == own.fsgid);
-    let allowed = same || own.capable(task::cap::SYS_PTRACE);
-    if allowed { Ok(()) } else { Err(Errno::EACCES) }
+    access::may_access(&task::current(), of, access::Creds::Fs).map_err(|_| Errno::EACCES)
 }
 
 #[cfg(test)]

@@ -251,7 +251,7 @@ fn signals(out: &mut String, subject: Subject, task: Option<&Arc<Task>>) -> Resu
     let (shared, ignored, caught) = process.signal.sets();
     let (own, blocked) = task.map_or((0, 0), |task| (task.signal.pending_set(), task.signal.mask()));
     let limit = process.limits().soft(umbel_abi::linux::uapi::RLIMIT_SIGPENDING);
-    let queued = (own | shared).count_ones();
+    let queued = process.user().signals();
     let _ = writeln!(out, "SigQ:\t{queued}/{limit}");
     for (name, set) in
         [("SigPnd", own), ("ShdPnd", shared), ("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", caught)]

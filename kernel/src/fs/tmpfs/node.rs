@@ -8,7 +8,7 @@ use crate::fs::host::HostNode;
 use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
 use crate::fs::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, Time};
 use crate::fs::xattr::{self, Put};
-use crate::fs::{Extra, FileOps, OpenContext};
+use crate::fs::{Busy, Extra, FileOps, OpenContext};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -38,6 +38,7 @@ pub struct Node {
     read_ns: AtomicU64,
     extra: Extra,
     xattrs: xattr::Store,
+    busy: Busy,
 }
 
 /// A name in a directory.
@@ -119,6 +120,7 @@ impl Node {
             read_ns: AtomicU64::new(crate::time::monotonic_ns()),
             extra: Extra::new(),
             xattrs: xattr::Store::new(),
+            busy: Busy::default(),
         })
     }
 
@@ -303,6 +305,10 @@ impl Inode for Node {
             Some(fs) => fs,
             None => TmpFs::new("tmpfs", 0o755, 0),
         }
+    }
+
+    fn busy(&self) -> Option<&Busy> {
+        (self.kind == Kind::Regular).then_some(&self.busy)
     }
 
     fn attr(&self) -> Result<Attr> {

@@ -1,0 +1,43 @@
+//! Who may look into whom, as a debugger could. Source: ptrace(2), "Ptrace access mode checking".
+//!
+//! Used by: ptrace, pidfd_getfd, process_vm_readv, /proc.
+
+use super::{Task, cap};
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
+
+/// Which of the caller's ids and capabilities count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Creds {
+    /// `PTRACE_MODE_FSCREDS`: what accesses files.
+    Fs,
+    /// `PTRACE_MODE_REALCREDS`: for calls that name a process.
+    Real,
+}
+
+/// `SUID_DUMP_USER` of `PR_SET_DUMPABLE`.
+const DUMPABLE_BY_USER: u32 = 1;
+
+/// Whether `task` may look into `target`.
+///
+/// # Errors
+/// `EPERM`.
+pub fn may_access(task: &Task, target: &Task, creds: Creds) -> Result<()> {
+    if Arc::ptr_eq(task.process(), target.process()) {
+        return Ok(());
+    }
+    let (own, their) = (task.cred(), target.cred());
+    let (uid, gid, caps) = match creds {
+        Creds::Fs => (own.fsuid, own.fsgid, own.effective),
+        Creds::Real => (own.uid, own.gid, own.permitted),
+    };
+    if own.capable(cap::SYS_PTRACE) {
+        return Ok(());
+    }
+    let same_user = [their.uid, their.euid, their.suid].iter().all(|&id| id == uid)
+        && [their.gid, their.egid, their.sgid].iter().all(|&id| id == gid);
+    let dumpable = target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER;
+    let stronger = their.permitted & !caps != 0;
+    if same_user && dumpable && !stronger { Ok(()) } else { Err(Errno::EPERM) }
+}
