@@ -60,6 +60,11 @@ fn watching() {
 }
 
 #[test]
+fn sysv() {
+    same_as_host("sysv");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

@@ -4,6 +4,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod pipe;
 pub mod ring;
+pub mod sysv;
 pub mod unix;
 
 /// Registers what other subsystems call. Once, at boot.

@@ -41,6 +41,7 @@ pub mod signal;
 pub mod socket;
 pub mod splice;
 pub mod system;
+pub mod sysv;
 pub mod time;
 pub mod xattr;
 

@@ -83,6 +83,7 @@ const FAMILIES: &[&[Row]] = &[
     super::socket::ROWS,
     super::splice::ROWS,
     super::system::ROWS,
+    super::sysv::ROWS,
     super::time::ROWS,
     super::xattr::ROWS,
 ];

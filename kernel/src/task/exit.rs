@@ -48,6 +48,10 @@ pub fn leave(task: &Arc<Task>) {
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
     let process = task.process().clone();
+    if process.live_threads() <= 1 {
+        // Before anybody can learn of the end.
+        crate::ipc::sysv::exit(process.pid().0);
+    }
     {
         let mut times = process.times.lock();
         times.own.add(&task.sched.usage());
@@ -67,6 +71,7 @@ pub fn leave(task: &Arc<Task>) {
         Gone::Process(end) => {
             process.timers.clear();
             process.signal.forget_pending();
+            crate::ipc::sysv::exit(process.pid().0);
             finish_process(&process, status, end);
         }
     }

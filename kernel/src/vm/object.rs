@@ -64,6 +64,11 @@ impl SharedMemory {
     pub fn new(size: u64) -> Arc<Self> {
         Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, BTreeMap::new()), size })
     }
+
+    /// Pages that have been touched.
+    pub fn resident(&self) -> u64 {
+        self.pages.lock().len() as u64
+    }
 }
 
 /// Frames that a first touch allocates together.

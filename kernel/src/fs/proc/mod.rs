@@ -1,6 +1,7 @@
 //! /proc: what the kernel knows, as text. Source: proc(5).
 //!
 //! * [`system`]: files of the whole machine, [`cpuinfo`] among them. [`sysctl`]: /proc/sys.
+//! * System V IPC: [`sysvipc`].
 //! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`fd`], [`mounts`]: its larger files.
 //!
 //! Nothing is kept: directories list the table of ids at the moment, files are made at the first read after an open.
@@ -14,6 +15,7 @@ mod process;
 mod status;
 mod sysctl;
 mod system;
+mod sysvipc;
 
 pub use status::mask as cpu_mask;
 pub use system::{load, uptime_ns};
@@ -49,7 +51,8 @@ pub fn new() -> Arc<dyn FileSystem> {
         )
         .add("mounts", link(|| Ok(Target::text("self/mounts"))))
         .add("net", link(|| Ok(Target::text("self/net"))))
-        .add("sys", sysctl::dir(&fs));
+        .add("sys", sysctl::dir(&fs))
+        .add("sysvipc", sysvipc::dir(&fs));
     let fixed = system::add(&fs, fixed);
     let root = Root { fs: fs.clone(), fixed };
     fs.set_root(Dir::new(Meta::new(&fs, 0o555).numbered(ROOT_INO), root));

@@ -3,6 +3,7 @@
 
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::ipc::sysv::{Limits, namespace};
 use crate::syscall::system;
 use crate::task::{self, cap, ids};
 use crate::{Errno, Result, random};
@@ -10,6 +11,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::slice::from_ref;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_mm::frame;
 use umbel_smp::lock::Once;
 
@@ -33,6 +36,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
+    let kernel = ipc_limits(fs, kernel);
     let net = StaticDir::new().add("core", sub(fixed(NET_CORE))).add("unix", sub(fixed(NET_UNIX)));
     let root = StaticDir::new()
         .add("fs", sub(fixed(FS)))
@@ -40,6 +44,35 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("net", sub(net))
         .add("vm", sub(fixed(VM)));
     sub(root)
+}
+
+/// The limits of System V IPC, which administrators may change.
+fn ipc_limits(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
+    type Limit = fn(&Limits) -> &[AtomicU64];
+    const LIMITS: [(&str, Limit); 7] = [
+        ("msgmax", |limits| from_ref(&limits.msgmax)),
+        ("msgmnb", |limits| from_ref(&limits.msgmnb)),
+        ("msgmni", |limits| from_ref(&limits.msgmni)),
+        ("sem", |limits| &limits.sem),
+        ("shmall", |limits| from_ref(&limits.shmall)),
+        ("shmmax", |limits| from_ref(&limits.shmmax)),
+        ("shmmni", |limits| from_ref(&limits.shmmni)),
+    ];
+    LIMITS.into_iter().fold(dir, |dir, (name, limit)| {
+        let read = move || {
+            let values: Vec<String> =
+                limit(&namespace().limits).iter().map(|value| format!("{}", value.load(Relaxed))).collect();
+            Ok(format!("{}\n", values.join("\t")).into_bytes())
+        };
+        let write = move |text: &[u8]| {
+            let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+            for (place, word) in limit(&namespace().limits).iter().zip(text.split_whitespace()) {
+                place.store(word.parse().map_err(|_| Errno::EINVAL)?, Relaxed);
+            }
+            Ok(())
+        };
+        dir.add(name, TextFile::writable(Meta::new(fs, 0o644), read, write))
+    })
 }
 
 const RANDOM: &[(&str, &str)] = &[
@@ -55,9 +88,6 @@ const KERNEL: &[(&str, &str)] = &[
     ("domainname", "(none)"),
     ("dmesg_restrict", "0"),
     ("kptr_restrict", "1"),
-    ("msgmax", "8192"),
-    ("msgmnb", "16384"),
-    ("msgmni", "32000"),
     ("ngroups_max", "65536"),
     ("ostype", "Linux"),
     ("overflowgid", "65534"),
@@ -69,10 +99,6 @@ const KERNEL: &[(&str, &str)] = &[
     ("randomize_va_space", "2"),
     ("sched_autogroup_enabled", "0"),
     ("sched_rr_timeslice_ms", "100"),
-    ("sem", "32000\t1024000000\t500\t32000"),
-    ("shmall", "18446744073692774399"),
-    ("shmmax", "18446744073692774399"),
-    ("shmmni", "4096"),
     ("sysrq", "0"),
     ("tainted", "0"),
 ];
