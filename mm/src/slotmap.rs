@@ -67,6 +67,7 @@ fn with_room(map: &mut dyn FnMut() -> Result<()>) -> Result<()> {
     match map() {
         Err(Errno::ENOMEM) => {
             drop_all();
+            count_area();
             map()
         }
         done => done,
@@ -102,7 +103,10 @@ pub fn drop_all() {
     if !percpu::in_slot() {
         return;
     }
-    AREAS[percpu::slot()].store(0, Ordering::Relaxed);
+    // No area was counted since the last time: nothing is mapped.
+    if AREAS[percpu::slot()].swap(0, Ordering::Relaxed) == 0 {
+        return;
+    }
     // SAFETY: guest addresses only. Unmapping whole areas needs no memory, so it does not fail.
     let _ = unsafe { mem::unmap(0, USER_TOP) };
 }

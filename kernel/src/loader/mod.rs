@@ -349,6 +349,9 @@ fn map_segment(space: &Arc<Space>, file: &Arc<File>, segment: &elf::Segment, bia
             backing,
         })?;
     }
+    if segment.write && segment.filesz > 0 && space.load(UserAddr(start), file_end - start, end) {
+        return Ok(());
+    }
     if segment.memsz > segment.filesz && segment.filesz > 0 && segment.write && file_end != file_pages_end {
         let zeros = [0; PAGE as usize];
         let count = (file_pages_end - file_end) as usize;

@@ -32,7 +32,9 @@ fn run(task: &Arc<Task>) {
     exit_to_user(task, false);
     while !task.must_exit() {
         let Some(space) = task.space() else { return };
-        space.activate();
+        if space.activate() {
+            space.warm();
+        }
         drop(space);
         publish_identity(task, umbel_smp::slot::this().page());
         time::clock::refresh(umbel_smp::slot::this().page());

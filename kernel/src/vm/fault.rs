@@ -18,7 +18,7 @@ pub const SEGV_MAPERR: i32 = 1;
 pub const SEGV_ACCERR: i32 = 2;
 
 /// First and longest anonymous runs, in pages.
-const FIRST_RUN: u64 = 16;
+pub(super) const FIRST_RUN: u64 = 16;
 /// Pages looked at around a fault on pages that are present.
 const MAP_AROUND: u64 = MAX_RUN as u64;
 /// Pages copied together.
@@ -71,39 +71,24 @@ impl From<Errno> for Fault {
     }
 }
 
-type FaultResult<T> = core::result::Result<T, Fault>;
+pub(super) type FaultResult<T> = core::result::Result<T, Fault>;
 
 impl Space {
     /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep.
     pub fn handle_fault(&self, addr: u64, access: Access) -> FaultResult<()> {
         let mut inner = self.inner.lock();
         if self.activate() {
-            map_text(&inner);
+            super::warm::warm(&mut inner);
         }
         let vpn = addr / PAGE;
+        if let Some(left @ 1..) = inner.notes_left {
+            inner.notes_left = Some(left - 1);
+            inner.family.touched.note(vpn);
+        }
         let vma = self.area_for(&mut inner, addr, access)?;
         self.make_present(&mut inner, &vma, vpn, access == Access::Write, true)?;
         inner.note_peak();
         Ok(())
-    }
-
-    /// Maps what a new mapping of the current space's guest will touch next, where that is cheap: pages of host files, and
-    /// small anonymous areas. Failures show at the first touch.
-    pub fn prefault(&self, start: u64, len: u64) {
-        let mut inner = self.inner.lock();
-        self.activate();
-        let Some(vma) = inner.vmas.find(start).cloned() else {
-            return;
-        };
-        let vpn = start / PAGE;
-        let _ = match &vma.backing {
-            _ if inner.table.get(vpn).is_present() => Ok(()),
-            Backing::File { .. } if !vma.prot.is_empty() => map_if_host(&inner, &vma, vpn),
-            Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= FIRST_RUN * PAGE => {
-                allocate_run(&mut inner, &vma, vpn, true)
-            }
-            _ => Ok(()),
-        };
     }
 
     /// Makes a range present in RAM (and mapped in the current slot): `MAP_POPULATE`, mlock(2). Stops at the first failure.
@@ -219,6 +204,7 @@ impl Space {
 
     /// A write to a private page that may be shared with other spaces or the object.
     fn unshare(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+        inner.family.written.note(vpn);
         if frame::references(inner.table.get(vpn).pfn()) == 1 {
             // Only we have it. Less strict than before, so slots need not be told.
             let around = around(vma, vpn, REUSE_AROUND);
@@ -297,6 +283,19 @@ fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResul
     let window = around(vma, vpn, size);
     let start = inner.table.absent_down_to(vpn, window.start);
     let end = inner.table.next_present(vpn..window.end);
+    allocate_range(inner, vma, start..end, vpn, map)?;
+    inner.next_run = (end, size);
+    Ok(())
+}
+
+/// Allocates zeroed frames for absent pages of anonymous memory. Page `vpn` of them is needed, the others are welcome.
+pub(super) fn allocate_range(
+    inner: &mut Inner,
+    vma: &Vma,
+    Range { start, end }: Range<u64>,
+    vpn: u64,
+    map: bool,
+) -> FaultResult<()> {
     let mut at = start;
     while at < end {
         let run = match frame::alloc_zeroed_run((end - at) as u32) {
@@ -315,7 +314,6 @@ fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResul
         }
         at += u64::from(run.count);
     }
-    inner.next_run = (at, size);
     Ok(())
 }
 
@@ -368,39 +366,15 @@ fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultR
     let window = window.start.max(near.start)..window.end.min(near.end);
     let pte = inner.table.get(vpn);
     let run = contiguous(inner, vpn, &window, |other| other.is_writable() == pte.is_writable());
-    let mut prot = vma.prot;
-    if !pte.is_writable() {
-        prot.remove(Prot::WRITE);
-    }
-    let first = inner.table.get(run.start).pfn();
+    let first = inner.table.get(run.start);
+    let prot = first.allows(vma.prot);
     stats::FAULT_PAGES.add(run.end - run.start);
-    slotmap::map_frames(run.start * PAGE, first, (run.end - run.start) as u32, prot.bits())?;
+    slotmap::map_frames(run.start * PAGE, first.pfn(), (run.end - run.start) as u32, prot.bits())?;
     Ok(())
 }
 
-/// In a slot where nothing is mapped: maps text of host files, which every program touches.
-fn map_text(inner: &Inner) {
-    for vma in inner.vmas.iter().filter(|vma| vma.prot.contains(Prot::EXEC)) {
-        let first = vma.pages().start;
-        if !inner.table.get(first).is_present() {
-            let _ = map_if_host(inner, vma, first);
-        }
-    }
-}
-
-/// Maps the host's pages around `vpn` if the object's page is one of a host file.
-fn map_if_host(inner: &Inner, vma: &Vma, vpn: u64) -> FaultResult<()> {
-    let Some((object, index)) = vma.object_page(vpn) else {
-        return Ok(());
-    };
-    match object.page(index, false) {
-        Ok(PageSource::Host { fd, offset }) => map_host(inner, vma, vpn, fd, offset),
-        _ => Ok(()),
-    }
-}
-
 /// Maps the host's pages around `vpn`, as far as they lie together in the file and no page of RAM replaces them.
-fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
+pub(super) fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
     let Some((object, index)) = vma.object_page(vpn) else {
         return Err(Fault::Bus);
     };

@@ -2,6 +2,7 @@
 
 use super::space::{Inner, Space};
 use super::vma::{Prot, Vma, VmaFlags};
+use super::warm::{NOTED, copy_recent};
 use crate::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -22,13 +23,24 @@ impl Space {
     /// # Errors
     /// `ENOMEM` when kernel memory is short.
     pub fn fork(self: &Arc<Self>) -> Result<Arc<Space>> {
+        // The caller's task and the caller. With another thread, or somebody who looks in, pages must be taken at one
+        // instant.
+        let alone = Arc::strong_count(self) <= 2;
+        // First, so that nothing is lost when memory is short.
+        let space = Space::with(Inner::default())?;
         let mut inner = self.inner.lock();
         heap::room_for(inner.table.present() * BYTES_PER_ENTRY)?;
         let areas: Vec<Vma> =
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
-        self.protect_private(&mut inner, &areas);
+        let (family, notes_left) = (inner.family.clone(), Some(NOTED));
+        let kept = inner.kept.clone();
         let mut child =
-            Inner { layout: inner.layout, limits: inner.limits, kept: inner.kept.clone(), ..Inner::default() };
+            Inner { layout: inner.layout, limits: inner.limits, kept, family, notes_left, ..Inner::default() };
+        if alone {
+            // What cannot be copied now is shared until somebody writes.
+            let _ = copy_recent(&inner, &mut child, &areas);
+        }
+        self.protect_private(&mut inner, &areas, &child);
         for vma in &areas {
             copy_entries(&inner, &mut child, vma);
         }
@@ -40,7 +52,8 @@ impl Space {
             child.vmas.insert(vma);
         }
         drop(inner);
-        let space = Space::with(child)?;
+        // Nobody else has it yet.
+        *space.inner.lock() = child;
         for object in objects {
             if let Some(set) = object.mappings() {
                 set.add(space.weak());
@@ -49,13 +62,13 @@ impl Space {
         Ok(space)
     }
 
-    /// Takes writing away from all private pages, here and in every slot.
-    fn protect_private(&self, inner: &mut Inner, areas: &[Vma]) {
+    /// Takes writing away from all private pages that the child has no copy of, here and in every slot.
+    fn protect_private(&self, inner: &mut Inner, areas: &[Vma], child: &Inner) {
         let mut ranges: Vec<(Range<u64>, Prot)> = Vec::new();
         for vma in areas.iter().filter(|vma| vma.is_private() && vma.prot.contains(Prot::WRITE)) {
             let prot = vma.prot.difference(Prot::WRITE);
             inner.table.update(vma.pages(), |vpn, pte| {
-                if !pte.is_writable() {
+                if !pte.is_writable() || child.table.get(vpn).is_present() {
                     return;
                 }
                 *pte = pte.read_only();
@@ -90,6 +103,9 @@ fn copy_entries(parent: &Inner, child: &mut Inner, vma: &Vma) {
         return;
     }
     for (vpn, pte) in parent.table.iter(vma.pages()) {
+        if child.table.get(vpn).is_present() {
+            continue;
+        }
         frame::get(pte.pfn());
         child.table.set(vpn, pte.read_only());
     }

@@ -189,6 +189,8 @@ impl Space {
         drop(inner);
         if locked {
             self.populate(old, new);
+        } else if new > old {
+            self.prefault(old, new - old);
         }
         to
     }

@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`fault`] demand faults, [`fork`] copying, [`remote`] access from other spaces.
+//!   [`advise`] madvise and friends, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -24,6 +24,7 @@ pub mod remote;
 pub mod space;
 pub mod table;
 pub mod vma;
+mod warm;
 mod word;
 
 #[cfg(test)]

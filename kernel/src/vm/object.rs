@@ -36,6 +36,12 @@ pub trait Mappable: Send + Sync {
     /// `EFAULT` beyond the end (a guest sees SIGBUS), `ENOMEM`.
     fn page(&self, index: u64, write: bool) -> Result<PageSource>;
 
+    /// The host's descriptor and offset of page `index`, if a host file holds it. Makes nothing, does not sleep.
+    fn host_page(&self, index: u64) -> Option<(HostFd, u64)> {
+        let _ = index;
+        None
+    }
+
     /// Length in bytes, now.
     fn size(&self) -> u64;
 

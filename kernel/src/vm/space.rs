@@ -2,6 +2,7 @@
 
 use super::table::{Detached, PageTable, Pte};
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
+use super::warm::Family;
 use crate::Result;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -116,6 +117,10 @@ pub(super) struct Inner {
     /// Page behind the last anonymous run, and that run's size: a fault there doubles it.
     pub next_run: (u64, u64),
     pub peak: u64,
+    /// Faults that may still be noted, if the space was made by fork.
+    pub notes_left: Option<u32>,
+    /// Since the last exec.
+    pub family: Arc<Family>,
     /// mlockall(MCL_FUTURE).
     pub lock_future: bool,
     /// See [`Space::keep`].

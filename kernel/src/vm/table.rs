@@ -3,6 +3,7 @@
 //! Pure data. An entry owns one reference on its frame; whoever takes an entry out owns that reference. Host pages have
 //! no entry: an absent entry of an area whose object is a host file stands for the host's page.
 
+use super::vma::Prot;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -51,6 +52,11 @@ impl Pte {
     /// The frame. Meaningless unless present.
     pub fn pfn(self) -> Pfn {
         Pfn((self.0 >> 12) as u32)
+    }
+
+    /// What of an area's protection the page has: no writing while it must be copied first.
+    pub fn allows(self, prot: Prot) -> Prot {
+        if self.is_writable() { prot } else { prot.difference(Prot::WRITE) }
     }
 
     /// The same, copied before the next write.

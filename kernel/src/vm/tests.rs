@@ -90,6 +90,31 @@ fn a_fork_shares_until_one_side_writes() {
 }
 
 #[test]
+fn what_was_written_after_one_fork_is_copied_at_the_next() {
+    let (_guard, parent) = setup();
+    let addr = anon(&parent, 8, RW);
+    parent.write_remote(addr, b"before").unwrap();
+    let first = parent.fork().unwrap();
+    parent.write_remote(addr, b"parent").unwrap();
+    assert_eq!(read(&first, addr, 6), b"before");
+    let before = used();
+    let second = parent.fork().unwrap();
+    assert!(used() > before, "copied ahead");
+    parent.write_remote(addr, b"later!").unwrap();
+    assert_eq!(read(&second, addr, 6), b"parent");
+    second.write_remote(addr, b"second").unwrap();
+    assert_eq!((read(&parent, addr, 6), read(&first, addr, 6)), (b"later!".to_vec(), b"before".to_vec()));
+    let held = (parent.clone(), parent.clone());
+    let now = used();
+    let third = parent.fork().unwrap();
+    assert_eq!(used(), now, "while somebody else has the space, all pages are taken at one instant");
+    parent.write_remote(addr, b"fourth").unwrap();
+    assert_eq!(read(&third, addr, 6), b"later!");
+    drop((held, first, second, third));
+    assert_eq!(read(&parent, addr, 6), b"fourth");
+}
+
+#[test]
 fn frames_come_back_when_areas_and_spaces_end() {
     let (_guard, space) = setup();
     let start = used();

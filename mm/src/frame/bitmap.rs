@@ -70,12 +70,12 @@ impl Bitmap {
         self.dirty_free
     }
 
-    /// Takes an aligned run of `1 << order` frames.
-    pub fn take(&mut self, order: u32) -> Option<Grant> {
-        let count = 1u32 << order;
-        if self.free_pages < count || count > MAX_RUN {
+    /// Takes a run of `count` frames that begins as an aligned run of the next power of two would.
+    pub fn take(&mut self, count: u32) -> Option<Grant> {
+        if self.free_pages < count || !(1..=MAX_RUN).contains(&count) {
             return None;
         }
+        let order = count.next_power_of_two().ilog2();
         let first = if count <= 64 { self.find_in_word(order)? } else { self.find_words(order)? };
         let dirty = self.mark_used(first, count);
         Some(Grant { first, count, dirty })
@@ -260,8 +260,9 @@ mod tests {
         for _ in 0..20_000 {
             if next(&mut seed) % 5 < 3 {
                 let order = (next(&mut seed) % 10) as u32;
-                if let Some(grant) = map.take(order) {
-                    assert_eq!(grant.first % grant.count, 0);
+                let count = (1u32 << order).saturating_sub((next(&mut seed) % 3) as u32).max(1);
+                if let Some(grant) = map.take(count) {
+                    assert_eq!((grant.first % count.next_power_of_two(), grant.count), (0, count));
                     assert!(grant.first + grant.count <= 5000);
                     for at in grant.first..grant.first + grant.count {
                         assert!(used.insert(at), "{at} granted twice");
@@ -282,7 +283,7 @@ mod tests {
             map.give(grant.first, grant.count);
         }
         let mut singles = 0;
-        while map.take(0).is_some() {
+        while map.take(1).is_some() {
             singles += 1;
         }
         assert_eq!(singles, 5000);
@@ -291,16 +292,16 @@ mod tests {
     #[test]
     fn fresh_frames_are_clean_and_returned_ones_dirty() {
         let mut map = Bitmap::new(1024);
-        let grant = map.take(4).unwrap();
+        let grant = map.take(16).unwrap();
         assert!(!grant.dirty);
         map.give(grant.first, grant.count);
-        assert!(map.take(4).unwrap().dirty);
+        assert!(map.take(16).unwrap().dirty);
     }
 
     #[test]
     fn punched_frames_are_clean_again() {
         let mut map = Bitmap::new(1024);
-        let grant = map.take(9).unwrap();
+        let grant = map.take(512).unwrap();
         map.give(grant.first, grant.count);
         let mut punched = 0;
         while let Some((first, count)) = map.take_dirty(100) {
@@ -309,6 +310,6 @@ mod tests {
         }
         assert_eq!(punched, 512);
         assert_eq!(map.dirty_free(), 0);
-        assert!(!map.take(9).unwrap().dirty);
+        assert!(!map.take(512).unwrap().dirty);
     }
 }

@@ -8,7 +8,7 @@ use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 /// Bytes of a buffer.
-pub const LEN: usize = 16 << 10;
+pub const LEN: usize = 64 << 10;
 const KEPT: usize = 8;
 
 static SPARE: [AtomicPtr<[u8; LEN]>; KEPT] = [const { AtomicPtr::new(null_mut()) }; KEPT];

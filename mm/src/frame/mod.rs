@@ -110,7 +110,7 @@ pub struct Run {
     pub count: u32,
 }
 
-/// Allocates up to `want` contiguous frames (rounded down to a power of two; shorter when RAM is in pieces), zeroed.
+/// Allocates up to `want` contiguous frames (shorter, a power of two, when RAM is in pieces), zeroed.
 pub fn alloc_zeroed_run(want: u32) -> Result<Run> {
     let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;
     let (run, dirty) = frames.alloc(want)?;
@@ -184,6 +184,26 @@ pub fn copy_from_host(fd: i32, offset: u64, to: Pfn, count: u32) -> Result<()> {
     Ok(())
 }
 
+/// Fills a run with `bytes` of a host file from `offset` on, and with zeroes behind them.
+pub fn load(fd: i32, offset: u64, bytes: u64, run: Run) -> Result<()> {
+    let (to_fd, to) = host(run.first)?;
+    let mut buffer = bounce::take()?;
+    let len = u64::from(run.count) * PAGE;
+    let mut done = 0;
+    while done < len {
+        let step = (len - done).min(buffer.len() as u64) as usize;
+        let wanted = bytes.saturating_sub(done).min(step as u64) as usize;
+        let (file, rest) = buffer[..step].split_at_mut(wanted);
+        if wanted > 0 {
+            read_host(fd, offset + done, file)?;
+        }
+        rest.fill(0);
+        write_all(to_fd, &buffer[..step], to + done)?;
+        done += step as u64;
+    }
+    Ok(())
+}
+
 /// Reads bytes of a host file that is mapped; zeroes behind its end.
 pub fn read_host(fd: i32, offset: u64, buf: &mut [u8]) -> Result<()> {
     let mut done = 0;
@@ -242,12 +262,13 @@ impl Frames {
     }
 
     fn alloc(&self, want: u32) -> Result<(Run, bool)> {
-        let top = want.clamp(1, MAX_RUN).ilog2();
+        let want = want.clamp(1, MAX_RUN);
         let preferred = percpu::cpu() % self.arenas.len();
-        for order in (0..=top).rev() {
+        let powers = (0..=want.ilog2()).rev().map(|order| 1 << order).filter(|&count| count != want);
+        for count in core::iter::once(want).chain(powers) {
             for step in 0..self.arenas.len() {
                 let arena = &self.arenas[(preferred + step) % self.arenas.len()];
-                let Some(grant) = arena.map.lock().take(order) else {
+                let Some(grant) = arena.map.lock().take(count) else {
                     continue;
                 };
                 let first = Pfn(arena.first + grant.first);

@@ -49,6 +49,11 @@ impl Mappable for HostData {
         Ok(PageSource::Host { fd: self.fd.fd().0, offset })
     }
 
+    fn host_page(&self, index: u64) -> Option<(i32, u64)> {
+        let offset = index.checked_mul(PAGE)?;
+        (offset < self.size()).then(|| (self.fd.fd().0, offset))
+    }
+
     fn size(&self) -> u64 {
         self.node.attr().map_or(0, |attr| attr.size)
     }

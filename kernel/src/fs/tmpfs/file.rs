@@ -434,6 +434,10 @@ impl Mappable for Mapping {
         frame.map(PageSource::Frame).ok_or(Errno::EFAULT)
     }
 
+    fn host_page(&self, index: u64) -> Option<(i32, u64)> {
+        self.lower()?.host_page(index)
+    }
+
     fn size(&self) -> u64 {
         match self.lower() {
             Some(data) => data.size(),

@@ -1,0 +1,252 @@
+//! Pages made ready before they are touched, where that is cheaper than the faults it saves.
+//!
+//! * [`Space::warm`]: a slot that has nothing of the space mapped gets what is there: text first, one host call a run.
+//! * [`Space::prefault`]: what mmap(2) and brk(2) just added.
+//! * [`Space::load`]: a program's data segment is copied whole, with the zero pages behind it, before anybody runs it.
+//! * [`Recent`]: pages written since a fork are copied for the next child at the fork, instead of by a fault on either side.
+//!
+//! Invariants: nothing here takes a translation away, so nothing is logged; what is mapped is what a fault would have
+//! mapped; failures are left to the fault. Locks: under the space's.
+
+use super::fault::{FIRST_RUN, FaultResult, allocate_range, map_host};
+use super::space::{Inner, Space};
+use super::vma::{Backing, Prot, Vma};
+use crate::{Result, stats};
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use umbel_mm::frame::{self, MAX_RUN};
+use umbel_mm::{PAGE, Pfn, UserAddr, slotmap};
+
+/// Host calls spent on a fresh slot. A fault costs about two of them.
+const WARM_CALLS: u32 = 24;
+/// Pages of RAM mapped into a fresh slot at most.
+const WARM_PAGES: u64 = 1024;
+/// A new anonymous area up to this many pages is touched at once, or so it is assumed.
+const SMALL_AREA: u64 = 64;
+/// Pages of a program's data that are copied ahead.
+pub(super) const LOADED: u64 = 64;
+
+impl Space {
+    /// Maps what the space has into the current slot, which was just bound to it ([`Space::activate`] said so).
+    pub fn warm(&self) {
+        let mut inner = self.inner.lock();
+        warm(&mut inner);
+    }
+
+    /// Maps what a new mapping of the current space's guest will touch next, where that is cheap: pages of host files, and
+    /// small anonymous areas. Failures show at the first touch.
+    pub fn prefault(&self, start: u64, len: u64) {
+        let mut inner = self.inner.lock();
+        if self.activate() {
+            warm(&mut inner);
+        }
+        let Some(vma) = inner.vmas.find(start).cloned() else {
+            return;
+        };
+        let vpn = start / PAGE;
+        if inner.table.get(vpn).is_present() {
+            return;
+        }
+        let _ = match &vma.backing {
+            Backing::File { .. } if !vma.prot.is_empty() => map_if_host(&inner, &vma, vpn).map(drop),
+            Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= SMALL_AREA * PAGE => {
+                let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
+                let end = inner.table.next_present(vpn..end);
+                allocate_range(&mut inner, &vma, vpn..end, vpn, true)
+            }
+            _ => Ok(()),
+        };
+    }
+
+    /// Copies a data segment into RAM: `bytes` of its file from `start` on, then zeroes up to `end`, all of it private
+    /// areas of this space, which nobody runs yet. At most the first [`LOADED`] pages; false if not even the file's part
+    /// was done.
+    pub fn load(&self, start: UserAddr, bytes: u64, end: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let pages = start.0 / PAGE..(end / PAGE).min(start.0 / PAGE + LOADED);
+        let file_end = (start.0 + bytes).div_ceil(PAGE);
+        let Some((fd, offset)) = inner.vmas.find(start.0).and_then(|vma| host_page(vma, pages.start)) else {
+            return false;
+        };
+        if file_end > pages.end || inner.table.next_present(pages.clone()) != pages.end {
+            return false;
+        }
+        let mut at = pages.start;
+        while at < pages.end {
+            let Ok(run) = frame::alloc_run((pages.end - at) as u32) else { break };
+            let skip = (at - pages.start) * PAGE;
+            if frame::load(fd, offset + skip, bytes.saturating_sub(skip), run).is_err() {
+                frame::put_run(run.first, run.count);
+                break;
+            }
+            inner.table.fill(at, run.first, run.count);
+            at += u64::from(run.count);
+        }
+        at >= file_end
+    }
+}
+
+/// See [`Space::warm`]: text first, as far as the budget goes. A child of fork gets what its family is known to touch.
+pub(super) fn warm(inner: &mut Inner) {
+    let mut plan = Plan { calls: WARM_CALLS, pages: WARM_PAGES, run: None };
+    let inner = &*inner;
+    let forked = inner.notes_left.is_some();
+    if forked {
+        let mut pages = inner.family.written.list();
+        pages.extend(inner.family.touched.list());
+        pages.sort_unstable();
+        pages.dedup();
+        for vpn in pages {
+            if let Some(vma) = inner.vmas.find(vpn * PAGE).filter(|vma| !vma.prot.is_empty()) {
+                plan.area(inner, vma, vpn..vpn + 1);
+            }
+        }
+        plan.flush();
+    }
+    for text in [true, false] {
+        let wanted = |vma: &&Vma| vma.prot.contains(Prot::EXEC) == text && !vma.prot.is_empty();
+        for vma in inner.vmas.iter().filter(wanted).filter(|_| text || !forked) {
+            plan.area(inner, vma, vma.pages());
+        }
+        plan.flush();
+    }
+}
+
+/// What may still be spent, and the run of frames found so far: areas that lie side by side may share one.
+struct Plan {
+    calls: u32,
+    pages: u64,
+    run: Option<(Range<u64>, Pfn, Prot)>,
+}
+
+impl Plan {
+    /// Maps what is there of pages of `vma`.
+    fn area(&mut self, inner: &Inner, vma: &Vma, Range { start: mut at, end }: Range<u64>) {
+        while at < end && self.calls > 0 {
+            let pte = inner.table.get(at);
+            if pte.is_present() {
+                self.add(at, pte.pfn(), pte.allows(vma.prot));
+                at += 1;
+                continue;
+            }
+            match map_if_host(inner, vma, at) {
+                Ok(true) => self.calls -= 1,
+                Ok(false) => {}
+                Err(_) => return,
+            }
+            at = inner.table.next_present(at..end);
+        }
+    }
+
+    fn add(&mut self, vpn: u64, pfn: Pfn, prot: Prot) {
+        if let Some((pages, first, same)) = &mut self.run {
+            let last = Pfn(first.0 + (pages.end - pages.start) as u32 - 1);
+            let whole = pages.end - pages.start >= u64::from(MAX_RUN);
+            if pages.end == vpn && *same == prot && !whole && frame::follows(last, pfn) {
+                pages.end += 1;
+                return;
+            }
+        }
+        self.flush();
+        self.run = Some((vpn..vpn + 1, pfn, prot));
+    }
+
+    fn flush(&mut self) {
+        let Some((pages, first, prot)) = self.run.take() else { return };
+        let count = pages.end - pages.start;
+        if self.calls == 0 || self.pages < count {
+            return;
+        }
+        self.calls -= 1;
+        self.pages -= count;
+        stats::FAULT_PAGES.add(count);
+        // What does not succeed is left to the fault.
+        let _ = slotmap::map_frames(pages.start * PAGE, first, count as u32, prot.bits());
+    }
+}
+
+/// Maps the host's pages around `vpn` if the object's page is one of a host file; whether it is.
+fn map_if_host(inner: &Inner, vma: &Vma, vpn: u64) -> FaultResult<bool> {
+    match host_page(vma, vpn) {
+        Some((fd, offset)) => map_host(inner, vma, vpn, fd, offset).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Where the object's page at `vpn` is in a file of the host, if it is.
+fn host_page(vma: &Vma, vpn: u64) -> Option<(i32, u64)> {
+    let (object, index) = vma.object_page(vpn)?;
+    object.host_page(index)
+}
+
+/// What a process and its children did after their forks, as far as known: hints, shared between them.
+#[derive(Debug, Default)]
+pub(super) struct Family {
+    /// Pages written by either: copied at the next fork.
+    pub written: Recent,
+    /// Pages that children touched first: mapped in the next child's slot.
+    pub touched: Recent,
+}
+
+/// Faults of a child that are noted.
+pub(super) const NOTED: u32 = 32;
+
+/// Some page numbers; new ones take the place of old ones.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    pages: [AtomicU64; RECENT],
+    next: AtomicU64,
+}
+
+/// Pages remembered.
+const RECENT: usize = 16;
+
+impl Recent {
+    /// Notes page `vpn`.
+    pub fn note(&self, vpn: u64) {
+        if self.pages.iter().all(|page| page.load(Relaxed) != vpn) {
+            let at = self.next.fetch_add(1, Relaxed) as usize % RECENT;
+            self.pages[at].store(vpn, Relaxed);
+        }
+    }
+
+    /// The pages, in order.
+    fn list(&self) -> Vec<u64> {
+        let mut list: Vec<u64> = self.pages.iter().map(|page| page.load(Relaxed)).filter(|&vpn| vpn != 0).collect();
+        list.sort_unstable();
+        list.dedup();
+        list
+    }
+}
+
+/// Copies the recently written pages of `areas` for `child` at once: they stay writable here. The caller knows that nobody
+/// else writes meanwhile.
+pub(super) fn copy_recent(parent: &Inner, child: &mut Inner, areas: &[Vma]) -> Result<()> {
+    let private = |vpn: u64| {
+        let vma = areas.iter().find(|vma| vma.pages().contains(&vpn))?;
+        let wipe = vma.flags.contains(super::vma::VmaFlags::WIPEONFORK);
+        (vma.is_private() && vma.prot.contains(Prot::WRITE) && !wipe).then_some(())
+    };
+    let pages = parent.family.written.list();
+    let mut pages =
+        pages.into_iter().filter(|&vpn| parent.table.get(vpn).is_present() && private(vpn).is_some()).peekable();
+    while let Some(first) = pages.next() {
+        let mut end = first + 1;
+        let last = |end: u64| parent.table.get(end - 1).pfn();
+        while pages.next_if(|&vpn| vpn == end && frame::follows(last(end), parent.table.get(vpn).pfn())).is_some() {
+            end += 1;
+        }
+        let mut at = first;
+        while at < end {
+            let run = frame::alloc_run((end - at) as u32)?;
+            if let Err(errno) = frame::copy(parent.table.get(at).pfn(), run.first, run.count) {
+                frame::put_run(run.first, run.count);
+                return Err(errno);
+            }
+            child.table.fill(at, run.first, run.count);
+            at += u64::from(run.count);
+        }
+    }
+    Ok(())
+}
