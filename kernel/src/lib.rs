@@ -16,6 +16,7 @@ pub mod futex;
 pub mod ipc;
 pub mod loader;
 pub mod log;
+pub mod net;
 pub mod random;
 pub mod sched;
 pub mod signal;

@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 
 /// Bytes of a page of the ring.
 pub const PAGE: usize = 4096;
+/// Pages that an empty ring keeps.
+const KEPT: usize = 4;
 
 /// See the module.
 #[derive(Default)]
@@ -125,6 +127,15 @@ impl ByteRing {
         let count = count.min(self.len);
         self.len -= count;
         self.head = if self.len == 0 { 0 } else { (self.head + count) % self.capacity() };
+    }
+
+    /// Gives back the pages of an empty ring but the first few.
+    pub fn trim(&mut self) {
+        if self.len == 0
+            && let Some(rest) = self.pages.get_mut(KEPT..)
+        {
+            rest.iter_mut().for_each(|page| *page = None);
+        }
     }
 
     /// Changes the capacity, rounded up to pages.

@@ -44,6 +44,8 @@ pub struct Received {
     pub count: usize,
     /// Bytes of the message, given out or cut off.
     pub full: usize,
+    /// All of a message was given out.
+    pub ends: bool,
     pub extras: Extras,
 }
 
@@ -118,7 +120,7 @@ impl Inbox {
             self.bytes -= full;
             self.messages.pop_front();
         }
-        Ok(Received { count, full, extras })
+        Ok(Received { count, full, ends: count == full, extras })
     }
 
     /// Gives out bytes of a stream: of several messages, up to one that has files with it.

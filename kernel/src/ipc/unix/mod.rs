@@ -1,7 +1,7 @@
 //! Sockets of AF_UNIX. Source: unix(7), socket(2) and the calls it names.
 //!
 //! A [`Socket`] owns an [`Inbox`]; sending puts a message into the peer's. Peers hold each other weakly: a socket whose peer
-//! is gone reads the rest, then end of file. Names are either abstract ([`NAMES`]) or an inode's [`Bound`].
+//! is gone reads the rest, then end of file. Names are either abstract (the namespace's table) or an inode's [`Bound`].
 //!
 //! Locks: `inbox` (sleeping, rank Stream), held while guest memory is copied; `state` (rank `Endpoint`), a leaf among these;
 //! never two sockets' at once.
@@ -9,19 +9,17 @@
 mod inbox;
 mod ops;
 
-pub use inbox::{Extras, Inbox, Received, Sender};
-pub use ops::{file, of};
-
 use crate::fs::{IoDst, IoSrc};
-use crate::signal::{self, SIGPIPE, SigInfo};
-use crate::task::{self, Task};
+use crate::net::socket::{Common, Socket as _, wait_on};
+use crate::net::uapi::*;
+use crate::task::Task;
 use crate::{Errno, Result};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
+pub use inbox::{Extras, Inbox, Received, Sender};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
-use umbel_smp::wait::{WaitQueue, Wake};
 
 /// Kinds of sockets, by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,15 +49,13 @@ impl Kind {
     }
 }
 
-/// Options of a send or receive call.
+/// Options of a receive call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     pub nonblock: bool,
     pub peek: bool,
     /// Wait until the buffer is full (`MSG_WAITALL`).
     pub all: bool,
-    /// No SIGPIPE (`MSG_NOSIGNAL`).
-    pub quiet: bool,
 }
 
 #[derive(Default)]
@@ -80,8 +76,8 @@ struct State {
 /// See the module.
 pub struct Socket {
     pub kind: Kind,
-    /// Number in the file system, for fstat(2).
-    pub id: u64,
+    common: Common,
+    me: Weak<Socket>,
     inbox: Mutex<Inbox>,
     /// Bytes and messages that wait, and whether more may come: to look at without the lock.
     waiting: AtomicUsize,
@@ -91,19 +87,37 @@ pub struct Socket {
     receive_closed: AtomicBool,
     /// It sends no more.
     send_closed: AtomicBool,
+    /// The end of a connection that accept(2) never took.
+    unaccepted: AtomicBool,
     state: SpinLock<State>,
-    /// Its readers and accepters; and those who send to it.
-    readers: Arc<WaitQueue>,
-    writers: Arc<WaitQueue>,
-    /// `SO_PASSCRED`.
-    pub pass_cred: AtomicBool,
-    /// `SO_RCVTIMEO`, `SO_SNDTIMEO`, ns; 0 = none.
-    pub receive_timeout_ns: AtomicU64,
-    pub send_timeout_ns: AtomicU64,
 }
 
-/// Abstract names.
-static NAMES: SpinLock<BTreeMap<Vec<u8>, Weak<Socket>>> = SpinLock::new(Rank::Endpoint, BTreeMap::new());
+/// Buffers of a new socket (`net.core.*mem_default`).
+const BUFFERS: (u32, u32) = (212_992, 212_992);
+
+/// socket(2).
+///
+/// # Errors
+/// `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`.
+pub fn create(task: &Task, kind: u32, protocol: u32) -> Result<Arc<Socket>> {
+    if protocol > u32::from(AF_UNIX) {
+        return Err(Errno::EPROTONOSUPPORT);
+    }
+    let kind = Kind::from_raw(kind)?;
+    Ok(Socket::new(kind, Common::new(task, (AF_UNIX, kind as u32, 0), BUFFERS)))
+}
+
+/// socketpair(2): two sockets connected to each other.
+///
+/// # Errors
+/// As [`create`].
+pub fn pair(task: &Task, kind: u32, protocol: u32) -> Result<(Arc<Socket>, Arc<Socket>)> {
+    let (a, b) = (create(task, kind, protocol)?, create(task, kind, protocol)?);
+    let who = sender(task);
+    a.join(&b, Vec::new(), who);
+    b.join(&a, Vec::new(), who);
+    Ok((a, b))
+}
 
 /// The socket behind an inode.
 pub struct Bound(SpinLock<Weak<Socket>>);
@@ -128,31 +142,20 @@ pub fn sender(task: &Task) -> Sender {
 
 impl Socket {
     /// A socket without name and peer.
-    pub fn new(kind: Kind) -> Arc<Socket> {
-        Arc::new(Socket {
+    fn new(kind: Kind, common: Common) -> Arc<Socket> {
+        Arc::new_cyclic(|me| Socket {
             kind,
-            id: crate::fs::next_ino(),
+            common,
+            me: me.clone(),
             inbox: Mutex::new(Rank::Stream, Inbox::default()),
             waiting: AtomicUsize::new(0),
             ready: AtomicBool::new(false),
             full: AtomicBool::new(false),
             receive_closed: AtomicBool::new(false),
             send_closed: AtomicBool::new(false),
+            unaccepted: AtomicBool::new(false),
             state: SpinLock::new(Rank::Endpoint, State::default()),
-            readers: Arc::new(WaitQueue::new()),
-            writers: Arc::new(WaitQueue::new()),
-            pass_cred: AtomicBool::new(false),
-            receive_timeout_ns: AtomicU64::new(0),
-            send_timeout_ns: AtomicU64::new(0),
         })
-    }
-
-    /// Two sockets connected to each other.
-    pub fn pair(kind: Kind, who: Sender) -> (Arc<Socket>, Arc<Socket>) {
-        let (a, b) = (Socket::new(kind), Socket::new(kind));
-        a.join(&b, Vec::new(), who);
-        b.join(&a, Vec::new(), who);
-        (a, b)
     }
 
     fn join(&self, peer: &Arc<Socket>, peer_name: Vec<u8>, who: Sender) {
@@ -164,32 +167,13 @@ impl Socket {
     }
 
     /// Its name.
-    pub fn name(&self) -> Vec<u8> {
+    pub fn own_name(&self) -> Vec<u8> {
         self.state.lock().name.clone()
-    }
-
-    /// Its peer's name.
-    ///
-    /// # Errors
-    /// `ENOTCONN`.
-    pub fn peer_name(&self) -> Result<Vec<u8>> {
-        let state = self.state.lock();
-        if state.connected { Ok(state.peer_name.clone()) } else { Err(Errno::ENOTCONN) }
     }
 
     /// Who its peer is (`SO_PEERCRED`).
     pub fn peer_cred(&self) -> Option<Sender> {
         self.state.lock().peer_cred
-    }
-
-    /// Whether it listens.
-    pub fn is_listening(&self) -> bool {
-        self.state.lock().backlog.is_some()
-    }
-
-    /// Bytes that wait to be received.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Acquire)
     }
 
     /// Names it; the caller has made sure that the name leads here.
@@ -210,7 +194,7 @@ impl Socket {
     /// # Errors
     /// `EADDRINUSE`, `EINVAL` if it has a name.
     pub fn bind_abstract(self: &Arc<Socket>, name: Vec<u8>) -> Result<()> {
-        let mut names = NAMES.lock();
+        let mut names = self.common.namespace.unix_names.lock();
         if names.get(&name).is_some_and(|socket| socket.strong_count() > 0) {
             return Err(Errno::EADDRINUSE);
         }
@@ -219,16 +203,11 @@ impl Socket {
         self.set_name(name)
     }
 
-    /// The socket of an abstract name.
-    pub fn find_abstract(name: &[u8]) -> Option<Arc<Socket>> {
-        NAMES.lock().get(name)?.upgrade()
-    }
-
     /// listen(2).
     ///
     /// # Errors
     /// `EOPNOTSUPP` for datagrams, `EINVAL` without a name or if connected.
-    pub fn listen(&self, backlog: u32, who: Sender) -> Result<()> {
+    fn start_listening(&self, backlog: u32, who: Sender) -> Result<()> {
         if !self.kind.connects() {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -246,12 +225,14 @@ impl Socket {
     ///
     /// # Errors
     /// `ECONNREFUSED`, `EPROTOTYPE`, `EISCONN`, `EAGAIN`, `ERESTARTSYS`.
-    pub fn connect(self: &Arc<Socket>, target: &Arc<Socket>, nonblock: bool, who: Sender) -> Result<()> {
+    fn connect_to(self: &Arc<Socket>, target: &Arc<Socket>, nonblock: bool, who: Sender) -> Result<()> {
         if target.kind != self.kind {
             return Err(Errno::EPROTOTYPE);
         }
         if !self.kind.connects() {
-            self.join(target, target.name(), who);
+            self.check_may_send(target)?;
+            self.join(target, target.own_name(), who);
+            self.wake();
             return Ok(());
         }
         {
@@ -263,19 +244,32 @@ impl Socket {
                 return Err(Errno::EINVAL);
             }
         }
-        let server = Socket::new(self.kind);
-        server.join(self, self.name(), who);
-        server.set_name(target.name())?;
+        let server = Socket::new(self.kind, target.common.inherit());
+        server.join(self, self.own_name(), who);
+        server.set_name(target.own_name())?;
         let attempt = || target.offer(&server);
-        let offered = match attempt() {
-            Some(offered) => offered,
-            None if nonblock => return Err(Errno::EAGAIN),
-            None => target.writers.wait_interruptible(None, attempt).map_err(|_| Errno::ERESTARTSYS)?,
-        };
-        let listener_cred = offered?;
-        self.join(&server, target.name(), listener_cred);
-        target.readers.wake_all();
+        let timeout = &self.common.send_timeout_ns;
+        let listener_cred = wait_on(&target.common.writers, timeout, nonblock, attempt)??;
+        self.join(&server, target.own_name(), listener_cred);
+        target.common.readers.wake_one();
+        self.wake();
         Ok(())
+    }
+
+    /// Refuses a datagram to a socket that is connected to somebody else.
+    fn check_may_send(&self, target: &Socket) -> Result<()> {
+        let state = target.state.lock();
+        let other = state.connected && !core::ptr::eq(state.peer.as_ptr(), self);
+        if other { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
+    /// connect(2) with AF_UNSPEC: a datagram socket forgets its peer.
+    fn disconnect(&self) {
+        let mut state = self.state.lock();
+        state.peer = Weak::new();
+        state.connected = false;
+        state.peer_name.clear();
+        state.peer_cred = None;
     }
 
     /// Puts a new connection into the backlog: `None` if there is no room.
@@ -301,7 +295,7 @@ impl Socket {
     ///
     /// # Errors
     /// `EINVAL` if it does not listen, `EAGAIN`, `ERESTARTSYS`.
-    pub fn accept(&self, nonblock: bool) -> Result<Arc<Socket>> {
+    fn take_connection(&self, nonblock: bool) -> Result<Arc<Socket>> {
         let take = || {
             let mut state = self.state.lock();
             match &mut state.backlog {
@@ -313,48 +307,25 @@ impl Socket {
                 },
             }
         };
-        let socket = match take() {
-            Some(result) => result?,
-            None if nonblock => return Err(Errno::EAGAIN),
-            None => match self.readers.wait_interruptible(deadline(&self.receive_timeout_ns), take) {
-                Ok(result) => result?,
-                Err(wake) => return Err(errno_of(wake)),
-            },
-        };
-        self.writers.wake_all();
+        let socket = self.common.wait_readable(nonblock, take)??;
+        self.common.writers.wake_all();
         Ok(socket)
     }
 
     /// Sends `src` to `to`, or the peer.
     ///
     /// # Errors
-    /// `EPIPE` (with SIGPIPE), `ENOTCONN`, `ECONNREFUSED`, `EMSGSIZE`, `EAGAIN`, `EFAULT`, …
-    pub fn send(
-        &self,
-        src: &mut IoSrc<'_>,
-        to: Option<Arc<Socket>>,
-        extras: Extras,
-        options: Options,
-    ) -> Result<usize> {
-        let result = self.try_send(src, to, extras, options);
-        if result == Err(Errno::EPIPE) && !options.quiet && self.kind.connects() {
-            signal::send_to_task(&task::current(), SigInfo::kernel(SIGPIPE));
-        }
-        result
-    }
-
-    fn try_send(
-        &self,
-        src: &mut IoSrc<'_>,
-        to: Option<Arc<Socket>>,
-        extras: Extras,
-        options: Options,
-    ) -> Result<usize> {
+    /// `EPIPE`, `ENOTCONN`, `ECONNREFUSED`, `EMSGSIZE`, `EAGAIN`, `EFAULT`, …
+    fn send_to(&self, src: &mut IoSrc<'_>, to: Option<Arc<Socket>>, extras: Extras, nonblock: bool) -> Result<usize> {
+        self.common.check_error()?;
         if self.send_closed.load(Acquire) {
             return Err(Errno::EPIPE);
         }
         let target = match to {
-            Some(target) => target,
+            Some(target) => {
+                self.check_may_send(&target)?;
+                target
+            }
             None => {
                 let state = self.state.lock();
                 let gone = if self.kind.connects() { Errno::EPIPE } else { Errno::ECONNREFUSED };
@@ -363,17 +334,16 @@ impl Socket {
             }
         };
         let total = src.remaining();
-        let mut extras = Some(Extras { from: self.name(), ..extras });
+        let mut extras = Some(Extras { from: self.own_name(), ..extras });
         let mut done = 0;
         loop {
-            match target.put(self.kind, src, &mut extras) {
+            match target.put(self, src, &mut extras) {
                 Ok(Some(count)) => done += count,
-                Ok(None) if options.nonblock => return if done > 0 { Ok(done) } else { Err(Errno::EAGAIN) },
                 Ok(None) => {
                     let room = || (!target.full.load(Acquire) || target.receive_closed.load(Acquire)).then_some(());
-                    let waited = target.writers.wait_interruptible(deadline(&self.send_timeout_ns), room);
-                    if let Err(wake) = waited {
-                        return if done > 0 { Ok(done) } else { Err(errno_of(wake)) };
+                    let timeout = &self.common.send_timeout_ns;
+                    if let Err(error) = wait_on(&target.common.writers, timeout, nonblock, room) {
+                        return if done > 0 { Ok(done) } else { Err(error) };
                     }
                 }
                 Err(_) if done > 0 => return Ok(done),
@@ -386,7 +356,8 @@ impl Socket {
     }
 
     /// Puts a message, or a piece of a stream, into this inbox; `None` if there is no room.
-    fn put(&self, kind: Kind, src: &mut IoSrc<'_>, extras: &mut Option<Extras>) -> Result<Option<usize>> {
+    fn put(&self, from: &Socket, src: &mut IoSrc<'_>, extras: &mut Option<Extras>) -> Result<Option<usize>> {
+        let (kind, most) = (from.kind, from.common.send_buffer.load(Relaxed) as usize);
         let mut inbox = self.inbox.lock();
         if self.receive_closed.load(Acquire) {
             return Err(if kind.connects() { Errno::EPIPE } else { Errno::ECONNREFUSED });
@@ -397,11 +368,12 @@ impl Socket {
         let count = match kind {
             Kind::Stream if src.remaining() == 0 => 0,
             Kind::Stream => inbox.push_piece(src, extras)?,
+            _ if src.remaining() > most.saturating_sub(32) => return Err(Errno::EMSGSIZE),
             _ => inbox.push_message(src, extras.take().unwrap_or_default())?,
         };
         self.note(&inbox);
         drop(inbox);
-        self.readers.wake_all();
+        self.common.readers.wake_all();
         Ok(Some(count))
     }
 
@@ -416,7 +388,7 @@ impl Socket {
     ///
     /// # Errors
     /// `EAGAIN`, `ENOTCONN`, `EINVAL` if it listens, `EFAULT`, `ERESTARTSYS`.
-    pub fn receive(&self, dst: &mut IoDst<'_>, options: Options) -> Result<Received> {
+    fn receive_into(&self, dst: &mut IoDst<'_>, options: Options) -> Result<Received> {
         {
             let state = self.state.lock();
             if state.backlog.is_some() || (self.kind == Kind::Stream && !state.connected) {
@@ -435,21 +407,23 @@ impl Socket {
                 }
                 got.count += part.count;
                 got.full += part.full;
+                got.ends = part.ends;
                 let wants_more = options.all && self.kind == Kind::Stream && !options.peek && dst.remaining() > 0;
                 if !wants_more {
                     return Ok(got);
                 }
                 continue;
             }
+            if got.count == 0 {
+                self.common.check_error()?;
+            }
             if self.receive_closed.load(Acquire) && !self.ready.load(Acquire) {
                 return Ok(got);
             }
-            if options.nonblock {
-                return if got.count > 0 { Ok(got) } else { Err(Errno::EAGAIN) };
-            }
-            let ready = || (self.ready.load(Acquire) || self.receive_closed.load(Acquire)).then_some(());
-            if let Err(wake) = self.readers.wait_interruptible(deadline(&self.receive_timeout_ns), ready) {
-                return if got.count > 0 { Ok(got) } else { Err(errno_of(wake)) };
+            let over = || self.receive_closed.load(Acquire) || self.common.has_error();
+            let ready = || (self.ready.load(Acquire) || over()).then_some(());
+            if let Err(error) = self.common.wait_readable(options.nonblock, ready) {
+                return if got.count > 0 { Ok(got) } else { Err(error) };
             }
         }
     }
@@ -462,7 +436,7 @@ impl Socket {
         };
         self.note(&inbox);
         drop(inbox);
-        self.writers.wake_all();
+        self.common.writers.wake_all();
         got
     }
 
@@ -470,7 +444,7 @@ impl Socket {
     ///
     /// # Errors
     /// `ENOTCONN`.
-    pub fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
+    fn shut(&self, receiving: bool, sending: bool) -> Result<()> {
         let peer = {
             let state = self.state.lock();
             if self.kind.connects() && !state.connected && state.backlog.is_none() {
@@ -499,44 +473,38 @@ impl Socket {
     }
 
     /// The last descriptor is gone.
-    fn close(&self) {
+    fn close_all(&self) {
         let (peer, backlog, name) = {
             let mut state = self.state.lock();
             let backlog = state.backlog.take();
             (state.peer.upgrade(), backlog, state.name.clone())
         };
         if name.first() == Some(&0) {
-            NAMES.lock().remove(&name);
+            let mut names = self.common.namespace.unix_names.lock();
+            // A connection that a listener made has its name, and not its place.
+            if names.get(&name).is_some_and(|socket| core::ptr::eq(socket.as_ptr(), self)) {
+                names.remove(&name);
+            }
         }
+        let unread = self.ready.load(Acquire);
         self.receive_closed.store(true, Release);
         self.send_closed.store(true, Release);
         if let Some(peer) = peer.filter(|_| self.kind.connects()) {
             peer.receive_closed.store(true, Release);
             peer.send_closed.store(true, Release);
+            if unread || self.unaccepted.load(Acquire) {
+                peer.common.fail(Errno::ECONNRESET);
+            }
             peer.wake();
         }
         for refused in backlog.unwrap_or_default() {
+            refused.unaccepted.store(true, Release);
             refused.close();
         }
         self.wake();
     }
 
     fn wake(&self) {
-        self.readers.wake_all();
-        self.writers.wake_all();
-    }
-}
-
-fn deadline(timeout_ns: &AtomicU64) -> Option<u64> {
-    match timeout_ns.load(Relaxed) {
-        0 => None,
-        ns => Some(crate::time::deadline_in(ns)),
-    }
-}
-
-fn errno_of(wake: Wake) -> Errno {
-    match wake {
-        Wake::Interrupted => Errno::ERESTARTSYS,
-        Wake::TimedOut => Errno::EAGAIN,
+        self.common.wake();
     }
 }

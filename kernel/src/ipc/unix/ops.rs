@@ -1,59 +1,279 @@
-//! A socket as an open file.
+//! A socket of AF_UNIX as system calls see it: names from addresses, messages with descriptors and credentials.
 
-use super::{Extras, Options, Socket, sender};
-use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
-use crate::task::{self, Task};
+use super::{Bound, Extras, Kind, Options, Sender, Socket, sender};
+use crate::fs::walk::Follow;
+use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, PollEvents, PollTable, perm};
+use crate::net::option::words;
+use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
+use crate::net::uapi::*;
+use crate::task::{Task, cap, ids};
 use crate::{Errno, Result};
-use alloc::format;
-use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::Ordering::*;
-use umbel_abi::linux::ioctl::FIONREAD;
 use umbel_mm::user::{self, UserAddr};
 
-/// What a descriptor of a socket does.
-struct Ops(Arc<Socket>);
+/// Longest `sun_path`.
+const PATH_MAX: usize = 108;
 
-impl FileOps for Ops {
-    fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
-        let options = Options { nonblock: file.nonblocking(), ..Options::default() };
-        self.0.receive(dst, options).map(|got| got.count)
+/// Reads a `struct sockaddr_un`: a path, or a NUL and an abstract name; empty if it names nothing.
+fn parse(addr: &[u8]) -> Result<Vec<u8>> {
+    let family: u16 = addr.first_chunk().map(|bytes| u16::from_le_bytes(*bytes)).ok_or(Errno::EINVAL)?;
+    if family != AF_UNIX || addr.len() > 2 + PATH_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let name = addr.get(2..).unwrap_or(&[]);
+    let end = match name.first() {
+        Some(0) => name.len(),
+        _ => name.iter().position(|&byte| byte == 0).unwrap_or(name.len()),
+    };
+    Ok(name.get(..end).unwrap_or(&[]).to_vec())
+}
+
+/// A name as a `struct sockaddr_un`.
+fn format(name: &[u8]) -> Address {
+    let mut bytes = AF_UNIX.to_le_bytes().to_vec();
+    bytes.extend_from_slice(name);
+    if name.first().is_some_and(|&first| first != 0) {
+        bytes.push(0);
+    }
+    bytes
+}
+
+/// A sender's name in a received message: none, if it has none.
+fn format_sender(name: &[u8]) -> Address {
+    if name.is_empty() { Vec::new() } else { format(name) }
+}
+
+impl Socket {
+    /// The socket that an address leads to.
+    fn look_up(&self, task: &Task, addr: &[u8]) -> Result<Arc<Socket>> {
+        let name = parse(addr)?;
+        match name.first() {
+            None => return Err(Errno::EINVAL),
+            Some(0) => {
+                let socket = self.common.namespace.unix_names.lock().get(&name).and_then(|socket| socket.upgrade());
+                return socket.ok_or(Errno::ECONNREFUSED);
+            }
+            Some(_) => {}
+        }
+        let (context, cred) = (task.fs()?, task.cred());
+        let path = Names { context: &context, cred: &cred }.find(&Name::new(&name), Follow::Yes)?;
+        perm::check(&**path.inode(), &cred, perm::Want::WRITE)?;
+        let bound = path.inode().extra().and_then(|extra| extra.get::<Bound>());
+        bound.and_then(|bound| bound.socket()).ok_or(Errno::ECONNREFUSED)
     }
 
-    fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
-        let options = Options { nonblock: file.nonblocking(), ..Options::default() };
-        let extras = Extras { sender: sender(&task::current()), ..Extras::default() };
-        self.0.send(src, None, extras, options)
+    fn this(&self) -> Result<Arc<Socket>> {
+        self.me.upgrade().ok_or(Errno::ENOTCONN)
     }
 
-    fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
-        let socket = &self.0;
+    /// Gives it an abstract name that nobody has (autobind).
+    fn bind_any(self: &Arc<Socket>) -> Result<()> {
+        let first = self.common.id as u32;
+        for step in 0..0x10_0000_u32 {
+            let number = first.wrapping_add(step) & 0xf_ffff;
+            let mut name = alloc::vec![0];
+            name.extend_from_slice(alloc::format!("{number:05x}").as_bytes());
+            match self.bind_abstract(name) {
+                Err(Errno::EADDRINUSE) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::ENOSPC)
+    }
+
+    fn bind_path(self: &Arc<Socket>, task: &Task, name: Vec<u8>) -> Result<()> {
+        let (context, cred) = (task.fs()?, task.cred());
+        let names = Names { context: &context, cred: &cred };
+        let node = names.node(Inode::Socket, 0o777);
+        let made = names.create(&Name::new(&name), &node);
+        let path = made.map_err(|error| if error == Errno::EEXIST { Errno::EADDRINUSE } else { error })?;
+        let extra = path.inode().extra().ok_or(Errno::EOPNOTSUPP)?;
+        extra.get_or_insert(|| Arc::new(Bound::new(self)));
+        self.set_name(name)
+    }
+
+    /// Where a call with an address sends to. A connected stream refuses one.
+    fn destination(&self, task: &Task, addr: &[u8]) -> Result<Option<Arc<Socket>>> {
+        if addr.is_empty() {
+            return Ok(None);
+        }
+        if self.kind == Kind::SeqPacket {
+            // The peer gets it, whatever the address says.
+            return Ok(None);
+        }
+        if self.kind == Kind::Stream {
+            return Err(if self.state.lock().connected { Errno::EISCONN } else { Errno::EOPNOTSUPP });
+        }
+        let target = self.look_up(task, addr)?;
+        if target.kind == self.kind { Ok(Some(target)) } else { Err(Errno::EPROTOTYPE) }
+    }
+
+    /// Whether credentials go with each message.
+    fn passes_credentials(&self) -> bool {
+        self.common.switches.get(so::PASSCRED)
+    }
+}
+
+/// Whose credentials a message carries: the caller's, or those it names and may name.
+fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
+    let own = sender(task);
+    for message in control {
+        if (message.level, message.kind) != (SOL_SOCKET, SCM_CREDENTIALS) {
+            if message.level == SOL_SOCKET {
+                return Err(Errno::EINVAL);
+            }
+            continue;
+        }
+        let bytes: &[u8; 12] = message.bytes.first_chunk().ok_or(Errno::EINVAL)?;
+        let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| bytes[at + i]));
+        let (pid, uid, gid) = (word(0) as i32, word(4), word(8));
+        let cred = task.cred();
+        let pid_ok = pid == own.pid || cred.capable(cap::SYS_ADMIN);
+        let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable(cap::SETUID);
+        let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable(cap::SETGID);
+        if !(pid_ok && uid_ok && gid_ok) {
+            return Err(Errno::EPERM);
+        }
+        if pid != own.pid && ids::find_process(crate::syscall::Pid(pid)).is_none() {
+            return Err(Errno::ESRCH);
+        }
+        return Ok(Sender { pid, uid, gid });
+    }
+    Ok(own)
+}
+
+impl AnySocket for Socket {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn bind(&self, call: &Call<'_>, addr: &[u8]) -> Result<()> {
+        let this = self.this()?;
+        let name = parse(addr)?;
+        if !self.own_name().is_empty() {
+            return Err(Errno::EINVAL);
+        }
+        match name.first() {
+            None => this.bind_any(),
+            Some(0) => this.bind_abstract(name),
+            Some(_) => this.bind_path(call.task, name),
+        }
+    }
+
+    fn connect(&self, call: &Call<'_>, addr: &[u8]) -> Result<()> {
+        if !self.kind.connects() && addr.first_chunk() == Some(&AF_UNSPEC.to_le_bytes()) {
+            self.disconnect();
+            return Ok(());
+        }
+        let target = self.look_up(call.task, addr)?;
+        self.this()?.connect_to(&target, call.nonblock, sender(call.task))
+    }
+
+    fn listen(&self, call: &Call<'_>, backlog: u32) -> Result<()> {
+        self.start_listening(backlog, sender(call.task))
+    }
+
+    fn accept(&self, call: &Call<'_>) -> Result<Arc<dyn AnySocket>> {
+        if !self.kind.connects() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let new: Arc<dyn AnySocket> = self.take_connection(call.nonblock)?;
+        self.common.namespace.register(&new);
+        Ok(new)
+    }
+
+    fn name(&self) -> Result<Address> {
+        Ok(format(&self.own_name()))
+    }
+
+    fn peer_name(&self) -> Result<Address> {
+        let state = self.state.lock();
+        if state.connected { Ok(format(&state.peer_name)) } else { Err(Errno::ENOTCONN) }
+    }
+
+    fn send(&self, call: &Call<'_>, src: &mut IoSrc<'_>, message: Outgoing) -> Result<usize> {
+        if call.has(MSG_OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let to = self.destination(call.task, &message.to)?;
+        let extras =
+            Extras { files: message.files, sender: credentials(call.task, &message.control)?, from: Vec::new() };
+        self.send_to(src, to, extras, call.nonblock)
+    }
+
+    fn receive(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<Incoming> {
+        if call.has(MSG_OOB) {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if call.has(MSG_ERRQUEUE) && self.kind == Kind::Datagram {
+            return Err(Errno::EAGAIN);
+        }
+        let options = Options { nonblock: call.nonblock, peek: call.has(MSG_PEEK), all: call.has(MSG_WAITALL) };
+        let got = self.receive_into(dst, options)?;
+        let mut control = Vec::new();
+        if self.passes_credentials() {
+            let Sender { pid, uid, gid } = got.extras.sender;
+            let bytes = words(&[pid as u32, uid, gid]);
+            control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
+        }
+        let flags = if self.kind == Kind::SeqPacket && got.ends { MSG_EOR } else { 0 };
+        let from = if self.kind == Kind::Stream { self.peer_sender_name() } else { format_sender(&got.extras.from) };
+        Ok(Incoming { count: got.count, full: got.full, from, flags, files: got.extras.files, control })
+    }
+
+    fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
+        self.shut(receiving, sending)
+    }
+
+    fn option(&self, _: &Arc<Task>, level: u32, name: u32, _: usize) -> Result<Vec<u8>> {
+        if level != SOL_SOCKET {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        match name {
+            so::PEERCRED => {
+                let (pid, uid, gid) =
+                    self.peer_cred().map_or((0, u32::MAX, u32::MAX), |who| (who.pid as u32, who.uid, who.gid));
+                Ok(words(&[pid, uid, gid]))
+            }
+            so::PEERGROUPS if self.peer_cred().is_none() => Err(Errno::ENODATA),
+            _ => Err(Errno::ENOPROTOOPT),
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        self.state.lock().backlog.is_some()
+    }
+
+    fn register(&self, table: &mut PollTable) -> Result<()> {
+        let peer = self.state.lock().peer.upgrade();
+        peer.map_or(Ok(()), |peer| table.register(&peer.common.writers))
+    }
+
+    fn poll(&self) -> PollEvents {
         let (peer, connected, offers) = {
-            let state = socket.state.lock();
+            let state = self.state.lock();
             let offers = state.backlog.as_ref().map(|backlog| !backlog.is_empty());
             (state.peer.upgrade(), state.connected, offers)
         };
-        if let Some(table) = table {
-            let own = table.register(&socket.readers).and(table.register(&socket.writers));
-            let room = peer.as_ref().map_or(Ok(()), |peer| table.register(&peer.writers));
-            if own.and(room).is_err() {
-                return PollEvents::ERR;
-            }
-        }
         if let Some(offers) = offers {
             return if offers { PollEvents::READABLE } else { PollEvents::empty() };
         }
-        let ended = socket.receive_closed.load(Acquire);
+        let ended = self.receive_closed.load(Acquire);
         let mut events = PollEvents::empty();
-        if socket.ready.load(Acquire) || ended {
+        if self.ready.load(Acquire) || ended {
             events |= PollEvents::READABLE;
         }
         if ended {
             events |= PollEvents::RDHUP;
         }
-        if (ended && socket.send_closed.load(Acquire)) || (socket.kind.connects() && !connected) {
+        if (ended && self.send_closed.load(Acquire)) || (self.kind.connects() && !connected) {
             events |= PollEvents::HUP;
+        }
+        if self.common.has_error() {
+            events |= PollEvents::ERR;
         }
         if peer.is_none_or(|peer| !peer.full.load(Acquire)) {
             events |= PollEvents::WRITABLE;
@@ -61,24 +281,25 @@ impl FileOps for Ops {
         events
     }
 
-    fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
-        if cmd != FIONREAD {
-            return Err(Errno::ENOTTY);
+    fn ioctl(&self, _: &Arc<Task>, cmd: u32, arg: u64) -> Result<u64> {
+        match cmd {
+            FIONREAD | TIOCOUTQ if self.is_listening() => Err(Errno::EINVAL),
+            TIOCOUTQ => {
+                let peer = self.state.lock().peer.upgrade();
+                let unread = peer.map_or(0, |peer| peer.waiting.load(Acquire));
+                user::write_val(UserAddr(arg), &(unread as i32)).map(|()| 0)
+            }
+            _ => Err(Errno::ENOTTY),
         }
-        user::write_val(UserAddr(arg), &(self.0.waiting() as i32))?;
-        Ok(0)
     }
 
-    fn attr(&self, _: &File) -> Result<Attr> {
-        Ok(Attr::new(Inode::Socket, 0o777, self.0.id))
+    fn waiting(&self) -> usize {
+        self.waiting.load(Acquire)
     }
 
-    fn release(&self, _: &File) {
-        self.0.close();
-    }
-
-    fn describe(&self, _: &File) -> String {
-        format!("socket:[{}]", self.0.id)
+    fn close(&self) {
+        self.close_all();
+        self.common.namespace.forget(self.common.id);
     }
 
     fn as_any(&self) -> &dyn Any {
@@ -86,15 +307,9 @@ impl FileOps for Ops {
     }
 }
 
-/// An open file of `socket`. `flags`: `O_NONBLOCK`.
-pub fn file(socket: Arc<Socket>, flags: OpenFlags) -> Arc<File> {
-    File::anonymous(Arc::new(Ops(socket)), flags | OpenFlags::RDWR)
-}
-
-/// The socket behind an open file.
-///
-/// # Errors
-/// `ENOTSOCK`.
-pub fn of(file: &File) -> Result<Arc<Socket>> {
-    file.ops_as::<Ops>().map(|ops| ops.0.clone()).ok_or(Errno::ENOTSOCK)
+impl Socket {
+    /// The name that a stream's received messages carry: the peer's, if it has one.
+    fn peer_sender_name(&self) -> Address {
+        format_sender(&self.state.lock().peer_name)
+    }
 }

@@ -1,0 +1,478 @@
+//! How connections begin and end.
+
+use super::super::table::{Lingering, Pair};
+use super::{Phase, State, TcpSocket};
+use crate::net::socket::{Call, Socket};
+use crate::{Errno, Result};
+use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
+use core::net::SocketAddr;
+use core::sync::atomic::Ordering::*;
+
+/// Longest backlog (`net.core.somaxconn`).
+const BACKLOG_MAX: u32 = 4096;
+
+/// What a listener says to a new connection.
+enum Offer {
+    Accepted,
+    Refused,
+    /// No room: the client waits.
+    Full,
+}
+
+impl TcpSocket {
+    /// listen(2).
+    pub(super) fn start_listening(&self, backlog: u32) -> Result<()> {
+        let (phase, bound) = {
+            let state = self.state.lock();
+            (state.phase, state.binding.is_some())
+        };
+        match phase {
+            Phase::Listening => {}
+            Phase::Closed => {
+                if !bound {
+                    let any = super::addr::none(self.common.family);
+                    self.bind_to(any)?;
+                }
+                let binding = self.state.lock().binding.clone().ok_or(Errno::EINVAL)?;
+                self.common.namespace.tcp.lock().listen(&binding, &self.me)?;
+            }
+            _ => return Err(Errno::EINVAL),
+        }
+        let mut state = self.state.lock();
+        state.phase = Phase::Listening;
+        state.backlog_max = backlog.min(BACKLOG_MAX) as usize;
+        self.receive_shut.store(false, Release);
+        self.send_shut.store(false, Release);
+        Ok(())
+    }
+
+    /// connect(2).
+    pub(super) fn connect_to(&self, call: &Call<'_>, remote: SocketAddr) -> Result<()> {
+        let phase = {
+            let mut state = self.state.lock();
+            let reported = !core::mem::take(&mut state.unreported);
+            match state.phase {
+                Phase::Listening => return Err(Errno::EISCONN),
+                Phase::Connected if reported => return Err(Errno::EISCONN),
+                Phase::Connected => return Ok(()),
+                Phase::Closed if !reported => {
+                    drop(state);
+                    return Err(self.common.take_error().unwrap_or(Errno::ECONNABORTED));
+                }
+                Phase::SynSent => state.unreported = true,
+                Phase::Closed => {}
+            }
+            state.phase
+        };
+        if phase == Phase::SynSent {
+            return if call.nonblock { Err(Errno::EALREADY) } else { self.wait_connected() };
+        }
+        self.begin(call, remote)
+    }
+
+    fn begin(&self, call: &Call<'_>, remote: SocketAddr) -> Result<()> {
+        let namespace = &self.common.namespace;
+        let (bound, named) = {
+            let state = self.state.lock();
+            (state.binding.clone(), state.local)
+        };
+        if remote.is_ipv4() && self.common.family == crate::net::uapi::AF_INET6 && self.ip.v6_only() {
+            return Err(Errno::ENETUNREACH);
+        }
+        if remote.ip().is_multicast() || crate::net::interface::is_broadcast(remote.ip()) {
+            return Err(Errno::ENETUNREACH);
+        }
+        let source = namespace.interface.lock().source(remote.ip())?;
+        let own = if named.ip().is_unspecified() { source } else { named.ip() };
+        if own.is_ipv4() != remote.is_ipv4() {
+            return Err(Errno::EINVAL);
+        }
+        let claim = self.claim(SocketAddr::new(own, 0));
+        let (binding, local) = namespace.tcp.lock().connect(bound.as_ref(), claim, remote, &self.me)?;
+        let listener = namespace.tcp.lock().listener(remote, local);
+        {
+            let mut state = self.state.lock();
+            state.local = local;
+            state.remote = Some(remote);
+            state.phase = Phase::SynSent;
+            state.unreported = true;
+            if bound.is_none() {
+                state.binding = Some(binding);
+            }
+        }
+        self.reopen();
+        match listener.map_or(Offer::Refused, |listener| listener.offer(self)) {
+            Offer::Refused => self.refuse(),
+            Offer::Accepted | Offer::Full => {}
+        }
+        if call.nonblock {
+            return Err(Errno::EINPROGRESS);
+        }
+        self.wait_connected()
+    }
+
+    /// Forgets how an earlier connection ended.
+    fn reopen(&self) {
+        for flag in [&self.receive_shut, &self.send_shut, &self.ended] {
+            flag.store(false, Release);
+        }
+    }
+
+    /// Waits until a connection is made or refused.
+    fn wait_connected(&self) -> Result<()> {
+        let settled = || (self.state.lock().phase != Phase::SynSent).then_some(());
+        self.common.wait_writable(false, settled).map_err(|error| match error {
+            // The time for sending is over; the attempt goes on.
+            Errno::EAGAIN => Errno::EINPROGRESS,
+            error => error,
+        })?;
+        let connected = {
+            let mut state = self.state.lock();
+            state.unreported = false;
+            state.phase == Phase::Connected
+        };
+        if connected { Ok(()) } else { Err(self.common.take_error().unwrap_or(Errno::ECONNABORTED)) }
+    }
+
+    /// Takes a connection from `client`, or lets it wait.
+    fn offer(&self, client: &TcpSocket) -> Offer {
+        {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Listening {
+                return Offer::Refused;
+            }
+            if state.backlog.len() > state.backlog_max {
+                if state.waiting_clients.try_reserve(1).is_err() {
+                    return Offer::Refused;
+                }
+                state.waiting_clients.push_back(client.me.clone());
+                return Offer::Full;
+            }
+        }
+        self.establish(client)
+    }
+
+    /// Makes the connection's other end and puts it into the backlog.
+    fn establish(&self, client: &TcpSocket) -> Offer {
+        let (client_local, remote) = {
+            let state = client.state.lock();
+            match (state.phase, state.remote) {
+                (Phase::SynSent, Some(remote)) => (state.local, remote),
+                _ => return Offer::Refused,
+            }
+        };
+        let Some(binding) = self.state.lock().binding.clone() else { return Offer::Refused };
+        let server = TcpSocket::new(self.common.inherit());
+        server.ip.copy(&self.ip);
+        server.options.copy(&self.options);
+        {
+            let mut state = server.state.lock();
+            state.phase = Phase::Connected;
+            state.local = remote;
+            state.remote = Some(client_local);
+            state.peer = client.me.clone();
+        }
+        server.set_capacity(client);
+        client.set_capacity(&server);
+        {
+            let mut state = client.state.lock();
+            if state.phase != Phase::SynSent {
+                return Offer::Refused;
+            }
+            state.phase = Phase::Connected;
+            state.peer = Arc::downgrade(&server);
+        }
+        self.common.namespace.tcp.lock().insert((remote, client_local), &binding, &server.me);
+        let refused = {
+            let mut state = self.state.lock();
+            let room = state.phase == Phase::Listening && state.backlog.try_reserve(1).is_ok();
+            if room {
+                state.backlog.push_back(server.clone());
+            }
+            !room
+        };
+        if refused {
+            server.reset_peer();
+            return Offer::Accepted;
+        }
+        self.common.readers.wake_one();
+        client.common.wake();
+        Offer::Accepted
+    }
+
+    /// A connection attempt failed.
+    fn refuse(&self) {
+        self.unlist();
+        {
+            let mut state = self.state.lock();
+            if state.phase != Phase::SynSent {
+                return;
+            }
+            state.phase = Phase::Closed;
+        }
+        self.forget_addresses();
+        self.shut_both();
+        self.common.fail(Errno::ECONNREFUSED);
+    }
+
+    /// Gives up the peer's address, and its own if connect(2) gave it.
+    fn forget_addresses(&self) {
+        let binding = {
+            let mut state = self.state.lock();
+            state.remote = None;
+            state.peer = Weak::new();
+            let automatic = state.binding.take_if(|binding| binding.automatic);
+            if automatic.is_some() {
+                state.local = super::addr::none(self.common.family);
+            }
+            automatic
+        };
+        if let Some(binding) = binding {
+            self.common.namespace.tcp.lock().release(&binding);
+        }
+    }
+
+    /// Takes a connection out of the backlog.
+    pub(super) fn take_connection(&self, call: &Call<'_>) -> Result<Arc<TcpSocket>> {
+        let take = || {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Listening {
+                return Some(Err(Errno::EINVAL));
+            }
+            state.backlog.pop_front().map(Ok)
+        };
+        let new = self.common.wait_readable(call.nonblock, take)??;
+        self.admit();
+        let listed: Arc<dyn Socket> = new.clone();
+        self.common.namespace.register(&listed);
+        Ok(new)
+    }
+
+    /// There is room in the backlog: lets in who waits.
+    fn admit(&self) {
+        let next = || {
+            let mut state = self.state.lock();
+            if state.backlog.len() > state.backlog_max { None } else { state.waiting_clients.pop_front() }
+        };
+        while let Some(client) = next() {
+            if let Some(client) = client.upgrade() {
+                self.establish(&client);
+            }
+        }
+    }
+
+    /// The peer, while it is open.
+    pub(super) fn peer(&self) -> Option<Arc<TcpSocket>> {
+        self.state.lock().peer.upgrade()
+    }
+
+    /// shutdown(2).
+    pub(super) fn shut(&self, receiving: bool, sending: bool) -> Result<()> {
+        let phase = self.state.lock().phase;
+        match phase {
+            Phase::Closed => return Err(Errno::ENOTCONN),
+            Phase::Listening => {
+                if receiving {
+                    self.stop_listening();
+                    self.shut_both();
+                    self.common.wake();
+                }
+                return Ok(());
+            }
+            Phase::SynSent => {
+                self.refuse();
+                return Ok(());
+            }
+            Phase::Connected => {}
+        }
+        if receiving {
+            self.receive_shut.store(true, Release);
+        }
+        if sending {
+            self.send_shut.store(true, Release);
+            self.send_fin();
+        }
+        self.common.wake();
+        Ok(())
+    }
+
+    pub(super) fn shut_both(&self) {
+        self.receive_shut.store(true, Release);
+        self.send_shut.store(true, Release);
+    }
+
+    fn pair(state: &State) -> Option<Pair> {
+        Some((state.local, state.remote?))
+    }
+
+    /// Tells the peer that nothing more comes.
+    fn send_fin(&self) {
+        let (peer, pair, both) = {
+            let mut state = self.state.lock();
+            if state.fin_sent || state.phase != Phase::Connected {
+                return;
+            }
+            state.fin_sent = true;
+            (state.peer.upgrade(), Self::pair(&state), state.fin_received)
+        };
+        let Some((local, remote)) = pair else { return };
+        match peer {
+            Some(peer) => peer.receive_fin(),
+            // An orphan was waiting for this.
+            None => self.common.namespace.tcp.lock().linger(&(remote, local), Lingering::TimeWait),
+        }
+        if both {
+            self.common.namespace.tcp.lock().remove(&(local, remote));
+            self.finish();
+        }
+    }
+
+    /// The peer sends no more.
+    fn receive_fin(&self) {
+        let (both, pair) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Connected || state.fin_received {
+                return;
+            }
+            state.fin_received = true;
+            (state.fin_sent, Self::pair(&state))
+        };
+        self.ended.store(true, Release);
+        self.receive_shut.store(true, Release);
+        if let Some(pair) = pair.filter(|_| both) {
+            // Whose FIN was first waits for what may still be on its way.
+            self.common.namespace.tcp.lock().linger(&pair, Lingering::TimeWait);
+            self.finish();
+        }
+        self.common.wake();
+    }
+
+    /// Both directions have ended.
+    fn finish(&self) {
+        self.state.lock().phase = Phase::Closed;
+        self.shut_both();
+        self.common.wake();
+    }
+
+    /// Sends an RST.
+    pub(super) fn reset_peer(&self) {
+        let (peer, pair) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Connected {
+                return;
+            }
+            state.phase = Phase::Closed;
+            (state.peer.upgrade(), Self::pair(&state))
+        };
+        if let Some((local, remote)) = pair {
+            let mut table = self.common.namespace.tcp.lock();
+            table.remove(&(local, remote));
+            if peer.is_none() {
+                table.remove(&(remote, local));
+            }
+        }
+        self.shut_both();
+        if let Some(peer) = peer {
+            peer.receive_reset();
+        }
+    }
+
+    /// An RST has come.
+    pub(super) fn receive_reset(&self) {
+        let (error, pair) = {
+            let mut state = self.state.lock();
+            if state.phase != Phase::Connected {
+                return;
+            }
+            state.phase = Phase::Closed;
+            (if state.fin_received { Errno::EPIPE } else { Errno::ECONNRESET }, Self::pair(&state))
+        };
+        if let Some(pair) = pair {
+            self.common.namespace.tcp.lock().remove(&pair);
+        }
+        self.shut_both();
+        self.common.fail(error);
+    }
+
+    fn unlist(&self) {
+        let pair = Self::pair(&self.state.lock());
+        if let Some(pair) = pair {
+            self.common.namespace.tcp.lock().remove(&pair);
+        }
+    }
+
+    /// A listener listens no more: who has not been accepted is reset, who waits is refused.
+    fn stop_listening(&self) {
+        let (binding, backlog, clients) = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Closed;
+            let backlog: VecDeque<Arc<TcpSocket>> = core::mem::take(&mut state.backlog);
+            let clients: VecDeque<Weak<TcpSocket>> = core::mem::take(&mut state.waiting_clients);
+            (state.binding.clone(), backlog, clients)
+        };
+        if let Some(binding) = binding {
+            self.common.namespace.tcp.lock().unlisten(&binding);
+        }
+        for server in backlog {
+            server.gone.store(true, Release);
+            server.reset_peer();
+        }
+        for client in clients.iter().filter_map(Weak::upgrade) {
+            client.refuse();
+        }
+    }
+
+    /// connect(2) with AF_UNSPEC: the connection is reset, the socket is as new but for its port.
+    pub(super) fn disconnect(&self) {
+        let phase = self.state.lock().phase;
+        match phase {
+            Phase::Listening => self.stop_listening(),
+            Phase::SynSent => self.refuse(),
+            Phase::Connected => self.reset_peer(),
+            Phase::Closed => {}
+        }
+        self.common.take_error();
+        self.forget_addresses();
+        let mut ring = self.incoming.lock();
+        let old = ring.len();
+        ring.discard(old);
+        self.waiting.store(0, Release);
+        drop(ring);
+        let mut state = self.state.lock();
+        (state.unreported, state.fin_sent, state.fin_received) = (false, false, false);
+    }
+
+    /// The last descriptor is gone.
+    pub(super) fn close_all(&self) {
+        let phase = self.state.lock().phase;
+        match phase {
+            Phase::Listening => self.stop_listening(),
+            Phase::SynSent => self.refuse(),
+            Phase::Connected => self.close_connection(),
+            Phase::Closed => {}
+        }
+        self.gone.store(true, Release);
+        let binding = self.state.lock().binding.take();
+        if let Some(binding) = binding {
+            self.common.namespace.tcp.lock().release(&binding);
+        }
+        self.shut_both();
+        self.common.wake();
+    }
+
+    fn close_connection(&self) {
+        let unread = self.waiting.load(Acquire) > 0;
+        self.gone.store(true, Release);
+        if unread || self.common.linger.load(Relaxed) == 0 {
+            self.reset_peer();
+            return;
+        }
+        let pair = Self::pair(&self.state.lock());
+        // Listed as an orphan before the peer can answer.
+        if let Some(pair) = pair {
+            self.common.namespace.tcp.lock().linger(&pair, Lingering::FinWait);
+        }
+        self.send_fin();
+    }
+}

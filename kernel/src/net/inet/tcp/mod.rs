@@ -1,0 +1,329 @@
+//! TCP over the loopback device: a connection is two streams between two sockets of one namespace.
+//!
+//! No packet can be lost, reordered or forged between them, so nothing is cut into segments: what a socket sends goes into
+//! its peer's `incoming` at once, and a FIN or RST is a call on the peer. What programs see is TCP's: the backlog, refusal, half
+//! closing, resets (data that nobody can read any more, unread data at close, linger 0), `TIME_WAIT`, the states of tcp(7).
+//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`option`] has the options of its level.
+//!
+//! ```text
+//! Closed ─listen─▶ Listening        Closed ─connect─▶ SynSent (backlog full) ─▶ Connected ─both FIN, or RST─▶ Closed
+//! ```
+//!
+//! Peers hold each other weakly. Locks: `incoming` (sleeping, rank Stream) while guest memory is copied; `state` (rank `Endpoint`);
+//! the namespace's tables (rank `Endpoint`). Of the latter never two at once.
+
+mod connect;
+mod option;
+mod stream;
+
+pub use option::state_number;
+
+use super::table::{Binding, Claim};
+use super::{addr, ip};
+use crate::fs::{IoDst, IoSrc, PollEvents};
+use crate::ipc::ring::ByteRing;
+use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
+use crate::net::uapi::*;
+use crate::task::{Task, cap};
+use crate::{Errno, Result};
+use alloc::collections::VecDeque;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::any::Any;
+use core::net::SocketAddr;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use umbel_mm::user::{self, UserAddr};
+use umbel_smp::lock::{Mutex, Rank, SpinLock};
+
+/// Ports that only a privileged process binds.
+pub const PRIVILEGED: u16 = 1024;
+
+/// Where a socket stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    Listening,
+    /// Waits for room in a backlog.
+    SynSent,
+    Connected,
+}
+
+struct State {
+    phase: Phase,
+    binding: Option<Arc<Binding>>,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+    peer: Weak<TcpSocket>,
+    /// A connect(2) that did not wait has not been told how it ended.
+    unreported: bool,
+    /// Our FIN is sent; the peer's has come.
+    fin_sent: bool,
+    fin_received: bool,
+    /// Connections that accept(2) has not taken, and clients that wait for room here.
+    backlog: VecDeque<Arc<TcpSocket>>,
+    backlog_max: usize,
+    waiting_clients: VecDeque<Weak<TcpSocket>>,
+}
+
+/// See the module.
+pub struct TcpSocket {
+    common: Common,
+    me: Weak<TcpSocket>,
+    state: SpinLock<State>,
+    incoming: Mutex<ByteRing>,
+    /// Bytes in `incoming`, and how many it takes: to look at without the lock.
+    waiting: AtomicUsize,
+    capacity: AtomicUsize,
+    /// Nothing more comes (`RCV_SHUTDOWN`); nothing more is sent (`SEND_SHUTDOWN`).
+    receive_shut: AtomicBool,
+    send_shut: AtomicBool,
+    /// The stream has ended properly: reads give nothing, whatever error waits (`SOCK_DONE`).
+    ended: AtomicBool,
+    /// Nobody reads what arrives here: closed.
+    gone: AtomicBool,
+    ip: ip::Options,
+    options: option::Options,
+    /// For `TCP_INFO`.
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl TcpSocket {
+    /// A socket without name and peer.
+    pub fn new(common: Common) -> Arc<TcpSocket> {
+        let state = State {
+            phase: Phase::Closed,
+            binding: None,
+            local: addr::none(common.family),
+            remote: None,
+            peer: Weak::new(),
+            unreported: false,
+            fin_sent: false,
+            fin_received: false,
+            backlog: VecDeque::new(),
+            backlog_max: 0,
+            waiting_clients: VecDeque::new(),
+        };
+        Arc::new_cyclic(|me| TcpSocket {
+            common,
+            me: me.clone(),
+            state: SpinLock::new(Rank::Endpoint, state),
+            incoming: Mutex::new(Rank::Stream, ByteRing::default()),
+            waiting: AtomicUsize::new(0),
+            capacity: AtomicUsize::new(0),
+            receive_shut: AtomicBool::new(false),
+            send_shut: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            ip: ip::Options::default(),
+            options: option::Options::default(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+        })
+    }
+
+    /// Its addresses now.
+    pub fn addresses(&self) -> (SocketAddr, Option<SocketAddr>) {
+        let state = self.state.lock();
+        (state.local, state.remote)
+    }
+
+    /// Connections that wait for accept(2), and how many may.
+    pub fn backlog(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.backlog.len(), state.backlog_max)
+    }
+
+    /// What it asks the table of ports for.
+    fn claim(&self, to: SocketAddr) -> Claim {
+        Claim {
+            addr: to.ip(),
+            port: to.port(),
+            v6_only: self.ip.v6_only(),
+            reuse: self.common.switches.get(so::REUSEADDR),
+            reuse_port: self.common.switches.get(so::REUSEPORT),
+            uid: self.common.uid,
+            device: self.common.device.load(Relaxed),
+        }
+    }
+
+    fn bind_to(&self, to: SocketAddr) -> Result<()> {
+        let binding = self.common.namespace.tcp.lock().bind(self.claim(to))?;
+        let mut state = self.state.lock();
+        if state.binding.is_some() || state.phase != Phase::Closed {
+            drop(state);
+            self.common.namespace.tcp.lock().release(&binding);
+            return Err(Errno::EINVAL);
+        }
+        state.local = SocketAddr::new(to.ip(), binding.port);
+        state.binding = Some(binding);
+        Ok(())
+    }
+}
+
+/// Whether a socket of these may be bound to `to`.
+///
+/// # Errors
+/// `EADDRNOTAVAIL`, `EACCES`.
+pub fn check_bind(call: &Call<'_>, common: &Common, options: &ip::Options, to: SocketAddr) -> Result<()> {
+    let foreign = !common.namespace.interface.lock().is_local(to.ip());
+    let mapped = options.v6_only() && common.family == AF_INET6 && to.is_ipv4();
+    if (foreign && !options.may_be_foreign()) || mapped {
+        return Err(if mapped { Errno::EINVAL } else { Errno::EADDRNOTAVAIL });
+    }
+    let privileged = (1..PRIVILEGED).contains(&to.port());
+    if privileged && !call.task.capable(cap::NET_BIND_SERVICE) {
+        return Err(Errno::EACCES);
+    }
+    Ok(())
+}
+
+/// Reads the address for bind(2): AF_UNSPEC with no address is one of IPv4.
+///
+/// # Errors
+/// `EINVAL`, `EAFNOSUPPORT`.
+pub fn parse_bind(own: u16, bytes: &[u8]) -> Result<SocketAddr> {
+    match addr::family(bytes)? {
+        AF_UNSPEC if own == AF_INET && bytes.len() >= 16 => {
+            let to = addr::parse_v4(bytes)?;
+            if to.ip().is_unspecified() { Ok(to) } else { Err(Errno::EAFNOSUPPORT) }
+        }
+        family if family != own => {
+            let short = bytes.len() < if own == AF_INET { 16 } else { 24 };
+            Err(if short { Errno::EINVAL } else { Errno::EAFNOSUPPORT })
+        }
+        _ => addr::parse(own, bytes),
+    }
+}
+
+impl Socket for TcpSocket {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn bind(&self, call: &Call<'_>, bytes: &[u8]) -> Result<()> {
+        let to = parse_bind(self.common.family, bytes)?;
+        check_bind(call, &self.common, &self.ip, to)?;
+        {
+            let state = self.state.lock();
+            if state.binding.is_some() || state.phase != Phase::Closed {
+                return Err(Errno::EINVAL);
+            }
+        }
+        self.bind_to(to)
+    }
+
+    fn connect(&self, call: &Call<'_>, bytes: &[u8]) -> Result<()> {
+        match addr::family(bytes)? {
+            AF_UNSPEC => {
+                self.disconnect();
+                Ok(())
+            }
+            family if family != self.common.family => Err(Errno::EAFNOSUPPORT),
+            _ => self.connect_to(call, addr::destination(addr::parse(self.common.family, bytes)?)),
+        }
+    }
+
+    fn listen(&self, _: &Call<'_>, backlog: u32) -> Result<()> {
+        self.start_listening(backlog)
+    }
+
+    fn accept(&self, call: &Call<'_>) -> Result<Arc<dyn Socket>> {
+        let new: Arc<dyn Socket> = self.take_connection(call)?;
+        Ok(new)
+    }
+
+    fn name(&self) -> Result<Address> {
+        Ok(addr::format(self.common.family, self.state.lock().local))
+    }
+
+    fn peer_name(&self) -> Result<Address> {
+        let state = self.state.lock();
+        let remote = state.remote.filter(|_| state.phase == Phase::Connected).ok_or(Errno::ENOTCONN)?;
+        Ok(addr::format(self.common.family, remote))
+    }
+
+    fn send(&self, call: &Call<'_>, src: &mut IoSrc<'_>, message: Outgoing) -> Result<usize> {
+        if call.flags & MSG_OOB != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if call.has(MSG_FASTOPEN) && !message.to.is_empty() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        self.send_bytes(call, src)
+    }
+
+    fn receive(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<Incoming> {
+        if call.has(MSG_ERRQUEUE) {
+            return Err(Errno::EAGAIN);
+        }
+        if call.flags & MSG_OOB != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let count = self.receive_bytes(call, dst)?;
+        Ok(Incoming { count, full: count, ..Incoming::default() })
+    }
+
+    fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
+        self.shut(receiving, sending)
+    }
+
+    fn option(&self, _: &Arc<Task>, level: u32, name: u32, room: usize) -> Result<Vec<u8>> {
+        match level {
+            SOL_TCP => self.tcp_option(name, room),
+            SOL_SOCKET => Err(Errno::ENOPROTOOPT),
+            _ => self.ip.get(&self.common, level, name, room),
+        }
+    }
+
+    fn set_option(&self, task: &Arc<Task>, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        match level {
+            SOL_TCP => self.set_tcp_option(task, name, value),
+            SOL_SOCKET if matches!(name, so::REUSEADDR | so::REUSEPORT) => {
+                if let Some(binding) = &self.state.lock().binding {
+                    binding.reuse.store(self.common.switches.get(so::REUSEADDR), Relaxed);
+                    binding.reuse_port.store(self.common.switches.get(so::REUSEPORT), Relaxed);
+                }
+                Ok(())
+            }
+            SOL_SOCKET => Err(Errno::ENOPROTOOPT),
+            _ => {
+                let bound = self.state.lock().binding.is_some();
+                self.ip.set(task, &self.common, level, name, value, bound)
+            }
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        self.state.lock().phase == Phase::Listening
+    }
+
+    fn poll(&self) -> PollEvents {
+        self.readiness()
+    }
+
+    fn ioctl(&self, _: &Arc<Task>, cmd: u32, arg: u64) -> Result<u64> {
+        /// `SIOCOUTQNSD`.
+        const UNSENT: u32 = 0x894b;
+        match cmd {
+            FIONREAD | TIOCOUTQ | UNSENT if self.is_listening() => Err(Errno::EINVAL),
+            TIOCOUTQ => user::write_val(UserAddr(arg), &(self.unsent() as i32)).map(|()| 0),
+            UNSENT => user::write_val(UserAddr(arg), &0).map(|()| 0),
+            SIOCATMARK => user::write_val(UserAddr(arg), &0).map(|()| 0),
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.load(Acquire)
+    }
+
+    fn close(&self) {
+        self.close_all();
+        self.common.namespace.forget(self.common.id);
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,188 @@
+//! Options of the level TCP. Source: tcp(7).
+//!
+//! On a loopback device nothing is delayed, lost or probed: most options are kept and given back, and change nothing else.
+
+use super::{Phase, TcpSocket};
+use crate::net::option::{bytes, number, words};
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicI32, Ordering::*};
+
+/// `TCP_*`.
+mod tcp {
+    pub const MAXSEG: u32 = 2;
+    pub const CORK: u32 = 3;
+    pub const INFO: u32 = 11;
+    pub const CONGESTION: u32 = 13;
+    pub const MD5SIG: u32 = 14;
+    pub const ULP: u32 = 31;
+    pub const FASTOPEN_CONNECT: u32 = 30;
+    pub const FASTOPEN: u32 = 23;
+    pub const REPAIR: u32 = 19;
+    pub const ZEROCOPY_RECEIVE: u32 = 35;
+}
+
+/// Numbers: default, least, most. By place in [`Options`].
+const NUMBERS: &[(u32, i32, i32, i32)] = &[
+    // NODELAY, CORK
+    (1, 0, 0, 1),
+    (tcp::CORK, 0, 0, 1),
+    // KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT
+    (4, 7200, 1, 32_767),
+    (5, 75, 1, 32_767),
+    (6, 9, 1, 127),
+    (7, 6, 1, 127),
+    // LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK
+    (8, 60, i32::MIN, i32::MAX),
+    (9, 0, i32::MIN, i32::MAX),
+    (10, 0, 0, i32::MAX),
+    (12, 1, i32::MIN, i32::MAX),
+    // THIN_LINEAR_TIMEOUTS, THIN_DUPACK
+    (16, 0, 0, 1),
+    (17, 0, 0, 1),
+    // USER_TIMEOUT, TIMESTAMP, NOTSENT_LOWAT, SAVE_SYN, INQ
+    (18, 0, 0, i32::MAX),
+    (24, 0, i32::MIN, i32::MAX),
+    (25, -1, i32::MIN, i32::MAX),
+    (27, 0, 0, 1),
+    (36, 0, 0, 1),
+    // FASTOPEN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE
+    (tcp::FASTOPEN, 0, 0, i32::MAX),
+    (tcp::FASTOPEN_CONNECT, 0, 0, 1),
+    (34, 0, 0, 1),
+    // MAXSEG as it was asked for, TX_DELAY
+    (tcp::MAXSEG, 0, 0, 32_767),
+    (37, 0, 0, i32::MAX),
+];
+
+/// Largest segment of the device: its MTU without headers and timestamps.
+const SEGMENT: u32 = 65_483;
+/// The one that a socket without connection assumes.
+const SEGMENT_DEFAULT: u32 = 536;
+
+/// The numbers of a socket.
+pub(super) struct Options([AtomicI32; NUMBERS.len()]);
+
+impl Default for Options {
+    fn default() -> Options {
+        Options(core::array::from_fn(|at| AtomicI32::new(NUMBERS[at].1)))
+    }
+}
+
+impl Options {
+    pub(super) fn copy(&self, from: &Options) {
+        for (to, from) in self.0.iter().zip(&from.0) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+
+    fn find(&self, name: u32) -> Result<(&AtomicI32, i32, i32)> {
+        let at = NUMBERS.iter().position(|(own, ..)| *own == name).ok_or(Errno::ENOPROTOOPT)?;
+        let (_, _, min, max) = NUMBERS[at];
+        Ok((&self.0[at], min, max))
+    }
+}
+
+/// `TCP_*` states, as /proc/net/tcp and `TCP_INFO` number them.
+pub mod state_number {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const FIN_WAIT2: u8 = 5;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const CLOSE_WAIT: u8 = 8;
+    pub const LISTEN: u8 = 10;
+}
+
+impl TcpSocket {
+    /// Its state as Linux numbers it.
+    pub fn state_number(&self) -> u8 {
+        let state = self.state.lock();
+        match (state.phase, state.fin_sent, state.fin_received) {
+            (Phase::Closed, ..) => state_number::CLOSE,
+            (Phase::Listening, ..) => state_number::LISTEN,
+            (Phase::SynSent, ..) => state_number::SYN_SENT,
+            (Phase::Connected, true, _) => state_number::FIN_WAIT2,
+            (Phase::Connected, _, true) => state_number::CLOSE_WAIT,
+            (Phase::Connected, ..) => state_number::ESTABLISHED,
+        }
+    }
+
+    pub(super) fn tcp_option(&self, name: u32, room: usize) -> Result<Vec<u8>> {
+        match name {
+            tcp::INFO => Ok(self.info()),
+            tcp::CONGESTION => {
+                let mut name = b"reno".to_vec();
+                name.resize(16.min(room.max(4)), 0);
+                Ok(name)
+            }
+            tcp::ULP => Ok(Vec::new()),
+            tcp::REPAIR => Ok(bytes(0)),
+            tcp::MAXSEG => {
+                let connected = matches!(self.state_number(), state_number::ESTABLISHED..=state_number::FIN_WAIT2);
+                let asked = self.options.find(name)?.0.load(Relaxed) as u32;
+                Ok(bytes(match (connected, asked) {
+                    (true, _) => SEGMENT,
+                    (false, 0) => SEGMENT_DEFAULT,
+                    (false, asked) => asked,
+                }))
+            }
+            _ => Ok(bytes(self.options.find(name)?.0.load(Relaxed) as u32)),
+        }
+    }
+
+    pub(super) fn set_tcp_option(&self, _: &Arc<Task>, name: u32, value: &[u8]) -> Result<()> {
+        match name {
+            tcp::CONGESTION => {
+                let wanted = value.split(|&byte| byte == 0).next().unwrap_or(&[]);
+                return if wanted == b"reno" { Ok(()) } else { Err(Errno::ENOENT) };
+            }
+            tcp::ULP => return Err(Errno::ENOENT),
+            tcp::INFO | tcp::MD5SIG | tcp::ZEROCOPY_RECEIVE => return Err(Errno::ENOPROTOOPT),
+            tcp::REPAIR => return Err(Errno::EPERM),
+            _ => {}
+        }
+        let number = number(value)?;
+        let (option, min, max) = self.options.find(name)?;
+        if name == tcp::MAXSEG && number != 0 && !(88..=32_767).contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        let number = if (min, max) == (0, 1) { i32::from(number != 0) } else { number };
+        if !(min..=max).contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        option.store(number, Relaxed);
+        Ok(())
+    }
+
+    /// `struct tcp_info`, as far as the counters of bytes.
+    fn info(&self) -> Vec<u8> {
+        let state = self.state_number();
+        // state, ca_state, retransmits, probes, backoff, options (timestamps, SACK, window scale), scales, flags.
+        let mut info: Vec<u8> = alloc::vec![state, 0, 0, 0, 0, 7, 0x77, 0];
+        let (backlog, backlog_max) = self.backlog();
+        let unsent = self.unsent() as u32;
+        let (acked, sacked) = match state {
+            state_number::LISTEN => (backlog as u32, backlog_max as u32),
+            _ => (unsent / SEGMENT, 0),
+        };
+        // rto, ato, snd_mss, rcv_mss; unacked, sacked, lost, retrans, fackets; four times of the last events.
+        info.extend(words(&[201_000, 40_000, SEGMENT, 536, acked, sacked, 0, 0, 0, 0, 0, 0, 0]));
+        // pmtu, rcv_ssthresh, rtt, rttvar, snd_ssthresh, snd_cwnd, advmss, reordering, rcv_rtt, rcv_space, total_retrans.
+        info.extend(words(&[65_535, 65_483, 30, 15, i32::MAX as u32, 10, SEGMENT, 3, 0, 65_483, 0]));
+        let sent = self.sent.load(Relaxed);
+        // pacing_rate, max_pacing_rate, bytes_acked, bytes_received.
+        for word in [0, u64::MAX, sent - u64::from(unsent), self.received.load(Relaxed)] {
+            info.extend_from_slice(&word.to_le_bytes());
+        }
+        // segs_out, segs_in, notsent_bytes, min_rtt, data_segs_in, data_segs_out.
+        info.extend(words(&[0, 0, 0, 30, 0, 0]));
+        // delivery_rate, busy_time, rwnd_limited, sndbuf_limited; delivered, delivered_ce; bytes_sent, bytes_retrans.
+        for word in [0, 0, 0, 0, 0, sent, 0] {
+            info.extend_from_slice(&u64::to_le_bytes(word));
+        }
+        info
+    }
+}

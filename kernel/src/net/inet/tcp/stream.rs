@@ -1,0 +1,249 @@
+//! Moving bytes between the two sockets of a connection, and what is ready.
+
+use super::{Phase, TcpSocket};
+use crate::fs::{IoDst, IoSrc, PollEvents};
+use crate::ipc::ring::PAGE;
+use crate::net::socket::Call;
+use crate::net::uapi::*;
+use crate::{Errno, Result, sched};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering::*;
+
+/// What either side adds to the room between two sockets, unless its buffer was set by hand.
+const SHARE: u32 = 128 << 10;
+/// `SO_BUF_LOCK`: the buffer was set by hand.
+const SEND_LOCKED: u32 = 1;
+const RECEIVE_LOCKED: u32 = 2;
+
+impl TcpSocket {
+    /// How much the peer `from` may have under way to here.
+    pub(super) fn set_capacity(&self, from: &TcpSocket) {
+        let own = &self.common;
+        let receive = match own.buffer_locks.load(Relaxed) & RECEIVE_LOCKED {
+            0 => SHARE,
+            _ => own.receive_buffer.load(Relaxed),
+        };
+        let send = match from.common.buffer_locks.load(Relaxed) & SEND_LOCKED {
+            0 => SHARE,
+            _ => from.common.send_buffer.load(Relaxed),
+        };
+        let capacity = (receive as usize + send as usize).next_multiple_of(PAGE);
+        self.capacity.store(capacity, Release);
+    }
+
+    fn room(&self) -> usize {
+        self.capacity.load(Acquire).saturating_sub(self.waiting.load(Acquire))
+    }
+
+    /// Whether a sender that waits has reason to wake up.
+    fn is_roomy(&self) -> bool {
+        self.room() * 3 >= self.capacity.load(Acquire)
+    }
+
+    /// Bytes sent that the peer's receive buffer has not taken.
+    pub(super) fn unsent(&self) -> usize {
+        let waits = |peer: Arc<TcpSocket>| {
+            peer.waiting.load(Acquire).saturating_sub(peer.common.receive_buffer.load(Relaxed) as usize)
+        };
+        self.peer().map_or(0, waits)
+    }
+
+    pub(super) fn send_bytes(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
+        if self.state.lock().phase == Phase::SynSent {
+            let settled = || (self.state.lock().phase != Phase::SynSent).then_some(());
+            self.common.wait_writable(call.nonblock, settled)?;
+        }
+        let total = src.remaining();
+        let mut done = 0;
+        while done < total {
+            match self.send_some(call, src) {
+                Ok(count) => done += count,
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        if total == 0 {
+            self.check_sending()?;
+        }
+        Ok(done)
+    }
+
+    fn check_sending(&self) -> Result<()> {
+        self.common.check_error()?;
+        if self.send_shut.load(Acquire) || self.state.lock().phase != Phase::Connected {
+            return Err(Errno::EPIPE);
+        }
+        Ok(())
+    }
+
+    /// Sends what fits now, after waiting for room.
+    fn send_some(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
+        self.check_sending()?;
+        let Some(peer) = self.peer().filter(|peer| !peer.gone.load(Acquire)) else {
+            // Nobody can read it any more: it is sent, and answered by an RST.
+            let lost = src.remaining();
+            self.receive_reset_from_orphan();
+            return Ok(lost);
+        };
+        let mut ring = peer.incoming.lock();
+        let capacity = peer.capacity.load(Relaxed);
+        if ring.capacity() != capacity {
+            // Only at the first byte, and after a socket was connected again.
+            let least = ring.len();
+            ring.resize(capacity.max(least))?;
+        }
+        let count = ring.fill(src)?;
+        peer.waiting.store(ring.len(), Release);
+        drop(ring);
+        if count > 0 {
+            self.sent.fetch_add(count as u64, Relaxed);
+            peer.received.fetch_add(count as u64, Relaxed);
+            peer.common.readers.wake_all();
+            sched::cond_resched();
+            return Ok(count);
+        }
+        let roomy = || (peer.is_roomy() || self.send_shut.load(Acquire) || peer.gone.load(Acquire)).then_some(());
+        if call.nonblock && peer.room() > 0 {
+            return Ok(0);
+        }
+        self.common.wait_writable(call.nonblock, roomy).map(|()| 0)
+    }
+
+    /// The peer is closed, and we sent.
+    fn receive_reset_from_orphan(&self) {
+        let pair = {
+            let state = self.state.lock();
+            state.remote.map(|remote| (remote, state.local))
+        };
+        if let Some(pair) = pair {
+            self.common.namespace.tcp.lock().remove(&pair);
+        }
+        self.receive_reset();
+    }
+
+    pub(super) fn receive_bytes(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<usize> {
+        if self.state.lock().phase == Phase::Listening {
+            return Err(Errno::ENOTCONN);
+        }
+        let wanted = match call.has(MSG_WAITALL) {
+            true => dst.remaining(),
+            false => dst.remaining().min(self.common.receive_low.load(Relaxed) as usize).max(1),
+        };
+        let mut done = 0;
+        loop {
+            if self.waiting.load(Acquire) > 0 {
+                let left = wanted.saturating_sub(done);
+                let peeks = call.has(MSG_PEEK);
+                // What is peeked at is looked at again from its beginning.
+                if peeks && self.waiting.load(Acquire) < left && self.goes_on(call) {
+                    self.wait_bytes(call, left)?;
+                }
+                match self.take(call, dst) {
+                    Ok(count) => done += count,
+                    Err(_) if done > 0 => return Ok(done),
+                    Err(error) => return Err(error),
+                }
+                if peeks || done >= wanted || dst.remaining() == 0 {
+                    return Ok(done);
+                }
+                continue;
+            }
+            if done > 0 && (call.nonblock || self.common.has_error() || self.receive_shut.load(Acquire)) {
+                return Ok(done);
+            }
+            if !self.check_receiving()? {
+                return Ok(done);
+            }
+            match self.wait_bytes(call, 1) {
+                Ok(()) => {}
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn goes_on(&self, call: &Call<'_>) -> bool {
+        !call.nonblock && !self.receive_shut.load(Acquire) && !self.common.has_error()
+    }
+
+    /// Whether bytes may still come; there are none now.
+    fn check_receiving(&self) -> Result<bool> {
+        if self.ended.load(Acquire) {
+            return Ok(false);
+        }
+        self.common.check_error()?;
+        if self.receive_shut.load(Acquire) {
+            return Ok(false);
+        }
+        match self.state.lock().phase {
+            Phase::Connected | Phase::SynSent => Ok(true),
+            _ => Err(Errno::ENOTCONN),
+        }
+    }
+
+    fn wait_bytes(&self, call: &Call<'_>, count: usize) -> Result<()> {
+        let count = count.min(self.capacity.load(Relaxed).max(1));
+        let ready = || {
+            let over = self.receive_shut.load(Acquire) || self.common.has_error();
+            (self.waiting.load(Acquire) >= count || over).then_some(())
+        };
+        self.common.wait_readable(call.nonblock, ready)
+    }
+
+    /// Takes bytes, peeks at them, or throws them away.
+    fn take(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<usize> {
+        let mut ring = self.incoming.lock();
+        let was_roomy = self.is_roomy();
+        let count = if call.has(MSG_PEEK) {
+            return ring.peek(dst);
+        } else if call.has(MSG_TRUNC) {
+            let count = ring.len().min(dst.remaining());
+            ring.discard(count);
+            // The caller's buffer counts, and is not touched.
+            *dst = IoDst::kernel(&mut []);
+            count
+        } else {
+            ring.drain(dst)?
+        };
+        self.waiting.store(ring.len(), Release);
+        ring.trim();
+        drop(ring);
+        if !was_roomy
+            && self.is_roomy()
+            && let Some(peer) = self.peer()
+        {
+            peer.common.writers.wake_all();
+        }
+        Ok(count)
+    }
+
+    pub(super) fn readiness(&self) -> PollEvents {
+        let (phase, offers, peer) = {
+            let state = self.state.lock();
+            (state.phase, !state.backlog.is_empty(), state.peer.upgrade())
+        };
+        let mut events = PollEvents::empty();
+        if phase == Phase::Listening {
+            return if offers { PollEvents::READABLE } else { events };
+        }
+        let (receive_shut, send_shut) = (self.receive_shut.load(Acquire), self.send_shut.load(Acquire));
+        if phase == Phase::Closed || (receive_shut && send_shut) {
+            events |= PollEvents::HUP;
+        }
+        if receive_shut {
+            events |= PollEvents::READABLE | PollEvents::RDHUP;
+        }
+        if phase != Phase::SynSent {
+            if self.waiting.load(Acquire) >= self.common.receive_low.load(Relaxed) as usize {
+                events |= PollEvents::READABLE;
+            }
+            if send_shut || peer.is_none_or(|peer| peer.is_roomy()) {
+                events |= PollEvents::WRITABLE;
+            }
+        }
+        if self.common.has_error() {
+            events |= PollEvents::ERR;
+        }
+        events
+    }
+}

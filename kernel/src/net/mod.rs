@@ -1,0 +1,75 @@
+//! Sockets: what families have in common, AF_INET and AF_INET6 over the loopback device, netlink.
+//!
+//! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
+//! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
+//! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`netlink`]: questions about all of it.
+//!
+//! AF_UNIX is [`crate::ipc::unix`]. Users: `syscall::socket`, `fs::proc`.
+
+pub mod inet;
+pub mod interface;
+pub mod namespace;
+pub mod netlink;
+pub mod option;
+pub mod socket;
+pub mod uapi;
+
+pub use namespace::Namespace;
+pub use socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
+
+use crate::ipc::unix;
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use uapi::*;
+
+/// The virtual CPU that runs this.
+fn this_cpu() -> u32 {
+    umbel_smp::cpu::this().id()
+}
+
+/// socket(2). `kind` is without flags.
+///
+/// # Errors
+/// `EAFNOSUPPORT`, `EINVAL`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, `EPERM`.
+pub fn create(task: &Arc<Task>, family: u32, kind: u32, protocol: u32) -> Result<Arc<dyn Socket>> {
+    check(family, kind)?;
+    let socket: Arc<dyn Socket> = match family as u16 {
+        AF_UNIX => unix::create(task, kind, protocol)?,
+        AF_INET | AF_INET6 => inet::create(task, family as u16, kind, protocol)?,
+        AF_NETLINK => netlink::create(task, kind, protocol)?,
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    socket.common().namespace.register(&socket);
+    Ok(socket)
+}
+
+/// socketpair(2).
+///
+/// # Errors
+/// As [`create`]; `EOPNOTSUPP` for families without pairs.
+pub fn create_pair(
+    task: &Arc<Task>,
+    family: u32,
+    kind: u32,
+    protocol: u32,
+) -> Result<(Arc<dyn Socket>, Arc<dyn Socket>)> {
+    check(family, kind)?;
+    if family as u16 != AF_UNIX {
+        create(task, family, kind, protocol)?.close();
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let (a, b) = unix::pair(task, kind, protocol)?;
+    let (a, b): (Arc<dyn Socket>, Arc<dyn Socket>) = (a, b);
+    for socket in [&a, &b] {
+        socket.common().namespace.register(socket);
+    }
+    Ok((a, b))
+}
+
+fn check(family: u32, kind: u32) -> Result<()> {
+    if family >= AF_MAX {
+        return Err(Errno::EAFNOSUPPORT);
+    }
+    if kind >= SOCK_MAX { Err(Errno::EINVAL) } else { Ok(()) }
+}

@@ -1,0 +1,78 @@
+//! A network namespace: its device, its ports and connections, its sockets, the abstract names of AF_UNIX.
+//!
+//! Every socket belongs to the namespace of the task that made it, for life. Locks: those of its parts, leaves all.
+
+use super::inet::table::{Table, TcpTable};
+use super::interface::Interface;
+use super::socket::Socket;
+use crate::ipc::unix;
+use crate::task::Task;
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use umbel_smp::lock::{Once, Rank, SpinLock};
+
+/// See the module.
+pub struct Namespace {
+    /// Number of the namespace in the file system of namespaces (`/proc/PID/ns/net`).
+    pub id: u64,
+    pub interface: SpinLock<Interface>,
+    pub tcp: SpinLock<TcpTable>,
+    pub udp: SpinLock<Table>,
+    pub ping: SpinLock<Table>,
+    pub raw: SpinLock<Table>,
+    /// Abstract names.
+    pub unix_names: SpinLock<BTreeMap<Vec<u8>, Weak<unix::Socket>>>,
+    /// All open sockets, by their number.
+    sockets: SpinLock<BTreeMap<u64, Weak<dyn Socket>>>,
+}
+
+impl Namespace {
+    /// A namespace whose device is down, as clone(2) makes one.
+    pub fn new() -> Arc<Namespace> {
+        Namespace::with(Interface::down(), crate::fs::next_ino())
+    }
+
+    fn with(interface: Interface, id: u64) -> Arc<Namespace> {
+        Arc::new(Namespace {
+            id,
+            interface: SpinLock::new(Rank::Leaf, interface),
+            tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
+            udp: SpinLock::new(Rank::Endpoint, Table::default()),
+            ping: SpinLock::new(Rank::Endpoint, Table::default()),
+            raw: SpinLock::new(Rank::Endpoint, Table::default()),
+            unix_names: SpinLock::new(Rank::Endpoint, BTreeMap::new()),
+            sockets: SpinLock::new(Rank::Endpoint, BTreeMap::new()),
+        })
+    }
+
+    /// Lists a new socket.
+    pub fn register(&self, socket: &Arc<dyn Socket>) {
+        self.sockets.lock().insert(socket.common().id, Arc::downgrade(socket));
+    }
+
+    /// A socket is closed.
+    pub fn forget(&self, id: u64) {
+        self.sockets.lock().remove(&id);
+    }
+
+    /// The open sockets of one family, in the order in which they were made.
+    pub fn sockets(&self, family: u16) -> Vec<Arc<dyn Socket>> {
+        let all: Vec<_> = self.sockets.lock().values().cloned().collect();
+        all.iter().filter_map(Weak::upgrade).filter(|socket| socket.common().family == family).collect()
+    }
+}
+
+/// The namespace that the machine boots with: its device is up.
+pub fn initial() -> &'static Arc<Namespace> {
+    static INITIAL: Once<Arc<Namespace>> = Once::new();
+    INITIAL.call_once(|| Namespace::with(Interface::up(), INITIAL_ID))
+}
+
+/// `PROC_NET_INIT_INO`.
+const INITIAL_ID: u64 = 0xf000_0098;
+
+/// The namespace of a task.
+pub fn of(_task: &Task) -> Arc<Namespace> {
+    initial().clone()
+}

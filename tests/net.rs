@@ -1,0 +1,10 @@
+//! The network's guest programs: each prints the same on the host and in machines of 1, 2 and 4 virtual CPUs.
+
+mod common;
+
+use common::same_as_host;
+
+#[test]
+fn tcp() {
+    same_as_host("tcp");
+}
