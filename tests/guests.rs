@@ -65,6 +65,11 @@ fn sysv() {
 }
 
 #[test]
+fn names() {
+    same_as_host("names");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

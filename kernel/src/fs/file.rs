@@ -410,11 +410,14 @@ impl File {
         Ok(*pos)
     }
 
-    /// Tells watches, if `count` bytes were moved.
+    /// Tells watches, if `count` bytes were moved; a read moves the access time too.
     pub fn notify(&self, count: usize, events: Events) {
         if count > 0
             && let Some(path) = &self.path
         {
+            if events == Events::ACCESS && !self.flags().contains(OpenFlags::NOATIME) {
+                path.accessed();
+            }
             notify::changed(path.dentry(), events);
         }
     }

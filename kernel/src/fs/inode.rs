@@ -96,8 +96,8 @@ pub trait Inode: Send + Sync + Any {
         Err(Errno::EPERM)
     }
 
-    /// Makes a regular file without a name (`O_TMPFILE`).
-    fn create_unnamed(&self, node: &NewNode<'_>) -> Result<InodeRef> {
+    /// Makes a regular file without a name (`O_TMPFILE`), which may be given one if `linkable`.
+    fn create_unnamed(&self, node: &NewNode<'_>, linkable: bool) -> Result<InodeRef> {
         Err(Errno::EOPNOTSUPP)
     }
 
@@ -149,6 +149,10 @@ pub trait Inode: Send + Sync + Any {
     fn open(self: Arc<Self>, context: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
         Err(Errno::ENXIO)
     }
+
+    /// Its contents were read: the access time follows, at most once a day unless it changed since, or each time if
+    /// `strict`.
+    fn accessed(&self, strict: bool) {}
 
     /// Whether lookups must be repeated each time (procfs: the children come and go by themselves).
     fn volatile(&self) -> bool {

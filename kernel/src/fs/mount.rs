@@ -21,6 +21,10 @@ bitflags::bitflags! {
         const NOSUID = 2;
         const NODEV = 4;
         const NOEXEC = 8;
+        const NOSYMFOLLOW = 256;
+        const NOATIME = 1024;
+        const NODIRATIME = 2048;
+        const STRICTATIME = 1 << 24;
         /// Not part of the tree: names in it are shown without their place.
         const INTERNAL = 1 << 26;
     }
@@ -144,6 +148,21 @@ impl Path {
             attr.dev = self.mount.fs.dev();
         }
         Ok(attr)
+    }
+
+    /// Whether it is what its mount shows at its place.
+    pub fn is_mount_root(&self) -> bool {
+        Arc::ptr_eq(&self.dentry, &self.mount.root)
+    }
+
+    /// What is here was read: the access time follows as the mount's flags say.
+    pub fn accessed(&self) {
+        let flags = self.mount.flags();
+        let none = flags.intersects(MountFlags::NOATIME | MountFlags::RDONLY)
+            || flags.contains(MountFlags::NODIRATIME) && self.is_dir();
+        if !none {
+            self.inode.accessed(flags.contains(MountFlags::STRICTATIME));
+        }
     }
 
     /// Whether both are the same place.

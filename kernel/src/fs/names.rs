@@ -12,8 +12,8 @@ use super::mount::{MountFlags, Path};
 use super::notify::{self, Events};
 use super::perm::{self, Want};
 use super::types::{Kind, Mode, OpenFlags, SetAttr};
-use super::walk::{Follow, Last, Walk};
-use crate::task::{Cred, Task};
+use super::walk::{Follow, Last, Resolve, Walk};
+use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_smp::lock::{Mutex, Once, Rank};
@@ -61,6 +61,10 @@ pub enum Existing {
     Refuse,
     /// `RENAME_EXCHANGE`.
     Exchange,
+    /// `RENAME_WHITEOUT`: as `Replace`, and a device 0:0 takes the old name.
+    Whiteout,
+    /// `RENAME_WHITEOUT | RENAME_NOREPLACE`.
+    WhiteoutRefuse,
 }
 
 /// Who acts on names.
@@ -82,16 +86,39 @@ impl<'a> Names<'a> {
 
     /// Opens `name`; `mode` (umask applied here) is for files that it makes. `task` is the opener, for devices.
     pub fn open(&self, name: &Name<'a>, flags: OpenFlags, mode: Mode, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        self.open_walk(self.walk(name)?, flags, mode, task)
+    }
+
+    /// As [`Self::open`], within limits (openat2(2)).
+    pub fn open_limited(
+        &self,
+        name: &Name<'a>,
+        flags: OpenFlags,
+        mode: Mode,
+        task: Option<&Arc<Task>>,
+        resolve: Resolve,
+    ) -> Result<Arc<File>> {
+        let walk = Walk::limited(self.context, name.start.clone(), self.cred, name.text, resolve)?;
+        self.open_walk(walk, flags, mode, task)
+    }
+
+    fn open_walk(
+        &self,
+        mut walk: Walk<'a>,
+        flags: OpenFlags,
+        mode: Mode,
+        task: Option<&Arc<Task>>,
+    ) -> Result<Arc<File>> {
         if flags.contains(OpenFlags::TMPFILE) {
-            return self.open_unnamed(name, flags, mode, task);
+            return self.open_unnamed(walk, flags, mode, task);
         }
         umbel_mm::heap::room().map_err(|_| Errno::ENFILE)?;
-        let mut walk = self.walk(name)?;
         let create = flags.contains(OpenFlags::CREAT) && !flags.contains(OpenFlags::PATH);
         loop {
             let (path, slash) = match walk.parent()? {
-                Last::Here => (walk.at().clone(), false),
-                Last::Up => (walk.at().parent(walk.root()), false),
+                // A link that a jump led to is not followed.
+                Last::Here => return self.open_here(walk.at().clone(), flags, task),
+                Last::Up => (walk.up()?, false),
                 Last::Name { slash: true } if create => return Err(Errno::EISDIR),
                 Last::Name { slash } => {
                     let dentry = walk.dentry(walk.name())?;
@@ -101,7 +128,7 @@ impl<'a> Names<'a> {
                         }
                         continue;
                     }
-                    (Path::new(walk.at().mount().clone(), dentry)?.top(), slash)
+                    (walk.enter(dentry)?, slash)
                 }
             };
             let kind = path.inode().kind();
@@ -117,6 +144,14 @@ impl<'a> Names<'a> {
             }
             return self.open_path(path, flags, task);
         }
+    }
+
+    /// Opens where a walk ended without a last name.
+    fn open_here(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) {
+            return Err(Errno::EEXIST);
+        }
+        self.open_path(path, flags, task)
     }
 
     /// Makes the regular file the walk is at; `None` if somebody else made it meanwhile.
@@ -190,7 +225,7 @@ impl<'a> Names<'a> {
 
     fn open_unnamed(
         &self,
-        name: &Name<'a>,
+        walk: Walk<'a>,
         flags: OpenFlags,
         mode: Mode,
         task: Option<&Arc<Task>>,
@@ -198,13 +233,16 @@ impl<'a> Names<'a> {
         if !flags.writable() {
             return Err(Errno::EINVAL);
         }
-        let dir = self.find(name, Follow::Yes)?;
+        let dir = walk.finish(Follow::Yes)?;
         if !dir.is_dir() {
             return Err(Errno::ENOTDIR);
         }
         dir.mount().check_writable()?;
         perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
-        let inode = dir.inode().create_unnamed(&self.node(Kind::Regular, mode))?;
+        let linkable = !flags.contains(OpenFlags::EXCL);
+        let mut node = self.node(Kind::Regular, mode);
+        inherit_group(&dir, &mut node, self.cred)?;
+        let inode = dir.inode().create_unnamed(&node, linkable)?;
         let name = alloc::format!("#{}", inode.attr()?.ino);
         let path = Path::new(dir.mount().clone(), Dentry::unnamed(dir.dentry(), name.as_bytes(), inode))?;
         let flags = flags.difference(OpenFlags::TMPFILE) | (flags & OpenFlags::EXCL);
@@ -240,7 +278,7 @@ impl<'a> Names<'a> {
         }
         self.check_addition(dir)?;
         let mut node = *node;
-        inherit_group(dir, &mut node)?;
+        inherit_group(dir, &mut node, self.cred)?;
         dentry.instantiate(dir.inode().create(name, &node)?);
         if let Some(inode) = dentry.inode() {
             notify::name(dir.inode(), name, inode, Events::CREATE);
@@ -374,6 +412,9 @@ impl<'a> Names<'a> {
             target.unhash();
             source.move_to(new_dir.dentry(), new_name);
         }
+        if matches!(step.existing, Existing::Whiteout | Existing::WhiteoutRefuse) {
+            old_dir.inode().create(old_name, &self.node(Kind::Char, 0))?;
+        }
         let (from, to) = ((old_dir.inode(), old_name), (new_dir.inode(), new_name));
         notify::moved(from, to, inode);
         match target.inode() {
@@ -426,21 +467,23 @@ impl Move<'_> {
         let source = self.source.inode().ok_or(Errno::ENOENT)?;
         let directory = |kind| kind == Kind::Directory;
         match (self.existing, directory(source.kind()), directory(target.kind())) {
-            (Existing::Refuse, ..) => Err(Errno::EEXIST),
-            (Existing::Replace, true, false) => Err(Errno::ENOTDIR),
-            (Existing::Replace, false, true) => Err(Errno::EISDIR),
+            (Existing::Refuse | Existing::WhiteoutRefuse, ..) => Err(Errno::EEXIST),
+            (Existing::Replace | Existing::Whiteout, true, false) => Err(Errno::ENOTDIR),
+            (Existing::Replace | Existing::Whiteout, false, true) => Err(Errno::EISDIR),
             _ => Ok(()),
         }
     }
 }
 
-/// New nodes in a set-group-id directory get its group; directories the bit too.
-fn inherit_group(dir: &Path, node: &mut NewNode<'_>) -> Result<()> {
+/// New nodes in a set-group-id directory get its group; directories the bit too. Files keep it only from members.
+fn inherit_group(dir: &Path, node: &mut NewNode<'_>, cred: &Cred) -> Result<()> {
     let owner = dir.inode().owner()?;
     if owner.mode & 0o2000 != 0 {
         node.gid = owner.gid;
         if node.kind == Kind::Directory {
             node.mode |= 0o2000;
+        } else if node.mode & 0o2010 == 0o2010 && !cred.in_group(owner.gid) && !cred.capable(cap::FSETID) {
+            node.mode &= !0o2000;
         }
     }
     Ok(())

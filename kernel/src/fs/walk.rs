@@ -7,13 +7,14 @@
 use super::context::FsContext;
 use super::dentry::Dentry;
 use super::inode::LinkTarget;
-use super::mount::Path;
+use super::mount::{MountFlags, Path};
 use super::perm::{self, Want};
 use super::types::Kind;
 use crate::task::Cred;
 use crate::{Errno, Result};
 use alloc::borrow::Cow;
 use alloc::sync::Arc;
+use umbel_abi::linux::uapi;
 
 /// Most symbolic links in one walk.
 const MAX_LINKS: u32 = 40;
@@ -38,6 +39,19 @@ pub enum Last {
     Name { slash: bool },
 }
 
+bitflags::bitflags! {
+    /// Where a walk may not go (`resolve` of openat2(2)).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Resolve: u32 {
+        const NO_XDEV = uapi::RESOLVE_NO_XDEV;
+        const NO_MAGICLINKS = uapi::RESOLVE_NO_MAGICLINKS;
+        const NO_SYMLINKS = uapi::RESOLVE_NO_SYMLINKS;
+        const BENEATH = uapi::RESOLVE_BENEATH;
+        const IN_ROOT = uapi::RESOLVE_IN_ROOT;
+        const CACHED = uapi::RESOLVE_CACHED;
+    }
+}
+
 /// A walk in progress.
 pub struct Walk<'a> {
     at: Path,
@@ -49,6 +63,7 @@ pub struct Walk<'a> {
     links: u32,
     /// The last component in `rest`.
     last: (usize, usize),
+    resolve: Resolve,
 }
 
 impl<'a> Walk<'a> {
@@ -66,7 +81,52 @@ impl<'a> Walk<'a> {
             Some(start) => start,
             None => context.cwd(),
         };
-        Ok(Walk { at, root, cred, rest: Cow::Borrowed(name), done: 0, links: 0, last: (0, 0) })
+        let (rest, resolve) = (Cow::Borrowed(name), Resolve::empty());
+        Ok(Walk { at, root, cred, rest, done: 0, links: 0, last: (0, 0), resolve })
+    }
+
+    /// As [`Self::new`], within limits. `EXDEV` if the name itself leads out of them.
+    pub fn limited(
+        context: &FsContext,
+        start: Option<Path>,
+        cred: &'a Cred,
+        name: &'a [u8],
+        resolve: Resolve,
+    ) -> Result<Walk<'a>> {
+        let scoped = resolve.intersects(Resolve::BENEATH | Resolve::IN_ROOT);
+        let scope = scoped.then(|| start.clone().unwrap_or_else(|| context.cwd()));
+        let mut walk = Walk::new(context, start, cred, name)?;
+        walk.resolve = resolve;
+        if let Some(scope) = scope {
+            if name.first() == Some(&b'/') {
+                if resolve.contains(Resolve::BENEATH) {
+                    return Err(Errno::EXDEV);
+                }
+                walk.at = scope.clone();
+            }
+            walk.root = scope;
+        }
+        Ok(walk)
+    }
+
+    /// `to`, reached from `from`, unless mounts must not be crossed. `EXDEV`.
+    fn stay(&self, from: &Path, to: Path) -> Result<Path> {
+        let crosses = self.resolve.contains(Resolve::NO_XDEV) && !Arc::ptr_eq(from.mount(), to.mount());
+        if crosses { Err(Errno::EXDEV) } else { Ok(to) }
+    }
+
+    /// The directory above.
+    pub fn up(&self) -> Result<Path> {
+        if self.resolve.contains(Resolve::BENEATH) && self.at.same(&self.root) {
+            return Err(Errno::EXDEV);
+        }
+        self.stay(&self.at, self.at.parent(&self.root))
+    }
+
+    /// What `dentry`, found in the current directory, leads to: with what is mounted on it.
+    pub fn enter(&self, dentry: Arc<Dentry>) -> Result<Path> {
+        let path = Path::new(self.at.mount().clone(), dentry)?.top();
+        self.stay(&self.at, path)
     }
 
     /// Where the walk is: after [`Self::parent`] the directory of the last component.
@@ -89,7 +149,7 @@ impl<'a> Walk<'a> {
         loop {
             match self.parent()? {
                 Last::Here => return Ok(self.at),
-                Last::Up => return Ok(self.at.parent(&self.root)),
+                Last::Up => return self.up(),
                 Last::Name { slash } => {
                     let child = self.child(self.name())?;
                     if child.inode().kind() == Kind::Symlink && (follow == Follow::Yes || slash) {
@@ -128,7 +188,7 @@ impl<'a> Walk<'a> {
                     return Ok(Last::Up);
                 }
                 b".." => {
-                    self.at = self.at.parent(&self.root);
+                    self.at = self.up()?;
                     self.done = end;
                 }
                 _ if last => {
@@ -155,8 +215,7 @@ impl<'a> Walk<'a> {
 
     /// The child `name` of the directory the walk is at, with what is mounted on it.
     fn child(&self, name: &[u8]) -> Result<Path> {
-        let dentry = self.at.dentry().lookup(name)?;
-        Ok(Path::new(self.at.mount().clone(), dentry)?.top())
+        self.enter(self.at.dentry().lookup(name)?)
     }
 
     /// The dentry `name` of that directory, perhaps negative, without what is mounted on it.
@@ -170,18 +229,22 @@ impl<'a> Walk<'a> {
         if self.links > MAX_LINKS {
             return Err(Errno::ELOOP);
         }
+        if self.resolve.contains(Resolve::NO_SYMLINKS) || link.mount().flags().contains(MountFlags::NOSYMFOLLOW) {
+            return Err(Errno::ELOOP);
+        }
         let text = match link.inode().follow()? {
-            LinkTarget::Jump(path) => {
-                self.at = path;
-                return Ok(());
-            }
+            LinkTarget::Jump(path) => return self.jump(path),
             LinkTarget::Text(text) => text,
         };
+        link.accessed();
         if text.is_empty() {
             return Err(Errno::ENOENT);
         }
         if text.first() == Some(&b'/') {
-            self.at = self.root.clone();
+            if self.resolve.contains(Resolve::BENEATH) {
+                return Err(Errno::EXDEV);
+            }
+            self.at = self.stay(&self.at, self.root.clone())?;
         }
         let mut rest = text;
         if slash {
@@ -190,6 +253,18 @@ impl<'a> Walk<'a> {
         rest.extend_from_slice(self.rest.get(self.done..).unwrap_or(&[]));
         self.rest = Cow::Owned(rest);
         self.done = 0;
+        Ok(())
+    }
+
+    /// Continues at an object itself.
+    fn jump(&mut self, path: Path) -> Result<()> {
+        if self.resolve.contains(Resolve::NO_MAGICLINKS) {
+            return Err(Errno::ELOOP);
+        }
+        if self.resolve.intersects(Resolve::BENEATH | Resolve::IN_ROOT) {
+            return Err(Errno::EXDEV);
+        }
+        self.at = self.stay(&self.at, path)?;
         Ok(())
     }
 

@@ -67,6 +67,14 @@ impl Object {
         }
     }
 
+    fn is_mount_root(&self) -> bool {
+        let is_root = |path: &Path| path.is_mount_root();
+        match self {
+            Object::File(file) => file.path().is_some_and(is_root),
+            Object::Path(path) => is_root(path),
+        }
+    }
+
     /// The place, for changes. Files without a name have none.
     fn path(self) -> Result<Path> {
         match self {
@@ -76,6 +84,8 @@ impl Object {
     }
 }
 
+/// `STATX_MNT_ID_UNIQUE`.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 const NOFOLLOW: AtFlags = AtFlags::SYMLINK_NOFOLLOW;
 const STAT_FLAGS: AtFlags = NOFOLLOW.union(AtFlags::EMPTY_PATH).union(AtFlags::NO_AUTOMOUNT);
 
@@ -104,8 +114,14 @@ fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, bu
     }
     let object = Object::at(task, dir, path, flags)?;
     let mut out = object.attr()?.to_statx();
-    out.stx_mask |= uapi::STATX_MNT_ID;
+    // The numbers of mounts are not used again, so that both kinds are the same.
+    let unique = mask & STATX_MNT_ID_UNIQUE;
+    out.stx_mask |= if unique != 0 { unique } else { uapi::STATX_MNT_ID };
     out.stx_mnt_id = u64::from(object.mount_id());
+    out.stx_attributes_mask = u64::from(uapi::STATX_ATTR_MOUNT_ROOT);
+    if object.is_mount_root() {
+        out.stx_attributes |= u64::from(uapi::STATX_ATTR_MOUNT_ROOT);
+    }
     write_val(buf, &out)
 }
 
@@ -331,7 +347,9 @@ fn utimensat(task: &Arc<Task>, dir: Fd, path: UserStr, times: UserAddr, flags: A
         return Ok(());
     }
     // A null name stands for the descriptor itself.
-    let flags = if path.0.is_null() { flags | AtFlags::EMPTY_PATH } else { flags };
+    if path.0.is_null() && dir != Fd::CWD {
+        return set_times(task, &open_path(task, dir)?, new);
+    }
     set_times(task, &Object::at(task, dir, path, flags)?.path()?, new)
 }
 

@@ -1,7 +1,7 @@
 //! Names: open, make, link, remove, rename, mount; current and root directory; listings. Semantics: [`crate::fs`].
 
 use super::{ArgFmt, Fd, FromArg, UserStr};
-use crate::fs::walk::Follow;
+use crate::fs::walk::{Follow, Resolve};
 use crate::fs::{
     Dev, DirEntry, Existing, File, FsContext, Kind, Name, Names, NewNode, OnExec, OpenFlags, Path, Removal, perm,
 };
@@ -12,12 +12,12 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use umbel_abi::linux::uapi;
 use umbel_abi::linux::uapi as nr;
-use umbel_mm::user::{UserAddr, copy_out, read_val};
+use umbel_mm::user::{UserAddr, copy_out, read_val, read_vec};
 
 rows! {
     nr::__NR_open, open(path: UserStr, flags: OpenFlags, mode: u32) => open, Full;
     nr::__NR_openat, openat(dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) => openat, Full;
-    nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Partial("no resolve flags");
+    nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Full;
     nr::__NR_memfd_create, memfd_create(name: UserStr, flags: u32) => memfd_create, Partial("no seals, no huge pages");
     nr::__NR_creat, creat(path: UserStr, mode: u32) => creat, Full;
     nr::__NR_mkdir, mkdir(path: UserStr, mode: u32) => mkdir, Full;
@@ -33,8 +33,7 @@ rows! {
     nr::__NR_rmdir, rmdir(path: UserStr) => rmdir, Full;
     nr::__NR_rename, rename(old: UserStr, new: UserStr) => rename, Full;
     nr::__NR_renameat, renameat(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr) => renameat, Full;
-    nr::__NR_renameat2, renameat2(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: u32) => renameat2,
-        Partial("no RENAME_WHITEOUT");
+    nr::__NR_renameat2, renameat2(old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: u32) => renameat2, Full;
     nr::__NR_readlink, readlink(path: UserStr, buf: UserAddr, len: i32) => readlink, Full;
     nr::__NR_readlinkat, readlinkat(dir: Fd, path: UserStr, buf: UserAddr, len: i32) => readlinkat, Full;
     nr::__NR_getdents, getdents(fd: Fd, buf: UserAddr, len: u32) => getdents, Full;
@@ -151,11 +150,24 @@ fn creat(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<Fd> {
 fn openat(task: &Arc<Task>, dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) -> Result<Fd> {
     let text = path.read()?;
     let caller = Caller::new(task)?;
-    if flags.contains(OpenFlags::CREAT | OpenFlags::DIRECTORY) && !flags.contains(OpenFlags::TMPFILE) {
-        return Err(Errno::EINVAL);
-    }
+    let flags = if flags.contains(OpenFlags::PATH) { flags & PATH_FLAGS } else { flags };
+    check_flags(flags)?;
     let file = caller.names().open(&name_at(task, dir, &text)?, flags, mode, Some(task))?;
     install(task, file, flags)
+}
+
+/// What `O_PATH` leaves of other flags.
+const PATH_FLAGS: OpenFlags =
+    OpenFlags::PATH.union(OpenFlags::DIRECTORY).union(OpenFlags::NOFOLLOW).union(OpenFlags::CLOEXEC);
+
+/// `O_TMPFILE` without the `O_DIRECTORY` that is part of it.
+const TMPFILE_BIT: u32 = uapi::O_TMPFILE & !uapi::O_DIRECTORY;
+
+/// Combinations that cannot be.
+fn check_flags(flags: OpenFlags) -> Result<()> {
+    let creates_directory = flags.contains(OpenFlags::CREAT | OpenFlags::DIRECTORY);
+    let half_tmpfile = flags.bits() & TMPFILE_BIT != 0 && !flags.contains(OpenFlags::DIRECTORY);
+    if creates_directory || half_tmpfile { Err(Errno::EINVAL) } else { Ok(()) }
 }
 
 /// Gives `file` a descriptor.
@@ -165,19 +177,52 @@ fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
 }
 
 fn openat2(task: &Arc<Task>, dir: Fd, path: UserStr, how: UserAddr, size: u64) -> Result<Fd> {
-    if size < 24 {
+    let [flags, mode, resolve] = read_how(how, size)?;
+    let flags = u32::try_from(flags).ok().and_then(OpenFlags::from_bits).ok_or(Errno::EINVAL)?;
+    let resolve = u32::try_from(resolve).ok().and_then(Resolve::from_bits).ok_or(Errno::EINVAL)?;
+    let makes = flags.contains(OpenFlags::CREAT) || flags.bits() & TMPFILE_BIT != 0;
+    let foreign = flags.contains(OpenFlags::PATH) && !PATH_FLAGS.contains(flags);
+    let twice = resolve.contains(Resolve::BENEATH | Resolve::IN_ROOT);
+    if twice || foreign || mode > 0o7777 || mode != 0 && !makes {
         return Err(Errno::EINVAL);
     }
-    if size > 24 {
+    check_flags(flags)?;
+    if resolve.contains(Resolve::CACHED) && (makes || flags.contains(OpenFlags::TRUNC)) {
+        return Err(Errno::EAGAIN);
+    }
+    let text = path.read()?;
+    let caller = Caller::new(task)?;
+    let file = caller.names().open_limited(
+        &scoped_name(task, dir, &text, resolve)?,
+        flags,
+        mode as u32,
+        Some(task),
+        resolve,
+    )?;
+    install(task, file, flags)
+}
+
+/// As [`name_at`]; where `dir` is the root of the walk, it counts for absolute names too.
+fn scoped_name<'a>(task: &Task, dir: Fd, text: &'a [u8], resolve: Resolve) -> Result<Name<'a>> {
+    if dir == Fd::CWD || !resolve.contains(Resolve::IN_ROOT) {
+        return name_at(task, dir, text);
+    }
+    let file = task.files()?.get(dir)?;
+    Ok(Name { start: Some(file.path().ok_or(Errno::ENOTDIR)?.clone()), text })
+}
+
+/// `struct open_how`; a longer one is taken if what is not known of it is zero.
+fn read_how(how: UserAddr, size: u64) -> Result<[u64; 3]> {
+    const KNOWN: u64 = 24;
+    if size < KNOWN {
+        return Err(Errno::EINVAL);
+    }
+    if size > 4096 {
         return Err(Errno::E2BIG);
     }
-    let [flags, mode, resolve]: [u64; 3] = read_val(how)?;
-    let flags = u32::try_from(flags).ok().and_then(OpenFlags::from_bits).ok_or(Errno::EINVAL)?;
-    let makes = flags.contains(OpenFlags::CREAT) || flags.contains(OpenFlags::TMPFILE);
-    if resolve != 0 || mode > 0o7777 || (mode != 0 && !makes) {
-        return Err(Errno::EINVAL);
-    }
-    openat(task, dir, path, flags, mode as u32)
+    let known = read_val(how)?;
+    let rest: Vec<u8> = read_vec(how.add(KNOWN), (size - KNOWN) as usize)?;
+    if rest.iter().any(|&byte| byte != 0) { Err(Errno::E2BIG) } else { Ok(known) }
 }
 
 fn memfd_create(task: &Arc<Task>, name: UserStr, flags: u32) -> Result<Fd> {
@@ -246,12 +291,14 @@ fn link(task: &Arc<Task>, old: UserStr, new: UserStr) -> Result<()> {
 
 fn linkat(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: AtFlags) -> Result<()> {
     flags.only(AtFlags::SYMLINK_FOLLOW | AtFlags::EMPTY_PATH)?;
-    if flags.contains(AtFlags::EMPTY_PATH) && !task.capable(cap::DAC_READ_SEARCH) {
-        return Err(Errno::ENOENT);
-    }
     let follow = !flags.contains(AtFlags::SYMLINK_FOLLOW);
     let walk_flags = if follow { flags | AtFlags::SYMLINK_NOFOLLOW } else { flags };
     let target = path_at(task, old_dir, old, walk_flags)?;
+    // An open file may have come from somebody with more rights.
+    let given = flags.contains(AtFlags::EMPTY_PATH) && old.read()?.is_empty();
+    if given && !task.capable(cap::DAC_READ_SEARCH) && target.inode().owner()?.uid != task.cred().fsuid {
+        return Err(Errno::ENOENT);
+    }
     let text = new.read()?;
     let caller = Caller::new(task)?;
     caller.names().link(&target, &name_at(task, new_dir, &text)?)
@@ -285,12 +332,18 @@ fn renameat(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserS
 }
 
 fn renameat2(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: UserStr, flags: u32) -> Result<()> {
+    const WHITEOUT_REFUSE: u32 = uapi::RENAME_WHITEOUT | uapi::RENAME_NOREPLACE;
     let existing = match flags {
         0 => Existing::Replace,
         uapi::RENAME_NOREPLACE => Existing::Refuse,
         uapi::RENAME_EXCHANGE => Existing::Exchange,
+        uapi::RENAME_WHITEOUT => Existing::Whiteout,
+        WHITEOUT_REFUSE => Existing::WhiteoutRefuse,
         _ => return Err(Errno::EINVAL),
     };
+    if flags & uapi::RENAME_WHITEOUT != 0 && !task.capable(cap::MKNOD) {
+        return Err(Errno::EPERM);
+    }
     let (old, new) = (old.read()?, new.read()?);
     let caller = Caller::new(task)?;
     caller.names().rename(&name_at(task, old_dir, &old)?, &name_at(task, new_dir, &new)?, existing)

@@ -269,11 +269,7 @@ impl Node {
 
 impl FileOps for Node {
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
-        let count = self.read_content(self.content()?, dst, offset)?;
-        if count > 0 {
-            self.accessed();
-        }
-        Ok(count)
+        self.read_content(self.content()?, dst, offset)
     }
 
     fn write_at(&self, _: &File, src: &mut IoSrc<'_>, offset: u64) -> Result<usize> {

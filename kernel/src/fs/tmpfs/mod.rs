@@ -109,7 +109,7 @@ pub fn memory_file(name: &[u8], owner: &Names<'_>) -> Result<Arc<File>> {
     static MOUNT: Once<Arc<Mount>> = Once::new();
     let mount = MOUNT.call_once(|| Mount::new(TmpFs::new("tmpfs", 0o700, u64::MAX), b"tmpfs", MountFlags::INTERNAL));
     let root = mount.root_path()?;
-    let inode = root.inode().create_unnamed(&NewNode { mode: 0o777, ..owner.node(Kind::Regular, 0) })?;
+    let inode = root.inode().create_unnamed(&NewNode { mode: 0o777, ..owner.node(Kind::Regular, 0) }, false)?;
     let name = [b"memfd:".as_slice(), name].concat();
     let path = Path::new(mount.clone(), Dentry::unnamed(root.dentry(), &name, inode))?;
     owner.open_path(path, OpenFlags::RDWR, None)

@@ -34,6 +34,8 @@ pub struct Node {
     /// Where to pin it; `None` for objects that are pinned, or whose name was removed.
     place: SpinLock<Option<Place>>,
     pinned: AtomicBool,
+    /// Has never had a name, and may get one.
+    linkable: AtomicBool,
     /// When `state` was read from the host.
     read_ns: AtomicU64,
     extra: Extra,
@@ -116,6 +118,7 @@ impl Node {
             body,
             lower,
             pinned: AtomicBool::new(place.is_none()),
+            linkable: AtomicBool::new(false),
             place: SpinLock::new(Rank::Dentry, place),
             read_ns: AtomicU64::new(crate::time::monotonic_ns()),
             extra: Extra::new(),
@@ -195,21 +198,9 @@ impl Node {
         let now = Time::now();
         let mut state = self.state.lock();
         (state.mtime, state.ctime) = (now, now);
-        if state.mode & 0o6000 != 0 {
+        if state.mode & 0o6000 != 0 && !keeps_set_id() {
             let group_exec = state.mode & 0o010 != 0;
             state.mode &= if group_exec { !0o6000 } else { !0o4000 };
-        }
-    }
-
-    /// Notes a read: the access time moves at most once a day unless the file changed since (mount option relatime).
-    pub(super) fn accessed(&self) {
-        if self.lower.is_some() {
-            return;
-        }
-        let now = Time::now();
-        let mut state = self.state.lock();
-        if state.atime <= state.mtime || now.sec - state.atime.sec > 86_400 {
-            state.atime = now;
         }
     }
 
@@ -351,6 +342,18 @@ impl Inode for Node {
         Ok(())
     }
 
+    fn accessed(&self, strict: bool) {
+        if self.lower.is_some() && !self.pinned.load(Relaxed) {
+            return;
+        }
+        let now = Time::now();
+        let mut state = self.state.lock();
+        let old = state.atime <= state.mtime || state.atime <= state.ctime || now.sec - state.atime.sec > 86_400;
+        if strict || old {
+            state.atime = now;
+        }
+    }
+
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         match self.dir()?.find(name) {
             Some(Entry::Node(node)) => return Ok(node),
@@ -371,14 +374,18 @@ impl Inode for Node {
         Ok(made)
     }
 
-    fn create_unnamed(&self, node: &NewNode<'_>) -> Result<InodeRef> {
+    fn create_unnamed(&self, node: &NewNode<'_>, linkable: bool) -> Result<InodeRef> {
         let made = self.make(node)?;
+        made.linkable.store(linkable, Relaxed);
         made.change_links(-1);
         Ok(made)
     }
 
     fn link(&self, name: &[u8], target: &InodeRef) -> Result<()> {
         let node = Node::of(target)?;
+        if node.state.lock().nlink == 0 && !node.linkable.swap(false, Relaxed) {
+            return Err(Errno::ENOENT);
+        }
         node.pin();
         self.add(name, node.this()?)?;
         node.change_links(1);
@@ -445,7 +452,6 @@ impl Inode for Node {
     }
 
     fn readdir(&self, pos: u64, sink: &mut DirSink<'_>) -> Result<u64> {
-        self.accessed();
         self.dir()?.list(self.lower.as_ref(), pos, sink)
     }
 
@@ -498,6 +504,15 @@ impl Inode for Node {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// Whether the writer may leave set-id bits as they are.
+fn keeps_set_id() -> bool {
+    // Unit tests have no tasks.
+    #[cfg(test)]
+    return false;
+    #[cfg(not(test))]
+    crate::task::current().capable(crate::task::cap::FSETID)
 }
 
 /// A directory counts its subdirectories' `..` among its links.
