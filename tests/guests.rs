@@ -70,6 +70,11 @@ fn names() {
 }
 
 #[test]
+fn transfers() {
+    same_as_host("transfers");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

@@ -185,8 +185,10 @@ pub struct File {
     flags: AtomicU32,
     /// The position, and the directory's record position for directories.
     pub(super) pos: Mutex<u64>,
-    /// `F_SETOWN`: who gets SIGIO.
+    /// `F_SETOWN_EX`: who gets SIGIO (a group if negative), which kind of id that is, and `F_SETSIG`.
     owner: AtomicI32,
+    owner_kind: AtomicI32,
+    signal: AtomicU32,
     id: u64,
     /// Held by files open for writing that could run.
     _writing: Option<super::Writing>,
@@ -236,6 +238,8 @@ impl File {
             flags: AtomicU32::new(flags.difference(CREATION).bits()),
             pos: Mutex::new(Rank::FilePosition, 0),
             owner: AtomicI32::new(0),
+            owner_kind: AtomicI32::new(1),
+            signal: AtomicU32::new(0),
             id: super::next_ino(),
             _writing: writing,
         })
@@ -283,9 +287,25 @@ impl File {
         self.owner.load(Relaxed)
     }
 
-    /// `F_SETOWN`.
-    pub fn set_owner(&self, owner: i32) {
+    /// `F_SETOWN_EX`: a group if negative, and the kind of id.
+    pub fn set_owner(&self, owner: i32, kind: i32) {
         self.owner.store(owner, Relaxed);
+        self.owner_kind.store(kind, Relaxed);
+    }
+
+    /// Which kind of id [`Self::owner`] is (`F_OWNER_*`).
+    pub fn owner_kind(&self) -> i32 {
+        self.owner_kind.load(Relaxed)
+    }
+
+    /// `F_GETSIG`.
+    pub fn signal(&self) -> u32 {
+        self.signal.load(Relaxed)
+    }
+
+    /// `F_SETSIG`.
+    pub fn set_signal(&self, signal: u32) {
+        self.signal.store(signal, Relaxed);
     }
 
     /// The position now.
@@ -334,6 +354,31 @@ impl File {
             self.ops.append(self, src)?.0
         } else {
             self.ops.write_at(self, src, offset)?
+        };
+        self.notify(count, Events::MODIFY);
+        Ok(count)
+    }
+
+    /// Writes at the end (`RWF_APPEND`), or at `at` or the position whatever the flags say (`RWF_NOAPPEND`).
+    pub fn write_placed(&self, src: &mut IoSrc<'_>, at: Option<u64>, append: bool) -> Result<usize> {
+        self.require(self.flags().writable())?;
+        if !self.ops.seekable() {
+            return self.write(src);
+        }
+        let count = match at {
+            Some(_) if append => self.ops.append(self, src)?.0,
+            Some(at) => self.ops.write_at(self, src, at)?,
+            None => {
+                let mut pos = self.pos.lock();
+                let (count, end) = if append {
+                    self.ops.append(self, src)?
+                } else {
+                    let count = self.ops.write_at(self, src, *pos)?;
+                    (count, *pos + count as u64)
+                };
+                *pos = end;
+                count
+            }
         };
         self.notify(count, Events::MODIFY);
         Ok(count)

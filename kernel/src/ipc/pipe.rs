@@ -3,7 +3,8 @@
 //! * [`Pipe`]: the buffer between readers and writers. [`PipeEnd`]: what a descriptor of it does.
 //! * [`new`]: pipe2(2). [`open_fifo`]: open(2) of a named FIFO, whose inode keeps the [`Pipe`].
 //!
-//! Writes of at most [`PIPE_BUF`] bytes go in whole. Queues are woken after every change that somebody may wait for; waking
+//! Writes of at most [`PIPE_BUF`] bytes go in whole. In packet mode (`O_DIRECT`) each is a packet of its own, of which a
+//! read takes one at most; where packets and other bytes meet is kept in [`Buffer`]. Queues are woken after every change that somebody may wait for; waking
 //! an empty queue costs two loads. Locks: `ring` (sleeping, rank Stream), held while guest memory is copied.
 
 use super::ring::{ByteRing, PAGE};
@@ -11,6 +12,7 @@ use crate::fs::{self, Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEv
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::task::{self, Task};
 use crate::{Errno, Result};
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -26,12 +28,67 @@ use umbel_smp::wait::WaitQueue;
 pub const PIPE_BUF: usize = 4096;
 /// Capacity of a new pipe.
 const CAPACITY: usize = 16 * PAGE;
-/// Largest capacity that F_SETPIPE_SZ gives (fs.pipe-max-size).
-const CAPACITY_MAX: usize = 1 << 20;
+/// Largest capacity that F_SETPIPE_SZ gives ordinary users (fs.pipe-max-size).
+pub static CAPACITY_MAX: AtomicUsize = AtomicUsize::new(1 << 20);
+/// Largest capacity of all: pages of the ring are the kernel's heap.
+const CAPACITY_LIMIT: usize = 1 << 24;
+
+/// Bytes, and where packets end.
+struct Buffer {
+    ring: ByteRing,
+    /// Lengths of what is in the ring, and whether each is a packet. Empty while no packet is in the ring.
+    parts: VecDeque<(usize, bool)>,
+}
+
+impl Buffer {
+    /// Takes bytes from `src`, one packet of them if `packet`.
+    fn fill(&mut self, src: &mut IoSrc<'_>, packet: bool) -> Result<usize> {
+        if packet || !self.parts.is_empty() {
+            self.parts.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
+        }
+        let before = self.ring.len();
+        let count = if packet { self.ring.fill_at_most(src, PIPE_BUF)? } else { self.ring.fill(src)? };
+        if packet && self.parts.is_empty() && before > 0 {
+            self.parts.push_back((before, false));
+        }
+        match self.parts.back_mut() {
+            Some((len, false)) if !packet => *len += count,
+            Some(_) => self.parts.push_back((count, packet)),
+            None if packet => self.parts.push_back((count, true)),
+            None => {}
+        }
+        Ok(count)
+    }
+
+    /// Gives bytes to `dst`: what is before the first packet's end, the rest of which is lost.
+    fn drain(&mut self, dst: &mut IoDst<'_>) -> Result<usize> {
+        let mut done = 0;
+        while let Some((len, packet)) = self.parts.front_mut() {
+            let moved = match self.ring.drain_at_most(dst, *len) {
+                Ok(moved) => moved,
+                Err(_) if done > 0 => return Ok(done),
+                Err(error) => return Err(error),
+            };
+            done += moved;
+            *len -= moved;
+            let (left, packet) = (*len, *packet);
+            if packet {
+                self.ring.discard(left);
+            } else if left > 0 {
+                return Ok(done);
+            }
+            self.parts.pop_front();
+            if packet || dst.remaining() == 0 {
+                return Ok(done);
+            }
+        }
+        if done > 0 { Ok(done) } else { self.ring.drain(dst) }
+    }
+}
 
 /// The buffer and its two sides.
 pub struct Pipe {
-    ring: Mutex<ByteRing>,
+    ring: Mutex<Buffer>,
     /// Bytes in the ring and its room, to look at without the lock. Written under it.
     len: AtomicUsize,
     room: AtomicUsize,
@@ -55,7 +112,7 @@ impl Pipe {
         let ring = ByteRing::new(CAPACITY)?;
         Ok(Arc::new(Pipe {
             room: AtomicUsize::new(ring.room()),
-            ring: Mutex::new(Rank::Stream, ring),
+            ring: Mutex::new(Rank::Stream, Buffer { ring, parts: VecDeque::new() }),
             len: AtomicUsize::new(0),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
@@ -75,9 +132,9 @@ impl Pipe {
         loop {
             if self.len.load(Acquire) > 0 {
                 let mut ring = self.ring.lock();
-                if !ring.is_empty() {
+                if !ring.ring.is_empty() {
                     let result = ring.drain(dst);
-                    self.note(&ring);
+                    self.note(&ring.ring);
                     drop(ring);
                     self.wake_writers();
                     return result;
@@ -98,17 +155,29 @@ impl Pipe {
         }
     }
 
+    /// Copies what there is and leaves it; waits for a first byte unless `nonblock`. 0 = no writer is left.
+    pub fn peek(&self, dst: &mut IoDst<'_>, nonblock: bool) -> Result<usize> {
+        let ready = || (self.len.load(Acquire) > 0 || self.writers.load(Acquire) == 0).then_some(());
+        if ready().is_none() {
+            if nonblock {
+                return Err(Errno::EAGAIN);
+            }
+            self.read_queue.wait_interruptible(None, ready).map_err(|_| Errno::ERESTARTSYS)?;
+        }
+        self.ring.lock().ring.peek(dst)
+    }
+
     /// Writes all of `src`, waiting for room as often as needed unless `nonblock`.
-    fn write(&self, src: &mut IoSrc<'_>, nonblock: bool) -> Result<usize> {
+    fn write(&self, src: &mut IoSrc<'_>, nonblock: bool, packets: bool) -> Result<usize> {
         let total = src.remaining();
         let mut done = 0;
         while done < total || total == 0 {
-            match self.write_some(src, total) {
+            match self.write_some(src, total, packets) {
                 Ok(Some(count)) => done += count,
                 Ok(None) if nonblock && done == 0 => return Err(Errno::EAGAIN),
                 Ok(None) if nonblock => break,
                 Ok(None) => {
-                    let needed = needed(total);
+                    let needed = needed(if packets { src.remaining().min(PIPE_BUF) } else { total });
                     let ready = || (self.room.load(Acquire) >= needed || self.readers.load(Acquire) == 0).then_some(());
                     if self.write_queue.wait_interruptible(None, ready).is_err() {
                         return if done > 0 { Ok(done) } else { Err(Errno::ERESTARTSYS) };
@@ -129,7 +198,7 @@ impl Pipe {
     }
 
     /// Writes what fits of a write of `total` bytes; `None` if it must wait for room.
-    fn write_some(&self, src: &mut IoSrc<'_>, total: usize) -> Result<Option<usize>> {
+    fn write_some(&self, src: &mut IoSrc<'_>, total: usize, packets: bool) -> Result<Option<usize>> {
         if self.readers.load(Acquire) == 0 {
             return Err(Errno::EPIPE);
         }
@@ -137,11 +206,12 @@ impl Pipe {
             return Ok(Some(0));
         }
         let mut ring = self.ring.lock();
-        if ring.room() < needed(total) {
+        let needed = needed(if packets { src.remaining().min(PIPE_BUF) } else { total });
+        if ring.ring.room() < needed {
             return Ok(None);
         }
-        let result = ring.fill(src);
-        self.note(&ring);
+        let result = ring.fill(src, packets);
+        self.note(&ring.ring);
         drop(ring);
         self.read_queue.wake_all();
         result.map(Some)
@@ -182,7 +252,7 @@ impl Pipe {
 
     /// Bytes it can hold (`F_GETPIPE_SZ`).
     pub fn capacity(&self) -> usize {
-        self.ring.lock().capacity()
+        self.ring.lock().ring.capacity()
     }
 
     /// Changes what it can hold (`F_SETPIPE_SZ`), rounded up to a power of two of pages; returns what it holds then.
@@ -193,13 +263,16 @@ impl Pipe {
         if capacity > i32::MAX as usize {
             return Err(Errno::EINVAL);
         }
+        if capacity > CAPACITY_LIMIT {
+            return Err(Errno::ENOMEM);
+        }
         let capacity = capacity.max(PAGE).next_power_of_two();
-        if capacity > CAPACITY_MAX {
+        if capacity > CAPACITY_MAX.load(Relaxed) && !task::current().capable(task::cap::SYS_RESOURCE) {
             return Err(Errno::EPERM);
         }
         let mut ring = self.ring.lock();
-        ring.resize(capacity)?;
-        self.note(&ring);
+        ring.ring.resize(capacity)?;
+        self.note(&ring.ring);
         drop(ring);
         self.wake_writers();
         Ok(capacity)
@@ -257,7 +330,7 @@ impl FileOps for PipeEnd {
     }
 
     fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
-        self.pipe.write(src, file.nonblocking())
+        self.pipe.write(src, file.nonblocking(), file.flags().contains(OpenFlags::DIRECT))
     }
 
     fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
@@ -314,7 +387,7 @@ impl FileOps for PipeEnd {
 /// `ENOMEM`.
 pub fn new(flags: OpenFlags) -> Result<(Arc<File>, Arc<File>)> {
     let pipe = Pipe::new()?;
-    let kept = flags & OpenFlags::NONBLOCK;
+    let kept = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let end = |access: OpenFlags| File::anonymous(pipe.open(access), kept | access);
     Ok((end(OpenFlags::RDONLY), end(OpenFlags::WRONLY)))
 }

@@ -61,9 +61,17 @@ impl ByteRing {
     /// # Errors
     /// `EFAULT`, `ENOMEM` if nothing was moved.
     pub fn fill(&mut self, src: &mut IoSrc<'_>) -> Result<usize> {
+        self.fill_at_most(src, usize::MAX)
+    }
+
+    /// As [`Self::fill`], at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub fn fill_at_most(&mut self, src: &mut IoSrc<'_>, limit: usize) -> Result<usize> {
         let mut done = 0;
-        while self.room() > 0 && src.remaining() > 0 {
-            let moved = match self.free_piece(src.remaining()) {
+        while self.room() > 0 && src.remaining() > 0 && done < limit {
+            let moved = match self.free_piece(src.remaining().min(limit - done)) {
                 Ok(piece) => src.read(piece),
                 Err(error) => Err(error),
             };
@@ -85,9 +93,17 @@ impl ByteRing {
     /// # Errors
     /// `EFAULT` if nothing was moved.
     pub fn drain(&mut self, dst: &mut IoDst<'_>) -> Result<usize> {
+        self.drain_at_most(dst, usize::MAX)
+    }
+
+    /// As [`Self::drain`], at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub fn drain_at_most(&mut self, dst: &mut IoDst<'_>, limit: usize) -> Result<usize> {
         let mut done = 0;
-        while self.len > 0 && dst.remaining() > 0 {
-            let room = dst.remaining();
+        while self.len > 0 && dst.remaining() > 0 && done < limit {
+            let room = dst.remaining().min(limit - done);
             let piece = self.used_piece(0);
             let piece = &piece[..piece.len().min(room)];
             match dst.write(piece) {

@@ -4,14 +4,15 @@
 
 use super::Fd;
 use crate::fs::notify::Events;
-use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, Whence, lock};
+use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, lock};
 use crate::signal;
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
+use alloc::vec::Vec;
 use umbel_abi::linux::uapi::{self as nr, *};
-use umbel_mm::io::{MAX_RW, read_iovecs};
+use umbel_mm::io::{IoVec, MAX_RW, read_iovecs};
 use umbel_mm::user::{self, UserAddr};
 
 rows! {
@@ -23,15 +24,15 @@ rows! {
     nr::__NR_writev, writev(fd: Fd, iov: UserAddr, count: usize) => writev, Full;
     nr::__NR_preadv, preadv(fd: Fd, iov: UserAddr, count: usize, offset: i64) => preadv, Full;
     nr::__NR_pwritev, pwritev(fd: Fd, iov: UserAddr, count: usize, offset: i64) => pwritev, Full;
-    nr::__NR_preadv2, preadv2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => preadv2, Partial("RWF_NOWAIT is EOPNOTSUPP");
-    nr::__NR_pwritev2, pwritev2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => pwritev2, Partial("RWF_NOWAIT and RWF_APPEND are EOPNOTSUPP");
+    nr::__NR_preadv2, preadv2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => preadv2, Full;
+    nr::__NR_pwritev2, pwritev2(fd: Fd, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32) => pwritev2, Partial("RWF_NOWAIT and RWF_ATOMIC are EOPNOTSUPP");
     nr::__NR_lseek, lseek(fd: Fd, offset: i64, whence: u32) => lseek, Full;
     nr::__NR_close, close(fd: Fd) => close, Full;
     nr::__NR_close_range, close_range(first: u32, last: u32, flags: u32) => close_range, Full;
     nr::__NR_dup, dup(fd: Fd) => dup, Full;
     nr::__NR_dup2, dup2(fd: Fd, new: Fd) => dup2, Full;
     nr::__NR_dup3, dup3(fd: Fd, new: Fd, flags: u32) => dup3, Full;
-    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no leases, no directory notification, no F_SETSIG");
+    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no leases, no directory notification; O_ASYNC and F_SETSIG are kept, no signal is sent");
     nr::__NR_flock, flock(fd: Fd, operation: u32) => flock, Full;
     nr::__NR_ioctl, ioctl(fd: Fd, request: u32, arg: u64) => ioctl, Full;
     nr::__NR_fsync, fsync(fd: Fd) => fsync, Full;
@@ -48,6 +49,12 @@ rows! {
 const CHUNK: usize = 64 << 10;
 /// `RWF_HIPRI | RWF_DSYNC | RWF_SYNC`: nothing to do for files in memory.
 const RWF_HARMLESS: u32 = 0x1 | 0x2 | 0x4;
+
+/// `RWF_NOWAIT`, `RWF_APPEND`, `RWF_NOAPPEND`, `RWF_DONTCACHE`.
+const RWF_NOWAIT: u32 = 0x8;
+const RWF_APPEND: u32 = 0x10;
+const RWF_NOAPPEND: u32 = 0x20;
+const RWF_DONTCACHE: u32 = 0x80;
 
 /// Memory whose text `--strace` shows: as many bytes as the next argument says.
 #[derive(Clone, Copy, Debug)]
@@ -149,9 +156,19 @@ fn readv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize>
 
 fn writev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
     let file = file(task, fd)?;
-    let pieces = read_iovecs(iov, count)?;
-    within_limit(task, &file, None, 1)?;
+    let pieces = clipped(task, &file, None, read_iovecs(iov, count)?)?;
     file.write(&mut IoSrc::user_pieces(pieces))
+}
+
+/// The pieces of a write at `at` (the position if `None`) that fit below the caller's `RLIMIT_FSIZE`.
+fn clipped(task: &Arc<Task>, file: &File, at: Option<u64>, mut pieces: Vec<IoVec>) -> Result<Vec<IoVec>> {
+    let total: u64 = pieces.iter().map(|piece| piece.len).sum();
+    let mut room = within_limit(task, file, at, total as usize)? as u64;
+    for piece in &mut pieces {
+        piece.len = piece.len.min(room);
+        room -= piece.len;
+    }
+    Ok(pieces)
 }
 
 fn preadv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
@@ -161,21 +178,43 @@ fn preadv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Res
 
 fn pwritev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
     let (file, at) = (file(task, fd)?, offset(at)?);
-    seekable(&file)?.write_at(&mut IoSrc::user_pieces(read_iovecs(iov, count)?), at)
+    let pieces = clipped(task, seekable(&file)?, Some(at), read_iovecs(iov, count)?)?;
+    file.write_at(&mut IoSrc::user_pieces(pieces), at)
 }
 
 fn preadv2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {
-    rw_flags(flags)?;
+    let file = file(task, fd)?;
+    if flags & !(RWF_HARMLESS | RWF_NOWAIT | RWF_DONTCACHE) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let regular = file.attr()?.kind == Kind::Regular;
+    // Files are in memory, or as good as; of the rest only what can be asked is read.
+    if flags & RWF_NOWAIT != 0 && !regular && !file.poll(None).intersects(PollEvents::IN | PollEvents::HUP) {
+        return Err(Errno::EAGAIN);
+    }
     if at == -1 { readv(task, fd, iov, count) } else { preadv(task, fd, iov, count, at) }
 }
 
 fn pwritev2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {
-    rw_flags(flags)?;
-    if at == -1 { writev(task, fd, iov, count) } else { pwritev(task, fd, iov, count, at) }
-}
-
-fn rw_flags(flags: u32) -> Result<()> {
-    if flags & !RWF_HARMLESS == 0 { Ok(()) } else { Err(Errno::EOPNOTSUPP) }
+    let file = file(task, fd)?;
+    if flags & !(RWF_HARMLESS | RWF_APPEND | RWF_NOAPPEND | RWF_DONTCACHE) != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let both = flags & RWF_APPEND != 0 && flags & RWF_NOAPPEND != 0;
+    if at < -1 || both {
+        return Err(Errno::EINVAL);
+    }
+    if flags & (RWF_APPEND | RWF_NOAPPEND) == 0 {
+        return if at == -1 { writev(task, fd, iov, count) } else { pwritev(task, fd, iov, count, at) };
+    }
+    let append = flags & RWF_APPEND != 0;
+    let start = match at {
+        _ if append => Some(file.attr()?.size),
+        -1 => None,
+        at => Some(offset(at)?),
+    };
+    let pieces = clipped(task, &file, start, read_iovecs(iov, count)?)?;
+    file.write_placed(&mut IoSrc::user_pieces(pieces), u64::try_from(at).ok(), append)
 }
 
 fn lseek(task: &Arc<Task>, fd: Fd, at: i64, whence: u32) -> Result<u64> {
@@ -263,9 +302,31 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             file.set_flags(OpenFlags::from_bits_truncate(arg as u32));
             Ok(0)
         }
+        F_GETSIG => Ok(u64::from(file.signal())),
+        F_SETSIG => {
+            if arg > u64::from(SIGNALS) {
+                return Err(Errno::EINVAL);
+            }
+            file.set_signal(arg as u32);
+            Ok(0)
+        }
+        F_GETOWN_EX => user::write_val(UserAddr(arg), &owner_ex(file.owner(), file.owner_kind())).map(|()| 0),
+        F_SETOWN_EX => {
+            let [kind, id]: [i32; 2] = user::read_val(UserAddr(arg))?;
+            if !(0..=2).contains(&kind) || id < 0 {
+                return Err(Errno::EINVAL);
+            }
+            file.set_owner(if kind == F_OWNER_PGRP { -id } else { id }, kind);
+            Ok(0)
+        }
+        F_GETLEASE => Ok(u64::from(F_UNLCK)),
         F_GETOWN => Ok(i64::from(file.owner()) as u64),
         F_SETOWN => {
-            file.set_owner(arg as i32);
+            let owner = arg as i32;
+            if owner == i32::MIN {
+                return Err(Errno::EINVAL);
+            }
+            file.set_owner(owner, if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID });
             Ok(0)
         }
         F_GETLK | F_OFD_GETLK => get_lock(task, &file, command, UserAddr(arg)),
@@ -274,6 +335,17 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         _ => file.ops().fcntl(task, &file, command, arg),
     }
 }
+
+/// `struct f_owner_ex`, from what `F_SETOWN` would take.
+fn owner_ex(owner: i32, kind: i32) -> [i32; 2] {
+    [kind, owner.abs()]
+}
+
+/// `F_OWNER_PID`, `F_OWNER_PGRP`.
+const F_OWNER_PID: i32 = 1;
+const F_OWNER_PGRP: i32 = 2;
+/// Highest signal number.
+const SIGNALS: u32 = 64;
 
 umbel_mm::pod! {
     /// `struct flock` of x86-64.
@@ -362,7 +434,12 @@ fn set_lock(task: &Arc<Task>, file: &File, command: u32, at: UserAddr) -> Result
 }
 
 fn flock(task: &Arc<Task>, fd: Fd, operation: u32) -> Result<()> {
+    /// `LOCK_MAND`, which Linux takes and ignores.
+    const MANDATORY: u32 = 32;
     let file = file(task, fd)?;
+    if operation & MANDATORY != 0 {
+        return Ok(());
+    }
     let holder = lock::Holder::Flock(file.id());
     let mode = match operation & !LOCK_NB {
         LOCK_SH => lock::Mode::Shared,
@@ -546,7 +623,8 @@ fn sendfile(task: &Arc<Task>, out: Fd, input: Fd, at: UserAddr, count: usize) ->
         return Err(Errno::EINVAL);
     }
     let mut from = Place::read(at)?;
-    let moved = transfer(&input, &mut from, &out, &mut Place::File, count.min(MAX_RW))?;
+    let count = within_limit(task, &out, None, count.min(MAX_RW))?;
+    let moved = transfer(&input, &mut from, &out, &mut Place::File, count)?;
     from.write_back(at)?;
     Ok(moved)
 }
@@ -569,9 +647,40 @@ fn copy_file_range(
         (Kind::Regular, Kind::Regular) if flags == 0 => {}
         _ => return Err(Errno::EINVAL),
     }
+    if !same_file_system(&input, &out) {
+        return Err(Errno::EXDEV);
+    }
     let (mut from, mut to) = (Place::read(in_at)?, Place::read(out_at)?);
-    let moved = transfer(&input, &mut from, &out, &mut to, count.min(MAX_RW))?;
+    check_overlap(&input, &from, &out, &to, count)?;
+    let start = if let Place::Own(at) = to { Some(at) } else { None };
+    let count = within_limit(task, &out, start, count.min(MAX_RW))?;
+    let moved = transfer(&input, &mut from, &out, &mut to, count)?;
     from.write_back(in_at)?;
     to.write_back(out_at)?;
     Ok(moved)
+}
+
+fn same_file_system(one: &File, other: &File) -> bool {
+    match (one.path(), other.path()) {
+        (Some(one), Some(other)) => one.mount().fs().dev() == other.mount().fs().dev(),
+        _ => false,
+    }
+}
+
+/// Within one file the ranges may not overlap, and neither may pass the largest offset.
+fn check_overlap(input: &File, from: &Place, out: &File, to: &Place, count: usize) -> Result<()> {
+    let start = |place: &Place, file: &File| match place {
+        Place::Own(at) => *at,
+        Place::File => file.position(),
+    };
+    let (from, to, count) = (start(from, input), start(to, out), count as u64);
+    if from.checked_add(count).is_none() || to.checked_add(count).is_none() {
+        return Err(Errno::EOVERFLOW);
+    }
+    let same = match (input.inode(), out.inode()) {
+        (Some(one), Some(other)) => Arc::ptr_eq(&one, &other),
+        _ => false,
+    };
+    let rest = input.attr()?.size.saturating_sub(from).min(count);
+    if same && from < to + rest && to < from + rest { Err(Errno::EINVAL) } else { Ok(()) }
 }

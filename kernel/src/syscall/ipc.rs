@@ -13,7 +13,7 @@ use umbel_mm::user::{self, UserAddr};
 
 rows! {
     nr::__NR_pipe, pipe(fds: u64) => pipe, Full;
-    nr::__NR_pipe2, pipe2(fds: u64, flags: u32) => pipe2, Partial("O_DIRECT is taken, packets are not kept apart");
+    nr::__NR_pipe2, pipe2(fds: u64, flags: u32) => pipe2, Full;
     nr::__NR_eventfd, eventfd(count: u32) => eventfd, Full;
     nr::__NR_eventfd2, eventfd2(count: u32, flags: u32) => eventfd2, Full;
     nr::__NR_epoll_create, epoll_create(size: i32) => epoll_create, Full;

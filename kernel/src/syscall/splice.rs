@@ -2,6 +2,7 @@
 
 use super::Fd;
 use crate::fs::{File, IoDst, IoSrc, Kind, OpenFlags, PollEvents, Whence};
+use crate::ipc::pipe::PipeEnd;
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -13,6 +14,7 @@ use umbel_mm::user::{UserAddr, read_val, write_val};
 rows! {
     nr::__NR_splice, splice(input: Fd, in_at: UserAddr, out: Fd, out_at: UserAddr, count: usize, flags: u32) => splice,
         Partial("copies");
+    nr::__NR_tee, tee(input: Fd, out: Fd, count: usize, flags: u32) => tee, Partial("copies");
     nr::__NR_vmsplice, vmsplice(fd: Fd, iov: UserAddr, count: usize, flags: u32) => vmsplice, Partial("copies");
     nr::__NR_sync, sync() => sync, Full;
     nr::__NR_syncfs, syncfs(fd: Fd) => syncfs, Full;
@@ -46,8 +48,11 @@ fn splice(
         return Err(Errno::ESPIPE);
     }
     let appends = out.flags().contains(OpenFlags::APPEND);
-    if !(from_pipe || to_pipe) || appends || flags & !SPLICE_FLAGS != 0 {
+    if !(from_pipe || to_pipe) || appends || flags & !SPLICE_FLAGS != 0 || same_pipe(&input, &out) {
         return Err(Errno::EINVAL);
+    }
+    if count == 0 {
+        return Ok(0);
     }
     let nonblock = flags & SPLICE_F_NONBLOCK != 0;
     if nonblock && from_pipe && !input.poll(None).intersects(PollEvents::IN | PollEvents::HUP) {
@@ -60,6 +65,46 @@ fn splice(
     }
     let chunk = count.min(if to_pipe && !waits { ATOMIC } else { CHUNK });
     move_once(&input, in_at, &out, out_at, chunk)
+}
+
+fn same_pipe(one: &File, other: &File) -> bool {
+    match (one.ops_as::<PipeEnd>(), other.ops_as::<PipeEnd>()) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one.pipe(), other.pipe()),
+        _ => false,
+    }
+}
+
+/// Copies what is in one pipe to another and leaves it.
+fn tee(task: &Arc<Task>, input: Fd, out: Fd, count: usize, flags: u32) -> Result<usize> {
+    let files = task.files()?;
+    if flags & !SPLICE_FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if count == 0 {
+        return Ok(0);
+    }
+    let (input, out) = (files.get(input)?, files.get(out)?);
+    if !input.flags().readable() || !out.flags().writable() {
+        return Err(Errno::EBADF);
+    }
+    let from = input.ops_as::<PipeEnd>().ok_or(Errno::EINVAL)?;
+    if !is_pipe(&out)? || same_pipe(&input, &out) {
+        return Err(Errno::EINVAL);
+    }
+    let nonblock = flags & SPLICE_F_NONBLOCK != 0;
+    let out_waits = !nonblock && !out.nonblocking();
+    if !out_waits && !out.poll(None).contains(PollEvents::OUT) {
+        return Err(Errno::EAGAIN);
+    }
+    let chunk = count.min(if out_waits { CHUNK } else { ATOMIC });
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(chunk).map_err(|_| Errno::ENOMEM)?;
+    buffer.resize(chunk, 0);
+    let got = from.pipe().peek(&mut IoDst::kernel(&mut buffer), nonblock || input.nonblocking())?;
+    if got == 0 {
+        return Ok(0);
+    }
+    out.write(&mut IoSrc::kernel(buffer.get(..got).unwrap_or(&[])))
 }
 
 fn is_pipe(file: &File) -> Result<bool> {
@@ -120,6 +165,12 @@ fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -
         return Err(Errno::EBADF);
     }
     let pieces = read_iovecs(iov, count)?;
+    let ready =
+        if file.flags().writable() { PollEvents::OUT | PollEvents::ERR } else { PollEvents::IN | PollEvents::HUP };
+    let nonblock = flags & SPLICE_F_NONBLOCK != 0;
+    if nonblock && pieces.iter().any(|piece| piece.len > 0) && !file.poll(None).intersects(ready) {
+        return Err(Errno::EAGAIN);
+    }
     if file.flags().writable() {
         file.write(&mut IoSrc::user_pieces(pieces))
     } else {

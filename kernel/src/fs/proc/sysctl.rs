@@ -3,6 +3,7 @@
 
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::ipc::pipe;
 use crate::ipc::sysv::{Limits, namespace};
 use crate::syscall::system;
 use crate::task::{self, cap, ids};
@@ -39,11 +40,26 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let kernel = ipc_limits(fs, kernel);
     let net = StaticDir::new().add("core", sub(fixed(NET_CORE))).add("unix", sub(fixed(NET_UNIX)));
     let root = StaticDir::new()
-        .add("fs", sub(fixed(FS)))
+        .add("fs", sub(fixed(FS).add("inotify", sub(fixed(INOTIFY))).add("pipe-max-size", pipe_limit(fs))))
         .add("kernel", sub(kernel))
         .add("net", sub(net))
         .add("vm", sub(fixed(VM)));
     sub(root)
+}
+
+/// How large a pipe ordinary users may make: a power of two of pages.
+fn pipe_limit(fs: &Arc<PseudoFs>) -> InodeRef {
+    let read = || Ok(format!("{}\n", pipe::CAPACITY_MAX.load(Relaxed)).into_bytes());
+    let write = |text: &[u8]| {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+        let size: usize = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+        if !(1..=1 << 24).contains(&size) {
+            return Err(Errno::EINVAL);
+        }
+        pipe::CAPACITY_MAX.store(size.max(4096).next_power_of_two(), Relaxed);
+        Ok(())
+    };
+    TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
 
 /// The limits of System V IPC, which administrators may change.
@@ -121,12 +137,14 @@ const FS: &[(&str, &str)] = &[
     ("nr_open", "1048576"),
     ("overflowgid", "65534"),
     ("overflowuid", "65534"),
-    ("pipe-max-size", "1048576"),
     ("pipe-user-pages-hard", "0"),
     ("pipe-user-pages-soft", "16384"),
     ("protected_hardlinks", "1"),
     ("protected_symlinks", "1"),
 ];
+
+const INOTIFY: &[(&str, &str)] =
+    &[("max_queued_events", "16384"), ("max_user_instances", "128"), ("max_user_watches", "8192")];
 
 const NET_CORE: &[(&str, &str)] = &[
     ("rmem_default", "212992"),
