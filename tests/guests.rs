@@ -93,3 +93,8 @@ fn pidfds() {
 fn rseq() {
     same_as_host("rseq");
 }
+
+#[test]
+fn ptracing() {
+    same_as_host("ptracing");
+}

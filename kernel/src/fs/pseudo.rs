@@ -43,7 +43,7 @@ impl Meta {
         self
     }
 
-    fn attr(&self, kind: Kind) -> Attr {
+    pub(super) fn attr(&self, kind: Kind) -> Attr {
         let now = Time::now();
         let mut attr = Attr::new(kind, self.mode, self.ino);
         (attr.uid, attr.gid, attr.blksize) = (self.uid, self.gid, 1024);
@@ -51,7 +51,7 @@ impl Meta {
         attr
     }
 
-    fn fs(&self) -> Arc<dyn FileSystem> {
+    pub(super) fn fs(&self) -> Arc<dyn FileSystem> {
         match self.fs.upgrade() {
             Some(fs) => fs,
             None => PseudoFs::new("none", 0),

@@ -3,7 +3,7 @@
 use super::state::{NO_STACK, PrivateState};
 use super::*;
 use crate::syscall::Pid;
-use crate::task::{Task, WaitStatus, exit, ids, rseq, stop};
+use crate::task::{Task, WaitStatus, exit, ids, ptrace, rseq, stop};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -43,13 +43,25 @@ pub fn deliver(task: &Arc<Task>, regs: &mut Regs) {
         // Before looking: a sender that comes later sets it again.
         task.thread.clear_interrupt();
         let continues = task.process().signal.continues.load(Acquire);
-        let Some((info, action)) = take(task) else { break };
+        let Some(info) = take(task) else { break };
+        let Some(info) = ptrace::stops::delivery(task, regs, info) else {
+            if must_leave(task) {
+                return;
+            }
+            continue;
+        };
+        if task.trace.is_traced() && task.signal.mask() & bit(info.signo()) != 0 {
+            // The tracer put another signal in, which is blocked.
+            send::send_to_task(task, info);
+            continue;
+        }
+        let action = take_action(task, info.signo());
         if action.handler > SIG_IGN {
             handle(task, regs, &info, &action);
         } else if action.handler == SIG_DFL {
             by_default(task, info.signo(), continues);
         }
-        if task.must_exit() || task.process().stop.lock().signal.is_some() {
+        if must_leave(task) {
             // The flag is set again by whoever decided so; what is left is delivered after the stop.
             return;
         }
@@ -58,25 +70,35 @@ pub fn deliver(task: &Arc<Task>, regs: &mut Regs) {
     restore_mask(task);
 }
 
+/// Whether the thread ends or stops before it can take another signal.
+fn must_leave(task: &Task) -> bool {
+    task.must_exit() || stop::due(task).is_some()
+}
+
 /// Signals that the thread would take now.
 pub(super) fn deliverable(task: &Task) -> SigSet {
     let shared = task.process().signal.state.lock().pending.set();
     (shared | task.signal.pending_set()) & !task.signal.mask()
 }
 
-/// Takes the next signal and its action; one with SA_RESETHAND is default from now on.
-fn take(task: &Task) -> Option<(SigInfo, Action)> {
+/// Takes the next signal.
+fn take(task: &Task) -> Option<SigInfo> {
     let mask = task.signal.mask();
     let mut shared = task.process().signal.state.lock();
     let mut info = take_pending(&mut task.signal.state.lock(), &mut shared.pending, mask)?;
-    let signo = info.signo();
+    drop(shared);
+    crate::time::posix::delivered(task.process(), &mut info);
+    Some(info)
+}
+
+/// The action of a signal that was taken; one with SA_RESETHAND is default from now on.
+fn take_action(task: &Task, signo: Signo) -> Action {
+    let mut shared = task.process().signal.state.lock();
     let action = shared.actions.get(signo);
     if action.handler > SIG_IGN && action.has(sa::RESETHAND) {
         shared.actions.set(signo, Action { handler: SIG_DFL, ..action });
     }
-    drop(shared);
-    crate::time::posix::delivered(task.process(), &mut info);
-    Some((info, action))
+    action
 }
 
 /// The thread's own signals come first, as Linux has it; faults before all.
@@ -128,6 +150,7 @@ fn handle(task: &Arc<Task>, regs: &mut Regs, info: &SigInfo, action: &Action) {
     let mask = task.signal.mask() | action.mask | own;
     task.signal.state.lock().saved_mask = None;
     set_mask(task, mask);
+    ptrace::stops::handler_entered(task, regs);
 }
 
 /// Writes the frame and points the registers at the handler.

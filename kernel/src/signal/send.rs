@@ -46,7 +46,12 @@ pub fn queue_to_process(process: &Arc<Process>, info: SigInfo) -> Result<Queued>
 
 /// Ends a thread's process by SIGKILL: nothing can block or handle it, so it is not queued at all.
 fn kill_now(process: &Arc<Process>) {
+    process.set_killed();
     exit::group_exit(process, WaitStatus::signaled(SIGKILL, false));
+    if process.is_exiting() {
+        // One that stands in a tracer's stop at its end goes on, too.
+        threads(process).iter().for_each(|task| task.trace.wake());
+    }
 }
 
 fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> Result<Queued> {
@@ -66,7 +71,8 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let user = process.user();
     let mut shared = process.signal.state.lock();
     let wanted = first.signal.mask() & bit(signo) != 0;
-    if !wanted && shared.actions.get(signo).ignores(signo) && !first.signal.waits_for(signo) {
+    let ignored = shared.actions.get(signo).ignores(signo) && !first.trace.is_traced();
+    if !wanted && ignored && !first.signal.waits_for(signo) {
         return Ok(Queued::Already);
     }
     let queued = match target {

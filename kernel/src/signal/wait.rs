@@ -2,7 +2,7 @@
 
 use super::deliver::{deliverable, take_pending};
 use super::*;
-use crate::task::Task;
+use crate::task::{Task, stop};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_smp::wait::{WaitQueue, Wake};
@@ -34,7 +34,7 @@ pub fn wait_for(task: &Arc<Task>, set: SigSet, deadline_ns: Option<u64>) -> Resu
 
 /// Whether there is a reason for an interruption: something to deliver, a stop, an end. The caller clears the flag if not.
 pub fn interrupted(task: &Task) -> bool {
-    task.must_exit() || deliverable(task) != 0 || task.process().stop.lock().signal.is_some()
+    task.must_exit() || deliverable(task) != 0 || stop::due(task).is_some() || task.trace.traps()
 }
 
 /// Pending signals that the thread blocks.

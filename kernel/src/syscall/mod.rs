@@ -36,6 +36,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod prctl;
 pub mod process;
+pub mod ptrace;
 pub mod sched;
 pub mod signal;
 pub mod socket;

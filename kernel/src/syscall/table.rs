@@ -78,6 +78,7 @@ const FAMILIES: &[&[Row]] = &[
     super::poll::ROWS,
     super::prctl::ROWS,
     super::process::ROWS,
+    super::ptrace::ROWS,
     super::sched::ROWS,
     super::signal::ROWS,
     super::socket::ROWS,

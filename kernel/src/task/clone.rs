@@ -7,7 +7,7 @@ use super::ids::{self, INIT, Table};
 use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
-use super::{Completion, cap};
+use super::{Completion, cap, ptrace};
 use crate::fs::{OnExec, OpenFlags};
 use crate::signal;
 use crate::syscall::{Fd, Pid};
@@ -128,17 +128,23 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
         child.set_vfork(done.clone());
         done
     });
-    if let Err(errno) = enter(task, &child, args) {
+    let event = ptrace::stops::clone_event(task, args);
+    if let Err(errno) = enter(task, &child, args, event.is_some()) {
         if let (Some(fd), Ok(files)) = (pidfd, task.files()) {
             drop(files.remove(fd));
         }
         super::exit::discard(&child);
         return Err(errno);
     }
+    ptrace::relation::stop_first(&child);
     sched::start(&child);
     crate::stats::FORKS.add(1);
+    if let Some(event) = event {
+        ptrace::stops::event(task, event, tid.0 as u64);
+    }
     if let Some(done) = done {
         wait_vfork(task, &done);
+        ptrace::stops::event(task, ptrace::Event::VforkDone, tid.0 as u64);
     }
     Ok(tid)
 }
@@ -248,14 +254,23 @@ fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
 }
 
 /// Enters the child into the table, unless the caller is being killed.
-fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs) -> Result<()> {
+fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs, traced: bool) -> Result<()> {
     let mut table = ids::table();
     if task.must_exit() {
         return Err(Errno::ERESTARTNOINTR);
     }
     if args.flags.contains(CloneFlags::THREAD) {
-        return table.enter_thread(child);
+        table.enter_thread(child)?;
+    } else {
+        enter_process(&mut table, task, child, args)?;
     }
+    if traced || args.flags.contains(CloneFlags::PTRACE) {
+        ptrace::relation::inherit(&mut table, task, child);
+    }
+    Ok(())
+}
+
+fn enter_process(table: &mut Table, task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs) -> Result<()> {
     let own = task.process().pid();
     let node = table.node(own)?;
     let pgrp = node.pgrp.clone();
@@ -263,7 +278,7 @@ fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs) -> Result<()> {
     if args.flags.contains(CloneFlags::PARENT) {
         child.process().exit_signal.store(task.process().exit_signal.load(Relaxed), Relaxed);
     }
-    Table::enter_process(&mut table, child, parent, pgrp);
+    table.enter_process(child, parent, pgrp);
     Ok(())
 }
 

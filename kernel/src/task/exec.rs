@@ -6,7 +6,7 @@
 use super::ids::{self, WaitStatus};
 use super::process::Process;
 use super::task::Task;
-use super::{Cred, cap, exit};
+use super::{Cred, cap, exit, ptrace};
 use crate::fs::{File, MountFlags};
 use crate::loader::{self, Loaded, stack::Strings};
 use crate::{Errno, Result, sched, signal};
@@ -41,8 +41,12 @@ pub fn exec(task: &Arc<Task>, program: Program, strings: Strings) -> Result<()> 
     let request = loader::Request { file, name, strings, unreachable, limits: process.limits(), randomize };
     let loaded =
         loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
+    let old_tid = task.tid().0;
     de_thread(task)?;
     commit(task, loaded);
+    if !task.must_exit() {
+        ptrace::stops::exec(task, old_tid);
+    }
     Ok(())
 }
 
@@ -61,7 +65,8 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     let mut cred = (*task.cred()).clone();
     let before = (cred.euid, cred.egid);
     let attr = file.attr()?;
-    if attr.mode & SET_ID != 0 && !task.no_new_privs.load(Relaxed) && !is_nosuid(file) {
+    let watched = task.trace.tracer_task().is_some_and(|tracer| !tracer.capable(cap::SYS_PTRACE));
+    if attr.mode & SET_ID != 0 && !task.no_new_privs.load(Relaxed) && !watched && !is_nosuid(file) {
         if attr.mode & 0o4000 != 0 {
             cred.euid = attr.uid;
         }
@@ -116,7 +121,9 @@ fn become_leader(task: &Arc<Task>) -> Result<()> {
     if task.tid() != pid {
         let mut table = ids::table();
         table.tasks.remove(&task.tid().0);
+        let old = task.tid();
         task.set_tid(pid);
+        ptrace::relation::renamed(&mut table, task, old);
         table.tasks.insert(pid.0, task.clone());
         process.exit_signal.store(signal::SIGCHLD, Relaxed);
     }
@@ -175,6 +182,9 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
     let Loaded { space, entry, sp, image, comm, .. } = loaded;
     super::exit::release_memory_for_exec(task);
     let id = space.id();
+    if task.trace.is_traced() {
+        space.unpatch();
+    }
     // The old space goes first: nobody else may have it, and its memory is free for the new one.
     drop(task.replace_space(Some(space)));
     if !task.is_vfork_child() {

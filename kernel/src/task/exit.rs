@@ -6,6 +6,7 @@
 
 use super::ids::{self, INIT, Node, Table, WaitStatus};
 use super::process::{Process, Usage};
+use super::ptrace;
 use super::task::Task;
 use crate::signal::{self, SigInfo};
 use crate::syscall::Pid;
@@ -36,6 +37,7 @@ pub fn kick_threads(process: &Process) {
     };
     for thread in &threads {
         sched::interrupt(thread);
+        thread.trace.wake();
     }
     process.stop_queue.wake_all();
 }
@@ -43,6 +45,9 @@ pub fn kick_threads(process: &Process) {
 /// Everything that is left to do for a thread that has left the run loop. Afterwards it may only switch away for ever.
 pub fn leave(task: &Arc<Task>) {
     task.thread.clear_interrupt();
+    let own = WaitStatus::exited(task.exit_code.load(Relaxed));
+    ptrace::stops::exit(task, task.process().group_exit().unwrap_or(own).0);
+    ptrace::relation::tracer_exit(task);
     signal::on_exit(task);
     release_memory(task);
     drop(task.replace_files(None));
@@ -56,12 +61,20 @@ pub fn leave(task: &Arc<Task>) {
         let mut times = process.times.lock();
         times.own.add(&task.sched.usage());
     }
-    let own = WaitStatus::exited(task.exit_code.load(Relaxed));
     let status = process.group_exit().unwrap_or(own);
-    let gone = {
+    let usage = task.sched.usage();
+    let (gone, tracer) = {
         let mut table = ids::table();
-        remove_thread(&mut table, task, &process, status)
+        let tracer = ptrace::relation::tracee_exit(&mut table, task, status, usage);
+        (remove_thread(&mut table, task, &process, status), tracer)
     };
+    if let (Some(tracer), Gone::Thread) = (&tracer, &gone)
+        && !task.is_leader()
+    {
+        let info = thread_info(task.tid(), &process, status, &usage);
+        signal::send_to_process(tracer, info);
+        tracer.child_events.wake_all();
+    }
     match gone {
         Gone::Thread => {
             process.end_queue.wake_all();
@@ -119,6 +132,10 @@ enum Gone {
 /// Who is to hear of a process's end.
 struct End {
     parent: Option<Arc<Process>>,
+    /// Who is told first, if a process traced it that is not its parent.
+    tracer: Option<Arc<Process>>,
+    /// Processes that this one traced and did not wait for.
+    ended: Vec<(Arc<Process>, WaitStatus)>,
     /// Children that were zombies and now have another parent, and live ones that want a signal.
     orphans: Vec<(Arc<Process>, u32)>,
     new_parents: Vec<Arc<Process>>,
@@ -142,6 +159,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     node.zombie = Some(status);
     process.ended.store(true, Release);
     table.tasks.remove(&pid.0);
+    let ended = ptrace::relation::tracer_gone(table, pid);
     let orphaned = orphan_children(table, pid);
     let hangup = newly_orphaned(table, pid, &orphaned.0);
     let node = match table.node(pid) {
@@ -151,6 +169,8 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     let session = &node.pgrp.session;
     Gone::Process(End {
         parent: table.node(node.parent).ok().map(|parent| parent.process.clone()),
+        tracer: node.traced_by.and_then(|tracer| table.node(tracer).ok()).map(|tracer| tracer.process.clone()),
+        ended,
         orphans: orphaned.0,
         new_parents: orphaned.1,
         hangup,
@@ -246,8 +266,20 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
         signal::send_to_process(parent, SigInfo::kernel(signal::SIGCHLD));
         parent.child_events.wake_all();
     }
-    if let Some(parent) = &end.parent {
-        tell_parent(parent, process, status);
+    match (&end.tracer, &end.parent) {
+        (Some(tracer), _) => {
+            let usage = process.times.lock().own;
+            signal::send_to_process(tracer, child_info(signal::SIGCHLD, process, status, &usage));
+            tracer.child_events.wake_all();
+        }
+        (None, Some(parent)) => tell_parent(parent, process, status),
+        (None, None) => {}
+    }
+    for (traced, status) in &end.ended {
+        let parent = ids::table().node(traced.pid()).map(|node| node.parent);
+        if let Some(parent) = parent.ok().and_then(ids::find_process) {
+            tell_parent(&parent, traced, *status);
+        }
     }
     if process.pid() == crate::boot::FIRST {
         crate::boot::finish(status);
@@ -255,7 +287,7 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
 }
 
 /// SIGCHLD and the wake-up; reaps at once if the parent does not want to know.
-fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus) {
+pub(super) fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus) {
     let wanted = process.exit_signal.load(Relaxed);
     if wanted == signal::SIGCHLD && signal::ignores_children(parent) {
         reap(process.pid());
@@ -269,13 +301,18 @@ fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus
     parent.child_events.wake_all();
 }
 
-/// The unit of `si_utime` and `si_stime`.
-const TICK_NS: u64 = 10_000_000;
-
 /// The `siginfo_t` of a child's end.
 fn child_info(signo: u32, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
     let (code, value) = super::wait::code_of(status);
-    SigInfo::child(signo, code, process.pid().0, 0, value, usage.user_ns / TICK_NS, usage.system_ns / TICK_NS)
+    let uid = process.uid.load(Relaxed);
+    SigInfo::child(signo, code, process.pid().0, uid, value, usage.user_ns, usage.system_ns)
+}
+
+/// The same of a traced thread.
+fn thread_info(tid: Pid, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
+    let (code, value) = super::wait::code_of(status);
+    let uid = process.uid.load(Relaxed);
+    SigInfo::child(signal::SIGCHLD, code, tid.0, uid, value, usage.user_ns, usage.system_ns)
 }
 
 /// Removes the zombie `pid` from the tree; its times go to its parent. Returns whether it was there.

@@ -6,7 +6,7 @@
 //!
 //! An id is free when no thread, process, group or session has it.
 
-use super::{Process, Task};
+use super::{Process, Task, Usage};
 use crate::syscall::Pid;
 use crate::tty::Tty;
 use crate::{Errno, Result};
@@ -123,8 +123,22 @@ pub struct Node {
     pub threads: Vec<Arc<Task>>,
     /// Set once all threads are gone.
     pub zombie: Option<WaitStatus>,
+    /// Threads that it traces, by id; a process whose end it has not waited for stays.
+    pub tracees: BTreeSet<i32>,
+    /// Ends of traced threads that were not leaders, to be waited for.
+    pub dead_tracees: Vec<DeadTracee>,
+    /// The process that traces its leader and is not its parent: it waits for the end first.
+    pub traced_by: Option<Pid>,
     /// It has called execve since it was forked (setpgid by its parent is refused).
     pub execed: bool,
+}
+
+/// The end of a traced thread.
+pub struct DeadTracee {
+    pub tid: Pid,
+    pub process: Arc<Process>,
+    pub status: WaitStatus,
+    pub usage: Usage,
 }
 
 /// See the module.
@@ -180,6 +194,11 @@ impl Table {
         Ok(wanted)
     }
 
+    /// Keeps the id of a thread that is gone until [`Self::unreserve`].
+    pub(super) fn keep_id(&mut self, id: Pid) {
+        self.reserved.insert(id.0);
+    }
+
     /// The last id given out, for /proc/loadavg.
     pub fn last_id(&self) -> Pid {
         Pid(self.last)
@@ -213,6 +232,9 @@ impl Table {
             pgrp,
             threads: Vec::from([task.clone()]),
             zombie: None,
+            tracees: BTreeSet::new(),
+            dead_tracees: Vec::new(),
+            traced_by: None,
             execed: false,
         };
         self.reserved.remove(&pid.0);

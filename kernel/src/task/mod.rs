@@ -18,6 +18,7 @@ pub mod ids;
 pub mod limits;
 pub mod pidfd;
 mod process;
+pub mod ptrace;
 pub mod rseq;
 mod run;
 pub mod session;

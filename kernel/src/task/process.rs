@@ -23,6 +23,8 @@ pub struct Process {
     group_exit: SpinLock<Option<WaitStatus>>,
     /// `group_exit` is set: to look at without the lock.
     exiting: AtomicBool,
+    /// SIGKILL was sent: not even a stop at the end holds it.
+    killed: AtomicBool,
     /// The thread that is running execve(2) and waits for the others to end, as its tid; 0 = none.
     exec_by: AtomicI32,
     /// Woken when a child changes state, and when a thread of the group exits.
@@ -75,6 +77,8 @@ pub struct Image {
 /// State of a group stop. Protected by `Process::stop`.
 #[derive(Debug, Default)]
 pub struct Stop {
+    /// Number of the stop: of those that begun so far.
+    pub generation: u64,
     /// The signal that stops the group now.
     pub signal: Option<u32>,
     /// Threads that have parked.
@@ -130,6 +134,7 @@ impl Process {
             limits: SpinLock::new(Rank::Process, limits),
             group_exit: SpinLock::new(Rank::Process, None),
             exiting: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
             exec_by: AtomicI32::new(0),
             child_events: WaitQueue::new(),
             exit_signal: AtomicU32::new(0),
@@ -203,6 +208,16 @@ impl Process {
     /// Whether its end has been decided.
     pub fn is_exiting(&self) -> bool {
         self.exiting.load(Acquire)
+    }
+
+    /// Whether SIGKILL was sent.
+    pub fn is_killed(&self) -> bool {
+        self.killed.load(Acquire)
+    }
+
+    /// SIGKILL was sent. The caller wakes the threads.
+    pub fn set_killed(&self) {
+        self.killed.store(true, Release);
     }
 
     /// Starts ending all threads but `by`; false if another thread was first.

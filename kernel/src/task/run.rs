@@ -2,7 +2,7 @@
 
 use super::ids::{self, WaitStatus};
 use super::task::Task;
-use super::{exit, rseq, stop};
+use super::{exit, ptrace, rseq, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
@@ -40,13 +40,17 @@ fn run(task: &Arc<Task>) {
         time::clock::refresh(umbel_smp::slot::this().page());
         sched::program_timer();
         let before_ns = time::monotonic_ns();
+        let steps = task.trace.steps() && single_step(task, true);
         let trap = gate::enter_user(&task.user);
         task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
+        if steps {
+            single_step(task, false);
+        }
         let mut restart = false;
         match trap {
             Trap::Syscall => {
                 count_call(task);
-                restart = system_call(task, strace);
+                restart = traced_call(task, strace);
             }
             Trap::Fault(fault) => page_fault(task, &fault),
             Trap::Exception(exception) => raise(task, &exception),
@@ -56,6 +60,28 @@ fn run(task: &Arc<Task>) {
         }
         exit_to_user(task, restart);
     }
+}
+
+/// Sets or clears the CPU's trap flag for a tracee. Returns true.
+fn single_step(task: &Task, on: bool) -> bool {
+    task.user.update(|regs| {
+        let flags = regs.rflags & !Regs::TRAP_FLAG;
+        regs.rflags = if on { flags | Regs::TRAP_FLAG } else { flags };
+    });
+    true
+}
+
+/// A system call, with the stops of a tracee around it.
+fn traced_call(task: &Arc<Task>, strace: bool) -> bool {
+    if !task.trace.is_traced() {
+        return system_call(task, strace);
+    }
+    task.user.update(|regs| regs.rax = Errno::ENOSYS.as_return());
+    let restart = ptrace::stops::call_entry(task) && !task.must_exit() && system_call(task, strace);
+    if !task.must_exit() {
+        ptrace::stops::call_exit(task);
+    }
+    restart
 }
 
 /// Which way the call came; a site that trapped often is patched.
@@ -112,12 +138,15 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
             }
         }
         task.thread.clear_interrupt();
+        ptrace::stops::trap(task);
         stop::park(task);
         if task.must_exit() {
             return;
         }
         restart = false;
-        task.user.update(|regs| signal::deliver(task, regs));
+        let mut regs = task.user.regs();
+        signal::deliver(task, &mut regs);
+        task.user.set_regs(&regs);
     }
 }
 

@@ -4,9 +4,9 @@
 //! told. SIGCONT and SIGKILL end the stop.
 
 use super::exit::kick_threads;
-use super::ids;
 use super::process::Process;
 use super::task::Task;
+use super::{ids, ptrace};
 use crate::signal::{self, SigInfo};
 use alloc::sync::Arc;
 
@@ -18,6 +18,7 @@ pub fn begin(task: &Task, signo: u32) {
         if stop.signal.is_none() {
             stop.signal = Some(signo);
             stop.told = false;
+            stop.generation += 1;
         }
     }
     kick_threads(process);
@@ -36,17 +37,45 @@ pub fn resume(process: &Arc<Process>) {
     };
     process.stop_queue.wake_all();
     if was_stopped {
+        let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
+        threads.iter().for_each(ptrace::stops::continued);
         tell_parent(process, raw_code(true), signal::SIGCONT);
     }
 }
 
+/// The stop that the calling thread has to take part in: the signal, and the number of the stop. A tracee whose tracer let
+/// it go on has done so.
+pub fn due(task: &Task) -> Option<(u32, u64)> {
+    let (signal, generation) = {
+        let stop = task.process().stop.lock();
+        (stop.signal?, stop.generation)
+    };
+    (!ptrace::stops::has_shown(task, generation)).then_some((signal, generation))
+}
+
 /// Parks the calling thread while its process is stopped. Called on the way out of the kernel.
 pub fn park(task: &Arc<Task>) {
+    while let Some((signo, generation)) = due(task).filter(|_| !task.must_exit()) {
+        enter(task);
+        if task.trace.is_traced() {
+            ptrace::stops::group_stop(task, signo, generation);
+        } else {
+            task.process().stop_queue.wait_until(|| {
+                let stopped = task.process().stop.lock().signal.is_some();
+                (!stopped || task.must_exit() || task.trace.is_traced()).then_some(())
+            });
+        }
+        task.process().stop.lock().parked -= 1;
+    }
+}
+
+/// Counts the calling thread among those that have stopped, and tells the parent if it is the last.
+fn enter(task: &Arc<Task>) {
     let process = task.process();
     let tell = {
         let mut stop = process.stop.lock();
-        let Some(signo) = stop.signal else { return };
         stop.parked += 1;
+        let Some(signo) = stop.signal else { return };
         let tell = stop.parked >= process.live_threads() && !stop.told;
         if tell {
             stop.told = true;
@@ -57,11 +86,6 @@ pub fn park(task: &Arc<Task>) {
     if let Some(signo) = tell {
         tell_parent(process, raw_code(false), signo);
     }
-    process.stop_queue.wait_until(|| {
-        let stopped = process.stop.lock().signal.is_some();
-        (!stopped || task.must_exit()).then_some(())
-    });
-    process.stop.lock().parked -= 1;
 }
 
 fn raw_code(continued: bool) -> i32 {

@@ -43,6 +43,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     /// See [`super::rseq`]. The thread's own.
     pub rseq: super::rseq::Rseq,
+    /// Being traced. Own lock.
+    pub trace: super::ptrace::Traced,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: AtomicBool,
     /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
@@ -113,6 +115,7 @@ impl Task {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             rseq: new.rseq,
+            trace: Default::default(),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),

@@ -44,6 +44,18 @@ pub struct WaitResult {
     pub uid: u32,
     pub status: WaitStatus,
     pub usage: Usage,
+    /// Whose end or stop it is.
+    pub of: Of,
+}
+
+/// What a result is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    Child,
+    /// A traced thread, or a traced process that is another's child.
+    Tracee,
+    /// The end of a traced thread that is not its process's leader.
+    Thread,
 }
 
 /// Waits as `options` say; `Ok(None)` if `WNOHANG` and nothing happened yet.
@@ -60,7 +72,7 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
     };
     match process.child_events.wait_interruptible(None, &mut look) {
         Ok(Ok(Some(found))) => {
-            if found.is_end() && !options.contains(WaitOptions::WNOWAIT) && !super::exit::reap(found.pid) {
+            if found.is_end() && !options.contains(WaitOptions::WNOWAIT) && !take(process, &found) {
                 // Another thread of this process was faster.
                 return wait(task, which.clone(), options);
             }
@@ -68,6 +80,24 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
         }
         Ok(other) => other,
         Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
+    }
+}
+
+/// Takes the end that was found; false if another thread was faster.
+fn take(process: &Process, found: &WaitResult) -> bool {
+    match found.of {
+        Of::Child => super::exit::reap(found.pid),
+        Of::Tracee => super::ptrace::relation::reaped_by_tracer(process, found.pid),
+        Of::Thread => {
+            let mut table = ids::table();
+            let Ok(node) = table.node_mut(process.pid()) else { return false };
+            let Some(at) = node.dead_tracees.iter().position(|dead| dead.tid == found.pid) else { return false };
+            let dead = node.dead_tracees.remove(at);
+            table.unreserve(dead.tid);
+            drop(table);
+            drop(dead);
+            true
+        }
     }
 }
 
@@ -90,6 +120,59 @@ pub fn code_of(status: WaitStatus) -> (i32, i32) {
     (code as i32, value)
 }
 
+/// One look at all tracees; `None` if none of them is meant.
+fn scan_tracees(table: &Table, own: &Node, which: &WaitFor, options: WaitOptions) -> Option<Option<WaitResult>> {
+    let mut any = None;
+    let meant = |node: &Node, tid: Pid| match which {
+        WaitFor::Pid(pid) => tid == *pid,
+        _ => is_wanted(node, which),
+    };
+    for dead in &own.dead_tracees {
+        let node = table.node(dead.process.pid());
+        if node.map_or(matches!(which, WaitFor::Any), |node| meant(node, dead.tid))
+            || matches!(which, WaitFor::Pid(pid) if *pid == dead.tid)
+        {
+            any = Some(None);
+            if options.contains(WaitOptions::WEXITED) {
+                let uid = dead.process.uid.load(Relaxed);
+                let status = dead.process.group_exit().unwrap_or(dead.status);
+                let (pid, usage) = (dead.tid, dead.usage);
+                return Some(Some(WaitResult { pid, uid, status, usage, of: Of::Thread }));
+            }
+        }
+    }
+    for tid in &own.tracees {
+        let task = table.tasks.get(tid);
+        let pid = task.map_or(Pid(*tid), |task| task.process().pid());
+        let Ok(node) = table.node(pid) else { continue };
+        if !meant(node, Pid(*tid)) {
+            continue;
+        }
+        any = Some(None);
+        let found = match task {
+            Some(task) => stop_of(task, node, options),
+            None => node.zombie.filter(|_| options.contains(WaitOptions::WEXITED)).map(|status| end_of(node, status)),
+        };
+        if let Some(found) = found {
+            return Some(Some(WaitResult { pid: Pid(*tid), of: Of::Tracee, ..found }));
+        }
+    }
+    any
+}
+
+/// The stop of a tracee that has not been reported.
+fn stop_of(task: &Task, node: &Node, options: WaitOptions) -> Option<WaitResult> {
+    let code = task.trace.report(!options.contains(WaitOptions::WNOWAIT))?;
+    Some(end_of(node, WaitStatus(code << 8 | 0x7f)))
+}
+
+fn end_of(node: &Node, status: WaitStatus) -> WaitResult {
+    let process = &node.process;
+    let mut usage = process.times.lock().own;
+    usage.add(&process.times.lock().children);
+    WaitResult { pid: process.pid(), uid: process.uid.load(Relaxed), status, usage, of: Of::Child }
+}
+
 /// One look at all children.
 fn scan(process: &Process, which: &WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let table = ids::table();
@@ -101,34 +184,45 @@ fn scan(process: &Process, which: &WaitFor, options: WaitOptions) -> Result<Opti
             continue;
         }
         any = true;
-        if let Some(found) = state_of(&table, node, options) {
+        if let Some(found) = state_of(own, node, options) {
             return Ok(Some(found));
+        }
+    }
+    if let Some(found) = scan_tracees(&table, own, which, options) {
+        any = true;
+        if found.is_some() {
+            return Ok(found);
         }
     }
     if any { Ok(None) } else { Err(Errno::ECHILD) }
 }
 
-fn matches(node: &Node, which: &WaitFor, options: WaitOptions) -> bool {
-    let wanted = match which {
+fn is_wanted(node: &Node, which: &WaitFor) -> bool {
+    match which {
         WaitFor::Any => true,
         WaitFor::Pid(pid) => node.process.pid() == *pid,
         WaitFor::Pgrp(pgid) => node.pgrp.id == *pgid,
         WaitFor::Process(process) => Arc::ptr_eq(&node.process, process),
-    };
+    }
+}
+
+fn matches(node: &Node, which: &WaitFor, options: WaitOptions) -> bool {
     let is_clone = node.process.exit_signal.load(Relaxed) != signal::SIGCHLD;
-    wanted && (options.contains(WaitOptions::__WALL) || is_clone == options.contains(WaitOptions::__WCLONE))
+    is_wanted(node, which)
+        && (options.contains(WaitOptions::__WALL) || is_clone == options.contains(WaitOptions::__WCLONE))
 }
 
 /// What there is to report of a child, if anything; takes the report unless `WNOWAIT`.
-fn state_of(_: &Table, node: &Node, options: WaitOptions) -> Option<WaitResult> {
+fn state_of(own: &Node, node: &Node, options: WaitOptions) -> Option<WaitResult> {
     let process = &node.process;
-    let times = process.times.lock();
-    let mut usage = times.own;
-    usage.add(&times.children);
-    drop(times);
-    let result = |status| WaitResult { pid: process.pid(), uid: process.uid.load(Relaxed), status, usage };
+    let result = |status| end_of(node, status);
     if let Some(status) = node.zombie {
-        return options.contains(WaitOptions::WEXITED).then(|| result(status));
+        let waits = options.contains(WaitOptions::WEXITED) && node.traced_by.is_none();
+        return waits.then(|| result(status));
+    }
+    if own.tracees.contains(&process.pid().0) {
+        // Its stops are seen as a tracee's.
+        return None;
     }
     let keep = options.contains(WaitOptions::WNOWAIT);
     let mut stop = process.stop.lock();

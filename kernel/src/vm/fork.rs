@@ -34,8 +34,15 @@ impl Space {
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
         let (family, notes_left) = (inner.family.clone(), Some(NOTED));
         let kept = inner.kept.clone();
-        let mut child =
-            Inner { layout: inner.layout, limits: inner.limits, kept, family, notes_left, ..Inner::default() };
+        let mut child = Inner {
+            layout: inner.layout,
+            limits: inner.limits,
+            kept,
+            family,
+            notes_left,
+            unpatched: inner.unpatched,
+            ..Inner::default()
+        };
         if alone {
             // What cannot be copied now is shared until somebody writes.
             let _ = copy_recent(&inner, &mut child, &areas);

@@ -22,8 +22,8 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use umbel_gate::patch::{self, TRAMPOLINE_LEN};
-use umbel_mm::frame::FrameRef;
-use umbel_mm::{PAGE, UserAddr};
+use umbel_mm::frame::{self, FrameRef};
+use umbel_mm::{PAGE, UserAddr, view};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
 
 /// Distance of the trampolines from the start of the file's mapping: down if there is room, else up.
@@ -43,8 +43,8 @@ struct File {
     /// Offsets in the file of the calls that were tried, and which trampoline each got, if any.
     sites: BTreeMap<u64, Option<usize>>,
     used: usize,
-    /// Patched text by page number.
-    pages: BTreeMap<u64, FrameRef>,
+    /// Patched text by page number, the newest version last: spaces may still have older ones.
+    pages: BTreeMap<u64, Vec<FrameRef>>,
 }
 
 /// The trampolines of a file, as an object to map.
@@ -98,6 +98,9 @@ impl Space {
     /// The site at `at`, if its text may be patched.
     fn locate(&self, at: u64) -> Option<Site> {
         let inner = self.inner.lock();
+        if inner.unpatched {
+            return None;
+        }
         let vma = inner.vmas.find(at)?;
         let Backing::File { object, offset, file: Some(_) } = &vma.backing else { return None };
         if !vma.is_private() || vma.prot != Prot::READ | Prot::EXEC {
@@ -109,6 +112,37 @@ impl Space {
         let site =
             Site { object: object.clone(), page, page_addr: at / PAGE * PAGE, call: (at % PAGE) as usize, trampolines };
         Some(site)
+    }
+
+    /// Takes all patches out, for good: whoever traces a program is to see its own text, and every call.
+    pub fn unpatch(&self) {
+        let mut files = FILES.lock();
+        let mut inner = self.inner.lock();
+        if core::mem::replace(&mut inner.unpatched, true) {
+            return;
+        }
+        files.retain(|_, file| file.object.strong_count() > 0);
+        let mut patched = Vec::new();
+        for vma in inner.vmas.iter() {
+            let Backing::File { object, .. } = &vma.backing else { continue };
+            let Some(file) = files.get(&(object_id(object) as usize)) else { continue };
+            for (vpn, pte) in inner.table.iter(vma.pages()) {
+                let page = vma.object_page(vpn).map(|(_, page)| page);
+                let is_patch = |frame: &FrameRef| frame.pfn() == pte.pfn();
+                if page.and_then(|page| file.pages.get(&page)).is_some_and(|versions| versions.iter().any(is_patch)) {
+                    patched.push(vpn);
+                }
+            }
+        }
+        drop(files);
+        for vpn in patched {
+            let old = inner.table.set(vpn, Pte::default());
+            self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
+            view::shootdown(&self.log);
+            if old.is_present() {
+                frame::put_run(old.pfn(), 1);
+            }
+        }
     }
 
     fn patch_site(&self, site: &Site, nr: u32) -> Result<()> {
@@ -123,7 +157,7 @@ impl Space {
         }
         let file = files.get_mut(&key).ok_or(Errno::ENOENT)?;
         let at = site.page * PAGE + site.call as u64;
-        let before = file.pages.get(&site.page).cloned();
+        let before = file.newest(site.page);
         if !self.holds(site, before.as_ref()) {
             return Err(Errno::EBUSY);
         }
@@ -131,7 +165,7 @@ impl Space {
             let trampoline = file.add(site, nr)?;
             file.sites.insert(at, trampoline);
         }
-        let Some(frame) = file.pages.get(&site.page).cloned() else { return Err(Errno::ENOEXEC) };
+        let Some(frame) = file.newest(site.page) else { return Err(Errno::ENOEXEC) };
         self.map_trampolines(site.trampolines, &file.trampolines)?;
         self.replace_page(UserAddr(site.page_addr), frame)
     }
@@ -173,10 +207,15 @@ impl File {
         }
     }
 
+    /// The newest version of a patched page.
+    fn newest(&self, page: u64) -> Option<FrameRef> {
+        self.pages.get(&page)?.last().cloned()
+    }
+
     /// Makes the patched page of a new site; the trampoline it got, `None` if it cannot be patched.
     fn add(&mut self, site: &Site, nr: u32) -> Result<Option<usize>> {
         let mut text = vec![0; PAGE as usize];
-        match self.pages.get(&site.page) {
+        match self.newest(site.page) {
             Some(frame) => frame.read(0, &mut text)?,
             None => read_host_page(&*site.object, site.page, &mut text)?,
         }
@@ -191,7 +230,7 @@ impl File {
         // A new page each time: others may be running the old one.
         let frame = FrameRef::zeroed()?;
         frame.write(0, &text)?;
-        self.pages.insert(site.page, frame);
+        self.pages.entry(site.page).or_default().push(frame);
         self.used += 1;
         Ok(Some(number))
     }

@@ -125,6 +125,8 @@ pub(super) struct Inner {
     pub lock_future: bool,
     /// See [`Space::keep`].
     pub kept: Kept,
+    /// No call site is patched: a tracer looks at this space.
+    pub unpatched: bool,
 }
 
 /// Frames to be released after a shootdown.

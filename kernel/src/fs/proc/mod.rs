@@ -10,6 +10,7 @@
 mod cpuinfo;
 mod fd;
 mod maps;
+mod mem;
 mod mounts;
 mod process;
 mod status;

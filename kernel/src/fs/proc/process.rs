@@ -1,6 +1,6 @@
 //! The directory of a process, and of each of its threads.
 
-use super::{fd, maps, may_inspect, mounts, status};
+use super::{fd, maps, may_inspect, mem, mounts, status};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
@@ -84,9 +84,10 @@ enum Make {
     Write(fn(Subject) -> Result<Vec<u8>>, fn(Subject, &[u8]) -> Result<()>),
     Link(fn(Subject) -> Result<Target>),
     Dir(fn(&Arc<PseudoFs>, Subject) -> InodeRef),
+    File(fn(&Arc<PseudoFs>, Subject) -> InodeRef),
 }
 
-use Make::{Dir as D, Link as L, Text as T, Write as W};
+use Make::{Dir as D, File as F, Link as L, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
@@ -105,6 +106,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("maps", T(0o444, |s| maps::text(&*s.task()?))),
+    ("mem", F(mem::file)),
     ("mountinfo", T(0o444, |s| mounts::mountinfo(&*s.task()?))),
     ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
     ("net", D(net)),
@@ -146,7 +148,7 @@ impl Entries {
                 may_inspect(&*subject.task()?)?;
                 target(subject)
             }),
-            D(make) => make(&self.fs, subject),
+            D(make) | F(make) => make(&self.fs, subject),
         }
     }
 
@@ -168,7 +170,7 @@ impl DirSource for Entries {
         self.subject.process().map_err(|_| Errno::ENOENT)?;
         for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
             let kind = match entry {
-                T(..) | W(..) => Kind::Regular,
+                T(..) | W(..) | F(_) => Kind::Regular,
                 L(_) => Kind::Symlink,
                 D(_) => Kind::Directory,
             };

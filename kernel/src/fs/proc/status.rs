@@ -55,6 +55,9 @@ fn place(subject: Subject) -> Result<Place> {
 /// The letter of a state and its name.
 fn state(task: Option<&Arc<Task>>) -> (char, &'static str) {
     let Some(task) = task else { return ('Z', "zombie") };
+    if task.trace.is_stopped() {
+        return ('t', "tracing stop");
+    }
     if task.process().stop.lock().signal.is_some() {
         return ('T', "stopped");
     }
@@ -205,7 +208,9 @@ fn identity(out: &mut String, subject: Subject, place: &Place, task: Option<&Arc
         writeln!(out, "Umask:\t{:04o}", fs.umask())?;
     }
     writeln!(out, "State:\t{letter} ({word})")?;
-    writeln!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}\nTracerPid:\t0", place.pid, subject.tid, place.parent)?;
+    let tracer = task.and_then(|task| task.trace.tracer()).map_or(0, |tracer| tracer.pid().0);
+    writeln!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}", place.pid, subject.tid, place.parent)?;
+    writeln!(out, "TracerPid:\t{tracer}")?;
     let cred = task.map(|task| task.cred());
     if let Some(cred) = &cred {
         writeln!(out, "Uid:\t{}\t{}\t{}\t{}", cred.uid, cred.euid, cred.suid, cred.fsuid)?;

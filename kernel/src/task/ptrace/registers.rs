@@ -1,0 +1,167 @@
+//! A tracee's registers, in the layouts of `struct user` and of core files' notes.
+
+use crate::task::Task;
+use crate::task::arch::check_base;
+use crate::{Errno, Result};
+use alloc::vec::Vec;
+use umbel_gate::{Regs, fpu};
+
+/// Words of `struct user_regs_struct`.
+pub const COUNT: usize = 27;
+/// Offset and end of `u_debugreg` in `struct user`.
+const DEBUG_REGS: core::ops::Range<u64> = 848..912;
+/// Bytes of `struct user`.
+const USER_LEN: u64 = 912;
+/// Bytes of the legacy FPU image (`struct user_fpregs_struct`).
+pub const FPREGS_LEN: usize = 512;
+/// Where the components in use stand in an extended image.
+const XCR0_AT: usize = 464;
+
+const FS_BASE: usize = 21;
+const GS_BASE: usize = 22;
+
+/// All registers.
+pub fn get(task: &Task) -> [u64; COUNT] {
+    let r = task.user.regs();
+    let bases = task.user.bases();
+    [
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
+        r.orig_rax, r.rip, r.cs, r.rflags, r.rsp, r.ss, bases.fs, bases.gs, 0, 0, 0, 0,
+    ]
+}
+
+/// Replaces all registers; segments and privileged flags stay what guests have.
+///
+/// # Errors
+/// `EIO` for bases outside guest memory.
+pub fn set(task: &Task, words: &[u64; COUNT]) -> Result<()> {
+    let base = |index: usize| check_base(words[index]).map_err(|_| Errno::EIO);
+    let (fs, gs) = (base(FS_BASE)?, base(GS_BASE)?);
+    let [
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        rflags,
+        rsp,
+        ss,
+        ..,
+    ] = *words;
+    let mut regs = Regs {
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        rflags,
+        rsp,
+        ss,
+    };
+    regs.sanitize();
+    task.user.set_regs(&regs);
+    let mut bases = task.user.bases();
+    if (bases.fs, bases.gs) != (fs, gs) {
+        (bases.fs, bases.gs) = (fs, gs);
+        task.user.set_bases(bases);
+    }
+    Ok(())
+}
+
+/// A word of `struct user`.
+///
+/// # Errors
+/// `EIO` outside it.
+pub fn peek(task: &Task, offset: u64) -> Result<u64> {
+    if !offset.is_multiple_of(8) || offset >= USER_LEN {
+        return Err(Errno::EIO);
+    }
+    Ok(get(task).get((offset / 8) as usize).copied().unwrap_or(0))
+}
+
+/// Replaces a word of `struct user`. There are no debug registers: they hold nothing but zero.
+///
+/// # Errors
+/// `EIO` outside the registers, `ENOSPC` for a debug register.
+pub fn poke(task: &Task, offset: u64, value: u64) -> Result<()> {
+    if !offset.is_multiple_of(8) || offset >= USER_LEN {
+        return Err(Errno::EIO);
+    }
+    if DEBUG_REGS.contains(&offset) {
+        return if value == 0 { Ok(()) } else { Err(Errno::ENOSPC) };
+    }
+    let mut words = get(task);
+    *words.get_mut((offset / 8) as usize).ok_or(Errno::EIO)? = value;
+    set(task, &words)
+}
+
+/// The FPU image in the XSAVE format, with the components in use where debuggers look for them.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn xstate(task: &Task) -> Result<Vec<u8>> {
+    let mut image = Vec::new();
+    image.try_reserve_exact(fpu::len()).map_err(|_| Errno::ENOMEM)?;
+    task.user.with_fpu_image(|bytes| image.extend_from_slice(bytes));
+    if let Some(place) = image.get_mut(XCR0_AT..XCR0_AT + 8) {
+        place.copy_from_slice(&fpu::mask().to_le_bytes());
+    }
+    Ok(image)
+}
+
+/// Replaces the FPU state by an image in the XSAVE format.
+///
+/// # Errors
+/// `EFAULT` if it is not whole.
+pub fn set_xstate(task: &Task, image: &[u8]) -> Result<()> {
+    if image.len() < fpu::len() {
+        return Err(Errno::EFAULT);
+    }
+    task.user.load_fpu_image(image);
+    Ok(())
+}
+
+/// Replaces x87 and SSE registers.
+///
+/// # Errors
+/// `EINVAL` unless `legacy` is [`FPREGS_LEN`] bytes; `ENOMEM`.
+pub fn set_fpregs(task: &Task, legacy: &[u8]) -> Result<()> {
+    let mut image = xstate(task)?;
+    image
+        .get_mut(..FPREGS_LEN)
+        .ok_or(Errno::EINVAL)?
+        .get_mut(..legacy.len())
+        .ok_or(Errno::EINVAL)?
+        .copy_from_slice(legacy);
+    if let Some(components) = image.get_mut(umbel_abi::linux::XSAVE_HEADER) {
+        *components |= 3;
+    }
+    task.user.load_fpu_image(&image);
+    Ok(())
+}
