@@ -5,27 +5,37 @@
 
 mod common;
 
-use common::{Outcome, Run};
+use common::{Outcome, Run, is_root};
 use std::path::{Path, PathBuf};
 
 /// Where programs are looked for, as in the scripts' prelude.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The identity for programs that refuse to be root.
+const NOBODY: u32 = 65534;
 
 /// One script, what it needs of the host and how it is to be run.
 struct Script {
     name: &'static str,
     /// Commands or absolute paths.
     needs: &'static [&'static str],
+    /// As a user without rights.
+    as_nobody: bool,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Script {
     fn new(name: &'static str, needs: &'static [&'static str]) -> Script {
-        Script { name, needs, variables: Vec::new() }
+        Script { name, needs, as_nobody: false, variables: Vec::new() }
     }
 
     fn variable(mut self, key: &'static str, value: impl Into<String>) -> Script {
         self.variables.push((key, value.into()));
+        self
+    }
+
+    fn by_nobody(mut self) -> Script {
+        self.as_nobody = true;
         self
     }
 
@@ -40,7 +50,7 @@ impl Script {
         for (key, value) in &self.variables {
             run = run.env(key, value);
         }
-        run.finish()
+        if self.as_nobody && is_root() { run.user(NOBODY) } else { run }.finish()
     }
 
     fn in_machine(&self) -> Outcome {
@@ -48,6 +58,9 @@ impl Script {
         let text = self.text();
         let mut args = vec!["run", "--cpus", "2", "--mem", "2G"];
         settings.iter().for_each(|setting| args.extend(["--env", setting]));
+        if self.as_nobody {
+            args.extend(["--user", "65534:65534"]);
+        }
         args.extend(["--", "/bin/bash", "-c", &text]);
         Run::umbel(&args).limit(240).finish()
     }
@@ -137,4 +150,34 @@ fn cargo_builds_offline() {
         return skip("cargo", "no toolchain that a guest can reach");
     }
     Script::new("cargo", &["gcc"]).variable("CARGO", cargo).variable("RUSTC", rustc).same();
+}
+
+#[test]
+fn node_serves_http_on_loopback() {
+    Script::new("node_http", &["node", "curl"]).same();
+}
+
+#[test]
+fn redis() {
+    Script::new("redis", &["redis-server", "redis-cli", "redis-benchmark"]).same();
+}
+
+#[test]
+fn postgresql() {
+    Script::new("postgres", &["/usr/lib/postgresql/*/bin/initdb", "/usr/lib/postgresql/*/bin/pgbench"])
+        .by_nobody()
+        .same();
+}
+
+#[test]
+fn nginx() {
+    Script::new("nginx", &["nginx", "curl", "wrk", "ab"]).same();
+}
+
+#[test]
+fn ssh() {
+    if !is_root() {
+        return skip("ssh", "sshd needs root to log anybody in");
+    }
+    Script::new("ssh", &["ssh", "ssh-keygen", "sftp", "/usr/sbin/sshd"]).same();
 }
