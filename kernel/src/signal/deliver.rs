@@ -37,11 +37,9 @@ pub fn fatal_pending(task: &Task) -> bool {
 
 /// Delivers what is pending and settles interrupted calls. Called on the way out to guest code when the thread was
 /// interrupted or a call returned an `ERESTART` code, and again while that is so; returns early where the process stops
-/// or ends.
+/// or ends. The caller clears the interruption before: who comes later sets it again, and the caller looks once more.
 pub fn deliver(task: &Arc<Task>, regs: &mut Regs) {
     loop {
-        // Before looking: a sender that comes later sets it again.
-        task.thread.clear_interrupt();
         let continues = task.process().signal.continues.load(Acquire);
         let Some(info) = take(task) else { break };
         let Some(info) = ptrace::stops::delivery(task, regs, info) else {
