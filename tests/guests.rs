@@ -98,3 +98,8 @@ fn rseq() {
 fn ptracing() {
     same_as_host("ptracing");
 }
+
+#[test]
+fn seccomp() {
+    same_as_host("seccomp");
+}

@@ -96,6 +96,7 @@ fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> 
         files: None,
         fs: None,
         rseq: Default::default(),
+        seccomp: Default::default(),
     })
 }
 
@@ -253,6 +254,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         files: Some(files),
         fs: Some(init.fs()?.duplicate()),
         rseq: Default::default(),
+        seccomp: Default::default(),
     });
     let session = {
         let mut table = ids::table();

@@ -1,15 +1,16 @@
 //! prctl(2).
 
-use crate::task::{COMM_LEN, Task, cap};
+use crate::task::{COMM_LEN, Task, cap, seccomp};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
 use linux_raw_sys::prctl as pr;
 use umbel_mm::UserAddr;
-use umbel_mm::user::{copy_in_partial, write_val};
+use umbel_mm::user::{copy_in_partial, read_val, write_val};
 
 rows! {
+    nr::__NR_seccomp, seccomp(operation: u32, flags: u32, args: UserAddr) => seccomp_call, Partial("no user notification");
     nr::__NR_prctl, prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl, Partial("names, death signals, dumpable, no_new_privs, subreaper, securebits, capabilities, timer slack");
 }
 
@@ -70,13 +71,27 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
         | pr::PR_CAP_AMBIENT => {
             return capabilities(task, option, arg2, arg3);
         }
-        pr::PR_GET_SECCOMP => return Ok(0),
+        pr::PR_GET_SECCOMP => return Ok(u64::from(task.seccomp.mode())),
+        pr::PR_SET_SECCOMP => match arg2 {
+            1 => seccomp::set_strict(task)?,
+            2 => return seccomp::add_filter(task, 0, UserAddr(arg3)),
+            _ => return Err(Errno::EINVAL),
+        },
         pr::PR_SET_THP_DISABLE | pr::PR_GET_THP_DISABLE => return Ok(0),
         _ => {
             return Err(Errno::EINVAL);
         }
     }
     Ok(0)
+}
+
+fn seccomp_call(task: &Arc<Task>, operation: u32, flags: u32, args: UserAddr) -> Result<u64> {
+    match operation {
+        0 if flags == 0 && args.is_null() => seccomp::set_strict(task).map(|()| 0),
+        1 => seccomp::add_filter(task, flags, args),
+        2 if flags == 0 => seccomp::is_available(read_val(args)?).map(|()| 0),
+        _ => Err(Errno::EINVAL),
+    }
 }
 
 fn set_name(task: &Task, addr: UserAddr) -> Result<u64> {

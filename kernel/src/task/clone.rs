@@ -229,6 +229,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         files: Some(files),
         fs: Some(fs),
         rseq: if flags.contains(CloneFlags::VM) { Default::default() } else { task.rseq.copy() },
+        seccomp: task.seccomp.copy(),
     });
     child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
     child.timer_slack_ns.store(task.timer_slack_ns.load(Relaxed), Relaxed);

@@ -21,6 +21,7 @@ mod process;
 pub mod ptrace;
 pub mod rseq;
 mod run;
+pub mod seccomp;
 pub mod session;
 pub mod stop;
 #[allow(clippy::module_inception)]

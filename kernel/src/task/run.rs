@@ -2,7 +2,7 @@
 
 use super::ids::{self, WaitStatus};
 use super::task::Task;
-use super::{exit, ptrace, rseq, stop};
+use super::{exit, ptrace, rseq, seccomp, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
@@ -71,13 +71,17 @@ fn single_step(task: &Task, on: bool) -> bool {
     true
 }
 
-/// A system call, with the stops of a tracee around it.
+/// A system call, with the stops of a tracee and the checks of filters before it.
 fn traced_call(task: &Arc<Task>, strace: bool) -> bool {
-    if !task.trace.is_traced() {
+    if !task.trace.is_traced() && !task.seccomp.is_on() {
         return system_call(task, strace);
     }
     task.user.update(|regs| regs.rax = Errno::ENOSYS.as_return());
-    let restart = ptrace::stops::call_entry(task) && !task.must_exit() && system_call(task, strace);
+    let made = ptrace::stops::call_entry(task)
+        && !task.must_exit()
+        && (!task.seccomp.is_on() || seccomp::check(task))
+        && !task.must_exit();
+    let restart = made && system_call(task, strace);
     if !task.must_exit() {
         ptrace::stops::call_exit(task);
     }
@@ -113,7 +117,7 @@ fn publish_identity(task: &Task, page: &SlotPage) {
         (&page.gid, cred.gid),
         (&page.egid, cred.egid),
         (&page.identity, identity),
-        (&page.fast_reads, u32::from(!crate::boot::option(BootInfo::STRACE))),
+        (&page.fast_reads, u32::from(!crate::boot::option(BootInfo::STRACE) && !task.seccomp.is_on())),
     ];
     for (word, value) in words {
         word.store(value, Relaxed);

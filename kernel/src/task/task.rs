@@ -45,6 +45,8 @@ pub struct Task {
     pub rseq: super::rseq::Rseq,
     /// Being traced. Own lock.
     pub trace: super::ptrace::Traced,
+    /// Filters on its system calls. Own lock.
+    pub seccomp: super::seccomp::Seccomp,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: AtomicBool,
     /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
@@ -88,6 +90,7 @@ pub struct NewTask {
     pub files: Option<Arc<FdTable>>,
     pub fs: Option<Arc<FsContext>>,
     pub rseq: super::rseq::Rseq,
+    pub seccomp: super::seccomp::Seccomp,
 }
 
 impl Task {
@@ -115,6 +118,7 @@ impl Task {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             rseq: new.rseq,
+            seccomp: new.seccomp,
             trace: Default::default(),
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),

@@ -277,7 +277,9 @@ fn rights(out: &mut String, task: &Task) -> core::fmt::Result {
     ] {
         writeln!(out, "{name}:\t{set:016x}")?;
     }
-    writeln!(out, "NoNewPrivs:\t{}\nSeccomp:\t0\nSeccomp_filters:\t0", u32::from(task.no_new_privs.load(Relaxed)))?;
+    let (mode, filters) = (task.seccomp.mode(), task.seccomp.filters());
+    writeln!(out, "NoNewPrivs:\t{}", u32::from(task.no_new_privs.load(Relaxed)))?;
+    writeln!(out, "Seccomp:\t{mode}\nSeccomp_filters:\t{filters}")?;
     writeln!(out, "Speculation_Store_Bypass:\tvulnerable\nSpeculationIndirectBranch:\talways enabled")?;
     let cpus = sched::cpus();
     let affinity = task.sched.affinity();
