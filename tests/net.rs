@@ -8,3 +8,13 @@ use common::same_as_host;
 fn tcp() {
     same_as_host("tcp");
 }
+
+#[test]
+fn udp() {
+    same_as_host("udp");
+}
+
+#[test]
+fn netlink() {
+    same_as_host("netlink");
+}

@@ -2,7 +2,7 @@
 //!
 //! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
 //! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
-//! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`netlink`]: questions about all of it.
+//! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`netlink`]: questions about all of it. [`procfs`]: the same as text.
 //!
 //! AF_UNIX is [`crate::ipc::unix`]. Users: `syscall::socket`, `fs::proc`.
 
@@ -11,6 +11,7 @@ pub mod interface;
 pub mod namespace;
 pub mod netlink;
 pub mod option;
+pub mod procfs;
 pub mod socket;
 pub mod uapi;
 

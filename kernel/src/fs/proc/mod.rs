@@ -1,6 +1,6 @@
 //! /proc: what the kernel knows, as text. Source: proc(5).
 //!
-//! * [`system`]: files of the whole machine, [`cpuinfo`] among them. [`sysctl`]: /proc/sys.
+//! * [`system`]: files of the whole machine, [`cpuinfo`] among them. [`sysctl`]: /proc/sys, with [`net`].
 //! * System V IPC: [`sysvipc`].
 //! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`fd`], [`mounts`]: its larger files.
 //!
@@ -12,6 +12,7 @@ mod fd;
 mod maps;
 mod mem;
 mod mounts;
+mod net;
 mod process;
 mod status;
 mod sysctl;

@@ -290,22 +290,15 @@ fn number(text: &[u8], min: i32, max: i32) -> Result<()> {
     if (min..=max).contains(&value) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-/// `/proc/PID/net`: a machine without network shows empty tables.
-fn net(fs: &Arc<PseudoFs>, _: Subject) -> InodeRef {
-    let text =
-        |text: &'static str| -> InodeRef { TextFile::new(Meta::new(fs, 0o444), move || Ok(text.as_bytes().to_vec())) };
-    let inet = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
-    let dir = crate::fs::pseudo::StaticDir::new()
-        .add("dev", text(DEV))
-        .add("route", text("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"))
-        .add("tcp", text(inet))
-        .add("udp", text(inet))
-        .add("unix", text("Num       RefCount Protocol Flags    Type St Inode Path\n"));
+/// `/proc/PID/net`: the process's network namespace.
+fn net(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
+    let mut dir = crate::fs::pseudo::StaticDir::new();
+    for (name, make) in crate::net::procfs::FILES {
+        let generate = move || Ok(make(&crate::net::namespace::of(&*subject.task()?)).into_bytes());
+        dir = dir.add(name, TextFile::new(Meta::new(fs, 0o444), generate));
+    }
     Dir::new(Meta::new(fs, 0o555), dir)
 }
-
-const DEV: &str = "Inter-|   Receive                                                |  Transmit\n \
-face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n";
 
 #[cfg(test)]
 mod tests {

@@ -38,11 +38,10 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
     let kernel = ipc_limits(fs, kernel);
-    let net = StaticDir::new().add("core", sub(fixed(NET_CORE))).add("unix", sub(fixed(NET_UNIX)));
     let root = StaticDir::new()
         .add("fs", sub(fixed(FS).add("inotify", sub(fixed(INOTIFY))).add("pipe-max-size", pipe_limit(fs))))
         .add("kernel", sub(kernel))
-        .add("net", sub(net))
+        .add("net", super::net::dir(fs))
         .add("vm", sub(fixed(VM)));
     sub(root)
 }
@@ -145,15 +144,6 @@ const FS: &[(&str, &str)] = &[
 
 const INOTIFY: &[(&str, &str)] =
     &[("max_queued_events", "16384"), ("max_user_instances", "128"), ("max_user_watches", "8192")];
-
-const NET_CORE: &[(&str, &str)] = &[
-    ("rmem_default", "212992"),
-    ("rmem_max", "212992"),
-    ("somaxconn", "4096"),
-    ("wmem_default", "212992"),
-    ("wmem_max", "212992"),
-];
-const NET_UNIX: &[(&str, &str)] = &[("max_dgram_qlen", "512")];
 
 fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
     TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{value}\n").into_bytes()))

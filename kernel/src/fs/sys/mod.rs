@@ -1,6 +1,8 @@
 //! /sys: the machine's processors, and directories that programs expect. Source: sysfs(5),
 //! Documentation/ABI/{stable,testing}/sysfs-devices-system-cpu.
 
+mod net;
+
 use super::pseudo::{Dir, DirSource, Meta, PseudoFs, StaticDir, TextFile};
 use super::{FileSystem, InodeRef, Kind};
 use crate::{Errno, Result, sched};
@@ -18,7 +20,7 @@ pub fn new() -> Arc<dyn FileSystem> {
     let root = StaticDir::new()
         .add("block", tree.empty())
         .add("bus", tree.dir(StaticDir::new().add("cpu", tree.empty()).add("pci", tree.empty())))
-        .add("class", tree.dir(tree.empties(&["block", "mem", "misc", "net", "tty"])))
+        .add("class", tree.dir(tree.empties(&["block", "mem", "misc", "tty"]).add("net", net::class(tree))))
         .add("dev", tree.dir(tree.empties(&["block", "char"])))
         .add("devices", tree.devices())
         .add("firmware", tree.empty())
@@ -73,7 +75,7 @@ impl Tree<'_> {
             .add("online", self.text(|| "0".into()))
             .add("possible", self.text(|| "0".into()));
         let system = StaticDir::new().add("cpu", cpu).add("memory", self.empty()).add("node", self.dir(node));
-        let tty = self.empties(&["tty"]);
+        let tty = self.empties(&["tty"]).add("net", net::devices(self));
         self.dir(StaticDir::new().add("system", self.dir(system)).add("virtual", self.dir(tty)))
     }
 }

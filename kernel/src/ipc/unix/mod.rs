@@ -119,6 +119,18 @@ pub fn pair(task: &Task, kind: u32, protocol: u32) -> Result<(Arc<Socket>, Arc<S
     Ok((a, b))
 }
 
+/// A socket as it stood at a moment.
+pub struct View {
+    pub name: Vec<u8>,
+    /// The peer's number.
+    pub peer: Option<u64>,
+    pub connected: bool,
+    pub listening: bool,
+    /// Bytes, or connections, that wait; and how many connections may.
+    pub waiting: usize,
+    pub room: usize,
+}
+
 /// The socket behind an inode.
 pub struct Bound(SpinLock<Weak<Socket>>);
 
@@ -506,5 +518,18 @@ impl Socket {
 
     fn wake(&self) {
         self.common.wake();
+    }
+
+    /// How it stands now, for those who list sockets.
+    pub fn view(&self) -> View {
+        let state = self.state.lock();
+        View {
+            name: state.name.clone(),
+            peer: state.peer.upgrade().map(|peer| peer.common.id),
+            connected: state.connected,
+            listening: state.backlog.is_some(),
+            waiting: state.backlog.as_ref().map_or(self.waiting.load(Acquire), VecDeque::len),
+            room: if state.backlog.is_some() { state.backlog_max } else { 0 },
+        }
     }
 }

@@ -204,7 +204,11 @@ impl Options {
         self.groups.lock().contains(&group)
     }
 
-    fn store(&self, level: u32, name: u32, value: i32) -> Result<()> {
+    /// Keeps the number of an option.
+    ///
+    /// # Errors
+    /// `ENOBUFS`.
+    pub fn store(&self, level: u32, name: u32, value: i32) -> Result<()> {
         let mut values = self.values.lock();
         match values.iter_mut().find(|(l, n, _)| (*l, *n) == (level, name)) {
             Some((.., old)) => *old = value,

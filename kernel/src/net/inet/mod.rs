@@ -1,24 +1,28 @@
 //! AF_INET and AF_INET6. Sources: ip(7), ipv6(7), tcp(7), udp(7), icmp(7), raw(7).
 //!
 //! * [`addr`]: addresses between guests' structures and ours. [`table`]: who has which port, and which connection.
-//! * Connections are made and used in [`tcp`].
+//! * Connections are [`tcp`]'s; [`datagram`] has UDP, ICMP and raw sockets, [`packet`] packets as bytes.
 //! * [`ip`]: options of the levels IP and IPv6.
 //!
 //! An IPv4 address that is mapped into IPv6 is kept as an IPv4 address; only the socket's family says how it is shown.
 //! The only device is the loopback one, so both ends of all traffic are sockets of one namespace.
 
 pub mod addr;
+pub mod datagram;
 pub mod ip;
+pub mod packet;
 pub mod table;
 pub mod tcp;
 
 use super::socket::{Common, Socket};
 use super::uapi::*;
-use crate::task::Task;
+use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
+use datagram::{Datagram, Protocol};
 
 /// Buffers of a new socket: `net.core.*mem_default`, `net.ipv4.tcp_*mem`.
+const DATAGRAM_BUFFERS: (u32, u32) = (212_992, 212_992);
 const TCP_BUFFERS: (u32, u32) = (131_072, 16_384);
 
 /// A new socket.
@@ -29,12 +33,27 @@ pub fn create(task: &Arc<Task>, family: u16, kind: u32, protocol: u32) -> Result
     if protocol >= IPPROTO_MAX {
         return Err(Errno::EINVAL);
     }
-    match (kind, protocol) {
+    let echo = if family == AF_INET { IPPROTO_ICMP } else { IPPROTO_ICMPV6 };
+    let (protocol, what) = match (kind, protocol) {
         (SOCK_STREAM, 0 | IPPROTO_TCP) => {
             let common = Common::new(task, (family, kind, IPPROTO_TCP), TCP_BUFFERS);
-            Ok(tcp::TcpSocket::new(common))
+            return Ok(tcp::TcpSocket::new(common));
         }
-        (SOCK_RAW, _) | (SOCK_STREAM | SOCK_DGRAM, _) => Err(Errno::EPROTONOSUPPORT),
-        _ => Err(Errno::ESOCKTNOSUPPORT),
-    }
+        (SOCK_DGRAM, 0 | IPPROTO_UDP) => (IPPROTO_UDP, Protocol::Udp),
+        (SOCK_DGRAM, protocol) if protocol == echo => {
+            if !datagram::may_ping(task) {
+                return Err(Errno::EACCES);
+            }
+            (echo, Protocol::Ping)
+        }
+        (SOCK_RAW, 0) | (SOCK_STREAM | SOCK_DGRAM, _) => return Err(Errno::EPROTONOSUPPORT),
+        (SOCK_RAW, protocol) => {
+            if !task.capable(cap::NET_RAW) {
+                return Err(Errno::EPERM);
+            }
+            (protocol, Protocol::Raw)
+        }
+        _ => return Err(Errno::ESOCKTNOSUPPORT),
+    };
+    Ok(Datagram::create(Common::new(task, (family, kind, protocol), DATAGRAM_BUFFERS), what))
 }

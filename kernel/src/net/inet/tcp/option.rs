@@ -158,7 +158,7 @@ impl TcpSocket {
     }
 
     /// `struct tcp_info`, as far as the counters of bytes.
-    fn info(&self) -> Vec<u8> {
+    pub fn info(&self) -> Vec<u8> {
         let state = self.state_number();
         // state, ca_state, retransmits, probes, backoff, options (timestamps, SACK, window scale), scales, flags.
         let mut info: Vec<u8> = alloc::vec![state, 0, 0, 0, 0, 7, 0x77, 0];

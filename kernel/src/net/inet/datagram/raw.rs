@@ -1,0 +1,108 @@
+//! Raw sockets: packets as programs make them. Sources: raw(7), icmp(7).
+
+use super::super::packet;
+use super::control::Sending;
+use super::deliver::{deliver_icmp, deliver_udp, raw_copies};
+use super::{Datagram, Message};
+use crate::net::inet::ip::{v4, v6};
+use crate::net::uapi::*;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
+
+/// `ICMP_FILTER`, `ICMPV6_FILTER`.
+const FILTER: u32 = 1;
+
+impl Datagram {
+    /// Sends a packet: the IP header is made here, or is in `bytes` (`IP_HDRINCL`).
+    pub(super) fn send_raw(&self, to: SocketAddr, mut bytes: Vec<u8>, sending: &Sending) -> Result<()> {
+        let from = self.from_address(to.ip(), sending)?;
+        let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0));
+        let protocol = self.common.protocol;
+        let with_header = self.ip.is_on(SOL_IP, v4::HDRINCL) || protocol == IPPROTO_RAW;
+        if with_header && to.is_ipv4() {
+            packet::complete_v4(&mut bytes, from.ip())?;
+            let packet = packet::parse_v4(&bytes)?;
+            let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
+            let mut message = self.message(from, to, packet.payload.to_vec(), sending);
+            (message.ttl, message.tos) = (packet.ttl, packet.tos);
+            self.input(u32::from(packet.protocol), message);
+            return Ok(());
+        }
+        if to.is_ipv6() {
+            self.complete_checksum(&mut bytes, from, to)?;
+        }
+        self.input(protocol, self.message(from, to, bytes, sending));
+        Ok(())
+    }
+
+    /// ICMPv6 always has its checksum made; other protocols where the program says it lies.
+    fn complete_checksum(&self, bytes: &mut [u8], from: SocketAddr, to: SocketAddr) -> Result<()> {
+        if self.common.protocol == IPPROTO_ICMPV6 {
+            packet::complete_icmp(bytes, None, from.ip(), to.ip());
+        } else if let Ok(at) = usize::try_from(self.ip.value(SOL_IPV6, v6::CHECKSUM))
+            && at + 2 > bytes.len()
+        {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+
+    /// What the machine does with a packet that comes in.
+    fn input(&self, protocol: u32, message: Message) {
+        let namespace = &self.common.namespace;
+        match protocol {
+            IPPROTO_ICMP | IPPROTO_ICMPV6 => deliver_icmp(namespace, message),
+            IPPROTO_UDP => {
+                raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+                if let Some((from, to, payload)) = packet::parse_udp(&message.bytes) {
+                    let (from, to) = (SocketAddr::new(message.from.ip(), from), SocketAddr::new(message.to.ip(), to));
+                    let message = Message { bytes: payload.to_vec(), from, to, ..message };
+                    deliver_udp(namespace, &Arc::new(message), true);
+                }
+            }
+            // Connections know no packets: a segment of TCP goes to raw sockets alone.
+            _ => {
+                raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+            }
+        }
+    }
+
+    /// Whether the socket does not want this ICMP message.
+    pub(super) fn filters(&self, payload: &[u8]) -> bool {
+        if !matches!(self.common.protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
+            return false;
+        }
+        let kind = usize::from(payload.first().copied().unwrap_or(0));
+        let filter = self.filter.lock();
+        filter.get(kind / 32).is_some_and(|word| word >> (kind % 32) & 1 != 0)
+    }
+
+    fn has_filter(&self, level: u32) -> bool {
+        match level {
+            SOL_RAW => self.common.protocol == IPPROTO_ICMP,
+            _ => self.common.protocol == IPPROTO_ICMPV6,
+        }
+    }
+
+    pub(super) fn raw_option(&self, level: u32, name: u32) -> Result<Vec<u8>> {
+        if name != FILTER || !self.has_filter(level) {
+            return Err(Errno::ENOPROTOOPT);
+        }
+        let words = *self.filter.lock();
+        let count = if level == SOL_RAW { 1 } else { words.len() };
+        Ok(words.iter().take(count).flat_map(|word| word.to_le_bytes()).collect())
+    }
+
+    pub(super) fn set_raw_option(&self, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        if name != FILTER || !self.has_filter(level) {
+            return Err(Errno::ENOPROTOOPT);
+        }
+        let mut words = self.filter.lock();
+        for (word, bytes) in words.iter_mut().zip(value.chunks_exact(4)) {
+            *word = u32::from_le_bytes(core::array::from_fn(|i| bytes[i]));
+        }
+        Ok(())
+    }
+}

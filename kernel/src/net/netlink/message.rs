@@ -1,0 +1,209 @@
+//! Messages of netlink: requests taken apart, answers put together.
+
+use crate::net::Address;
+use crate::{Errno, Result};
+use alloc::vec::Vec;
+
+/// Kinds of messages below those of protocols.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+const FIRST: u16 = 16;
+/// `NLM_F_*`.
+const F_REQUEST: u16 = 1;
+const F_MULTI: u16 = 2;
+const F_ACK: u16 = 4;
+const F_DUMP: u16 = 0x300;
+/// Bytes of `struct nlmsghdr`, of an attribute's header.
+const HEADER: usize = 16;
+const ATTRIBUTE: usize = 4;
+/// Bytes of a datagram after which a new one begins.
+const DATAGRAM: usize = 7 << 10;
+
+/// A request.
+pub struct Request<'a> {
+    pub kind: u16,
+    flags: u16,
+    sequence: u32,
+    /// What follows the header.
+    pub body: &'a [u8],
+    /// The whole message.
+    whole: &'a [u8],
+}
+
+impl Request<'_> {
+    /// Whether all objects are asked for.
+    pub fn dumps(&self) -> bool {
+        self.flags & F_DUMP == F_DUMP
+    }
+
+    /// A number of the body, at a byte's place; 0 beyond its end.
+    pub fn byte(&self, at: usize) -> u8 {
+        self.body.get(at).copied().unwrap_or(0)
+    }
+
+    /// As [`Self::byte`], of four bytes.
+    pub fn word(&self, at: usize) -> u32 {
+        self.body.get(at..at + 4).map_or(0, |b| u32::from_le_bytes(core::array::from_fn(|i| b[i])))
+    }
+
+    /// The value of an attribute; attributes begin after `skip` bytes of the body.
+    pub fn attribute(&self, skip: usize, wanted: u16) -> Option<&[u8]> {
+        let mut rest = self.body.get(skip..)?;
+        loop {
+            let [a, b, c, d] = *rest.first_chunk::<ATTRIBUTE>()?;
+            let (len, kind) = (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]) & 0x3fff);
+            let value = rest.get(ATTRIBUTE..len)?;
+            if kind == wanted {
+                return Some(value);
+            }
+            rest = rest.get(len.next_multiple_of(4)..)?;
+        }
+    }
+}
+
+/// The requests of a datagram; answers to others are none of ours.
+pub fn requests(bytes: &[u8]) -> Vec<Request<'_>> {
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while let Some(header) = rest.first_chunk::<HEADER>() {
+        let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| header[at + i]));
+        let (len, kind, flags) = (word(0) as usize, word(4) as u16, (word(4) >> 16) as u16);
+        let Some(whole) = rest.get(..len).filter(|_| len >= HEADER) else { break };
+        if flags & F_REQUEST != 0 && (kind >= FIRST || flags & F_ACK != 0) {
+            found.push(Request { kind, flags, sequence: word(8), body: whole.get(HEADER..).unwrap_or(&[]), whole });
+        }
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    found
+}
+
+/// The answer to a request, as datagrams.
+pub struct Answer {
+    done: Vec<Vec<u8>>,
+    bytes: Vec<u8>,
+    /// Where the message that is being written begins.
+    start: usize,
+    sequence: u32,
+    port: u32,
+    multi: bool,
+}
+
+impl Answer {
+    /// Empty, for the socket with this port.
+    pub fn new(request: &Request<'_>, port: u32) -> Answer {
+        let multi = request.dumps();
+        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: request.sequence, port, multi }
+    }
+
+    /// Begins a message with its fixed part.
+    pub fn begin(&mut self, kind: u16, fixed: &[u8]) {
+        if self.bytes.len() > DATAGRAM {
+            self.done.push(core::mem::take(&mut self.bytes));
+        }
+        self.start = self.bytes.len();
+        let flags = if self.multi { F_MULTI } else { 0 };
+        self.bytes.extend_from_slice(&0_u32.to_le_bytes());
+        self.bytes.extend_from_slice(&kind.to_le_bytes());
+        self.bytes.extend_from_slice(&flags.to_le_bytes());
+        self.bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        self.bytes.extend_from_slice(&self.port.to_le_bytes());
+        self.bytes.extend_from_slice(fixed);
+        self.pad();
+    }
+
+    /// Adds an attribute.
+    pub fn attribute(&mut self, kind: u16, value: &[u8]) {
+        self.bytes.extend_from_slice(&((ATTRIBUTE + value.len()) as u16).to_le_bytes());
+        self.bytes.extend_from_slice(&kind.to_le_bytes());
+        self.bytes.extend_from_slice(value);
+        self.pad();
+    }
+
+    /// Adds an attribute of four bytes.
+    pub fn number(&mut self, kind: u16, value: u32) {
+        self.attribute(kind, &value.to_le_bytes());
+    }
+
+    /// Ends a message.
+    pub fn end(&mut self) {
+        let len = (self.bytes.len() - self.start) as u32;
+        if let Some(place) = self.bytes.get_mut(self.start..self.start + 4) {
+            place.copy_from_slice(&len.to_le_bytes());
+        }
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    /// The end of the answer: of a list, or an error, or an acknowledgement that was asked for.
+    pub fn finish(&mut self, request: &Request<'_>, result: Result<()>, short: bool) {
+        match result {
+            Ok(()) if self.multi => {
+                self.begin(DONE, &0_u32.to_le_bytes());
+                self.end();
+            }
+            Ok(()) if request.flags & F_ACK == 0 => {}
+            result => {
+                let errno = result.err().map_or(0, Errno::raw);
+                self.multi = false;
+                let quoted = if errno == 0 || short { request.whole.get(..HEADER) } else { Some(request.whole) };
+                let mut body: Address = (-errno).to_le_bytes().to_vec();
+                body.extend_from_slice(quoted.unwrap_or(&[]));
+                self.begin(ERROR, &body);
+                self.end();
+            }
+        }
+    }
+
+    /// What is to be received.
+    pub fn datagrams(mut self) -> Vec<Vec<u8>> {
+        if !self.bytes.is_empty() {
+            self.done.push(self.bytes);
+        }
+        self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+        let mut bytes = ((HEADER + body.len()) as u32).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&kind.to_le_bytes());
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend_from_slice(body);
+        bytes
+    }
+
+    #[test]
+    fn requests_are_taken_apart_and_nonsense_is_not() {
+        let mut bytes = message(18, F_REQUEST, &[0, 0, 0, 0, 8, 0, 3, 0, b'l', b'o', 0, 0]);
+        bytes.extend(message(18, 0, &[]));
+        bytes.extend([1, 2, 3]);
+        let found = requests(&bytes);
+        assert_eq!((found.len(), found[0].kind), (1, 18));
+        assert_eq!(found[0].attribute(4, 3), Some(&b"lo\0\0"[..]));
+        assert_eq!(found[0].attribute(4, 4), None);
+        assert!(requests(&[0xff; 40]).is_empty());
+    }
+
+    #[test]
+    fn a_list_ends_with_done_and_a_failure_with_an_error() {
+        let bytes = message(18, F_REQUEST | F_DUMP, &[]);
+        let request = &requests(&bytes)[0];
+        let mut answer = Answer::new(request, 5);
+        answer.begin(16, &[1, 2]);
+        answer.number(4, 9);
+        answer.end();
+        answer.finish(request, Ok(()), false);
+        let got = answer.datagrams();
+        assert_eq!((got.len(), got[0].len(), got[0][0], got[0][28 + 4]), (1, 28 + 20, 28, DONE as u8));
+        let mut answer = Answer::new(request, 5);
+        answer.finish(request, Err(Errno::EPERM), false);
+        let got = answer.datagrams();
+        assert_eq!((got[0][4], i32::from_le_bytes(got[0][16..20].try_into().unwrap())), (ERROR as u8, -1));
+    }
+}

@@ -1,0 +1,264 @@
+//! `/proc/net`: the sockets and the device of a namespace as text. Source: proc(5).
+
+use super::Namespace;
+use super::inet::addr::{as_v6, none};
+use super::inet::datagram::{Datagram, Protocol};
+use super::inet::table::Lingering;
+use super::inet::tcp::{TcpSocket, state_number};
+use super::netlink::Netlink;
+use super::socket::{Common, Socket};
+use super::uapi::*;
+use crate::ipc::unix;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt::Write;
+use core::net::{IpAddr, SocketAddr};
+
+/// Makes a file's text.
+pub type Make = fn(&Namespace) -> String;
+
+/// The files, by name.
+pub const FILES: &[(&str, Make)] = &[
+    ("arp", |_| "IP address       HW type     Flags       HW address            Mask     Device\n".into()),
+    ("dev", dev),
+    ("dev_mcast", |_| String::new()),
+    ("icmp", |namespace| datagrams(namespace, AF_INET, Protocol::Ping)),
+    ("icmp6", |namespace| datagrams(namespace, AF_INET6, Protocol::Ping)),
+    ("if_inet6", if_inet6),
+    ("igmp", |_| "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into()),
+    ("ipv6_route", ipv6_route),
+    ("netlink", netlink),
+    ("netstat", |_| NETSTAT.into()),
+    ("packet", |_| "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n".into()),
+    ("protocols", |_| PROTOCOLS.into()),
+    ("raw", |namespace| datagrams(namespace, AF_INET, Protocol::Raw)),
+    ("raw6", |namespace| datagrams(namespace, AF_INET6, Protocol::Raw)),
+    ("route", |_| ROUTE.into()),
+    ("snmp", |_| SNMP.into()),
+    ("sockstat", sockstat),
+    ("sockstat6", sockstat6),
+    ("tcp", |namespace| tcp(namespace, AF_INET)),
+    ("tcp6", |namespace| tcp(namespace, AF_INET6)),
+    ("udp", |namespace| datagrams(namespace, AF_INET, Protocol::Udp)),
+    ("udp6", |namespace| datagrams(namespace, AF_INET6, Protocol::Udp)),
+    ("unix", unix_sockets),
+    ("wireless", |_| WIRELESS.into()),
+];
+
+const ROUTE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n";
+const WIRELESS: &str = "Inter-| sta-|   Quality        |   Discarded packets               | Missed | WE\n \
+face | tus | link level noise |  nwid  crypt   frag  retry   misc | beacon | 22\n";
+const NETSTAT: &str = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 0 0\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 0 0\n";
+const SNMP: &str = "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n\
+Ip: 2 64 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
+Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n\
+Tcp: 1 200 120000 -1 0 0 0 0 0 0 0 0 0 0 0\n\
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n\
+Udp: 0 0 0 0 0 0 0 0 0\n";
+const PROTOCOLS: &str = "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n\
+NETLINK   1088      0      -1   NI       0   no   kernel      n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n\n\
+UNIX      1088      0      -1   NI       0   yes  kernel      n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n\n\
+UDP       1152      0       0   NI       0   yes  kernel      y  y  y  n  y  y  y  n  y  y  y  y  y  n  n  y  y  y  n\n\
+TCP       2240      0       0   no     320   yes  kernel      y  y  y  y  y  y  y  y  y  y  y  y  y  n  y  y  y  y  y\n";
+
+fn dev(namespace: &Namespace) -> String {
+    let device = namespace.interface.lock();
+    let (bytes, packets) = (device.bytes, device.packets);
+    format!(
+        "Inter-|   Receive                                                |  Transmit\n \
+         face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
+         lo: {bytes:7} {packets:7}    0    0    0     0          0         0 {bytes:8} {packets:7}    0    0    0     0       0          0\n"
+    )
+}
+
+fn if_inet6(namespace: &Namespace) -> String {
+    let mut out = String::new();
+    for own in &namespace.interface.lock().addresses {
+        if let IpAddr::V6(ip) = own.addr {
+            let _ = writeln!(out, "{:032x} 01 {:02x} 10 80       lo", ip.to_bits(), own.prefix);
+        }
+    }
+    out
+}
+
+fn ipv6_route(namespace: &Namespace) -> String {
+    let mut out = String::new();
+    for own in &namespace.interface.lock().addresses {
+        if let IpAddr::V6(ip) = own.addr {
+            let (zero, ip, prefix) = ("0".repeat(32), ip.to_bits(), own.prefix);
+            let _ = writeln!(out, "{ip:032x} {prefix:02x} {zero} 00 {zero} 00000000 00000001 00000000 80200001       lo");
+        }
+    }
+    out
+}
+
+/// An address as these files show it: words of four bytes in the machine's order.
+fn shown(family: u16, addr: SocketAddr) -> String {
+    let mut out = String::new();
+    let port = addr.port();
+    let _ = match (family, addr.ip()) {
+        (AF_INET, IpAddr::V4(ip)) => write!(out, "{:08X}:{port:04X}", u32::from_le_bytes(ip.octets())),
+        (_, ip) => {
+            for word in as_v6(ip).octets().chunks_exact(4) {
+                let _ = write!(out, "{:08X}", u32::from_le_bytes(core::array::from_fn(|i| word[i])));
+            }
+            write!(out, ":{port:04X}")
+        }
+    };
+    out
+}
+
+const TCP_HEAD: [&str; 2] = [
+    "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode                                                     ",
+    "  sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode",
+];
+const UDP_HEAD: [&str; 2] = [
+    "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops             ",
+    "   sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops",
+];
+
+fn tcp(namespace: &Namespace, family: u16) -> String {
+    let mut lines = Vec::new();
+    let (listeners, connections) = {
+        let mut table = namespace.tcp.lock();
+        (table.listeners(), table.connections())
+    };
+    let live = |socket: &Arc<TcpSocket>| {
+        let (local, remote) = socket.addresses();
+        let listens = socket.is_listening();
+        let queue = if listens { socket.backlog().0 } else { socket.waiting() };
+        let state = socket.state_number();
+        (socket.common().family == family).then(|| {
+            let common = socket.common();
+            (local, remote.unwrap_or(none(family)), state, queue, common.uid, common.id)
+        })
+    };
+    lines.extend(listeners.iter().filter_map(live));
+    for ((local, remote), socket, lingering) in connections {
+        match (socket.filter(|_| lingering.is_none()), lingering) {
+            (Some(socket), _) => lines.extend(live(&socket)),
+            (None, Some((how, _))) if local.is_ipv4() == (family == AF_INET) => {
+                let state = if how == Lingering::TimeWait { state_number::TIME_WAIT } else { state_number::FIN_WAIT2 };
+                lines.push((local, remote, state, 0, 0, 0));
+            }
+            _ => {}
+        }
+    }
+    let mut out = String::from(TCP_HEAD[usize::from(family == AF_INET6)]);
+    out.push('\n');
+    for (at, (local, remote, state, queue, uid, id)) in lines.into_iter().enumerate() {
+        let (local, remote) = (shown(family, local), shown(family, remote));
+        let line = format!(
+            "{at:4}: {local} {remote} {state:02X} 00000000:{queue:08X} 00:00000000 00000000 {uid:5}        0 {id} 1 0000000000000000 100 0 0 10 0"
+        );
+        let _ = writeln!(out, "{line:<149}");
+    }
+    out
+}
+
+fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol) -> String {
+    let table = match protocol {
+        Protocol::Udp => &namespace.udp,
+        Protocol::Ping => &namespace.ping,
+        Protocol::Raw => &namespace.raw,
+    };
+    let sockets = table.lock().sockets();
+    let mut out = String::from(UDP_HEAD[usize::from(family == AF_INET6)]);
+    out.push('\n');
+    for socket in sockets.iter().filter_map(|socket| socket.as_any().downcast_ref::<Datagram>()) {
+        let common = socket.common();
+        if common.family != family {
+            continue;
+        }
+        let (mut local, remote) = socket.addresses();
+        if protocol == Protocol::Raw {
+            local.set_port(common.protocol as u16);
+        }
+        let state = if remote.is_some() { state_number::ESTABLISHED } else { state_number::CLOSE };
+        let (used, drops) = socket.queue();
+        let (at, uid, id) = (local.port(), common.uid, common.id);
+        let (local, remote) = (shown(family, local), shown(family, remote.unwrap_or(none(family))));
+        let _ = writeln!(
+            out,
+            "{at:5}: {local} {remote} {state:02X} 00000000:{used:08X} 00:00000000 00000000 {uid:5}        0 {id} 2 0000000000000000 {drops}"
+        );
+    }
+    out
+}
+
+fn unix_sockets(namespace: &Namespace) -> String {
+    let mut out = String::from("Num       RefCount Protocol Flags    Type St Inode Path\n");
+    for socket in namespace.sockets(AF_UNIX) {
+        let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { continue };
+        let Common { id, kind, .. } = socket.common();
+        let view = unix.view();
+        let flags = if view.listening { 0x1_0000 } else { 0 };
+        let state = if view.connected { 3 } else { 1 };
+        let _ = write!(out, "0000000000000000: 00000002 00000000 {flags:08X} {kind:04X} {state:02X} {id:5}");
+        if !view.name.is_empty() {
+            // An abstract name's zeros are shown as `@`.
+            let shown: Vec<u8> = view.name.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect();
+            let _ = write!(out, " {}", String::from_utf8_lossy(&shown));
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn netlink(namespace: &Namespace) -> String {
+    let mut out =
+        String::from("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
+    for socket in namespace.sockets(AF_NETLINK) {
+        if let Some(netlink) = socket.as_any().downcast_ref::<Netlink>() {
+            let (port, groups, protocol) = netlink.identity();
+            let id = socket.common().id;
+            let _ = writeln!(
+                out,
+                "0000000000000000 {protocol:<3} {port:<10} {groups:08x} 0        0        0     2        0        {id:<8}"
+            );
+        }
+    }
+    out
+}
+
+fn count(sockets: &[Arc<dyn Socket>], kind: u32) -> usize {
+    sockets.iter().filter(|socket| socket.common().kind == kind).count()
+}
+
+fn sockstat(namespace: &Namespace) -> String {
+    let (v4, v6) = (namespace.sockets(AF_INET), namespace.sockets(AF_INET6));
+    let all = v4.len() + v6.len() + namespace.sockets(AF_UNIX).len() + namespace.sockets(AF_NETLINK).len();
+    let waits = namespace.tcp.lock().connections().iter().filter(|(.., lingering)| lingering.is_some()).count();
+    let (tcp, udp, raw) = (count(&v4, SOCK_STREAM), count(&v4, SOCK_DGRAM), count(&v4, SOCK_RAW));
+    format!(
+        "sockets: used {all}\nTCP: inuse {tcp} orphan 0 tw {waits} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\n\
+         RAW: inuse {raw}\nFRAG: inuse 0 memory 0\n"
+    )
+}
+
+fn sockstat6(namespace: &Namespace) -> String {
+    let v6 = namespace.sockets(AF_INET6);
+    let (tcp, udp, raw) = (count(&v6, SOCK_STREAM), count(&v6, SOCK_DGRAM), count(&v6, SOCK_RAW));
+    format!(
+        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_shown_as_words_of_this_machine() {
+        assert_eq!(shown(AF_INET, "127.0.0.1:80".parse().unwrap()), "0100007F:0050");
+        assert_eq!(shown(AF_INET6, "[::1]:1".parse().unwrap()), "00000000000000000000000001000000:0001");
+        assert_eq!(shown(AF_INET6, "127.0.0.1:1".parse().unwrap()), "0000000000000000FFFF00000100007F:0001");
+    }
+
+    #[test]
+    fn names_are_sorted() {
+        assert!(FILES.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+}
