@@ -18,3 +18,8 @@ fn udp() {
 fn netlink() {
     same_as_host("netlink");
 }
+
+#[test]
+fn unix() {
+    same_as_host("unix");
+}

@@ -64,7 +64,12 @@ pub fn figures(command: &mut Command) -> BTreeMap<String, f64> {
 
 /// Measures operations of `benches/guest/ops.c` and reports them under `title`.
 pub fn ratios(title: &str, goals: &[Goal]) {
-    let program = compile("ops");
+    ratios_of("ops", title, goals);
+}
+
+/// As [`ratios`], with operations of `benches/guest/NAME.c`.
+pub fn ratios_of(name: &str, title: &str, goals: &[Goal]) {
+    let program = compile(name);
     let names: Vec<&str> = goals.iter().map(|g| g.operation).collect();
     let mut host = BTreeMap::new();
     let mut guest = BTreeMap::new();

@@ -88,7 +88,8 @@ fn ipv6_route(namespace: &Namespace) -> String {
     for own in &namespace.interface.lock().addresses {
         if let IpAddr::V6(ip) = own.addr {
             let (zero, ip, prefix) = ("0".repeat(32), ip.to_bits(), own.prefix);
-            let _ = writeln!(out, "{ip:032x} {prefix:02x} {zero} 00 {zero} 00000000 00000001 00000000 80200001       lo");
+            let _ =
+                writeln!(out, "{ip:032x} {prefix:02x} {zero} 00 {zero} 00000000 00000001 00000000 80200001       lo");
         }
     }
     out
@@ -241,9 +242,7 @@ fn sockstat(namespace: &Namespace) -> String {
 fn sockstat6(namespace: &Namespace) -> String {
     let v6 = namespace.sockets(AF_INET6);
     let (tcp, udp, raw) = (count(&v6, SOCK_STREAM), count(&v6, SOCK_DGRAM), count(&v6, SOCK_RAW));
-    format!(
-        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
-    )
+    format!("TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n")
 }
 
 #[cfg(test)]

@@ -67,14 +67,14 @@ const IPV4_DEVICE: &[(&str, &str)] = &[
     ("send_redirects", "1"),
 ];
 const IPV6: &[(&str, &str)] = &[("bindv6only", "0"), ("ip_nonlocal_bind", "0")];
-const IPV6_DEVICE: &[(&str, &str)] = &[("accept_ra", "1"), ("disable_ipv6", "0"), ("forwarding", "0"), ("mtu", "65536")];
+const IPV6_DEVICE: &[(&str, &str)] =
+    &[("accept_ra", "1"), ("disable_ipv6", "0"), ("forwarding", "0"), ("mtu", "65536")];
 
 /// The directory.
 pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let sub = |dir: StaticDir| -> InodeRef { Dir::new(Meta::new(fs, 0o555), dir) };
-    let text = |make: String| -> InodeRef {
-        TextFile::new(Meta::new(fs, 0o444), move || Ok(make.clone().into_bytes()))
-    };
+    let text =
+        |make: String| -> InodeRef { TextFile::new(Meta::new(fs, 0o444), move || Ok(make.clone().into_bytes())) };
     let fixed = |entries: &[(&str, &str)]| {
         entries.iter().fold(StaticDir::new(), |dir, (name, value)| dir.add(name, text(format!("{value}\n"))))
     };

@@ -19,7 +19,7 @@ pub(super) fn class(tree: Tree<'_>) -> InodeRef {
 pub(super) fn devices(tree: Tree<'_>) -> InodeRef {
     let mut lo = StaticDir::new();
     for (name, make) in FILES {
-        lo = lo.add(name, tree.text(move || shown(*make)));
+        lo = lo.add(name, tree.text(move || shown(make)));
     }
     let mut statistics = StaticDir::new();
     for name in COUNTERS {

@@ -1,5 +1,6 @@
 //! What has been sent to a socket and not been received: messages with their bytes, files and sender.
 
+use super::garbage::InFlight;
 use crate::fs::{File, IoDst, IoSrc};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
@@ -34,7 +35,17 @@ struct Message {
     bytes: Vec<u8>,
     /// Bytes received already (streams).
     start: usize,
+    /// Without files: these are `in_flight`.
     extras: Extras,
+    in_flight: InFlight,
+}
+
+impl Message {
+    /// What goes with it, for a receiver that takes it or looks at it.
+    fn extras(&mut self, peek: bool) -> Extras {
+        let files = if peek { self.in_flight.copy() } else { self.in_flight.take() };
+        Extras { files, ..self.extras.clone() }
+    }
 }
 
 /// What a receive call got.
@@ -95,7 +106,12 @@ impl Inbox {
         if len > CAPACITY { Err(Errno::EMSGSIZE) } else { self.push(src, len, extras) }
     }
 
-    fn push(&mut self, src: &mut IoSrc<'_>, len: usize, extras: Extras) -> Result<usize> {
+    /// The descriptors that wait here.
+    pub fn in_flight(&self) -> impl Iterator<Item = &InFlight> {
+        self.messages.iter().map(|message| &message.in_flight)
+    }
+
+    fn push(&mut self, src: &mut IoSrc<'_>, len: usize, mut extras: Extras) -> Result<usize> {
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
         self.messages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -103,7 +119,8 @@ impl Inbox {
         let got = src.read(&mut bytes)?;
         bytes.truncate(got);
         self.bytes += got;
-        self.messages.push_back(Message { bytes, start: 0, extras });
+        let in_flight = InFlight::new(core::mem::take(&mut extras.files));
+        self.messages.push_back(Message { bytes, start: 0, extras, in_flight });
         Ok(got)
     }
 
@@ -112,10 +129,10 @@ impl Inbox {
     /// # Errors
     /// `EFAULT`.
     pub fn take_message(&mut self, dst: &mut IoDst<'_>, peek: bool) -> Result<Received> {
-        let Some(message) = self.messages.front() else { return Ok(Received::default()) };
+        let Some(message) = self.messages.front_mut() else { return Ok(Received::default()) };
         let full = message.bytes.len();
         let count = dst.write(message.bytes.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
-        let extras = message.extras.clone();
+        let extras = message.extras(peek);
         if !peek {
             self.bytes -= full;
             self.messages.pop_front();
@@ -133,7 +150,7 @@ impl Inbox {
         while dst.remaining() > 0
             && let Some(message) = self.messages.get_mut(at)
         {
-            if got.count > 0 && !message.extras.files.is_empty() {
+            if got.count > 0 && !message.in_flight.is_empty() {
                 break;
             }
             let rest = message.bytes.get(message.start..).unwrap_or(&[]);
@@ -143,16 +160,15 @@ impl Inbox {
                 Err(error) => return Err(error),
             };
             let whole = count == rest.len();
+            let has_files = !message.in_flight.is_empty();
             if got.count == 0 {
-                got.extras = message.extras.clone();
+                got.extras = message.extras(peek);
             }
-            let has_files = !message.extras.files.is_empty();
             got.count += count;
             if peek {
                 at += 1;
             } else {
                 message.start += count;
-                message.extras.files.clear();
                 self.bytes -= count;
                 if whole {
                     self.messages.pop_front();

@@ -6,6 +6,7 @@
 //! Locks: `inbox` (sleeping, rank Stream), held while guest memory is copied; `state` (rank `Endpoint`), a leaf among these;
 //! never two sockets' at once.
 
+mod garbage;
 mod inbox;
 mod ops;
 
@@ -513,6 +514,12 @@ impl Socket {
             refused.unaccepted.store(true, Release);
             refused.close();
         }
+        // Nobody receives any more; a sender that holds the inbox just now leaves it to the last reference.
+        let waiting = self.inbox.try_lock().map(|mut inbox| core::mem::take(&mut *inbox));
+        if let Some(waiting) = waiting {
+            garbage::bury(waiting);
+        }
+        garbage::collect();
         self.wake();
     }
 

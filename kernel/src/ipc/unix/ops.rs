@@ -1,17 +1,18 @@
 //! A socket of AF_UNIX as system calls see it: names from addresses, messages with descriptors and credentials.
 
-use super::{Bound, Extras, Kind, Options, Sender, Socket, sender};
+use super::{Bound, Extras, Kind, Options, Sender, Socket, garbage, sender};
 use crate::fs::walk::Follow;
-use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, PollEvents, PollTable, perm};
+use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, OnExec, OpenFlags, PollEvents, PollTable, perm};
 use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
-use crate::task::{Task, cap, ids};
+use crate::task::{Task, cap, ids, pidfd};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::Ordering::*;
+use umbel_abi::linux::uapi::RLIMIT_NOFILE;
 use umbel_mm::user::{self, UserAddr};
 
 /// Longest `sun_path`.
@@ -145,6 +146,14 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
     Ok(own)
 }
 
+/// Gives the caller a descriptor of process `pid`.
+fn open_pidfd(task: &Task, pid: i32) -> Result<Vec<u8>> {
+    let process = ids::find_process(crate::syscall::Pid(pid)).ok_or(Errno::ESRCH)?;
+    let file = pidfd::of_process(process, OpenFlags::empty());
+    let fd = task.files()?.install(file, OnExec::Close, task.process().limit(RLIMIT_NOFILE))?;
+    Ok(fd.0.to_le_bytes().to_vec())
+}
+
 impl AnySocket for Socket {
     fn common(&self) -> &Common {
         &self.common
@@ -198,6 +207,11 @@ impl AnySocket for Socket {
         if call.has(MSG_OOB) {
             return Err(Errno::EOPNOTSUPP);
         }
+        // Who may not raise limits has no more descriptors under way than it may have open.
+        let too_many = message.files.len() + garbage::total() > call.task.process().limit(RLIMIT_NOFILE) as usize;
+        if !message.files.is_empty() && too_many && !call.task.capable(cap::SYS_RESOURCE) {
+            return Err(Errno::ETOOMANYREFS);
+        }
         let to = self.destination(call.task, &message.to)?;
         let extras =
             Extras { files: message.files, sender: credentials(call.task, &message.control)?, from: Vec::new() };
@@ -219,6 +233,11 @@ impl AnySocket for Socket {
             let bytes = words(&[pid as u32, uid, gid]);
             control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
         }
+        if self.common.switches.get(so::PASSPIDFD)
+            && let Ok(bytes) = open_pidfd(call.task, got.extras.sender.pid)
+        {
+            control.push(Control { level: SOL_SOCKET, kind: SCM_PIDFD, bytes });
+        }
         let flags = if self.kind == Kind::SeqPacket && got.ends { MSG_EOR } else { 0 };
         let from = if self.kind == Kind::Stream { self.peer_sender_name() } else { format_sender(&got.extras.from) };
         Ok(Incoming { count: got.count, full: got.full, from, flags, files: got.extras.files, control })
@@ -228,7 +247,7 @@ impl AnySocket for Socket {
         self.shut(receiving, sending)
     }
 
-    fn option(&self, _: &Arc<Task>, level: u32, name: u32, _: usize) -> Result<Vec<u8>> {
+    fn option(&self, task: &Arc<Task>, level: u32, name: u32, _: usize) -> Result<Vec<u8>> {
         if level != SOL_SOCKET {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -238,6 +257,7 @@ impl AnySocket for Socket {
                     self.peer_cred().map_or((0, u32::MAX, u32::MAX), |who| (who.pid as u32, who.uid, who.gid));
                 Ok(words(&[pid, uid, gid]))
             }
+            so::PEERPIDFD => open_pidfd(task, self.peer_cred().ok_or(Errno::ENODATA)?.pid),
             so::PEERGROUPS if self.peer_cred().is_none() => Err(Errno::ENODATA),
             _ => Err(Errno::ENOPROTOOPT),
         }

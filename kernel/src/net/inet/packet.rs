@@ -3,7 +3,9 @@
 use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
-use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket,
+};
 
 /// Bytes of the headers without options.
 pub const IPV4_HEADER: usize = 20;

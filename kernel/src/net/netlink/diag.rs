@@ -74,7 +74,16 @@ fn inet_line(line: &Line<'_>, out: &mut Answer) {
     }
     let (id, uid) = line.common.map_or((0, 0), |common| (common.id, common.uid));
     let device = line.common.map_or(0, |common| common.device.load(core::sync::atomic::Ordering::Relaxed));
-    let words = [device.min(INDEX), id as u32, (id >> 32) as u32, 0, line.waiting.0 as u32, line.waiting.1 as u32, uid, id as u32];
+    let words = [
+        device.min(INDEX),
+        id as u32,
+        (id >> 32) as u32,
+        0,
+        line.waiting.0 as u32,
+        line.waiting.1 as u32,
+        uid,
+        id as u32,
+    ];
     fixed.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     out.begin(BY_FAMILY, &fixed);
 }
@@ -139,7 +148,13 @@ fn unix_sockets(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) 
     for socket in namespace.sockets(AF_UNIX) {
         let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { continue };
         let view = unix.view();
-        let state = if view.listening { state_number::LISTEN } else if view.connected { state_number::ESTABLISHED } else { state_number::CLOSE };
+        let state = if view.listening {
+            state_number::LISTEN
+        } else if view.connected {
+            state_number::ESTABLISHED
+        } else {
+            state_number::CLOSE
+        };
         if states >> state & 1 == 0 {
             continue;
         }
@@ -153,7 +168,8 @@ fn unix_sockets(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) 
         if let Some(peer) = view.peer {
             out.number(2, peer as u32);
         }
-        let queue: Vec<u8> = [view.waiting as u32, view.room as u32].iter().flat_map(|word| word.to_le_bytes()).collect();
+        let queue: Vec<u8> =
+            [view.waiting as u32, view.room as u32].iter().flat_map(|word| word.to_le_bytes()).collect();
         out.attribute(4, &queue);
         out.number(7, socket.common().uid);
         out.end();

@@ -71,11 +71,7 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
         return Err(Errno::EPROTONOSUPPORT);
     }
     let common = Common::new(task, (AF_NETLINK, kind, protocol), BUFFERS);
-    Ok(Arc::new(Netlink {
-        common,
-        state: SpinLock::new(Rank::Endpoint, State::default()),
-        options: AtomicU32::new(0),
-    }))
+    Ok(Arc::new(Netlink { common, state: SpinLock::new(Rank::Endpoint, State::default()), options: AtomicU32::new(0) }))
 }
 
 /// Reads a `struct sockaddr_nl`: port and groups.

@@ -158,8 +158,7 @@ fn links(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) -> Resu
 /// `IFLA_STATS64`: what is sent is received.
 fn statistics(device: &Interface, out: &mut Answer) {
     let mut counters = [0; 25];
-    (counters[0], counters[1], counters[2], counters[3]) =
-        (device.packets, device.packets, device.bytes, device.bytes);
+    (counters[0], counters[1], counters[2], counters[3]) = (device.packets, device.packets, device.bytes, device.bytes);
     let wide: Vec<u8> = counters.iter().flat_map(|count| count.to_le_bytes()).collect();
     let narrow: Vec<u8> = counters.iter().take(24).flat_map(|count| (*count as u32).to_le_bytes()).collect();
     out.attribute(23, &wide);

@@ -34,7 +34,8 @@ impl Sending {
         let mut sending = Sending::default();
         for Control { level, kind, bytes } in control {
             let byte = |bytes: &[u8]| {
-                let value = if bytes.len() >= 4 { number(bytes)? } else { i32::from(*bytes.first().ok_or(Errno::EINVAL)?) };
+                let value =
+                    if bytes.len() >= 4 { number(bytes)? } else { i32::from(*bytes.first().ok_or(Errno::EINVAL)?) };
                 u8::try_from(value).map_err(|_| Errno::EINVAL)
             };
             match (*level, *kind) {

@@ -37,7 +37,7 @@ impl Datagram {
     }
 
     /// The address that something to `to` comes from.
-    pub(super) fn from_address(&self, to: IpAddr, sending: &Sending) -> Result<IpAddr> {
+    pub(super) fn sender_address(&self, to: IpAddr, sending: &Sending) -> Result<IpAddr> {
         let source = self.source(to)?;
         let own = self.addresses().0.ip();
         Ok(match sending.source {
@@ -48,7 +48,7 @@ impl Datagram {
     }
 
     pub(super) fn send_udp(&self, to: SocketAddr, bytes: Vec<u8>, sending: &Sending) -> Result<()> {
-        let from = self.from_address(to.ip(), sending)?;
+        let from = self.sender_address(to.ip(), sending)?;
         self.bind_automatically()?;
         let from = SocketAddr::new(from, self.addresses().0.port());
         let Some(size) = sending.segment.filter(|size| *size > 0 && *size < bytes.len()) else {
@@ -92,8 +92,7 @@ impl Datagram {
     }
 
     fn wants_group(&self, group: IpAddr) -> bool {
-        let (level, all) =
-            if group.is_ipv4() { (SOL_IP, v4::MULTICAST_ALL) } else { (SOL_IPV6, 29) };
+        let (level, all) = if group.is_ipv4() { (SOL_IP, v4::MULTICAST_ALL) } else { (SOL_IPV6, 29) };
         self.ip.is_member(group) || self.ip.value(level, all) != 0
     }
 
@@ -103,7 +102,7 @@ impl Datagram {
         if kind != packet::echo_types(to.is_ipv6()).0 || bytes.get(1) != Some(&0) {
             return Err(Errno::EINVAL);
         }
-        let from = self.from_address(to.ip(), sending)?;
+        let from = self.sender_address(to.ip(), sending)?;
         self.bind_automatically()?;
         let ident = self.addresses().0.port();
         packet::complete_icmp(&mut bytes, Some(ident), from, to.ip());
@@ -144,7 +143,7 @@ pub(super) fn deliver_udp(namespace: &Namespace, message: &Arc<Message>, loops_b
     // Those that share a port share its senders; of those that only reuse an address, the last one gets all.
     let shared = equals().all(|socket| socket.common.switches.get(so::REUSEPORT));
     let hash = (u32::from(message.from.port()).wrapping_mul(0x9e37_79b9) >> 16) as usize;
-    let chosen = if shared { equals().nth(hash % equals().count().max(1)) } else { equals().last() };
+    let chosen = if shared { equals().nth(hash % equals().count().max(1)) } else { equals().next_back() };
     if let Some(socket) = chosen {
         socket.push(message);
     }

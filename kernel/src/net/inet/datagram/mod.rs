@@ -342,7 +342,6 @@ impl Datagram {
     }
 }
 
-
 impl Socket for Datagram {
     fn common(&self) -> &Common {
         &self.common

@@ -17,7 +17,7 @@ const FILTER: u32 = 1;
 impl Datagram {
     /// Sends a packet: the IP header is made here, or is in `bytes` (`IP_HDRINCL`).
     pub(super) fn send_raw(&self, to: SocketAddr, mut bytes: Vec<u8>, sending: &Sending) -> Result<()> {
-        let from = self.from_address(to.ip(), sending)?;
+        let from = self.sender_address(to.ip(), sending)?;
         let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0));
         let protocol = self.common.protocol;
         let with_header = self.ip.is_on(SOL_IP, v4::HDRINCL) || protocol == IPPROTO_RAW;

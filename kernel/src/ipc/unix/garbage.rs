@@ -1,0 +1,181 @@
+//! Descriptors under way in messages, and sockets that nobody but such messages can reach.
+//!
+//! A socket whose descriptor waits in its own inbox, directly or in a circle of others, would live for ever. [`collect`] finds
+//! these: sockets all of whose references are messages, all of which wait in such sockets. What waits in their inboxes is
+//! thrown away, which closes them. It runs when some socket closes; an inbox that is in use just then keeps its circle until the
+//! next time.
+//!
+//! Locks: `IN_FLIGHT`, `GRAVES` (rank Leaf); inboxes by `try_lock` only, since a close must not sleep.
+
+use super::Socket;
+use super::inbox::Inbox;
+use crate::fs::File;
+use crate::net::socket;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicUsize, Ordering::*};
+use umbel_smp::lock::{Rank, SpinLock};
+
+/// Sockets whose descriptors are in messages, by number: their file, and in how many.
+static IN_FLIGHT: SpinLock<BTreeMap<u64, (Weak<File>, usize)>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
+/// Descriptors of any kind in messages.
+static TOTAL: AtomicUsize = AtomicUsize::new(0);
+
+/// Descriptors in all messages that wait.
+pub fn total() -> usize {
+    TOTAL.load(Relaxed)
+}
+
+/// The descriptors of a message that waits.
+#[derive(Default)]
+pub struct InFlight(Vec<Arc<File>>);
+
+/// The socket of this family behind a file.
+fn unix(file: &File) -> Option<&Socket> {
+    socket::of(file).ok()?.as_any().downcast_ref()
+}
+
+impl InFlight {
+    /// These begin to wait.
+    pub fn new(files: Vec<Arc<File>>) -> InFlight {
+        TOTAL.fetch_add(files.len(), Relaxed);
+        for file in &files {
+            if let Some(socket) = unix(file) {
+                let mut all = IN_FLIGHT.lock();
+                all.entry(socket.common.id).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
+            }
+        }
+        InFlight(files)
+    }
+
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same descriptors, for somebody who looks without taking.
+    pub fn copy(&self) -> Vec<Arc<File>> {
+        self.0.clone()
+    }
+
+    /// They wait no more.
+    pub fn take(&mut self) -> Vec<Arc<File>> {
+        let files = core::mem::take(&mut self.0);
+        TOTAL.fetch_sub(files.len(), Relaxed);
+        for file in &files {
+            let Some(socket) = unix(file) else { continue };
+            let mut all = IN_FLIGHT.lock();
+            if let Some(entry) = all.get_mut(&socket.common.id) {
+                entry.1 -= 1;
+                if entry.1 == 0 {
+                    all.remove(&socket.common.id);
+                }
+            }
+        }
+        files
+    }
+
+    /// The numbers of the sockets among them.
+    fn sockets(&self) -> impl Iterator<Item = u64> {
+        self.0.iter().filter_map(|file| unix(file).map(|socket| socket.common.id))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        drop(self.take());
+    }
+}
+
+/// Throws away what only unreachable sockets would receive.
+pub fn collect() {
+    if IN_FLIGHT.lock().is_empty() {
+        return;
+    }
+    // Held only by messages, as it seems now. The files are not kept: that would be one more reference.
+    let all: Vec<(u64, Weak<File>, usize)> =
+        IN_FLIGHT.lock().iter().map(|(id, (file, count))| (*id, file.clone(), *count)).collect();
+    let mut held = BTreeMap::new();
+    for (id, file, count) in &all {
+        if file.strong_count() == *count {
+            held.insert(*id, *count);
+        }
+    }
+    let Some(waiting) = held.keys().map(|id| contents(&all, *id)).collect::<Option<Vec<_>>>() else { return };
+    let waiting: BTreeMap<u64, Vec<u64>> = held.keys().copied().zip(waiting).collect();
+    let mut outside = held.clone();
+    for id in waiting.values().flatten() {
+        if let Some(count) = outside.get_mut(id) {
+            *count = count.saturating_sub(1);
+        }
+    }
+    // What waits at a socket that can be reached, can be reached.
+    let mut reached: Vec<u64> = outside.iter().filter(|(_, count)| **count > 0).map(|(id, _)| *id).collect();
+    let mut garbage: BTreeSet<u64> = held.into_keys().collect();
+    while let Some(id) = reached.pop() {
+        if garbage.remove(&id) {
+            reached.extend(waiting.get(&id).into_iter().flatten());
+        }
+    }
+    let lost: Vec<_> =
+        all.iter().filter(|(id, ..)| garbage.contains(id)).filter_map(|(_, file, _)| empty(file)).collect();
+    lost.into_iter().flatten().for_each(bury);
+}
+
+/// Inboxes of closed sockets, and whether somebody is dropping them.
+static GRAVES: SpinLock<(bool, Vec<Inbox>)> = SpinLock::new(Rank::Leaf, (false, Vec::new()));
+
+/// Drops an inbox. Descriptors in it may be the last of sockets with inboxes of their own, and so on to any depth: these are dropped
+/// one after the other, not one inside the other.
+pub fn bury(inbox: Inbox) {
+    {
+        let mut graves = GRAVES.lock();
+        if graves.0 {
+            graves.1.push(inbox);
+            return;
+        }
+        graves.0 = true;
+    }
+    let mut next = Some(inbox);
+    while let Some(inbox) = next {
+        drop(inbox);
+        let mut graves = GRAVES.lock();
+        next = graves.1.pop();
+        graves.0 = next.is_some();
+    }
+}
+
+/// The sockets whose descriptors wait at socket `id`; `None` if that cannot be seen now.
+fn contents(all: &[(u64, Weak<File>, usize)], id: u64) -> Option<Vec<u64>> {
+    let file = all.iter().find(|(own, ..)| *own == id)?.1.upgrade()?;
+    let mut found = Vec::new();
+    for socket in unix(&file)?.with_backlog() {
+        let inbox = socket.inbox.try_lock()?;
+        found.extend(inbox.in_flight().flat_map(InFlight::sockets));
+    }
+    Some(found)
+}
+
+/// Takes everything out of a socket's inboxes.
+fn empty(file: &Weak<File>) -> Option<Vec<Inbox>> {
+    let file = file.upgrade()?;
+    let mut lost = Vec::new();
+    for socket in unix(&file)?.with_backlog() {
+        if let Some(mut inbox) = socket.inbox.try_lock() {
+            lost.push(core::mem::take(&mut *inbox));
+        }
+    }
+    Some(lost)
+}
+
+impl Socket {
+    /// Itself, and the connections that wait for accept(2).
+    fn with_backlog(&self) -> Vec<Arc<Socket>> {
+        let mut all: Vec<Arc<Socket>> = self.me.upgrade().into_iter().collect();
+        if let Some(backlog) = &self.state.lock().backlog {
+            all.extend(backlog.iter().cloned());
+        }
+        all
+    }
+}

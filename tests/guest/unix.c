@@ -1,0 +1,167 @@
+/* What AF_UNIX does beyond streams: credentials, circles of descriptors, resets, records, many messages, autobind. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <linux/sockios.h>
+#include <unistd.h>
+
+typedef struct sockaddr sa;
+
+static int send_fds(int by, const int *fds, int count) {
+    char control[256] = {0}, byte = 'f';
+    struct iovec piece = {&byte, 1};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(count * 4)};
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET, head->cmsg_type = SCM_RIGHTS, head->cmsg_len = CMSG_LEN(count * 4);
+    memcpy(CMSG_DATA(head), fds, count * 4);
+    return sendmsg(by, &message, 0);
+}
+
+/* The reader of a pipe sees its end once the last writer is gone. */
+static int ends_soon(int fd) {
+    struct pollfd one = {fd, POLLIN, 0};
+    return poll(&one, 1, 5000) == 1 && (one.revents & POLLHUP);
+}
+
+static void circles(void) {
+    int a[2], b[2], inner[2];
+    /* A socket that waits in its own inbox, with a pipe. */
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, a) == 0 && pipe(inner) == 0);
+    CHECK(send_fds(a[0], (int[]){a[1], inner[1]}, 2) == 1);
+    close(inner[1]), close(a[1]), close(a[0]);
+    CHECK(ends_soon(inner[0]));
+    close(inner[0]);
+    /* Two that wait in each other's, and one that does not belong. */
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, a) == 0 && socketpair(AF_UNIX, SOCK_STREAM, 0, b) == 0 && pipe(inner) == 0);
+    CHECK(send_fds(a[0], (int[]){b[1], inner[1]}, 2) == 1 && send_fds(b[0], (int[]){a[1]}, 1) == 1);
+    close(inner[1]), close(a[1]), close(b[1]);
+    struct pollfd one = {inner[0], POLLIN, 0};
+    CHECK(poll(&one, 1, 0) == 0);
+    close(a[0]), close(b[0]);
+    CHECK(ends_soon(inner[0]));
+    close(inner[0]);
+    /* A long chain, no circle. */
+    int last = -1;
+    CHECK(pipe(inner) == 0);
+    last = inner[1];
+    for (int i = 0; i < 300; i++) {
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, a) == 0 && send_fds(a[0], &last, 1) == 1);
+        close(last), close(a[0]);
+        last = a[1];
+    }
+    CHECK(poll(&(struct pollfd){inner[0], POLLIN, 0}, 1, 0) == 0);
+    close(last);
+    CHECK(ends_soon(inner[0]));
+    close(inner[0]);
+}
+
+static void credentials(void) {
+    int ends[2], on = 1;
+    char control[256], byte = 'c';
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    CHECK(setsockopt(ends[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+    pid_t child = fork();
+    if (child == 0) _exit(write(ends[0], "c", 1) != 1);
+    struct iovec piece = {&byte, 1};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    CHECK(recvmsg(ends[1], &message, 0) == 1);
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    CHECK(head && head->cmsg_type == SCM_CREDENTIALS && ((struct ucred *)CMSG_DATA(head))->pid == child);
+    waitpid(child, 0, 0);
+    struct ucred own = {getpid(), getuid(), getgid()}, other = {1 << 22, 0, 0};
+    memset(control, 0, sizeof control);
+    message.msg_controllen = CMSG_SPACE(sizeof own);
+    head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET, head->cmsg_type = SCM_CREDENTIALS, head->cmsg_len = CMSG_LEN(sizeof own);
+    memcpy(CMSG_DATA(head), &own, sizeof own);
+    CHECK(sendmsg(ends[0], &message, 0) == 1);
+    memcpy(CMSG_DATA(head), &other, sizeof other);
+    errno = 0;
+    CHECK(sendmsg(ends[0], &message, 0) == -1 && (errno == ESRCH || errno == EPERM));
+    head->cmsg_len = 3;
+    CHECK_ERRNO(sendmsg(ends[0], &message, 0), EINVAL);
+    close(ends[0]), close(ends[1]);
+}
+
+static void records(void) {
+    int ends[2], unread;
+    char buf[8];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends) == 0);
+    CHECK(send(ends[0], "first", 5, 0) == 5 && send(ends[0], "second", 6, 0) == 6);
+    struct iovec piece = {buf, 3};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1};
+    CHECK(recvmsg(ends[1], &message, 0) == 3 && (message.msg_flags & MSG_TRUNC));
+    CHECK(recv(ends[1], buf, 2, MSG_PEEK | MSG_TRUNC) == 6 && recv(ends[1], buf, 8, 0) == 6);
+    CHECK(ioctl(ends[0], SIOCOUTQ, &unread) == 0);
+    close(ends[0]);
+    CHECK(recv(ends[1], buf, 8, 0) == 0);
+    close(ends[1]);
+    /* Unread bytes at a close reset the peer. */
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0 && write(ends[0], "unread", 6) == 6);
+    close(ends[1]);
+    CHECK_ERRNO(read(ends[0], buf, 1), ECONNRESET);
+    CHECK(read(ends[0], buf, 1) == 0);
+    close(ends[0]);
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0);
+    struct mmsghdr many[3] = {0};
+    struct iovec pieces[3];
+    for (int i = 0; i < 3; i++) {
+        pieces[i] = (struct iovec){"abc", i};
+        many[i].msg_hdr = (struct msghdr){0, 0, &pieces[i], 1, 0, 0, 0};
+    }
+    CHECK(sendmmsg(ends[0], many, 3, 0) == 3);
+    for (int i = 0; i < 3; i++) {
+        CHECK(recv(ends[1], buf, 8, 0) == i);
+    }
+    int size = 4608;
+    CHECK(setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &(int){2304}, 4) == 0);
+    static char big[300000];
+    CHECK_ERRNO(send(ends[0], big, size, 0), EMSGSIZE);
+    CHECK_ERRNO(send(ends[1], big, sizeof big, 0), EMSGSIZE);
+    close(ends[1]);
+    CHECK_ERRNO(send(ends[0], "x", 1, 0), ECONNREFUSED);
+    close(ends[0]);
+}
+
+static void names(void) {
+    struct sockaddr_un addr = {AF_UNIX}, got;
+    socklen_t len = sizeof got;
+    int a = socket(AF_UNIX, SOCK_DGRAM, 0), b = socket(AF_UNIX, SOCK_DGRAM, 0), c = socket(AF_UNIX, SOCK_DGRAM, 0);
+    char buf[8];
+    /* Autobind: a NUL and five digits. */
+    CHECK(bind(a, (sa *)&addr, sizeof(sa_family_t)) == 0 && getsockname(a, (sa *)&got, &len) == 0 && len == 8 && got.sun_path[0] == 0);
+    CHECK(connect(b, (sa *)&got, len) == 0 && send(b, "x", 1, 0) == 1 && recv(a, buf, 8, 0) == 1);
+    /* Who is connected takes messages of its peer alone. */
+    struct sockaddr_un of_b;
+    socklen_t b_len = sizeof of_b;
+    CHECK(bind(b, (sa *)&addr, sizeof(sa_family_t)) == 0 && getsockname(b, (sa *)&of_b, &b_len) == 0);
+    CHECK_ERRNO(sendto(c, "x", 1, 0, (sa *)&of_b, b_len), EPERM);
+    CHECK(sendto(a, "y", 1, 0, (sa *)&of_b, b_len) == 1 && recv(b, buf, 8, 0) == 1);
+    addr.sun_family = AF_UNSPEC;
+    CHECK(connect(b, (sa *)&addr, sizeof(sa_family_t)) == 0);
+    CHECK_ERRNO(send(b, "x", 1, 0), ENOTCONN);
+    close(a), close(b), close(c);
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+    addr = (struct sockaddr_un){AF_UNIX, "\0umbel-unix-names"};
+    len = offsetof(struct sockaddr_un, sun_path) + 17;
+    CHECK(bind(listener, (sa *)&addr, len) == 0 && listen(listener, 1) == 0 && connect(client, (sa *)&addr, len) == 0);
+    close(listener);
+    CHECK_ERRNO(read(client, buf, 1), ECONNRESET);
+    close(client);
+}
+
+int main(void) {
+    circles();
+    credentials();
+    records();
+    names();
+    DONE();
+}
