@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::same_as_host;
+use common::{is_root, same_as_host};
 
 #[test]
 fn hello() {
@@ -56,22 +56,35 @@ fn jobs() {
 
 #[test]
 fn watching() {
-    same_as_host("watching");
+    if is_root() {
+        same_as_host("watching");
+    }
 }
 
 #[test]
 fn sysv() {
-    same_as_host("sysv");
+    if is_root() {
+        same_as_host("sysv");
+    }
 }
 
 #[test]
 fn names() {
-    same_as_host("names");
+    if is_root() {
+        same_as_host("names");
+    }
 }
 
 #[test]
 fn transfers() {
     same_as_host("transfers");
+}
+
+#[test]
+fn mounts() {
+    if is_root() {
+        same_as_host("mounts");
+    }
 }
 
 #[test]

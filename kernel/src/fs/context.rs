@@ -1,6 +1,7 @@
-//! What a process's paths start from: current directory, root, umask. Shared by tasks made with `CLONE_FS`.
+//! What a process's paths start from: current directory, root, mounts, umask. Shared by tasks made with `CLONE_FS`.
 
 use super::Path;
+use super::tree::{self, MountNamespace};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use umbel_smp::lock::{Rank, SpinLock};
@@ -9,6 +10,8 @@ use umbel_smp::lock::{Rank, SpinLock};
 struct Places {
     cwd: Path,
     root: Path,
+    /// The tree of mounts that mount(2) changes and /proc shows; `None` where there is no tree (unit tests).
+    namespace: Option<Arc<MountNamespace>>,
 }
 
 /// Current directory, root directory and file mode mask.
@@ -20,8 +23,9 @@ pub struct FsContext {
 impl FsContext {
     /// A context that starts in `cwd` under `root`, with the umask 022.
     pub fn new(cwd: Path, root: Path) -> Arc<FsContext> {
+        let namespace = tree::namespace_of(root.mount());
         Arc::new(FsContext {
-            places: SpinLock::new(Rank::FsContext, Places { cwd, root }),
+            places: SpinLock::new(Rank::FsContext, Places { cwd, root, namespace }),
             umask: AtomicU32::new(0o022),
         })
     }
@@ -51,6 +55,27 @@ impl FsContext {
     /// Changes the root directory.
     pub fn set_root(&self, root: Path) {
         let _old = core::mem::replace(&mut self.places.lock().root, root);
+    }
+
+    /// The tree of mounts.
+    pub fn namespace(&self) -> Option<Arc<MountNamespace>> {
+        self.places.lock().namespace.clone()
+    }
+
+    /// Changes all places at once: another tree of mounts, and where in it (unshare(2), setns(2)).
+    pub fn set_places(&self, cwd: Path, root: Path, namespace: Option<Arc<MountNamespace>>) {
+        let _old = core::mem::replace(&mut *self.places.lock(), Places { cwd, root, namespace });
+    }
+
+    /// Root and current directory `old` become `new` (pivot_root(2)).
+    pub fn replace(&self, old: &Path, new: &Path) {
+        let (cwd, root) = (self.cwd(), self.root());
+        if cwd.same(old) {
+            self.set_cwd(new.clone());
+        }
+        if root.same(old) {
+            self.set_root(new.clone());
+        }
     }
 
     /// The file mode mask.

@@ -96,6 +96,21 @@ impl Dentry {
         self.place.lock().name.to_vec()
     }
 
+    /// The name from the file system's root on: what mountinfo shows of bind mounts.
+    pub fn name_below_root(&self) -> Vec<u8> {
+        let (mut names, mut at) = (Vec::from([self.name()]), self.parent());
+        while let Some(dentry) = at {
+            names.push(dentry.name());
+            at = dentry.parent();
+        }
+        // The last one is the root's, which is empty.
+        names.pop();
+        if names.is_empty() {
+            return Vec::from(b"/");
+        }
+        names.iter().rev().flat_map(|name| [b"/".as_slice(), name].concat()).collect()
+    }
+
     /// Whether its name was removed.
     pub fn is_unhashed(&self) -> bool {
         self.unhashed.load(Relaxed)

@@ -232,6 +232,12 @@ impl File {
         flags: OpenFlags,
         writing: Option<super::Writing>,
     ) -> Arc<File> {
+        if let Some(path) = &path {
+            path.mount().used();
+        }
+        if let Some(mount) = written_mount(path.as_ref(), flags) {
+            mount.writers.fetch_add(1, Relaxed);
+        }
         Arc::new(File {
             ops,
             path,
@@ -472,11 +478,20 @@ impl File {
     }
 }
 
+/// The mount that an open file of `path` keeps writable.
+fn written_mount(path: Option<&Path>, flags: OpenFlags) -> Option<&Arc<super::Mount>> {
+    let writes = |path: &&Path| flags.writable() && path.inode().kind() == Kind::Regular;
+    path.filter(writes).map(Path::mount)
+}
+
 impl Drop for File {
     fn drop(&mut self) {
         let flags = self.flags();
         if !flags.contains(OpenFlags::PATH) {
             self.notify(1, if flags.writable() { Events::CLOSE_WRITE } else { Events::CLOSE_NOWRITE });
+        }
+        if let Some(mount) = written_mount(self.path.as_ref(), flags) {
+            mount.writers.fetch_sub(1, Relaxed);
         }
         super::lock::release_description(self);
         let ops = self.ops.clone();

@@ -2,7 +2,10 @@
 
 use super::host::HostFs;
 use super::tmpfs::TmpFs;
-use super::{Dev, FileSystem, FsContext, Kind, Mode, Mount, MountFlags, Name, Names, NewNode, Path, attach, devtmpfs};
+use super::{
+    Dev, FileSystem, FsContext, Kind, Mode, Mount, MountFlags, MountNamespace, Name, Names, NewNode, Path, attach,
+    devtmpfs,
+};
 use crate::task::Cred;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -12,6 +15,8 @@ use umbel_host::file::HostFd;
 use umbel_smp::lock::Once;
 
 static ROOT: Once<Path> = Once::new();
+/// The name space of the first process, which never ends.
+static FIRST: Once<Arc<MountNamespace>> = Once::new();
 
 /// The root of the name space.
 pub fn root() -> Result<Path> {
@@ -22,9 +27,10 @@ pub fn root() -> Result<Path> {
 pub fn init(boot: &BootInfo) -> Result<()> {
     let host = HostFs::new(HostFd(boot.files.root))?;
     let layered = TmpFs::layered(host.root_node())?;
-    let root = Mount::new(layered, b"overlay", MountFlags::empty()).root_path()?;
+    let mount = Mount::new(layered, b"overlay", MountFlags::empty());
     // There is one boot.
-    let _ = ROOT.set(root);
+    let _ = FIRST.set(MountNamespace::new(mount.clone()));
+    let _ = ROOT.set(mount.root_path()?);
     let half = boot.ram_pages / 2;
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at(b"/proc", super::proc::new(), b"proc", strict)?;

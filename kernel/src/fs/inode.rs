@@ -8,6 +8,7 @@ use super::file::{FileOps, OpenContext};
 use super::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, StatFs};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -209,6 +210,14 @@ pub trait FileSystem: Send + Sync {
     fn root(&self) -> InodeRef;
     /// Facts.
     fn statfs(&self) -> Result<StatFs>;
+    /// Changes options (remount).
+    fn reconfigure(&self, _data: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    /// Options as /proc/PID/mounts shows them, each with a comma before it.
+    fn options(&self) -> String {
+        String::new()
+    }
     /// Called when the last mount of it goes.
     fn unmounted(&self) {}
 }

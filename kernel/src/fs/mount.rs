@@ -1,17 +1,17 @@
 //! Mounts and paths: which file system is where, and a place in that tree.
 //!
-//! One name space for all. [`TABLE`] maps (mount, dentry) to the mount on top of it. Lock: `TABLE` (spinning, rank
-//! Dentry, nothing taken under it).
+//! [`TABLE`] maps (mount, dentry) to the mount on top of it. A mount belongs to one name space, or to none while it is
+//! detached; [`super::tree`] changes all this. Locks (spinning, rank Dentry, nothing taken under them): `TABLE`, `ALL`.
 
 use super::dentry::Dentry;
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Attr, Kind};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use umbel_smp::lock::{Rank, RwLock};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use umbel_smp::lock::{Rank, RwLock, SpinLock};
 
 bitflags::bitflags! {
     /// Flags of a mount, as mount(2) has them.
@@ -30,15 +30,46 @@ bitflags::bitflags! {
     }
 }
 
+/// A file system that is mounted at least once, and what is the same for all its mounts.
+pub struct Super {
+    fs: Arc<dyn FileSystem>,
+    source: Vec<u8>,
+    read_only: AtomicBool,
+}
+
+impl Drop for Super {
+    /// The last mount of it, and the last user of that, is gone.
+    fn drop(&mut self) {
+        super::notify::unmounted(self.fs.dev());
+        self.fs.unmounted();
+    }
+}
+
+/// How changes below a mount reach others. Groups are numbers; 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Propagation {
+    /// Whose members see each other's changes (shared).
+    pub group: u32,
+    /// Whose changes it sees (slave).
+    pub master: u32,
+    pub unbindable: bool,
+}
+
 /// A file system, or a part of it, in the tree.
 pub struct Mount {
     id: u32,
-    fs: Arc<dyn FileSystem>,
-    root: Arc<Dentry>,
-    /// Where it is mounted; `None` for the first. Protected by `TABLE`.
-    at: RwLock<Option<Path>>,
+    shared: Arc<Super>,
+    pub(super) root: Arc<Dentry>,
+    /// Where it is mounted; `None` for the first of a name space and for detached ones. Changed by `tree` only.
+    pub(super) at: RwLock<Option<Path>>,
     flags: AtomicU32,
-    source: Vec<u8>,
+    pub(super) propagation: SpinLock<Propagation>,
+    /// The name space; 0 = detached.
+    pub(super) namespace: AtomicU64,
+    /// `MNT_EXPIRE` was asked for, and nobody came by since.
+    pub(super) expiring: AtomicBool,
+    /// Files open for writing.
+    pub(super) writers: AtomicUsize,
 }
 
 /// A place: a dentry as seen through a mount. Its dentry has an inode.
@@ -51,26 +82,46 @@ pub struct Path {
 
 type Table = BTreeMap<(u32, usize), Arc<Mount>>;
 
-static TABLE: RwLock<Table> = RwLock::new(Rank::Dentry, BTreeMap::new());
+pub(super) static TABLE: RwLock<Table> = RwLock::new(Rank::Dentry, BTreeMap::new());
+/// Every mount, attached or not.
+static ALL: SpinLock<BTreeMap<u32, Weak<Mount>>> = SpinLock::new(Rank::Dentry, BTreeMap::new());
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
 
 impl Mount {
     /// A mount of all of `fs`, not yet in the tree.
     pub fn new(fs: Arc<dyn FileSystem>, source: &[u8], flags: MountFlags) -> Arc<Mount> {
         let root = Dentry::root(fs.root());
-        Self::of(fs, root, source, flags)
+        let shared = Super { fs, source: source.to_vec(), read_only: AtomicBool::new(false) };
+        Self::build(Arc::new(shared), root, flags, Propagation::default())
     }
 
-    /// A mount of the part of `fs` below `root` (bind mounts).
-    pub fn of(fs: Arc<dyn FileSystem>, root: Arc<Dentry>, source: &[u8], flags: MountFlags) -> Arc<Mount> {
-        Arc::new(Mount {
-            id: NEXT_ID.fetch_add(1, Relaxed),
-            fs,
+    /// Another mount of the same file system, or of the part of it below `root`, that propagates as this one does.
+    pub fn again(&self, root: &Arc<Dentry>) -> Arc<Mount> {
+        let mut propagation = *self.propagation.lock();
+        propagation.unbindable = false;
+        Self::build(self.shared.clone(), root.clone(), self.flags(), propagation)
+    }
+
+    /// As [`Self::again`], private and with flags of its own: what mount(2) of the same file system makes.
+    pub fn fresh(&self, flags: MountFlags) -> Arc<Mount> {
+        Self::build(self.shared.clone(), self.root.clone(), flags, Propagation::default())
+    }
+
+    fn build(shared: Arc<Super>, root: Arc<Dentry>, flags: MountFlags, propagation: Propagation) -> Arc<Mount> {
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let mount = Arc::new(Mount {
+            id,
+            shared,
             root,
             at: RwLock::new(Rank::Leaf, None),
             flags: AtomicU32::new(flags.bits()),
-            source: source.to_vec(),
-        })
+            propagation: SpinLock::new(Rank::Leaf, propagation),
+            namespace: AtomicU64::new(0),
+            expiring: AtomicBool::new(false),
+            writers: AtomicUsize::new(0),
+        });
+        ALL.lock().insert(id, Arc::downgrade(&mount));
+        mount
     }
 
     /// Its number, as in /proc/PID/mountinfo.
@@ -80,7 +131,7 @@ impl Mount {
 
     /// Its file system.
     pub fn fs(&self) -> &Arc<dyn FileSystem> {
-        &self.fs
+        &self.shared.fs
     }
 
     /// Its flags.
@@ -88,14 +139,46 @@ impl Mount {
         MountFlags::from_bits_retain(self.flags.load(Relaxed))
     }
 
-    /// Changes its flags (`MS_REMOUNT`).
+    /// Changes its flags.
     pub fn set_flags(&self, flags: MountFlags) {
         self.flags.store(flags.bits(), Relaxed);
     }
 
+    /// Whether no mount of the file system may be written to.
+    pub fn fs_read_only(&self) -> bool {
+        self.shared.read_only.load(Relaxed)
+    }
+
+    /// Changes whether the file system may be written to, through whatever mount.
+    pub fn set_fs_read_only(&self, read_only: bool) {
+        self.shared.read_only.store(read_only, Relaxed);
+    }
+
+    /// Somebody came by: `MNT_EXPIRE` starts over.
+    pub fn used(&self) {
+        if self.expiring.load(Relaxed) {
+            self.expiring.store(false, Relaxed);
+        }
+    }
+
+    /// Whether a file is open for writing.
+    pub fn has_writers(&self) -> bool {
+        self.writers.load(Relaxed) != 0
+    }
+
     /// What was given as the source.
     pub fn source(&self) -> &[u8] {
-        &self.source
+        &self.shared.source
+    }
+
+    /// How changes below it reach others.
+    pub fn propagation(&self) -> Propagation {
+        *self.propagation.lock()
+    }
+
+    /// The name space it belongs to; 0 = none.
+    pub fn namespace(&self) -> u64 {
+        self.namespace.load(Relaxed)
     }
 
     /// Its root.
@@ -103,15 +186,32 @@ impl Mount {
         Path::new(self.clone(), self.root.clone())
     }
 
+    /// The part of the file system that it shows, as a name within it.
+    pub fn root_name(&self) -> Vec<u8> {
+        self.root.name_below_root()
+    }
+
     /// Where it is mounted.
     pub fn mountpoint(&self) -> Option<Path> {
         self.at.read().clone()
     }
 
-    /// `EROFS` on a read-only mount.
+    /// `EROFS` where nothing may be written.
     pub fn check_writable(&self) -> Result<()> {
-        if self.flags().contains(MountFlags::RDONLY) { Err(Errno::EROFS) } else { Ok(()) }
+        let read_only = self.flags().contains(MountFlags::RDONLY) || self.fs_read_only();
+        if read_only { Err(Errno::EROFS) } else { Ok(()) }
     }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        ALL.lock().remove(&self.id);
+    }
+}
+
+/// Every mount, by number.
+pub(super) fn all() -> Vec<Arc<Mount>> {
+    ALL.lock().values().filter_map(Weak::upgrade).collect()
 }
 
 impl Path {
@@ -143,9 +243,10 @@ impl Path {
 
     /// All attributes.
     pub fn attr(&self) -> Result<Attr> {
+        self.mount.used();
         let mut attr = self.inode.attr()?;
         if attr.dev == 0 {
-            attr.dev = self.mount.fs.dev();
+            attr.dev = self.mount.fs().dev();
         }
         Ok(attr)
     }
@@ -256,58 +357,7 @@ impl Path {
         }
     }
 
-    fn key(&self) -> (u32, usize) {
+    pub(super) fn key(&self) -> (u32, usize) {
         (self.mount.id, Arc::as_ptr(&self.dentry) as usize)
     }
-}
-
-/// Puts `mount` on `place`.
-pub fn attach(mount: &Arc<Mount>, place: Path) -> Result<()> {
-    if place.is_dir() != mount.root_path()?.is_dir() {
-        return Err(Errno::ENOTDIR);
-    }
-    let place = place.top();
-    *mount.at.write() = Some(place.clone());
-    place.dentry.mounts.fetch_add(1, Relaxed);
-    TABLE.write().insert(place.key(), mount.clone());
-    Ok(())
-}
-
-/// Takes the mount whose root is `path` away; `EBUSY` if something is mounted below it and not `lazy`.
-pub fn detach(path: &Path, lazy: Lazy) -> Result<()> {
-    let mount = &path.mount;
-    if !Arc::ptr_eq(&path.dentry, &mount.root) {
-        return Err(Errno::EINVAL);
-    }
-    let place = mount.mountpoint().ok_or(Errno::EBUSY)?;
-    let mut table = TABLE.write();
-    if lazy == Lazy::No && table.keys().any(|key| key.0 == mount.id) {
-        return Err(Errno::EBUSY);
-    }
-    let removed = table.remove(&place.key());
-    drop(table);
-    if removed.is_none() {
-        return Err(Errno::EINVAL);
-    }
-    place.dentry.mounts.fetch_sub(1, Relaxed);
-    *mount.at.write() = None;
-    if !list().iter().any(|other| Arc::ptr_eq(&other.fs, &mount.fs)) {
-        super::notify::unmounted(mount.fs.dev());
-        mount.fs.unmounted();
-    }
-    Ok(())
-}
-
-/// Whether umount(2) waits for users (`MNT_DETACH`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lazy {
-    No,
-    Yes,
-}
-
-/// All mounts in the tree but the first, by number: for /proc/mounts.
-pub fn list() -> Vec<Arc<Mount>> {
-    let mut list: Vec<_> = TABLE.read().values().cloned().collect();
-    list.sort_by_key(|mount| mount.id);
-    list
 }

@@ -1,9 +1,11 @@
-//! mount(2) for guests: new tmpfs and proc, bind mounts, remounts. Source: mount(2), tmpfs(5).
+//! mount(2) for guests: new file systems, bind mounts, moves, remounts, propagation. Source: mount(2), tmpfs(5).
 
-use super::mount::{Mount, MountFlags, Path, attach, list};
+use super::mount::{self, Mount, MountFlags, Path};
 use super::names::{Name, Names};
-use super::tmpfs::TmpFs;
+use super::tmpfs::{self, TmpFs};
+use super::tree::{self, Kind};
 use super::walk::Follow;
+use super::{FileSystem, proc, sys};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_abi::linux::uapi;
@@ -17,70 +19,128 @@ pub struct MountRequest<'a> {
     pub flags: u32,
 }
 
+/// What each call of mount(2) does at most one of.
+const PROPAGATION: u32 = uapi::MS_SHARED | uapi::MS_PRIVATE | uapi::MS_SLAVE | uapi::MS_UNBINDABLE;
+
 /// Mounts on `target`, or changes its mount.
 ///
 /// # Errors
 /// `ENODEV` for unknown types, `EINVAL` for options that are not understood.
 pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Result<()> {
-    let flags = MountFlags::from_bits_truncate(request.flags);
-    let propagation = uapi::MS_SHARED | uapi::MS_PRIVATE | uapi::MS_SLAVE | uapi::MS_UNBINDABLE;
-    if request.flags & uapi::MS_REMOUNT != 0 {
-        target.mount().set_flags(flags);
-        return Ok(());
+    /// The magic number of old in the upper half.
+    const MAGIC: u32 = 0xc0ed_0000;
+    let raw = if request.flags >> 16 == MAGIC >> 16 { request.flags & 0xffff } else { request.flags };
+    let set = |flag| raw & flag != 0;
+    let flags = mount_flags(raw);
+    if set(uapi::MS_REMOUNT) && set(uapi::MS_BIND) {
+        return remount_one(&target, flags);
     }
-    if request.flags & uapi::MS_BIND != 0 {
+    if set(uapi::MS_REMOUNT) {
+        return remount(&target, flags, request.data);
+    }
+    if set(uapi::MS_BIND) {
         let source = names.find(&Name::new(request.source), Follow::Yes)?;
-        let fs = source.mount().fs().clone();
-        let bound = Mount::of(fs, source.dentry().clone(), request.source, source.mount().flags());
-        return attach(&bound, target);
+        return tree::attach(&tree::clone_tree(&source, set(uapi::MS_REC))?, target);
     }
-    if request.flags & propagation != 0 {
-        // There is one name space, so that nothing propagates.
-        return Ok(());
+    if set(PROPAGATION) {
+        return tree::set_propagation(&target, propagation(raw)?, set(uapi::MS_REC));
     }
-    if request.flags & uapi::MS_MOVE != 0 {
+    if set(uapi::MS_MOVE) {
+        let source = names.find(&Name::new(request.source), Follow::Yes)?;
+        return tree::relocate(&source, target);
+    }
+    if !target.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    tree::attach(&new_mount(request.kind, request.source, request.data, flags)?, target)
+}
+
+fn mount_flags(raw: u32) -> MountFlags {
+    let known = MountFlags::all() - MountFlags::INTERNAL;
+    MountFlags::from_bits_truncate(raw) & known
+}
+
+/// Exactly one kind, and nothing else but `MS_REC` and `MS_SILENT`.
+fn propagation(raw: u32) -> Result<Kind> {
+    match raw & !(uapi::MS_REC | uapi::MS_SILENT) {
+        uapi::MS_SHARED => Ok(Kind::Shared),
+        uapi::MS_PRIVATE => Ok(Kind::Private),
+        uapi::MS_SLAVE => Ok(Kind::Slave),
+        uapi::MS_UNBINDABLE => Ok(Kind::Unbindable),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// A detached mount of a new file system of type `kind`, or of the kernel's own.
+pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> Result<Arc<Mount>> {
+    let fs: Arc<dyn FileSystem> = match kind {
+        b"" => return Err(Errno::EINVAL),
+        b"tmpfs" | b"ramfs" => TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?),
+        b"proc" => proc::new(),
+        b"sysfs" => sys::new(),
+        // There is one of each; a further mount shows the same.
+        b"devpts" | b"devtmpfs" | b"mqueue" => {
+            let same = |mount: &Arc<Mount>| mount.fs().name().as_bytes() == kind;
+            let known = mount::all().into_iter().find(same).ok_or(Errno::ENODEV)?;
+            return Ok(known.fresh(flags));
+        }
+        _ => return Err(Errno::ENODEV),
+    };
+    Ok(Mount::new(fs, source, flags))
+}
+
+/// `MS_REMOUNT | MS_BIND`: the flags of this mount alone.
+fn remount_one(target: &Path, flags: MountFlags) -> Result<()> {
+    check_remount(target, flags)?;
+    target.mount().set_flags(flags);
+    Ok(())
+}
+
+/// `MS_REMOUNT`: the file system's options, and the flags of this mount.
+fn remount(target: &Path, flags: MountFlags, data: &[u8]) -> Result<()> {
+    check_remount(target, flags)?;
+    let mount = target.mount();
+    mount.fs().reconfigure(data)?;
+    mount.set_fs_read_only(flags.contains(MountFlags::RDONLY));
+    mount.set_flags(flags);
+    Ok(())
+}
+
+fn check_remount(target: &Path, flags: MountFlags) -> Result<()> {
+    if !target.is_mount_root() {
         return Err(Errno::EINVAL);
     }
-    match request.kind {
-        b"tmpfs" | b"ramfs" => attach(&Mount::new(new_tmpfs(request.data)?, request.source, flags), target),
-        // The kernel's own are there once; a further mount shows the same.
-        kind => {
-            let known = list().into_iter().find(|mount| mount.fs().name().as_bytes() == kind);
-            let fs = known.ok_or(Errno::ENODEV)?.fs().clone();
-            attach(&Mount::new(fs, request.source, flags), target)
-        }
-    }
+    let busy = flags.contains(MountFlags::RDONLY) && target.mount().has_writers();
+    if busy { Err(Errno::EBUSY) } else { Ok(()) }
 }
 
-fn new_tmpfs(options: &[u8]) -> Result<Arc<TmpFs>> {
-    let half = umbel_mm::frame::usage().total / 2;
-    let (mut mode, mut pages) = (0o1777, half);
-    for option in options.split(|&byte| byte == b',').filter(|option| !option.is_empty()) {
-        let option = core::str::from_utf8(option).map_err(|_| Errno::EINVAL)?;
-        match option.split_once('=') {
-            Some(("mode", value)) => mode = u32::from_str_radix(value, 8).map_err(|_| Errno::EINVAL)? & 0o7777,
-            Some(("size", value)) => pages = size(value)?.div_ceil(4096),
-            Some(("nr_blocks", value)) => pages = size(value)?,
-            // Owners and counts of inodes are taken as they come.
-            _ => {}
-        }
+/// Flags of new-style calls (`MOUNT_ATTR_*`).
+///
+/// # Errors
+/// `EINVAL` for unknown ones.
+pub fn flags_of_attributes(attributes: u64) -> Result<MountFlags> {
+    const PAIRS: [(u32, MountFlags); 6] = [
+        (uapi::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
+        (uapi::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
+        (uapi::MOUNT_ATTR_NODEV, MountFlags::NODEV),
+        (uapi::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
+        (uapi::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
+        (uapi::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
+    ];
+    let raw = u32::try_from(attributes).map_err(|_| Errno::EINVAL)?;
+    let mut flags = MountFlags::empty();
+    let mut known = uapi::MOUNT_ATTR__ATIME;
+    for (attribute, flag) in PAIRS {
+        flags.set(flag, raw & attribute != 0);
+        known |= attribute;
     }
-    Ok(TmpFs::new("tmpfs", mode, pages))
-}
-
-/// A number with an optional suffix k, m, g, or % of RAM.
-fn size(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let number: u64 = digits.parse().map_err(|_| Errno::EINVAL)?;
-    let unit = match text.get(digits.len()..) {
-        Some("") => 1,
-        Some("k" | "K") => 1 << 10,
-        Some("m" | "M") => 1 << 20,
-        Some("g" | "G") => 1 << 30,
-        Some("%") => umbel_mm::frame::usage().total * 4096 / 100,
+    match raw & uapi::MOUNT_ATTR__ATIME {
+        uapi::MOUNT_ATTR_RELATIME => {}
+        uapi::MOUNT_ATTR_NOATIME => flags |= MountFlags::NOATIME,
+        uapi::MOUNT_ATTR_STRICTATIME => flags |= MountFlags::STRICTATIME,
         _ => return Err(Errno::EINVAL),
-    };
-    number.checked_mul(unit).ok_or(Errno::EINVAL)
+    }
+    if raw & !known != 0 { Err(Errno::EINVAL) } else { Ok(flags) }
 }
 
 #[cfg(test)]
@@ -88,10 +148,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_have_suffixes() {
-        assert_eq!(size("4096"), Ok(4096));
-        assert_eq!(size("3m"), Ok(3 << 20));
-        assert_eq!(size("x"), Err(Errno::EINVAL));
-        assert_eq!(size("1q"), Err(Errno::EINVAL));
+    fn one_kind_of_propagation_is_asked_for() {
+        assert_eq!(propagation(uapi::MS_SHARED | uapi::MS_REC), Ok(Kind::Shared));
+        assert_eq!(propagation(uapi::MS_SHARED | uapi::MS_SLAVE), Err(Errno::EINVAL));
+        assert_eq!(propagation(uapi::MS_PRIVATE | uapi::MS_RDONLY), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn attributes_become_flags() {
+        assert_eq!(flags_of_attributes(0x11), Ok(MountFlags::RDONLY | MountFlags::NOATIME));
+        assert_eq!(flags_of_attributes(0x30), Err(Errno::EINVAL));
+        assert_eq!(flags_of_attributes(0x100), Err(Errno::EINVAL));
     }
 }

@@ -17,6 +17,7 @@ use umbel_host::file::HostFd;
 struct World {
     lower: PathBuf,
     _root: std::fs::File,
+    _tree: Arc<MountNamespace>,
     context: Arc<FsContext>,
     cred: Cred,
 }
@@ -34,8 +35,10 @@ impl World {
         let root = std::fs::File::open(&lower).unwrap();
         let host = HostFs::new(HostFd(root.as_raw_fd())).unwrap();
         let fs = TmpFs::layered(host.root_node()).unwrap();
-        let path = Mount::new(fs, b"overlay", MountFlags::empty()).root_path().unwrap();
-        World { lower, _root: root, context: FsContext::new(path.clone(), path), cred: Cred::new(0, 0) }
+        let mount = Mount::new(fs, b"overlay", MountFlags::empty());
+        let path = mount.root_path().unwrap();
+        let tree = MountNamespace::new(mount);
+        World { lower, _root: root, _tree: tree, context: FsContext::new(path.clone(), path), cred: Cred::new(0, 0) }
     }
 
     fn names(&self) -> Names<'_> {
@@ -231,7 +234,8 @@ fn mounts_cover_and_dots_leave_them() {
     assert_eq!(world.rename("etc/deep/f", "f"), Err(Errno::EXDEV));
     let full = world.write("etc/deep/f", OpenFlags::empty(), &"x".repeat(100 * 4096));
     assert_eq!(full, Ok(16 * 4096), "a file system takes what its limit allows");
-    detach(&world.find("etc/deep", Follow::Yes).unwrap(), Lazy::No).unwrap();
+    drop((mount, top));
+    tree::detach(world.find("etc/deep", Follow::Yes).unwrap(), tree::Unmount::Idle).unwrap();
     assert_eq!(world.list("etc/deep"), ["er"]);
 }
 

@@ -4,7 +4,7 @@
 use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
-use crate::fs::{Attr, File, Kind, Mode, OpenFlags, Path, SetAttr, StatFs, Time, perm};
+use crate::fs::{Attr, File, Kind, Mode, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm};
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -178,6 +178,10 @@ fn faccessat2(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32, flags: AtFlag
     } else {
         caller.names().find(&super::fs::name_at(task, dir, &text)?, flags.follow())?
     };
+    let no_exec = path.inode().kind() == Kind::Regular && path.mount().flags().contains(MountFlags::NOEXEC);
+    if want.contains(perm::Want::EXEC) && no_exec {
+        return Err(Errno::EACCES);
+    }
     perm::check(&**path.inode(), &caller.cred, want)?;
     let special = !matches!(path.inode().kind(), Kind::Regular | Kind::Directory | Kind::Symlink);
     if want.contains(perm::Want::WRITE) && !special { path.mount().check_writable() } else { Ok(()) }

@@ -1,4 +1,4 @@
-//! Names: open, make, link, remove, rename, mount; current and root directory; listings. Semantics: [`crate::fs`].
+//! Names: open, make, link, remove, rename; current and root directory; listings. Semantics: [`crate::fs`].
 
 use super::{ArgFmt, Fd, FromArg, UserStr};
 use crate::fs::walk::{Follow, Resolve};
@@ -43,9 +43,6 @@ rows! {
     nr::__NR_fchdir, fchdir(fd: Fd) => fchdir, Full;
     nr::__NR_chroot, chroot(path: UserStr) => chroot, Full;
     nr::__NR_umask, umask(mask: u32) => umask, Full;
-    nr::__NR_mount, mount(source: UserAddr, target: UserStr, kind: UserAddr, flags: u64, data: UserAddr) => mount,
-        Partial("tmpfs, bind and remount");
-    nr::__NR_umount2, umount2(target: UserStr, flags: u32) => umount2, Full;
 }
 
 bitflags::bitflags! {
@@ -471,34 +468,4 @@ fn chroot(task: &Arc<Task>, path: UserStr) -> Result<()> {
 
 fn umask(task: &Arc<Task>, mask: u32) -> Result<u32> {
     Ok(task.fs()?.set_umask(mask))
-}
-
-fn mount(
-    task: &Arc<Task>,
-    source: UserAddr,
-    target: UserStr,
-    kind: UserAddr,
-    flags: u64,
-    data: UserAddr,
-) -> Result<()> {
-    let text = |addr: UserAddr| if addr.is_null() { Ok(Vec::new()) } else { UserStr(addr).read() };
-    let (source, kind, data) = (text(source)?, text(kind)?, text(data)?);
-    let target = path_at(task, Fd::CWD, target, AtFlags::empty())?;
-    if !task.capable(cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
-    let request = crate::fs::MountRequest { source: &source, kind: &kind, data: &data, flags: flags as u32 };
-    let caller = Caller::new(task)?;
-    crate::fs::mount(&caller.names(), target, &request)
-}
-
-fn umount2(task: &Arc<Task>, target: UserStr, flags: u32) -> Result<()> {
-    let nofollow = flags & uapi::UMOUNT_NOFOLLOW != 0;
-    let at = if nofollow { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
-    let path = path_at(task, Fd::CWD, target, at)?;
-    if !task.capable(cap::SYS_ADMIN) {
-        return Err(Errno::EPERM);
-    }
-    let lazy = if flags & uapi::MNT_DETACH != 0 { crate::fs::Lazy::Yes } else { crate::fs::Lazy::No };
-    crate::fs::detach(&path, lazy)
 }

@@ -1,7 +1,7 @@
 //! Memory: mmap and its kin. The semantics are in `vm`; here arguments are decoded and checked as Linux does.
 
 use super::Fd;
-use crate::fs::{File, OpenFlags};
+use crate::fs::{File, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
 use crate::vm::map::Place;
@@ -111,6 +111,11 @@ fn mmap(
     } else {
         let file = task.files()?.get(fd)?;
         area.set(VmaFlags::MAYWRITE, file.flags().writable());
+        let no_exec = file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOEXEC));
+        if no_exec && prot.contains(Prot::EXEC) {
+            return Err(Errno::EPERM);
+        }
+        area.set(VmaFlags::NOEXEC, no_exec);
         of_file(file, len, offset, prot, shared)?
     };
     let place = if flags.contains(MapFlags::MAP_FIXED_NOREPLACE) {

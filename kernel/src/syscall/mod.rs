@@ -30,6 +30,7 @@ pub mod fs;
 pub mod io;
 pub mod ipc;
 pub mod mm;
+pub mod mount;
 pub mod names;
 pub mod notify;
 pub mod pidfd;

@@ -73,6 +73,7 @@ const FAMILIES: &[&[Row]] = &[
     super::io::ROWS,
     super::ipc::ROWS,
     super::mm::ROWS,
+    super::mount::ROWS,
     super::notify::ROWS,
     super::pidfd::ROWS,
     super::poll::ROWS,

@@ -132,6 +132,9 @@ impl Space {
         if prot.contains(Prot::WRITE) && inner.vmas.within(&range).any(|vma| denied(&vma)) {
             return Err(Errno::EACCES);
         }
+        if prot.contains(Prot::EXEC) && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::NOEXEC)) {
+            return Err(Errno::EACCES);
+        }
         let mut told = false;
         let parts: alloc::vec::Vec<Vma> = inner.vmas.within(&range).collect();
         for part in &parts {

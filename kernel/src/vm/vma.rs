@@ -43,6 +43,8 @@ bitflags! {
         const HEAP = 128;
         /// The first thread's stack.
         const STACK = 256;
+        /// Never executed: a file on a mount that forbids it.
+        const NOEXEC = 512;
     }
 }
 

@@ -1,18 +1,20 @@
-//! `/proc/PID/mounts` and `mountinfo`, below the task's root. Source: proc_pid_mounts(5), proc_pid_mountinfo(5).
+//! `/proc/PID/mounts`, `mountinfo` and `mountstats`: mounts of the task's name space below its root. Source:
+//! proc_pid_mounts(5), proc_pid_mountinfo(5), proc_pid_mountstats(5).
 
 use crate::Result;
-use crate::fs::{self, Dev, Mount, MountFlags, Path};
+use crate::fs::{Dev, Mount, MountFlags, Path};
 use crate::task::Task;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// Mounts with their places below the task's root, the first one first.
+/// Mounts with their places below the task's root, by number.
 fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
-    let root = task.fs()?.root();
-    let mut all = Vec::from([fs::root()?.mount().clone()]);
-    all.extend(fs::list());
+    let context = task.fs()?;
+    let (root, space) = (context.root(), context.namespace());
+    let mut all = space.map_or_else(Vec::new, |space| space.mounts());
+    all.sort_by_key(|mount| mount.id());
     let place = |mount: &Arc<Mount>| -> Option<Vec<u8>> {
         let at: Path = mount.root_path().ok()?;
         at.is_below(&root).then(|| at.display(&root))
@@ -20,18 +22,31 @@ fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
     Ok(all.into_iter().filter_map(|mount| place(&mount).map(|at| (mount, at))).collect())
 }
 
+/// Options of the mount, without the first, which says whether it may be written to.
 fn options(mount: &Mount) -> String {
+    const NAMES: [(MountFlags, &str); 6] = [
+        (MountFlags::NOSUID, ",nosuid"),
+        (MountFlags::NODEV, ",nodev"),
+        (MountFlags::NOEXEC, ",noexec"),
+        (MountFlags::NOATIME, ",noatime"),
+        (MountFlags::NODIRATIME, ",nodiratime"),
+        (MountFlags::NOSYMFOLLOW, ",nosymfollow"),
+    ];
     let flags = mount.flags();
-    let mut out = String::from(if flags.contains(MountFlags::RDONLY) { "ro" } else { "rw" });
-    for (flag, name) in
-        [(MountFlags::NOSUID, ",nosuid"), (MountFlags::NODEV, ",nodev"), (MountFlags::NOEXEC, ",noexec")]
-    {
+    let mut out = String::new();
+    for (flag, name) in NAMES {
         if flags.contains(flag) {
             out.push_str(name);
         }
     }
-    out.push_str(",relatime");
+    if !flags.intersects(MountFlags::NOATIME | MountFlags::STRICTATIME) {
+        out.push_str(",relatime");
+    }
     out
+}
+
+fn access(read_only: bool) -> &'static str {
+    if read_only { "ro" } else { "rw" }
 }
 
 /// Blanks, backslashes and line ends as octal.
@@ -53,7 +68,9 @@ pub fn mounts(task: &Task) -> Result<Vec<u8>> {
         out.extend(escape(mount.source()));
         out.push(b' ');
         out.extend(escape(&at));
-        out.extend(format!(" {} {} 0 0\n", mount.fs().name(), options(&mount)).into_bytes());
+        let read_only = mount.fs_read_only() || mount.flags().contains(MountFlags::RDONLY);
+        let (name, access) = (mount.fs().name(), access(read_only));
+        out.extend(format!(" {name} {access}{}{} 0 0\n", options(&mount), mount.fs().options()).into_bytes());
     }
     Ok(out)
 }
@@ -67,11 +84,46 @@ pub fn mountinfo(task: &Task) -> Result<Vec<u8>> {
     for (mount, at) in visible(task)? {
         let parent = mount.mountpoint().map_or(mount.id(), |place| place.mount().id());
         let dev = Dev::decode(mount.fs().dev());
-        out.extend(format!("{} {parent} {}:{} / ", mount.id(), dev.major, dev.minor).into_bytes());
+        out.extend(format!("{} {parent} {}:{} ", mount.id(), dev.major, dev.minor).into_bytes());
+        out.extend(escape(&mount.root_name()));
+        out.push(b' ');
         out.extend(escape(&at));
-        out.extend(format!(" {} - {} ", options(&mount), mount.fs().name()).into_bytes());
+        out.extend(format!(" {}{}", access(mount.flags().contains(MountFlags::RDONLY)), options(&mount)).into_bytes());
+        out.extend(propagation(&mount).into_bytes());
+        out.extend(format!(" - {} ", mount.fs().name()).into_bytes());
         out.extend(escape(mount.source()));
-        out.extend_from_slice(b" rw\n");
+        out.extend(format!(" {}{}\n", access(mount.fs_read_only()), mount.fs().options()).into_bytes());
+    }
+    Ok(out)
+}
+
+/// The optional fields of `mountinfo`.
+fn propagation(mount: &Mount) -> String {
+    let propagation = mount.propagation();
+    let mut out = String::new();
+    for (name, group) in [("shared", propagation.group), ("master", propagation.master)] {
+        if group != 0 {
+            out.push_str(&format!(" {name}:{group}"));
+        }
+    }
+    if propagation.unbindable {
+        out.push_str(" unbindable");
+    }
+    out
+}
+
+/// `mountstats`.
+///
+/// # Errors
+/// As [`mounts`].
+pub fn mountstats(task: &Task) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for (mount, at) in visible(task)? {
+        out.extend_from_slice(b"device ");
+        out.extend(escape(mount.source()));
+        out.extend_from_slice(b" mounted on ");
+        out.extend(escape(&at));
+        out.extend(format!(" with fstype {}\n", mount.fs().name()).into_bytes());
     }
     Ok(out)
 }

@@ -109,6 +109,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("mem", F(mem::file)),
     ("mountinfo", T(0o444, |s| mounts::mountinfo(&*s.task()?))),
     ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
+    ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
     ("oom_adj", W(|_| Ok(b"0\n".to_vec()), |_, text| number(text, -17, 15))),
     ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),

@@ -14,9 +14,11 @@ mod content;
 mod dir;
 mod file;
 mod node;
+mod options;
 mod pages;
 
 pub use node::Node;
+pub use options::Options;
 
 use super::dentry::Dentry;
 use super::host::HostNode;
@@ -24,9 +26,10 @@ use super::inode::{FileSystem, InodeRef};
 use super::types::{Kind, Mode, StatFs};
 use super::{File, Mount, MountFlags, Names, NewNode, OpenFlags, Path, next_dev, next_ino};
 use crate::{Errno, Result};
+use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use umbel_smp::lock::Once;
+use umbel_smp::lock::{Once, Rank, SpinLock};
 
 /// Bytes of the kernel's heap that new files leave to others.
 const HEAP_MARGIN: u64 = 2 << 20;
@@ -40,7 +43,11 @@ pub struct TmpFs {
     dev: u64,
     root: Once<Arc<Node>>,
     /// Most pages of data; `u64::MAX` = as RAM allows.
-    limit: u64,
+    limit: AtomicU64,
+    /// Most inodes; `u64::MAX` = as memory allows.
+    inode_limit: AtomicU64,
+    /// What it was mounted with; limits that a remount changed included.
+    options: SpinLock<Options>,
     /// The host's device of the lower layer's root.
     lower_dev: Option<u64>,
     pages: AtomicU64,
@@ -50,8 +57,19 @@ pub struct TmpFs {
 impl TmpFs {
     /// An empty file system whose root has `mode`; at most `limit` pages of data.
     pub fn new(name: &'static str, mode: Mode, limit: u64) -> Arc<TmpFs> {
-        let fs = Self::build(name, limit, None);
-        let root = NewNode { kind: Kind::Directory, mode, uid: 0, gid: 0, rdev: Default::default(), target: &[] };
+        let pages = if limit == u64::MAX { 0 } else { limit };
+        Self::with(name, &Options { mode: Some(mode), pages: Some(pages), ..Options::default() })
+    }
+
+    /// An empty file system as a mount wants it: half of RAM and one inode for each two pages of it unless told otherwise.
+    pub fn with(name: &'static str, options: &Options) -> Arc<TmpFs> {
+        let half = umbel_mm::frame::usage().total / 2;
+        let fs = Self::build(name, limit_of(options.pages, half), None);
+        fs.inode_limit.store(limit_of(options.inodes, u64::MAX), Relaxed);
+        *fs.options.lock() = *options;
+        let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+        let mode = options.mode.unwrap_or(0o1777);
+        let root = NewNode { kind: Kind::Directory, mode, uid, gid, rdev: Default::default(), target: &[] };
         let node = Node::new(&fs, &root);
         // A new cell takes its first value.
         let _ = fs.root.set(node);
@@ -71,7 +89,9 @@ impl TmpFs {
             name,
             dev: next_dev(),
             root: Once::new(),
-            limit,
+            limit: AtomicU64::new(limit),
+            inode_limit: AtomicU64::new(u64::MAX),
+            options: SpinLock::new(Rank::Leaf, Options::default()),
             lower_dev,
             pages: AtomicU64::new(0),
             inodes: AtomicU64::new(0),
@@ -94,13 +114,23 @@ impl TmpFs {
         // A sixteenth of RAM is never a file's: programs must be able to remove one.
         let ram = umbel_mm::frame::usage();
         let spare = ram.free.saturating_sub(ram.total / 16);
-        let room = |used: u64| self.limit.saturating_sub(used).min(want).min(spare);
+        let limit = self.limit.load(Relaxed);
+        let room = |used: u64| limit.saturating_sub(used).min(want).min(spare);
         let more = |used: u64| Some(used + room(used)).filter(|_| room(used) > 0);
         self.pages.fetch_update(Relaxed, Relaxed, more).map(room).map_err(|_| Errno::ENOSPC)
     }
 
     fn uncharge(&self, count: u64) {
         self.pages.fetch_sub(count, Relaxed);
+    }
+}
+
+/// A limit as an option gives it: 0 = none.
+fn limit_of(option: Option<u64>, usual: u64) -> u64 {
+    match option {
+        Some(0) => u64::MAX,
+        Some(limit) => limit,
+        None => usual,
     }
 }
 
@@ -140,16 +170,40 @@ impl FileSystem for TmpFs {
     fn statfs(&self) -> Result<StatFs> {
         let ram = umbel_mm::frame::usage();
         let used = self.pages.load(Relaxed);
-        let blocks = self.limit.min(ram.total);
+        let blocks = self.limit.load(Relaxed).min(ram.total);
+        let files = self.inode_limit.load(Relaxed).min(ram.total);
         let layered = self.name == "overlay";
         Ok(StatFs {
             magic: if layered { OVERLAYFS_MAGIC } else { TMPFS_MAGIC },
             block_size: 4096,
             blocks,
             free: blocks.saturating_sub(used).min(ram.free),
-            files: ram.total,
-            files_free: ram.total.saturating_sub(self.inodes.load(Relaxed)),
+            files,
+            files_free: files.saturating_sub(self.inodes.load(Relaxed)),
         })
+    }
+
+    fn reconfigure(&self, data: &[u8]) -> Result<()> {
+        let new = Options::parse(data)?;
+        for (option, used, limit) in
+            [(new.pages, &self.pages, &self.limit), (new.inodes, &self.inodes, &self.inode_limit)]
+        {
+            if option.is_some() {
+                let wanted = limit_of(option, u64::MAX);
+                if wanted < used.load(Relaxed) {
+                    return Err(Errno::EINVAL);
+                }
+                limit.store(wanted, Relaxed);
+            }
+        }
+        let mut options = self.options.lock();
+        options.pages = new.pages.or(options.pages);
+        options.inodes = new.inodes.or(options.inodes);
+        Ok(())
+    }
+
+    fn options(&self) -> String {
+        self.options.lock().describe()
     }
 
     fn unmounted(&self) {

@@ -272,7 +272,11 @@ impl Node {
         }
         // Files stop before everything else does.
         umbel_mm::heap::room_for(super::HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
-        Ok(Node::new(&self.fs()?, node))
+        let fs = self.fs()?;
+        if fs.inodes.load(Relaxed) >= fs.inode_limit.load(Relaxed) {
+            return Err(Errno::ENOSPC);
+        }
+        Ok(Node::new(&fs, node))
     }
 
     /// Forgets all entries below: the tree holds itself by its parents.

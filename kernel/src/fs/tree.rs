@@ -1,0 +1,468 @@
+//! The tree of mounts: attaching, taking away, moving, copying; propagation; name spaces.
+//!
+//! A name space is a tree of mounts under one root; a mount is in one at most, so that a copied name space consists of
+//! mounts of its own. What is attached or taken away below a shared mount is so below its peers and slaves as well.
+//!
+//! Lock: [`TREE`] (sleeping, rank Mount) for all changes. Users: `mounting`, `fsmount`, `init`, clone(2) and unshare(2).
+//! Sources: mount_namespaces(7), Linux's Documentation/filesystems/sharedsubtree.
+
+use super::context::FsContext;
+use super::dentry::Dentry;
+use super::mount::{self, Mount, Path, Propagation, TABLE};
+use crate::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use umbel_smp::lock::{Mutex, Rank, RwLock, SpinLock};
+
+static TREE: Mutex<()> = Mutex::new(Rank::Mount, ());
+static SPACES: SpinLock<BTreeMap<u64, Weak<MountNamespace>>> = SpinLock::new(Rank::Dentry, BTreeMap::new());
+
+/// A tree of mounts that processes see.
+pub struct MountNamespace {
+    id: u64,
+    root: RwLock<Arc<Mount>>,
+}
+
+impl MountNamespace {
+    /// A name space whose root is `root`; what is attached below it belongs to it.
+    pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
+        let id = super::next_ino();
+        set_namespace(&root, id);
+        let space = Arc::new(MountNamespace { id, root: RwLock::new(Rank::Leaf, root) });
+        SPACES.lock().insert(id, Arc::downgrade(&space));
+        space
+    }
+
+    /// A number that no other name space has.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The mount at its root.
+    pub fn root(&self) -> Arc<Mount> {
+        self.root.read().clone()
+    }
+
+    /// All its mounts: a mount comes after the one it is on.
+    pub fn mounts(&self) -> Vec<Arc<Mount>> {
+        subtree(&self.root())
+    }
+}
+
+impl Drop for MountNamespace {
+    /// Nobody sees the mounts any more; those that are still in use elsewhere live on, detached.
+    fn drop(&mut self) {
+        SPACES.lock().remove(&self.id);
+        let _tree = TREE.lock();
+        for mount in subtree(&self.root()).into_iter().rev() {
+            unhook(&mount);
+        }
+    }
+}
+
+/// The name space that `mount` belongs to.
+pub fn namespace_of(mount: &Mount) -> Option<Arc<MountNamespace>> {
+    SPACES.lock().get(&mount.namespace())?.upgrade()
+}
+
+/// A copy of `context` in a name space of its own, a copy of its own (`CLONE_NEWNS`).
+///
+/// # Errors
+/// `EINVAL` for a context without a name space, `ENOSPC`.
+pub fn copy_namespace(context: &FsContext) -> Result<Arc<FsContext>> {
+    umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
+    let old = context.namespace().ok_or(Errno::EINVAL)?;
+    let _tree = TREE.lock();
+    let mut copies = BTreeMap::new();
+    let root = copy_tree(&old.root(), &old.root().root, Copies::All, &mut copies)?;
+    let space = MountNamespace::new(root);
+    let translated = |path: Path| match copies.get(&path.mount().id()) {
+        Some(copy) => Path::new(copy.clone(), path.dentry().clone()).unwrap_or(path),
+        None => path,
+    };
+    let new = context.duplicate();
+    new.set_places(translated(context.cwd()), translated(context.root()), Some(space));
+    Ok(new)
+}
+
+/// Mounts directly on `mount`, by the dentry they are on.
+fn children(mount: &Mount) -> Vec<Arc<Mount>> {
+    let range = (mount.id(), 0)..=(mount.id(), usize::MAX);
+    TABLE.read().range(range).map(|(_, child)| child.clone()).collect()
+}
+
+/// `mount` and all that is mounted below it, a mount before those on it.
+pub fn subtree(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
+    let mut list = Vec::from([mount.clone()]);
+    let mut next = 0;
+    while let Some(mount) = list.get(next) {
+        let more = children(mount);
+        list.extend(more);
+        next += 1;
+    }
+    list
+}
+
+fn set_namespace(mount: &Arc<Mount>, id: u64) {
+    for mount in subtree(mount) {
+        mount.namespace.store(id, Relaxed);
+    }
+}
+
+/// Puts a mount, with what is on it, on `place`: no propagation.
+fn graft(mount: &Arc<Mount>, place: Path) {
+    set_namespace(mount, place.mount().namespace());
+    place.dentry().mounts.fetch_add(1, Relaxed);
+    TABLE.write().insert(place.key(), mount.clone());
+    *mount.at.write() = Some(place);
+}
+
+/// Takes one mount out of the tree.
+fn unhook(mount: &Arc<Mount>) {
+    mount.namespace.store(0, Relaxed);
+    let place = mount.at.write().take();
+    if let Some(place) = place {
+        let removed = TABLE.write().remove(&place.key());
+        if removed.is_some() {
+            place.dentry().mounts.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// What a copy of a tree leaves out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies {
+    /// Nothing.
+    All,
+    /// Unbindable mounts.
+    Bindable,
+    /// Everything but the top.
+    Top,
+}
+
+/// A detached copy of `top` from its dentry `root` on; `copies` is filled with copies by the originals' numbers.
+fn copy_tree(
+    top: &Arc<Mount>,
+    root: &Arc<Dentry>,
+    what: Copies,
+    copies: &mut BTreeMap<u32, Arc<Mount>>,
+) -> Result<Arc<Mount>> {
+    let new_top = top.again(root);
+    copies.insert(top.id(), new_top.clone());
+    if what == Copies::Top {
+        return Ok(new_top);
+    }
+    for mount in subtree(top).into_iter().skip(1) {
+        umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
+        let Some(at) = mount.mountpoint() else { continue };
+        let Some(parent) = copies.get(&at.mount().id()).cloned() else { continue };
+        let outside = at.mount().id() == top.id() && !root.is_ancestor_of(at.dentry());
+        let unbindable = mount.propagation().unbindable;
+        if outside || what == Copies::Bindable && unbindable {
+            continue;
+        }
+        let copy = mount.again(&mount.root);
+        copy.propagation.lock().unbindable = unbindable;
+        copies.insert(mount.id(), copy.clone());
+        graft(&copy, Path::new(parent, at.dentry().clone())?);
+    }
+    Ok(new_top)
+}
+
+/// A detached copy of what is at `path`, for bind mounts and open_tree(2).
+///
+/// # Errors
+/// `EINVAL` for unbindable mounts.
+pub fn clone_tree(path: &Path, recursive: bool) -> Result<Arc<Mount>> {
+    let _tree = TREE.lock();
+    if path.mount().propagation().unbindable {
+        return Err(Errno::EINVAL);
+    }
+    let what = if recursive { Copies::Bindable } else { Copies::Top };
+    copy_tree(path.mount(), path.dentry(), what, &mut BTreeMap::new())
+}
+
+fn new_group() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// Makes a mount a member of a group, its own if it has none.
+fn share(mount: &Mount) {
+    let mut propagation = mount.propagation.lock();
+    propagation.unbindable = false;
+    if propagation.group == 0 {
+        propagation.group = new_group();
+    }
+}
+
+/// Mounts that see what happens below a member of `group`: its members and slaves, and theirs, with the group through
+/// which each is reached.
+fn receivers(group: u32) -> Vec<(Arc<Mount>, Propagation)> {
+    let attached: Vec<_> = mount::all().into_iter().filter(|mount| mount.namespace() != 0).collect();
+    let (mut groups, mut list, mut next) = (Vec::from([group]), Vec::new(), 0);
+    while let Some(&group) = groups.get(next) {
+        for mount in &attached {
+            let propagation = mount.propagation();
+            let slave = propagation.master == group && propagation.group != group;
+            if propagation.group == group || slave {
+                list.push((mount.clone(), propagation));
+            }
+            if slave && propagation.group != 0 && !groups.contains(&propagation.group) {
+                groups.push(propagation.group);
+            }
+        }
+        next += 1;
+    }
+    list.sort_by_key(|(mount, _)| mount.id());
+    list.dedup_by_key(|(mount, _)| mount.id());
+    list
+}
+
+/// Puts the detached mount `mount`, with what is on it, on `place` and wherever that propagates.
+///
+/// # Errors
+/// `ENOTDIR` unless both are directories or neither is; `ENOENT` for a removed place.
+pub fn attach(mount: &Arc<Mount>, place: Path) -> Result<()> {
+    let _tree = TREE.lock();
+    attach_locked(mount, place)
+}
+
+fn attach_locked(mount: &Arc<Mount>, place: Path) -> Result<()> {
+    let place = place.top();
+    if place.is_dir() != mount.root_path()?.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    if place.is_deleted() {
+        return Err(Errno::ENOENT);
+    }
+    let group = place.mount().propagation().group;
+    if group != 0 {
+        subtree(mount).iter().for_each(|mount| share(mount));
+        propagate(mount, &place, group)?;
+    }
+    graft(mount, place);
+    Ok(())
+}
+
+/// Attaches copies of `mount` below all who see what happens at `place`.
+fn propagate(mount: &Arc<Mount>, place: &Path, group: u32) -> Result<()> {
+    let mut by_group: BTreeMap<u32, Arc<Mount>> = BTreeMap::new();
+    for (receiver, how) in receivers(group) {
+        if receiver.id() == place.mount().id() || !receiver.root.is_ancestor_of(place.dentry()) {
+            continue;
+        }
+        let original = by_group.get(&how.group).cloned();
+        let source = original.clone().unwrap_or_else(|| mount.clone());
+        let copy = copy_tree(&source, &source.root, Copies::All, &mut BTreeMap::new())?;
+        if how.group != group && original.is_none() {
+            enslave_tree(&copy, how.group != 0);
+        }
+        if how.group != 0 && how.group != group {
+            by_group.entry(how.group).or_insert_with(|| copy.clone());
+        }
+        graft(&copy, Path::new(receiver, place.dentry().clone())?.top());
+    }
+    Ok(())
+}
+
+/// The mounts of a copy that a slave sees: slaves of the originals' groups, shared anew among that slave's peers.
+fn enslave_tree(top: &Arc<Mount>, shared: bool) {
+    for mount in subtree(top) {
+        let mut propagation = mount.propagation.lock();
+        propagation.master = propagation.group;
+        propagation.group = if shared { new_group() } else { 0 };
+    }
+}
+
+/// Whether anybody uses `mount`: more references than the table's and the `known` ones of the caller.
+fn is_busy(mount: &Arc<Mount>, known: usize) -> bool {
+    Arc::strong_count(mount) > known + 1
+}
+
+/// How umount(2) treats users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// `EBUSY` if there are any.
+    Idle,
+    /// `MNT_DETACH`: takes the mount and what is on it out of sight.
+    Lazy,
+    /// `MNT_EXPIRE`: as `Idle`, the second time if nobody came by in between, else `EAGAIN`.
+    Expire,
+}
+
+/// Takes the mount whose root is `path` away, and those that it propagated to.
+///
+/// # Errors
+/// `EINVAL` if `path` is no mount's root, `EBUSY`, `EAGAIN`.
+pub fn detach(path: Path, how: Unmount) -> Result<()> {
+    let _tree = TREE.lock();
+    if !path.is_mount_root() || path.mount().namespace() == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let mount = path.mount().clone();
+    drop(path);
+    let place = mount.mountpoint().ok_or(if how == Unmount::Lazy { Errno::EINVAL } else { Errno::EBUSY })?;
+    if how != Unmount::Lazy && (!children(&mount).is_empty() || is_busy(&mount, 1)) {
+        return Err(Errno::EBUSY);
+    }
+    if how == Unmount::Expire && !mount.expiring.swap(true, Relaxed) {
+        return Err(Errno::EAGAIN);
+    }
+    let group = place.mount().propagation().group;
+    for (receiver, _) in if group == 0 { Vec::new() } else { receivers(group) } {
+        let key = (receiver.id(), Arc::as_ptr(place.dentry()) as usize);
+        let copy = TABLE.read().get(&key).cloned();
+        if let Some(copy) = copy.filter(|copy| copy.id() != mount.id()) {
+            let idle = children(&copy).is_empty() && !is_busy(&copy, 1);
+            if how == Unmount::Lazy || idle {
+                remove_tree(&copy);
+            }
+        }
+    }
+    remove_tree(&mount);
+    Ok(())
+}
+
+fn remove_tree(mount: &Arc<Mount>) {
+    for mount in subtree(mount).into_iter().rev() {
+        unhook(&mount);
+    }
+}
+
+/// Takes a detached mount apart, unless it has been attached meanwhile.
+pub fn discard(mount: &Arc<Mount>) {
+    let _tree = TREE.lock();
+    if mount.namespace() == 0 {
+        remove_tree(mount);
+    }
+}
+
+/// Moves the mount whose root is `from` to `to` (`MS_MOVE`); a detached one is attached there.
+///
+/// # Errors
+/// `EINVAL` if it is no mount's root, its parent is shared, or unbindable mounts would come below a shared one;
+/// `ELOOP` into itself.
+pub fn relocate(from: &Path, to: Path) -> Result<()> {
+    let _tree = TREE.lock();
+    let mount = from.mount();
+    if !from.is_mount_root() || to.mount().namespace() == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let to = to.top();
+    if from.is_dir() != to.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    let tree = subtree(mount);
+    if tree.iter().any(|mount| Arc::ptr_eq(mount, to.mount())) {
+        return Err(Errno::ELOOP);
+    }
+    let to_shared = to.mount().propagation().group != 0;
+    if to_shared && tree.iter().any(|mount| mount.propagation().unbindable) {
+        return Err(Errno::EINVAL);
+    }
+    if let Some(place) = mount.mountpoint() {
+        if place.mount().propagation().group != 0 {
+            return Err(Errno::EINVAL);
+        }
+        // The mounts on it stay on it.
+        unhook(mount);
+    } else if mount.namespace() != 0 {
+        return Err(Errno::EINVAL);
+    }
+    attach_locked(mount, to)
+}
+
+/// How a mount is to propagate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Shared,
+    Private,
+    Slave,
+    Unbindable,
+}
+
+/// Changes how the mount whose root is `path` propagates, and those on it if `recursive`.
+///
+/// # Errors
+/// `EINVAL` if `path` is no mount's root.
+pub fn set_propagation(path: &Path, kind: Kind, recursive: bool) -> Result<()> {
+    let _tree = TREE.lock();
+    if !path.is_mount_root() {
+        return Err(Errno::EINVAL);
+    }
+    let list = if recursive { subtree(path.mount()) } else { Vec::from([path.mount().clone()]) };
+    for mount in list {
+        match kind {
+            Kind::Shared => share(&mount),
+            Kind::Private => *mount.propagation.lock() = Propagation::default(),
+            Kind::Unbindable => *mount.propagation.lock() = Propagation { unbindable: true, ..Propagation::default() },
+            Kind::Slave => enslave(&mount),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a member of a group a slave of the others of it; without others, of the group's own master if it has one.
+fn enslave(mount: &Arc<Mount>) {
+    let group = mount.propagation().group;
+    if group == 0 {
+        return;
+    }
+    let has_peers = mount::all().iter().any(|other| other.id() != mount.id() && other.propagation().group == group);
+    let mut propagation = mount.propagation.lock();
+    propagation.group = 0;
+    if has_peers {
+        propagation.master = group;
+    }
+}
+
+/// Makes the mount at `new` the root of its name space and puts the old root on `old` (pivot_root(2)).
+///
+/// # Errors
+/// `EINVAL`, `EBUSY`, `ENOTDIR`.
+pub fn pivot(context: &FsContext, new: &Path, old: Path) -> Result<()> {
+    let _tree = TREE.lock();
+    let space = context.namespace().ok_or(Errno::EINVAL)?;
+    let root = context.root();
+    let old = old.top();
+    if Arc::ptr_eq(new.mount(), root.mount()) || Arc::ptr_eq(old.mount(), root.mount()) {
+        return Err(Errno::EBUSY);
+    }
+    let shared = |mount: &Arc<Mount>| mount.propagation().group != 0;
+    let place = new.mount().mountpoint().ok_or(Errno::EINVAL)?;
+    let above_root = root.mount().mountpoint();
+    let any_shared =
+        shared(place.mount()) || shared(old.mount()) || above_root.as_ref().is_some_and(|above| shared(above.mount()));
+    let own = [new.mount(), old.mount(), root.mount()].iter().all(|mount| mount.namespace() == space.id());
+    if any_shared || !own || !new.is_mount_root() || !root.is_mount_root() {
+        return Err(Errno::EINVAL);
+    }
+    if !old.is_below(new) || !new.is_below(&root) {
+        return Err(Errno::EINVAL);
+    }
+    if !old.is_dir() || !new.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    unhook(new.mount());
+    unhook(root.mount());
+    match above_root {
+        Some(above) => graft(new.mount(), above),
+        None => {
+            let _old = core::mem::replace(&mut *space.root.write(), new.mount().clone());
+            set_namespace(new.mount(), space.id());
+        }
+    }
+    graft(root.mount(), old);
+    Ok(())
+}
+
+/// Changes the flags of all of `mounts` by `change`.
+pub fn change_flags(mounts: &[Arc<Mount>], change: impl Fn(super::MountFlags) -> super::MountFlags) {
+    let _tree = TREE.lock();
+    for mount in mounts {
+        mount.set_flags(change(mount.flags()));
+    }
+}
