@@ -181,3 +181,8 @@ fn ssh() {
     }
     Script::new("ssh", &["ssh", "ssh-keygen", "sftp", "/usr/sbin/sshd"]).same();
 }
+
+#[test]
+fn strace_and_gdb() {
+    Script::new("debug", &["gcc", "strace", "gdb"]).same();
+}

@@ -53,6 +53,12 @@ pub fn due(task: &Task) -> Option<(u32, u64)> {
     (!ptrace::stops::has_shown(task, generation)).then_some((signal, generation))
 }
 
+/// Whether the process is still in its stop number `generation`.
+pub fn stands(task: &Task, generation: u64) -> bool {
+    let stop = task.process().stop.lock();
+    stop.signal.is_some() && stop.generation == generation
+}
+
 /// Parks the calling thread while its process is stopped. Called on the way out of the kernel.
 pub fn park(task: &Arc<Task>) {
     while let Some((signo, generation)) = due(task).filter(|_| !task.must_exit()) {

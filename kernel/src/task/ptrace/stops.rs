@@ -198,6 +198,8 @@ pub fn trap(task: &Arc<Task>) {
             task.trace.with(|state| state.trap = false);
             return;
         }
+        // First: a SIGCONT from here on asks for another stop.
+        task.trace.with(|state| state.trap = false);
         let in_effect = task.process().stop.lock().signal;
         seized_stop(task, in_effect.unwrap_or(SIGTRAP));
     }
@@ -205,7 +207,6 @@ pub fn trap(task: &Arc<Task>) {
 
 /// Stops with the event that seized tracees show.
 fn seized_stop(task: &Arc<Task>, signo: u32) {
-    task.trace.with(|state| state.trap = false);
     let code = signo | (Event::Stop as u32) << 8;
     let info = SigInfo::raw(signo, code as i32, &[own_ids(task)]);
     let stop = Stop { code, info: Some(info), message: 0, reported: false, listening: false };
@@ -216,10 +217,16 @@ fn seized_stop(task: &Arc<Task>, signo: u32) {
 pub fn group_stop(task: &Arc<Task>, signo: u32, generation: u64) {
     let seized = task.trace.with(|state| {
         state.group_stop = generation;
+        state.trap &= !state.seized;
         state.seized
     });
     if seized {
-        seized_stop(task, signo);
+        if stop::stands(task, generation) {
+            seized_stop(task, signo);
+        } else {
+            // SIGCONT was faster: its trap, which was just taken back, is all there is to show.
+            task.trace.with(|state| state.trap = true);
+        }
         // Who listened hears of the end of the stop before its SIGCONT is delivered.
         return trap(task);
     }
