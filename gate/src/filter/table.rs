@@ -43,7 +43,7 @@ pub const WHITELIST: &[Call] = &[
     any(__NR_rt_sigprocmask),                     // gate, smp: mask at exit, teleport, idle
     any(__NR_sigaltstack),                        // gate: re-arm at exit
     any(__NR_futex),                              // smp: locks, park, idle; machine wake-ups
-    any(__NR_restart_syscall),                    // the host: a wait with a deadline goes on after a stop of the machine
+    any(__NR_restart_syscall),                    // smp: a wait with a deadline, after a stop of the machine
     any(__NR_membarrier),                         // mm: shootdown
     any(__NR_sched_yield),                        // smp
     any(__NR_sched_setaffinity),                  // smp: slots follow their virtual CPU

@@ -24,7 +24,7 @@ const MAP_AROUND: u64 = MAX_RUN as u64;
 /// Pages copied together.
 const COPY_AROUND: u64 = 4;
 /// Pages of a host file copied together.
-const HOST_COPY: u64 = 8;
+const HOST_COPY: u64 = 16;
 /// Pages made writable together when nobody else has them any more.
 const REUSE_AROUND: u64 = 64;
 /// Pages of a host file mapped together: an area costs the same however long it is.
@@ -167,11 +167,11 @@ impl Space {
                 frame::copy(frame.pfn(), copy.pfn(), 1)?;
                 self.install(inner, vpn, copy);
             }
-            PageSource::Host { fd, offset } if write => {
+            PageSource::Host { .. } if write => {
                 if write_object {
                     return Err(Fault::Bus);
                 }
-                self.copy_host_pages(inner, vma, vpn, (fd, offset))?;
+                return self.copy_host_pages(inner, vma, vpn, map);
             }
             PageSource::Host { fd, offset } => {
                 return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
@@ -180,19 +180,48 @@ impl Space {
         if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
     }
 
-    /// Copies a page of a host file, and those behind it that lie together in the file: data segments are written all over.
-    fn copy_host_pages(&self, inner: &mut Inner, vma: &Vma, vpn: u64, (fd, offset): (i32, u64)) -> FaultResult<()> {
-        let limit = inner.table.next_present(vpn..around(vma, vpn, HOST_COPY).end) - vpn;
-        let count = vma.object_page(vpn).map_or(1, |(object, index)| object.host_run(index, limit)).clamp(1, limit);
-        let run = frame::alloc_run(count as u32)?;
-        if let Err(errno) = frame::copy_from_host(fd, offset, run.first, run.count) {
+    /// Copies page `vpn` of a host file, and those around it that lie together in the file: data segments are written all
+    /// over. Maps them in the current slot if `map`.
+    fn copy_host_pages(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+        let window = around(vma, vpn, HOST_COPY);
+        let start = inner.table.absent_down_to(vpn, window.start);
+        let limit = inner.table.next_present(vpn..window.end) - start;
+        let count = vma.object_page(start).map_or(0, |(object, index)| object.host_run(index, limit));
+        let mut pages = start..start + count.min(limit);
+        if !pages.contains(&vpn) {
+            pages = vpn..vpn + 1;
+        }
+        let mut run = frame::alloc_run((pages.end - pages.start) as u32)?;
+        if u64::from(run.count) != pages.end - pages.start {
+            // RAM is in pieces: this page at least.
+            frame::put_run(Pfn(run.first.0 + 1), run.count - 1);
+            (pages, run.count) = (vpn..vpn + 1, 1);
+        }
+        let place = vma.object_page(pages.start).and_then(|(object, index)| object.host_page(index));
+        let copied =
+            place.ok_or(Errno::EFAULT).and_then(|(fd, at)| frame::copy_from_host(fd, at, run.first, run.count));
+        if let Err(errno) = copied {
             frame::put_run(run.first, run.count);
             return Err(errno.into());
         }
-        inner.table.fill(vpn, run.first, run.count);
-        self.log_drop(vpn * PAGE, (vpn + u64::from(run.count)) * PAGE);
-        view::shootdown(&self.log);
-        Ok(())
+        inner.table.fill(pages.start, run.first, run.count);
+        self.replaced(inner, vma, vpn, pages, map)
+    }
+
+    /// Slots must let go of what they have of `pages`, which have new, contiguous, writable frames. The current one maps
+    /// those instead if `map`.
+    fn replaced(&self, inner: &Inner, vma: &Vma, vpn: u64, pages: Range<u64>, map: bool) -> FaultResult<()> {
+        self.log_drop(pages.start * PAGE, pages.end * PAGE);
+        if !map {
+            view::shootdown(&self.log);
+            return Ok(());
+        }
+        view::shootdown_replaced(&self.log);
+        let mapped = map_present(inner, vma, vpn, pages.clone());
+        if mapped.is_err() {
+            slotmap::unmap(pages.start * PAGE, (pages.end - pages.start) * PAGE);
+        }
+        mapped
     }
 
     /// Puts a private frame where slots may have a page of the object: they must let go of that first.
@@ -222,16 +251,7 @@ impl Space {
             Err(Errno::ENOMEM) => copy_run(inner, vpn, vpn..vpn + 1, &mut doomed)?,
             other => other?,
         };
-        self.log_drop(range.start * PAGE, range.end * PAGE);
-        if !map {
-            view::shootdown(&self.log);
-            return Ok(());
-        }
-        view::shootdown_replaced(&self.log);
-        let mapped = map_present(inner, vma, vpn, range.clone());
-        if mapped.is_err() {
-            slotmap::unmap(range.start * PAGE, (range.end - range.start) * PAGE);
-        }
+        let mapped = self.replaced(inner, vma, vpn, range, map);
         drop(doomed);
         mapped
     }

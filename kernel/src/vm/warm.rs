@@ -24,8 +24,10 @@ const WARM_CALLS: u32 = 24;
 const WARM_PAGES: u64 = 1024;
 /// A new anonymous area up to this many pages is touched at once, or so it is assumed.
 const SMALL_AREA: u64 = 64;
-/// Pages of a program's data that are copied ahead.
-pub(super) const LOADED: u64 = 64;
+/// Pages of a program's data that are copied ahead at most: beyond that faults are cheaper.
+const LOADED: u64 = 512;
+/// Zero pages behind them that are made ahead.
+const LOADED_ZERO: u64 = 16;
 
 impl Space {
     /// Maps what the space has into the current slot, which was just bound to it ([`Space::activate`] said so).
@@ -60,16 +62,18 @@ impl Space {
     }
 
     /// Copies a data segment into RAM: `bytes` of its file from `start` on, then zeroes up to `end`, all of it private
-    /// areas of this space, which nobody runs yet. At most the first [`LOADED`] pages; false if not even the file's part
-    /// was done.
+    /// areas of this space, which nobody runs yet. False if not even the file's part was done.
     pub fn load(&self, start: UserAddr, bytes: u64, end: u64) -> bool {
         let mut inner = self.inner.lock();
-        let pages = start.0 / PAGE..(end / PAGE).min(start.0 / PAGE + LOADED);
         let file_end = (start.0 + bytes).div_ceil(PAGE);
+        let pages = start.0 / PAGE..(end / PAGE).min(file_end + LOADED_ZERO);
+        if file_end - pages.start > LOADED {
+            return false;
+        }
         let Some((fd, offset)) = inner.vmas.find(start.0).and_then(|vma| host_page(vma, pages.start)) else {
             return false;
         };
-        if file_end > pages.end || inner.table.next_present(pages.clone()) != pages.end {
+        if inner.table.next_present(pages.clone()) != pages.end {
             return false;
         }
         let mut at = pages.start;
