@@ -3,7 +3,7 @@
 use crate::asm::{Kind, gate_go_on, gate_leave, gate_save_extended};
 use crate::block::{in_slot, try_this};
 use crate::fpu::{self, FpuArea};
-use crate::sites::CallSites;
+use crate::sites::{CallSites, HotSite};
 use crate::{Exception, Kill, Regs, Result, SlotBlock, Trap, signal};
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -136,8 +136,8 @@ impl UserContext {
         try_this().is_some_and(|block| block.live.load(Relaxed) == self.address())
     }
 
-    /// The return address of the system call at hand, if its site has trapped often enough to be patched. Once.
-    pub fn take_hot_site(&self) -> Option<u64> {
+    /// The site of the system call at hand, if this is its first trap or it has trapped often enough to be patched. Once.
+    pub fn take_hot_site(&self) -> Option<HotSite> {
         self.sites.take_hot()
     }
 

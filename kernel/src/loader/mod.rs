@@ -337,6 +337,9 @@ fn map_segment(space: &Arc<Space>, file: &Arc<File>, segment: &elf::Segment, bia
                 file: Some(file.clone()),
             },
         })?;
+        if segment.exec && !segment.write {
+            space.adopt_text(UserAddr(start));
+        }
     }
     if end > file_pages_end {
         let backing = Backing::Anonymous;

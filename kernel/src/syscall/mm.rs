@@ -129,6 +129,9 @@ fn mmap(
     };
     let space = space(task)?;
     let at = space.map(MapRequest { addr, len, place, prot, flags: area, backing })?;
+    if prot.contains(Prot::EXEC) {
+        space.adopt_text(at);
+    }
     if flags.contains(MapFlags::MAP_POPULATE) && !flags.contains(MapFlags::MAP_NONBLOCK) {
         space.populate(at.0, at.0 + len.next_multiple_of(PAGE));
     } else {

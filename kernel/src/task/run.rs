@@ -10,7 +10,7 @@ use crate::{Errno, sched, stats, time};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::{BootInfo, SlotPage};
-use umbel_gate::{self as gate, Exception, FaultInfo, Kill, Regs, Trap};
+use umbel_gate::{self as gate, Exception, FaultInfo, HotSite, Kill, Regs, Trap};
 
 /// Where every guest thread starts, on its own kernel stack, after the first switch to it.
 pub extern "C" fn task_main(_: u64) -> ! {
@@ -96,7 +96,11 @@ fn count_call(task: &Task) {
     }
     stats::SYSCALLS_SIGNAL.add(1);
     if let (Some(site), Some(space)) = (task.user.take_hot_site(), task.space()) {
-        space.patch_call(site, task.user.regs().orig_rax as u32);
+        let nr = task.user.regs().orig_rax as u32;
+        match site {
+            HotSite::First(back) => space.count_call(back, nr),
+            HotSite::Hot(back) => space.patch_call(back, nr),
+        }
     }
 }
 

@@ -108,6 +108,7 @@ impl Space {
             }
             // Entries of areas without any permission are there too.
             doomed.extend(inner.table.detach(part.pages()));
+            doomed.keep(part);
         }
         if let Some(gone) = gone {
             self.log_drop(gone.start, gone.end);

@@ -23,6 +23,7 @@ pub mod remap;
 pub mod remote;
 pub mod space;
 pub mod table;
+mod text;
 pub mod vma;
 mod warm;
 mod word;

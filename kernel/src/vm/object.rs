@@ -50,6 +50,11 @@ pub trait Mappable: Send + Sync {
         None
     }
 
+    /// The object that this one is mapped in the place of, if it is.
+    fn stands_for(&self) -> Option<&Arc<dyn Mappable>> {
+        None
+    }
+
     /// Pages from `index` on that lie one behind the other in the same host file, if the first one does: `limit` at
     /// most. Lets one host call map them all.
     fn host_run(&self, index: u64, limit: u64) -> u64 {

@@ -29,8 +29,10 @@ impl Pager for KernelPager {
     }
 
     fn activate(&self) {
-        if let Ok(space) = current() {
-            let _ = space.activate();
+        if let Ok(space) = current()
+            && space.activate()
+        {
+            space.warm();
         }
     }
 }

@@ -3,7 +3,8 @@
 //! A file of the host directory that is mapped as text gets, at its first hot site, a trampoline object, mapped at a
 //! fixed distance from the file in every space; and a RAM page for each page of text with a hot site, which replaces the
 //! file's page through the page table. Pages and trampolines are shared by all spaces that map the file. A space where
-//! the distance is taken keeps its sites unpatched.
+//! the distance is taken keeps its sites unpatched. Whoever maps the text later gets all of it patched ([`PatchedText`]).
+//! A site is hot when one thread has trapped there often, or many threads once.
 //!
 //! Never patched: files in RAM (they may change), writable and shared text, pages that the space has changed. A plain
 //! load of patched text sees the patch. What a patch looks like is `gate::patch`'s business.
@@ -13,14 +14,17 @@
 use super::MapRequest;
 use super::map::Place;
 use super::object::{Mappable, PageSource};
-use super::space::Space;
+use super::space::{Inner, Space};
 use super::table::Pte;
-use super::vma::{Backing, Prot, VmaFlags, object_id};
+use super::text::PatchedText;
+use super::vma::{Backing, Prot, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use umbel_gate::patch::{self, TRAMPOLINE_LEN};
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr, view};
@@ -45,7 +49,19 @@ struct File {
     used: usize,
     /// Patched text by page number, the newest version last: spaces may still have older ones.
     pages: BTreeMap<u64, Vec<FrameRef>>,
+    /// What is mapped in the place of the file, as long as somebody maps it.
+    text: Weak<PatchedText>,
+    /// Times that `text` was given out although there were newer patches.
+    outdated: u32,
 }
+
+/// Outdated copies of text given out before a new one is made.
+const MOST_OUTDATED: u32 = 16;
+
+/// First traps of threads by site, as far as the hash tells: a hint.
+static FIRST_TRAPS: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
+/// Threads that trap at a site once before it is hot.
+const HOT_THREADS: u32 = 8;
 
 /// The trampolines of a file, as an object to map.
 struct Trampolines(SpinLock<Vec<FrameRef>>);
@@ -95,6 +111,46 @@ impl Space {
         }
     }
 
+    /// Counts the first trap of a thread at the call that returns to `back`; patches it if many threads have come here.
+    pub fn count_call(&self, back: u64, nr: u32) {
+        let Some(site) = back.checked_sub(2).and_then(|at| self.locate(at)) else { return };
+        let key =
+            object_id(&site.object).addr() as u64 ^ (site.page * PAGE + site.call as u64).wrapping_mul(0x9e37_79b9);
+        let traps = &FIRST_TRAPS[(key ^ key >> 10) as usize % FIRST_TRAPS.len()];
+        if traps.fetch_add(1, Relaxed) + 1 == HOT_THREADS {
+            traps.store(0, Relaxed);
+            let _ = self.patch_site(&site, nr);
+        }
+    }
+
+    /// Maps patched text in the place of the file's text that was just mapped at `start`, if there is any.
+    pub fn adopt_text(&self, start: UserAddr) {
+        let Some(site) = self.locate(start.0) else { return };
+        let Some(pages) = self.inner.lock().vmas.find(start.0).map(|vma| site.page..site.page + vma.len() / PAGE)
+        else {
+            return;
+        };
+        let mut files = FILES.lock();
+        let Some(file) = files.get_mut(&(object_id(&site.object) as usize)) else { return };
+        let Some(text) = file.text(&site.object, pages) else { return };
+        if self.map_trampolines(site.trampolines, &file.trampolines).is_err() {
+            return;
+        }
+        let mut inner = self.inner.lock();
+        let Some(vma) = inner.vmas.find(start.0).filter(|vma| vma.start == start.0).cloned() else { return };
+        let same =
+            vma.object_page(start.0 / PAGE).is_some_and(|(object, _)| object_id(object) == object_id(&site.object));
+        if !same || !is_text(&vma) {
+            return;
+        }
+        // The bytes that slots may have already do the same, so nobody need be told.
+        inner.vmas.update(&(vma.start..vma.end), |vma| {
+            if let Backing::File { object, .. } = &mut vma.backing {
+                *object = text.clone();
+            }
+        });
+    }
+
     /// The site at `at`, if its text may be patched.
     fn locate(&self, at: u64) -> Option<Site> {
         let inner = self.inner.lock();
@@ -103,7 +159,7 @@ impl Space {
         }
         let vma = inner.vmas.find(at)?;
         let Backing::File { object, offset, file: Some(_) } = &vma.backing else { return None };
-        if !vma.is_private() || vma.prot != Prot::READ | Prot::EXEC {
+        if !is_text(vma) {
             return None;
         }
         let start = vma.start.checked_sub(*offset)?;
@@ -122,6 +178,7 @@ impl Space {
             return;
         }
         files.retain(|_, file| file.object.strong_count() > 0);
+        let texts = self.take_texts(&mut inner);
         let mut patched = Vec::new();
         for vma in inner.vmas.iter() {
             let Backing::File { object, .. } = &vma.backing else { continue };
@@ -143,6 +200,25 @@ impl Space {
                 frame::put_run(old.pfn(), 1);
             }
         }
+        drop(texts);
+    }
+
+    /// Maps files in the place of their patched text again; the text, which no slot has any more.
+    fn take_texts(&self, inner: &mut Inner) -> Vec<Arc<dyn Mappable>> {
+        let mut taken = Vec::new();
+        let all = 0..umbel_abi::machine::layout::USER_TOP;
+        inner.vmas.update(&all, |vma| {
+            if let Backing::File { object, .. } = &mut vma.backing
+                && let Some(base) = object.stands_for().cloned()
+            {
+                taken.push(core::mem::replace(object, base));
+                self.log_drop(vma.start, vma.end);
+            }
+        });
+        if !taken.is_empty() {
+            view::shootdown(&self.log);
+        }
+        taken
     }
 
     fn patch_site(&self, site: &Site, nr: u32) -> Result<()> {
@@ -178,11 +254,12 @@ impl Space {
 
     fn map_trampolines(&self, at: u64, trampolines: &Arc<Trampolines>) -> Result<()> {
         let object: Arc<dyn Mappable> = trampolines.clone();
+        let id = object_id(&object);
         if let Some(vma) = self.inner.lock().vmas.find(at)
             && let Backing::File { object: there, .. } = &vma.backing
             && vma.start == at
         {
-            return if object_id(there) == object_id(&object) { Ok(()) } else { Err(Errno::EEXIST) };
+            return if object_id(there) == id { Ok(()) } else { Err(Errno::EEXIST) };
         }
         self.map(MapRequest {
             addr: UserAddr(at),
@@ -191,12 +268,44 @@ impl Space {
             prot: Prot::READ | Prot::EXEC,
             flags: VmaFlags::empty(),
             backing: Backing::File { object, offset: 0, file: None },
-        })
-        .map(drop)
+        })?;
+        let frames = trampolines.0.lock().clone();
+        let mut inner = self.inner.lock();
+        for (vpn, frame) in (at / PAGE..).zip(frames) {
+            // Another thread may have been faster, with a fault or with an unmapping.
+            let there = inner.vmas.find(vpn * PAGE).and_then(|vma| vma.object_page(vpn));
+            if there.is_some_and(|(object, _)| object_id(object) == id) && !inner.table.get(vpn).is_present() {
+                inner.table.set(vpn, Pte::private(frame.into_raw(), false));
+            }
+        }
+        Ok(())
     }
 }
 
+/// Whether the area is text as the loaders map it.
+fn is_text(vma: &Vma) -> bool {
+    vma.is_private() && vma.prot == Prot::READ | Prot::EXEC
+}
+
 impl File {
+    /// What to map in the place of `pages` of the file.
+    fn text(&mut self, base: &Arc<dyn Mappable>, pages: Range<u64>) -> Option<Arc<PatchedText>> {
+        if let Some(text) = self.text.upgrade() {
+            self.outdated += u32::from(text.patches < self.used);
+            if self.outdated < MOST_OUTDATED {
+                return Some(text);
+            }
+        }
+        let (first, last) = (*self.pages.keys().next()?, *self.pages.keys().next_back()?);
+        let whole = pages.end - pages.start <= u64::from(umbel_mm::frame::MAX_RUN);
+        let pages = if whole { pages } else { first..last + 1 };
+        let newest = self.pages.iter().filter_map(|(&page, versions)| Some((page, versions.last()?)));
+        let text = Arc::new(PatchedText::new(base, pages, newest, self.used).ok()?);
+        self.text = Arc::downgrade(&text);
+        self.outdated = 0;
+        Some(text)
+    }
+
     fn new(object: &Arc<dyn Mappable>) -> File {
         File {
             object: Arc::downgrade(object),
@@ -204,6 +313,8 @@ impl File {
             sites: BTreeMap::new(),
             used: 0,
             pages: BTreeMap::new(),
+            text: Weak::new(),
+            outdated: 0,
         }
     }
 

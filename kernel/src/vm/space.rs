@@ -129,17 +129,25 @@ pub(super) struct Inner {
     pub unpatched: bool,
 }
 
-/// Frames to be released after a shootdown.
+/// Frames, and objects that may hold frames, to be released after a shootdown.
 #[derive(Debug, Default)]
 pub(super) struct Doomed {
     entries: Vec<Pte>,
     detached: Vec<Detached>,
+    areas: Vec<Vma>,
 }
 
 impl Doomed {
     /// Takes over an entry's reference.
     pub fn push(&mut self, pte: Pte) {
         self.entries.push(pte);
+    }
+
+    /// Takes over an area that was taken out.
+    pub fn keep(&mut self, area: Vma) {
+        if matches!(area.backing, Backing::File { .. }) {
+            self.areas.push(area);
+        }
     }
 
     /// Takes over the references of entries that were taken out.

@@ -81,9 +81,9 @@ impl core::fmt::Debug for Backing {
     }
 }
 
-/// Address of an object, as its identity.
+/// Address of an object, as its identity; of the one that it stands for, if it does.
 pub fn object_id(object: &Arc<dyn Mappable>) -> *const () {
-    Arc::as_ptr(object).cast()
+    Arc::as_ptr(object.stands_for().unwrap_or(object)).cast()
 }
 
 impl Backing {
