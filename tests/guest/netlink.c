@@ -82,7 +82,7 @@ static void routes(void) {
     }
     CHECK(loopbacks == 1);
     struct { struct nlmsghdr head; struct rtmsg route; struct rtattr to; unsigned addr; } where = {
-        {sizeof where, RTM_GETROUTE, NLM_F_REQUEST, 9, 0}, {AF_INET, 32}, {8, RTA_DST}, htonl(INADDR_LOOPBACK)};
+        {sizeof where, RTM_GETROUTE, NLM_F_REQUEST, 9, 0}, {.rtm_family = AF_INET, .rtm_dst_len = 32}, {8, RTA_DST}, htonl(INADDR_LOOPBACK)};
     head = (void *)buf;
     CHECK(ask(fd, &where, sizeof where) > 0 && recv(fd, buf, sizeof buf, 0) > 0 && head->nlmsg_type == RTM_NEWROUTE);
     CHECK(((struct rtmsg *)NLMSG_DATA(head))->rtm_type == RTN_LOCAL);

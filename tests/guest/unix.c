@@ -132,7 +132,7 @@ static void records(void) {
 }
 
 static void names(void) {
-    struct sockaddr_un addr = {AF_UNIX}, got;
+    struct sockaddr_un addr = {.sun_family = AF_UNIX}, got;
     socklen_t len = sizeof got;
     int a = socket(AF_UNIX, SOCK_DGRAM, 0), b = socket(AF_UNIX, SOCK_DGRAM, 0), c = socket(AF_UNIX, SOCK_DGRAM, 0);
     char buf[8];
