@@ -156,6 +156,9 @@ static void breaks(void) {
     CHECK(sbrk(-10 * PAGE) == start + 10 * PAGE && sbrk(0) == start);
     CHECK(sbrk(PAGE) == start && start[0] == 0);
     sbrk(-PAGE);
+    CHECK_ERRNO(brk((void *)-1ul), ENOMEM);
+    CHECK_ERRNO(brk((void *)-4096ul), ENOMEM);
+    CHECK(sbrk(0) == start);
 }
 
 static int deep(int n) {

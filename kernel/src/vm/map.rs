@@ -179,7 +179,7 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.lock();
         let (start, now) = (inner.layout.brk_start, inner.layout.brk);
-        if to.0 < start || start == 0 {
+        if to.0 < start || start == 0 || to.0 > USER_TOP {
             return UserAddr(now);
         }
         let (old, new) = (now.next_multiple_of(PAGE), to.0.next_multiple_of(PAGE));
