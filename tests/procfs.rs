@@ -116,3 +116,17 @@ fn strangers_secrets_stay_hidden() {
     let script = "setpriv --reuid 65534 --regid 65534 --clear-groups sh -c 'cat /proc/$PPID/environ || cat /proc/$PPID/maps || ls /proc/$PPID/fd || echo refused' 2>/dev/null";
     assert_eq!(inside(1, script), "refused\n");
 }
+
+#[test]
+fn oom_scores_are_kept_inherited_and_lowered_by_root_alone() {
+    let script = "exec 2>/dev/null; cd /proc/$$; echo 500 > oom_score_adj; cat oom_score_adj oom_adj; (cat /proc/self/oom_score_adj); \
+                  echo -1000 > oom_score_adj; cat oom_score_adj oom_adj; echo 15 > oom_adj; cat oom_score_adj; echo 300 > oom_score_adj; \
+                  echo 1001 > oom_score_adj; cat oom_score_adj; \
+                  setpriv --reuid 1000 --clear-groups sh -c 'cd /proc/$$; for i in 400 300 299; do echo $i > oom_score_adj; done; cat oom_score_adj'";
+    assert_eq!(inside(2, script), "500\n8\n500\n-1000\n-17\n1000\n300\n300\n");
+}
+
+#[test]
+fn build_options_are_a_gzip_file() {
+    assert_eq!(inside(1, "zcat /proc/config.gz | grep -x CONFIG_EPOLL=y"), "CONFIG_EPOLL=y\n");
+}

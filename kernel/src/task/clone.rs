@@ -250,6 +250,8 @@ fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
     child.exit_signal.store(args.exit_signal, Relaxed);
     child.set_uid(parent.uid.load(Relaxed));
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
+    child.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
+    child.oom_score_adj_min.store(parent.oom_score_adj_min.load(Relaxed), Relaxed);
     child.personality.store(parent.personality.load(Relaxed), Relaxed);
     Arc::new(child)
 }

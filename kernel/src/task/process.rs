@@ -53,6 +53,10 @@ pub struct Process {
     pub end_queue: Arc<WaitQueue>,
     /// personality(2).
     pub personality: AtomicU32,
+    /// `/proc/PID/oom_score_adj`: kept and inherited; whoever lacks memory is killed whatever stands here.
+    pub oom_score_adj: AtomicI32,
+    /// The least value that it may be given without `CAP_SYS_RESOURCE`.
+    pub oom_score_adj_min: AtomicI32,
     /// What it runs, for /proc.
     image: SpinLock<Arc<Image>>,
     /// CLOCK_MONOTONIC at fork, ns. Immutable.
@@ -149,6 +153,8 @@ impl Process {
             ended: AtomicBool::new(false),
             end_queue: Arc::new(WaitQueue::new()),
             personality: AtomicU32::new(0),
+            oom_score_adj: AtomicI32::new(0),
+            oom_score_adj_min: AtomicI32::new(0),
             image: SpinLock::new(Rank::Process, image),
             start_ns: crate::time::monotonic_ns(),
         }

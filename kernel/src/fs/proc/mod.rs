@@ -1,12 +1,13 @@
 //! /proc: what the kernel knows, as text. Source: proc(5).
 //!
-//! * [`system`]: files of the whole machine, [`cpuinfo`] among them. [`sysctl`]: /proc/sys, with [`net`].
+//! * [`system`]: files of the whole machine, [`config`] and [`cpuinfo`] among them. [`sysctl`]: /proc/sys, with [`net`].
 //! * System V IPC: [`sysvipc`].
 //! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`fd`], [`mounts`]: its larger files.
 //!
 //! Nothing is kept: directories list the table of ids at the moment, files are made at the first read after an open.
 //! Locks: those of what is shown, one after the other, never two.
 
+mod config;
 mod cpuinfo;
 mod fd;
 mod maps;

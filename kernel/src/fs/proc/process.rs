@@ -4,12 +4,13 @@ use super::{fd, maps, may_inspect, mem, mounts, status};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
-use crate::task::{self, Process, Task, ids};
+use crate::task::{self, Process, Task, cap, ids};
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 use umbel_mm::UserAddr;
 
 /// Most bytes of `cmdline` and `environ` that are shown.
@@ -111,9 +112,9 @@ const ENTRIES: &[(&str, Make)] = &[
     ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
     ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
-    ("oom_adj", W(|_| Ok(b"0\n".to_vec()), |_, text| number(text, -17, 15))),
+    ("oom_adj", W(oom_adj, set_oom_adj)),
     ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
-    ("oom_score_adj", W(|_| Ok(b"0\n".to_vec()), |_, text| number(text, -1000, 1000))),
+    ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
     ("personality", T(0o400, personality)),
     ("root", L(|s| path_target(s.task()?.fs()?.root()))),
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
@@ -275,20 +276,61 @@ fn path_target(path: crate::fs::Path) -> Result<Target> {
 }
 
 fn personality(subject: Subject) -> Result<Vec<u8>> {
-    let value = subject.process()?.personality.load(core::sync::atomic::Ordering::Relaxed);
+    let value = subject.process()?.personality.load(Relaxed);
     Ok(format!("{value:08x}\n").into_bytes())
 }
 
 fn timer_slack(subject: Subject) -> Result<Vec<u8>> {
-    let value = subject.task()?.timer_slack_ns.load(core::sync::atomic::Ordering::Relaxed);
+    let value = subject.task()?.timer_slack_ns.load(Relaxed);
     Ok(format!("{value}\n").into_bytes())
 }
 
-/// Checks that `text` is a number within limits; the number itself changes nothing here.
-fn number(text: &[u8], min: i32, max: i32) -> Result<()> {
+/// A number within limits.
+fn number(text: &[u8], min: i32, max: i32) -> Result<i32> {
     let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-    let value: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
-    if (min..=max).contains(&value) { Ok(()) } else { Err(Errno::EINVAL) }
+    let value = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    if (min..=max).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
+}
+
+/// Ends of the scale of the old file `oom_adj`; those of the new one are -1000 and 1000.
+const OOM_ADJ: core::ops::RangeInclusive<i32> = -17..=15;
+
+fn oom_adj(subject: Subject) -> Result<Vec<u8>> {
+    let value = subject.process()?.oom_score_adj.load(Relaxed);
+    let value = if value == 1000 { *OOM_ADJ.end() } else { value * 17 / 1000 };
+    Ok(format!("{value}\n").into_bytes())
+}
+
+fn set_oom_adj(subject: Subject, text: &[u8]) -> Result<()> {
+    let value = number(text, *OOM_ADJ.start(), *OOM_ADJ.end())?;
+    let value = if value == *OOM_ADJ.end() { 1000 } else { value * 1000 / 17 };
+    let process = subject.process()?;
+    let now = process.oom_score_adj.load(Relaxed);
+    adjust_oom(&process, value, now)
+}
+
+fn oom_score_adj(subject: Subject) -> Result<Vec<u8>> {
+    Ok(format!("{}\n", subject.process()?.oom_score_adj.load(Relaxed)).into_bytes())
+}
+
+fn set_oom_score_adj(subject: Subject, text: &[u8]) -> Result<()> {
+    let value = number(text, -1000, 1000)?;
+    let process = subject.process()?;
+    let least = process.oom_score_adj_min.load(Relaxed);
+    adjust_oom(&process, value, least)?;
+    if task::current().capable(cap::SYS_RESOURCE) {
+        process.oom_score_adj_min.store(value, Relaxed);
+    }
+    Ok(())
+}
+
+/// Below `least` only with `CAP_SYS_RESOURCE`.
+fn adjust_oom(process: &Process, value: i32, least: i32) -> Result<()> {
+    if value < least && !task::current().capable(cap::SYS_RESOURCE) {
+        return Err(Errno::EACCES);
+    }
+    process.oom_score_adj.store(value, Relaxed);
+    Ok(())
 }
 
 /// `/proc/PID/net`: the process's network namespace.
@@ -312,7 +354,7 @@ mod tests {
 
     #[test]
     fn adjustments_have_limits() {
-        assert_eq!(number(b"-1000\n", -1000, 1000), Ok(()));
+        assert_eq!(number(b"-1000\n", -1000, 1000), Ok(-1000));
         assert_eq!(number(b"1001", -1000, 1000), Err(Errno::EINVAL));
         assert_eq!(number(b"x", -1000, 1000), Err(Errno::EINVAL));
     }

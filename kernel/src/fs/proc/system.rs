@@ -1,6 +1,6 @@
 //! Files of /proc that describe the whole machine. Source: proc(5).
 
-use super::cpuinfo;
+use super::{config, cpuinfo};
 use crate::Result;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Meta, PseudoFs, StaticDir, TextFile};
@@ -25,6 +25,7 @@ pub const TICK_NS: u64 = 10_000_000;
 pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
     let text = |generate: fn() -> Result<Vec<u8>>| -> InodeRef { TextFile::new(Meta::new(fs, 0o444), generate) };
     dir.add("cmdline", text(|| Ok(b"umbel\n".to_vec())))
+        .add("config.gz", text(|| Ok(config::gzip())))
         .add("cpuinfo", text(|| Ok(cpuinfo::text(sched::cpus(), control().boot.tsc_khz))))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
