@@ -29,3 +29,11 @@ fn a_hundred_thousand_processes() {
     let outcome = Run::in_machine(2, &program, &["100000"]).limit(3600).finish();
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
 }
+
+#[test]
+fn system_calls_that_nobody_means() {
+    let seed = std::process::id().to_string();
+    println!("seed {seed}");
+    let outcome = Run::in_machine(2, guest_program("fuzz_syscalls", false), &[&seed, SOAK]).limit(900).finish();
+    assert_eq!(outcome.status, 0, "seed {seed}: {outcome:#?}");
+}
