@@ -88,6 +88,11 @@ fn mounts() {
 }
 
 #[test]
+fn mqueue() {
+    same_as_host("mqueue");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

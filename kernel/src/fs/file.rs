@@ -184,7 +184,7 @@ pub struct File {
     /// Status flags ([`OpenFlags`]) without the creation flags.
     flags: AtomicU32,
     /// The position, and the directory's record position for directories.
-    pub(super) pos: Mutex<u64>,
+    pub(crate) pos: Mutex<u64>,
     /// `F_SETOWN_EX`: who gets SIGIO (a group if negative), which kind of id that is, and `F_SETSIG`.
     owner: AtomicI32,
     owner_kind: AtomicI32,

@@ -31,6 +31,7 @@ pub mod io;
 pub mod ipc;
 pub mod mm;
 pub mod mount;
+pub mod mqueue;
 pub mod names;
 pub mod notify;
 pub mod pidfd;

@@ -15,7 +15,7 @@ use umbel_mm::user::{UserAddr, read_cstr, read_val, read_vec};
 
 rows! {
     nr::__NR_mount, mount(source: UserAddr, target: UserStr, kind: UserAddr, flags: u64, data: UserAddr) => mount,
-        Partial("tmpfs, proc, sysfs, devpts, mqueue; no block devices");
+        Partial("tmpfs, proc, sysfs, devpts; no block devices");
     nr::__NR_umount2, umount2(target: UserStr, flags: u32) => umount2, Full;
     nr::__NR_pivot_root, pivot_root(new: UserStr, old: UserStr) => pivot_root, Full;
     nr::__NR_fsopen, fsopen(kind: UserStr, flags: u32) => fsopen, Partial("the types of mount(2)");

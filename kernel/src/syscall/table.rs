@@ -74,6 +74,7 @@ const FAMILIES: &[&[Row]] = &[
     super::ipc::ROWS,
     super::mm::ROWS,
     super::mount::ROWS,
+    super::mqueue::ROWS,
     super::notify::ROWS,
     super::pidfd::ROWS,
     super::poll::ROWS,

@@ -39,7 +39,13 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("random", sub(boot_id));
     let kernel = ipc_limits(fs, kernel);
     let root = StaticDir::new()
-        .add("fs", sub(fixed(FS).add("inotify", sub(fixed(INOTIFY))).add("pipe-max-size", pipe_limit(fs))))
+        .add(
+            "fs",
+            sub(fixed(FS)
+                .add("inotify", sub(fixed(INOTIFY)))
+                .add("mqueue", sub(fixed(MQUEUE)))
+                .add("pipe-max-size", pipe_limit(fs))),
+        )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
         .add("vm", sub(fixed(VM)));
@@ -140,6 +146,14 @@ const FS: &[(&str, &str)] = &[
     ("pipe-user-pages-soft", "16384"),
     ("protected_hardlinks", "1"),
     ("protected_symlinks", "1"),
+];
+
+const MQUEUE: &[(&str, &str)] = &[
+    ("msg_default", "10"),
+    ("msg_max", "10"),
+    ("msgsize_default", "8192"),
+    ("msgsize_max", "8192"),
+    ("queues_max", "256"),
 ];
 
 const INOTIFY: &[(&str, &str)] =

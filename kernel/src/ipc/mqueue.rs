@@ -1,0 +1,380 @@
+//! POSIX message queues. Source: mq_overview(7), mq_send(3), mq_receive(3), mq_notify(3).
+//!
+//! Queues are found by name; a descriptor is an open file whose operations are [`Mq`]. Messages wait by priority, then by
+//! arrival. A process may ask to be told when a message comes to an empty queue that nobody waits at.
+//!
+//! Locks (spinning): `NAMES` (InodeState), then a queue's `state` (Endpoint).
+
+use crate::fs::{Attr, File, FileOps, IoDst, Kind, OpenFlags, Owner, PollEvents, PollTable, Time};
+use crate::signal::{self, SigInfo};
+use crate::task::{self, Cred, Process, cap};
+use crate::{Errno, Result};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::{Arc, Weak};
+use core::any::Any;
+use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::wait::{WaitQueue, Wake};
+
+/// Highest priority and one (`MQ_PRIO_MAX`).
+pub const PRIO_MAX: u32 = 32768;
+/// fs.mqueue.queues_max, msg_max, msgsize_max, and the defaults of the latter two.
+pub const QUEUES_MAX: usize = 256;
+pub const MSG_MAX: i64 = 10;
+pub const MSGSIZE_MAX: i64 = 8192;
+/// What nobody may go beyond.
+const HARD_MSG_MAX: i64 = 65536;
+const HARD_MSGSIZE_MAX: i64 = 1 << 24;
+/// `RLIMIT_MSGQUEUE`'s usual value: bytes that one queue may take.
+const BYTES_MAX: i64 = 819_200;
+/// Bytes of the kernel's heap that queues leave to others.
+const HEAP_MARGIN: u64 = 2 << 20;
+/// Bytes that a message costs beyond its text.
+const OVERHEAD: i64 = 64;
+/// `SI_MESGQ`.
+const SI_MESGQ: i32 = -3;
+
+static NAMES: SpinLock<BTreeMap<Box<[u8]>, Arc<Queue>>> = SpinLock::new(Rank::InodeState, BTreeMap::new());
+
+/// A queue.
+pub struct Queue {
+    name: Box<[u8]>,
+    owner: Owner,
+    ino: u64,
+    made: Time,
+    max_messages: usize,
+    max_size: usize,
+    state: SpinLock<State>,
+    senders: Arc<WaitQueue>,
+    receivers: Arc<WaitQueue>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By falling priority, each in order of arrival.
+    by_priority: BTreeMap<core::cmp::Reverse<u32>, VecDeque<Box<[u8]>>>,
+    count: usize,
+    bytes: usize,
+    /// Threads that wait to receive.
+    waiting: usize,
+    notify: Option<Notify>,
+}
+
+/// Who is told of the next message.
+struct Notify {
+    process: Weak<Process>,
+    pid: i32,
+    /// The signal and its value; `None` = nothing is sent (`SIGEV_NONE`).
+    signal: Option<(u32, u64)>,
+}
+
+/// Size of a queue as mq_open(3) is given it.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub messages: i64,
+    pub bytes: i64,
+}
+
+/// An open queue.
+pub struct Mq(Arc<Queue>);
+
+/// Opens the queue `name`, made with `mode` and `size` if `O_CREAT` says so.
+///
+/// # Errors
+/// `EACCES`, `EEXIST`, `ENOENT`, `EINVAL`, `ENOSPC`, `EMFILE`.
+pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: &Cred) -> Result<Arc<File>> {
+    umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
+    let mut names = NAMES.lock();
+    let queue = match names.get(name).cloned() {
+        Some(_) if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) => return Err(Errno::EEXIST),
+        Some(queue) => {
+            drop(names);
+            queue.check(cred, flags)?;
+            queue
+        }
+        None if !flags.contains(OpenFlags::CREAT) => return Err(Errno::ENOENT),
+        None => {
+            if names.len() >= QUEUES_MAX && !cred.capable(cap::SYS_RESOURCE) {
+                return Err(Errno::ENOSPC);
+            }
+            let queue = Arc::new(Queue::new(name, mode, checked(size, cred)?, cred));
+            names.insert(name.into(), queue.clone());
+            queue
+        }
+    };
+    let kept = flags & (OpenFlags::NONBLOCK | OpenFlags::WRONLY | OpenFlags::RDWR);
+    Ok(File::anonymous(Arc::new(Mq(queue)), kept))
+}
+
+/// Messages and bytes of a new queue.
+fn checked(size: Option<Size>, cred: &Cred) -> Result<Size> {
+    let Some(size) = size else { return Ok(Size { messages: MSG_MAX, bytes: MSGSIZE_MAX }) };
+    let (messages, bytes) =
+        if cred.capable(cap::SYS_RESOURCE) { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { (MSG_MAX, MSGSIZE_MAX) };
+    if !(1..=messages).contains(&size.messages) || !(1..=bytes).contains(&size.bytes) {
+        return Err(Errno::EINVAL);
+    }
+    if (size.bytes + OVERHEAD) * size.messages > BYTES_MAX && !cred.capable(cap::SYS_RESOURCE) {
+        return Err(Errno::EMFILE);
+    }
+    Ok(size)
+}
+
+/// Removes a name; the queue lives on for those who have it open.
+///
+/// # Errors
+/// `ENOENT`, `EPERM` for others than its owner.
+pub fn unlink(name: &[u8], cred: &Cred) -> Result<()> {
+    let mut names = NAMES.lock();
+    let queue = names.get(name).ok_or(Errno::ENOENT)?;
+    if queue.owner.uid != cred.fsuid && !cred.capable(cap::FOWNER) {
+        return Err(Errno::EPERM);
+    }
+    let gone = names.remove(name);
+    drop(names);
+    drop(gone);
+    Ok(())
+}
+
+impl Queue {
+    fn new(name: &[u8], mode: u32, size: Size, cred: &Cred) -> Queue {
+        Queue {
+            name: name.into(),
+            owner: Owner { mode, uid: cred.fsuid, gid: cred.fsgid },
+            ino: crate::fs::next_ino(),
+            made: Time::now(),
+            max_messages: size.messages as usize,
+            max_size: size.bytes as usize,
+            state: SpinLock::new(Rank::Endpoint, State::default()),
+            senders: Arc::new(WaitQueue::new()),
+            receivers: Arc::new(WaitQueue::new()),
+        }
+    }
+
+    fn check(&self, cred: &Cred, flags: OpenFlags) -> Result<()> {
+        let mut wanted = 0;
+        if flags.readable() {
+            wanted |= 4;
+        }
+        if flags.writable() {
+            wanted |= 2;
+        }
+        let class = if cred.fsuid == self.owner.uid {
+            6
+        } else if cred.in_group(self.owner.gid) {
+            3
+        } else {
+            0
+        };
+        let allowed = self.owner.mode >> class & wanted == wanted;
+        if allowed || cred.capable(cap::DAC_OVERRIDE) { Ok(()) } else { Err(Errno::EACCES) }
+    }
+
+    /// Puts `text` in, waiting for room unless `nonblock`.
+    fn send(&self, text: Box<[u8]>, priority: u32, nonblock: bool, deadline_ns: Option<u64>) -> Result<()> {
+        let mut text = Some(text);
+        let mut told = None;
+        let mut attempt = || {
+            let mut state = self.state.lock();
+            if state.count >= self.max_messages {
+                return nonblock.then_some(Err(Errno::EAGAIN));
+            }
+            let text = text.take()?;
+            state.bytes += text.len();
+            state.by_priority.entry(core::cmp::Reverse(priority)).or_default().push_back(text);
+            state.count += 1;
+            if state.count == 1 && state.waiting == 0 {
+                told = state.notify.take();
+            }
+            Some(Ok(()))
+        };
+        match attempt() {
+            Some(result) => result?,
+            None => self.senders.wait_interruptible(deadline_ns, attempt).map_err(ended)??,
+        }
+        self.receivers.wake_all();
+        if let Some(notify) = told {
+            notify.tell();
+        }
+        Ok(())
+    }
+
+    /// Takes the first message of the highest priority, waiting for one unless `nonblock`.
+    fn receive(&self, nonblock: bool, deadline_ns: Option<u64>) -> Result<(Box<[u8]>, u32)> {
+        let take = || self.state.lock().take();
+        let message = match take() {
+            Some(message) => message,
+            None if nonblock => return Err(Errno::EAGAIN),
+            None => {
+                self.state.lock().waiting += 1;
+                let waited = self.receivers.wait_interruptible(deadline_ns, take);
+                self.state.lock().waiting -= 1;
+                waited.map_err(ended)?
+            }
+        };
+        self.senders.wake_all();
+        Ok(message)
+    }
+}
+
+fn ended(wake: Wake) -> Errno {
+    if wake == Wake::TimedOut { Errno::ETIMEDOUT } else { Errno::ERESTARTSYS }
+}
+
+impl State {
+    fn take(&mut self) -> Option<(Box<[u8]>, u32)> {
+        let mut first = self.by_priority.first_entry()?;
+        let priority = first.key().0;
+        let text = first.get_mut().pop_front()?;
+        if first.get().is_empty() {
+            first.remove();
+        }
+        self.count -= 1;
+        self.bytes -= text.len();
+        Some((text, priority))
+    }
+}
+
+impl Notify {
+    fn tell(self) {
+        let (Some(process), Some((signo, value))) = (self.process.upgrade(), self.signal) else { return };
+        let sender = task::current();
+        let (pid, uid) = (sender.process().pid().0 as u32, sender.cred().uid);
+        let ids = u64::from(pid) | u64::from(uid) << 32;
+        signal::send_to_process(&process, SigInfo::raw(signo, SI_MESGQ, &[ids, value]));
+    }
+}
+
+impl Mq {
+    /// mq_timedsend(3).
+    ///
+    /// # Errors
+    /// `EMSGSIZE`, `EAGAIN`, `ETIMEDOUT`, `ERESTARTSYS`, `ENOMEM`.
+    pub fn send(&self, file: &File, text: Box<[u8]>, priority: u32, deadline_ns: Option<u64>) -> Result<()> {
+        umbel_mm::heap::room_for(HEAP_MARGIN)?;
+        self.0.send(text, priority, file.nonblocking(), deadline_ns)
+    }
+
+    /// mq_timedreceive(3): the text and its priority.
+    ///
+    /// # Errors
+    /// `EAGAIN`, `ETIMEDOUT`, `ERESTARTSYS`.
+    pub fn receive(&self, file: &File, deadline_ns: Option<u64>) -> Result<(Box<[u8]>, u32)> {
+        self.0.receive(file.nonblocking(), deadline_ns)
+    }
+
+    /// Longest message.
+    pub fn max_size(&self) -> usize {
+        self.0.max_size
+    }
+
+    /// Flags aside, what mq_getattr(3) shows: most messages, longest, how many there are.
+    pub fn attributes(&self) -> [i64; 3] {
+        let count = self.0.state.lock().count;
+        [self.0.max_messages as i64, self.0.max_size as i64, count as i64]
+    }
+
+    /// mq_notify(3); `signal` as in [`Notify`].
+    ///
+    /// # Errors
+    /// `EBUSY` if somebody else is to be told.
+    pub fn notify(&self, process: &Arc<Process>, signal: Option<(u32, u64)>) -> Result<()> {
+        let mut state = self.0.state.lock();
+        if state.notify.as_ref().is_some_and(|notify| notify.process.strong_count() > 0) {
+            return Err(Errno::EBUSY);
+        }
+        state.notify = Some(Notify { process: Arc::downgrade(process), pid: process.pid().0, signal });
+        Ok(())
+    }
+
+    /// Process `pid` is not to be told any more.
+    pub fn forget(&self, pid: i32) {
+        let mut state = self.0.state.lock();
+        let _gone = state.notify.take_if(|notify| notify.pid == pid);
+    }
+}
+
+impl FileOps for Mq {
+    /// A line about the queue, as a file on mqueue has it.
+    fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
+        let line = {
+            let state = self.0.state.lock();
+            let (mode, signo) = match state.notify.as_ref() {
+                Some(Notify { signal: Some((signo, _)), .. }) => (0, *signo),
+                Some(_) => (1, 0),
+                None => (0, 0),
+            };
+            let pid = state.notify.as_ref().map_or(0, |notify| notify.pid);
+            format!("QSIZE:{:<10} NOTIFY:{mode:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n", state.bytes)
+        };
+        let mut pos = file.pos.lock();
+        let count = dst.write(line.as_bytes().get(*pos as usize..).unwrap_or(&[]))?;
+        *pos += count as u64;
+        Ok(count)
+    }
+
+    fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
+        if let Some(table) = table
+            && (table.register(&self.0.receivers).is_err() || table.register(&self.0.senders).is_err())
+        {
+            return PollEvents::ERR;
+        }
+        let count = self.0.state.lock().count;
+        let mut events = PollEvents::empty();
+        events.set(PollEvents::READABLE, count > 0);
+        events.set(PollEvents::WRITABLE, count < self.0.max_messages);
+        events
+    }
+
+    fn attr(&self, _: &File) -> Result<Attr> {
+        let queue = &self.0;
+        let mut attr = Attr::new(Kind::Regular, queue.owner.mode, queue.ino);
+        (attr.uid, attr.gid, attr.size) = (queue.owner.uid, queue.owner.gid, 80);
+        (attr.atime, attr.mtime, attr.ctime) = (queue.made, queue.made, queue.made);
+        Ok(attr)
+    }
+
+    fn flush(&self, _: &File) -> Result<()> {
+        self.forget(task::current().process().pid().0);
+        Ok(())
+    }
+
+    fn describe(&self, _: &File) -> String {
+        format!("/{}", String::from_utf8_lossy(&self.0.name))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn messages_come_by_priority_then_by_arrival() {
+        let queue = Queue::new(b"q", 0o600, Size { messages: 3, bytes: 10 }, &Cred::new(0, 0));
+        for (text, priority) in [(b"a", 1), (b"b", 5), (b"c", 5)] {
+            queue.send(text.to_vec().into(), priority, true, None).unwrap();
+        }
+        assert_eq!(queue.send(Box::new([]), 0, true, None), Err(Errno::EAGAIN));
+        let order: Vec<_> = (0..3).map(|_| queue.receive(true, None).unwrap()).collect();
+        assert_eq!(
+            order.iter().map(|(text, priority)| (text[0], *priority)).collect::<Vec<_>>(),
+            [(b'b', 5), (b'c', 5), (b'a', 1)]
+        );
+        assert_eq!(queue.receive(true, None).map(|_| ()), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn ordinary_users_make_small_queues() {
+        let (root, user) = (Cred::new(0, 0), Cred::new(5, 5));
+        assert!(checked(Some(Size { messages: 100, bytes: 100 }), &root).is_ok());
+        assert!(checked(Some(Size { messages: 100, bytes: 100 }), &user).is_err());
+        assert!(checked(Some(Size { messages: 0, bytes: 100 }), &root).is_err());
+    }
+}
