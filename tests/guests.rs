@@ -121,3 +121,8 @@ fn ptracing() {
 fn seccomp() {
     same_as_host("seccomp");
 }
+
+#[test]
+fn namespaces() {
+    same_as_host("namespaces");
+}

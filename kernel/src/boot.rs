@@ -9,7 +9,7 @@ use crate::loader::{self, open, stack::Strings};
 use crate::sched::{self, Entity};
 use crate::signal;
 use crate::syscall::Pid;
-use crate::syscall::system::set_host_name;
+use crate::task::ns::{NsProxy, uts};
 use crate::task::wait::{self, WaitFor, WaitOptions};
 use crate::task::{self, Cred, Image, Limits, NewTask, Process, Task, WaitStatus, exec, ids};
 use crate::{Errno, Result, drivers, random, stats, time};
@@ -97,6 +97,7 @@ fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> 
         fs: None,
         rseq: Default::default(),
         seccomp: Default::default(),
+        ns: NsProxy::first(),
     })
 }
 
@@ -180,7 +181,7 @@ fn command() -> Command {
 /// Builds process 2 and starts it.
 fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
     let command = command();
-    set_host_name(&command.host);
+    init.ns().uts.set(|names| names.host = uts::name(&command.host));
     let name = command.strings.args.first().cloned().unwrap_or_default();
     let fail = |status: i32, name: &[u8]| {
         let name = name.to_vec();
@@ -255,6 +256,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         fs: Some(init.fs()?.duplicate()),
         rseq: Default::default(),
         seccomp: Default::default(),
+        ns: NsProxy::first(),
     });
     let session = {
         let mut table = ids::table();

@@ -46,6 +46,11 @@ impl FsContext {
         self.places.lock().root.clone()
     }
 
+    /// Whether the root directory is not that of all mounts.
+    pub fn is_chrooted(&self) -> bool {
+        super::root().is_ok_and(|root| !root.same(&self.root()))
+    }
+
     /// Changes the current directory.
     pub fn set_cwd(&self, cwd: Path) {
         // The old one is dropped after the lock.

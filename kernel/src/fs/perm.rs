@@ -27,10 +27,11 @@ pub fn check(inode: &dyn Inode, cred: &Cred, want: Want) -> Result<()> {
         return Ok(());
     }
     let directory = inode.kind() == Kind::Directory;
-    if privileged && owner.mode & 0o111 != 0 {
+    let capable = |cap| cred.capable_for((owner.uid, owner.gid), cap);
+    if capable(cap::DAC_OVERRIDE) && (!want.contains(Want::EXEC) || directory || owner.mode & 0o111 != 0) {
         return Ok(());
     }
-    if cred.capable(cap::DAC_READ_SEARCH) && (want == Want::READ || directory && !want.contains(Want::WRITE)) {
+    if capable(cap::DAC_READ_SEARCH) && (want == Want::READ || directory && !want.contains(Want::WRITE)) {
         return Ok(());
     }
     Err(Errno::EACCES)
@@ -50,7 +51,12 @@ fn allows(owner: &Owner, cred: &Cred, want: Want) -> bool {
 
 /// Checks that `cred` owns the inode, or may act as if. `EPERM`.
 pub fn check_owner(inode: &dyn Inode, cred: &Cred) -> Result<()> {
-    if cred.capable(cap::FOWNER) || inode.owner()?.uid == cred.fsuid { Ok(()) } else { Err(Errno::EPERM) }
+    if cred.capable(cap::FOWNER) {
+        return Ok(());
+    }
+    let owner = inode.owner()?;
+    let allowed = owner.uid == cred.fsuid || cred.capable_for((owner.uid, owner.gid), cap::FOWNER);
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// Checks that a name may be taken out of `dir`: write and search permission, and ownership in sticky directories.

@@ -158,6 +158,12 @@ impl Attr {
         Owner { mode: self.mode, uid: self.uid, gid: self.gid }
     }
 
+    /// With the owners' ids as `viewer` sees them.
+    #[must_use]
+    pub fn shown_to(self, viewer: &crate::task::Cred) -> Attr {
+        Attr { uid: viewer.show_uid(self.uid), gid: viewer.show_gid(self.gid), ..self }
+    }
+
     /// For stat(2).
     pub fn to_stat(&self) -> uapi::stat {
         uapi::stat {

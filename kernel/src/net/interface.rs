@@ -212,7 +212,7 @@ fn answer(task: &Arc<Task>, namespace: &Namespace, cmd: u32, request: &[u8; REQU
     if name.split(|&byte| byte == b':').next() != Some(NAME) {
         return Err(Errno::ENODEV);
     }
-    let privileged = task.capable(cap::NET_ADMIN);
+    let privileged = task.net_capable(cap::NET_ADMIN);
     let mut device = namespace.interface.lock();
     let value = request.get(NAME_LEN..NAME_LEN + 4).map_or(0, |b| u32::from_le_bytes(core::array::from_fn(|i| b[i])));
     let address = |addr: u32| {

@@ -73,6 +73,6 @@ pub fn initial() -> &'static Arc<Namespace> {
 const INITIAL_ID: u64 = 0xf000_0098;
 
 /// The namespace of a task.
-pub fn of(_task: &Task) -> Arc<Namespace> {
-    initial().clone()
+pub fn of(task: &Task) -> Arc<Namespace> {
+    task.ns().net.ns.clone()
 }

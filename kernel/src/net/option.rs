@@ -187,7 +187,7 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
         so::PASSCRED | so::PASSSEC | so::PASSPIDFD if !matches!(common.family, AF_UNIX | AF_NETLINK) => {
             Err(Errno::EOPNOTSUPP)
         }
-        so::DEBUG if number != 0 && !task.capable(cap::NET_ADMIN) => Err(Errno::EACCES),
+        so::DEBUG if number != 0 && !task.net_capable(cap::NET_ADMIN) => Err(Errno::EACCES),
         so::REUSEPORT if number != 0 && !matches!(common.family, AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
         so::ZEROCOPY if !matches!(common.family, AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
         so::ZEROCOPY if !(0..=1).contains(&number) => Err(Errno::EINVAL),
@@ -220,7 +220,7 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
             Ok(())
         }
         so::BUSY_POLL if number < 0 => Err(Errno::EINVAL),
-        so::BUSY_POLL if number > 0 && !task.capable(cap::NET_ADMIN) => Err(Errno::EPERM),
+        so::BUSY_POLL if number > 0 && !task.net_capable(cap::NET_ADMIN) => Err(Errno::EPERM),
         so::BUF_LOCK if number as u32 & !3 != 0 => Err(Errno::EINVAL),
         so::BUF_LOCK => {
             common.buffer_locks.store(number as u32, Relaxed);
@@ -246,7 +246,7 @@ fn set_timeout(timeout: &AtomicU64, value: &[u8]) -> Result<()> {
 }
 
 fn set_buffer(task: &Task, buffer: &AtomicU32, number: i32, min: u32, forced: bool) -> Result<()> {
-    if forced && !task.capable(cap::NET_ADMIN) {
+    if forced && !task.net_capable(cap::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
     let wanted = if number < 0 && forced { 0 } else { number as u32 };
@@ -262,7 +262,7 @@ fn set_linger(common: &Common, on: i32, value: &[u8]) -> Result<()> {
 }
 
 fn privileged(task: &Task, harmless: bool, what: &AtomicU32, value: u32) -> Result<()> {
-    if !harmless && !task.capable(cap::NET_ADMIN) && !task.capable(cap::NET_RAW) {
+    if !harmless && !task.net_capable(cap::NET_ADMIN) && !task.net_capable(cap::NET_RAW) {
         return Err(Errno::EPERM);
     }
     what.store(value, Relaxed);

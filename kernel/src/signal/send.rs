@@ -206,7 +206,8 @@ pub fn on_exit(task: &Arc<Task>) {
 /// `EPERM`.
 pub fn may_signal(sender: &Cred, target: &Cred, same_session: bool, signo: u64) -> Result<()> {
     let same_user = [sender.euid, sender.uid].iter().any(|id| *id == target.suid || *id == target.uid);
-    let allowed = same_user || sender.capable(cap::KILL) || (signo == u64::from(SIGCONT) && same_session);
+    let allowed =
+        same_user || sender.capable_in(&target.user_ns, cap::KILL) || (signo == u64::from(SIGCONT) && same_session);
     if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 

@@ -5,6 +5,7 @@ use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
 use crate::fs::{Attr, File, Kind, Mode, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm};
+use crate::task::ns::user::Which;
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -98,12 +99,12 @@ fn lstat(task: &Arc<Task>, path: UserStr, buf: UserAddr) -> Result<()> {
 }
 
 fn fstat(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
-    write_val(buf, &task.files()?.get(fd)?.attr()?.to_stat())
+    write_val(buf, &task.files()?.get(fd)?.attr()?.shown_to(&task.cred()).to_stat())
 }
 
 fn newfstatat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, flags: AtFlags) -> Result<()> {
     flags.only(STAT_FLAGS)?;
-    write_val(buf, &Object::at(task, dir, path, flags)?.attr()?.to_stat())
+    write_val(buf, &Object::at(task, dir, path, flags)?.attr()?.shown_to(&task.cred()).to_stat())
 }
 
 fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) -> Result<()> {
@@ -113,7 +114,7 @@ fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, bu
         return Err(Errno::EINVAL);
     }
     let object = Object::at(task, dir, path, flags)?;
-    let mut out = object.attr()?.to_statx();
+    let mut out = object.attr()?.shown_to(&task.cred()).to_statx();
     // The numbers of mounts are not used again, so that both kinds are the same.
     let unique = mask & STATX_MNT_ID_UNIQUE;
     out.stx_mask |= if unique != 0 { unique } else { uapi::STATX_MNT_ID };
@@ -261,9 +262,11 @@ fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
     path.mount().check_writable()?;
     let cred = task.cred();
     let owner = path.inode().owner()?;
-    let given = |id: u32| (id != u32::MAX).then_some(id);
-    let (uid, gid) = (given(uid), given(gid));
-    if !cred.capable(cap::CHOWN) {
+    let given = |which, id: u32| {
+        if id == u32::MAX { Ok(None) } else { cred.user_ns.take(which, id).map(Some) }
+    };
+    let (uid, gid) = (given(Which::Users, uid)?, given(Which::Groups, gid)?);
+    if !cred.capable_for((owner.uid, owner.gid), cap::CHOWN) {
         let keeps = uid.is_none_or(|uid| uid == owner.uid);
         let allowed = gid.is_none_or(|gid| gid == owner.gid || cred.in_group(gid));
         if owner.uid != cred.fsuid || !keeps || !allowed {

@@ -1,6 +1,7 @@
 //! User and group ids, capabilities. Source: credentials(7), setresuid(2), capset(2).
 
 use super::Pid;
+use crate::task::ns::user::{Which, may_set_groups};
 use crate::task::{self, Cred, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -34,28 +35,30 @@ rows! {
 const NGROUPS_MAX: i32 = 65536;
 
 fn getuid(task: &Arc<Task>) -> Result<u32> {
-    Ok(task.cred().uid)
+    let cred = task.cred();
+    Ok(cred.show_uid(cred.uid))
 }
 
 fn geteuid(task: &Arc<Task>) -> Result<u32> {
-    Ok(task.cred().euid)
+    let cred = task.cred();
+    Ok(cred.show_uid(cred.euid))
 }
 
 fn getgid(task: &Arc<Task>) -> Result<u32> {
-    Ok(task.cred().gid)
+    let cred = task.cred();
+    Ok(cred.show_gid(cred.gid))
 }
 
 fn getegid(task: &Arc<Task>) -> Result<u32> {
-    Ok(task.cred().egid)
+    let cred = task.cred();
+    Ok(cred.show_gid(cred.egid))
 }
 
 fn setuid(task: &Arc<Task>, uid: u32) -> Result<()> {
-    if uid == u32::MAX {
-        return Err(Errno::EINVAL);
-    }
     let mut cred = (*task.cred()).clone();
+    let uid = cred.user_ns.take(Which::Users, uid)?;
     let old = cred.clone();
-    if cred.capable(cap::SETUID) {
+    if cred.capable_here(cap::SETUID) {
         (cred.uid, cred.suid) = (uid, uid);
     } else if uid != cred.uid && uid != cred.suid {
         return Err(Errno::EPERM);
@@ -65,11 +68,9 @@ fn setuid(task: &Arc<Task>, uid: u32) -> Result<()> {
 }
 
 fn setgid(task: &Arc<Task>, gid: u32) -> Result<()> {
-    if gid == u32::MAX {
-        return Err(Errno::EINVAL);
-    }
     let mut cred = (*task.cred()).clone();
-    if cred.capable(cap::SETGID) {
+    let gid = cred.user_ns.take(Which::Groups, gid)?;
+    if cred.capable_here(cap::SETGID) {
         (cred.gid, cred.sgid) = (gid, gid);
     } else if gid != cred.gid && gid != cred.sgid {
         return Err(Errno::EPERM);
@@ -80,15 +81,15 @@ fn setgid(task: &Arc<Task>, gid: u32) -> Result<()> {
 }
 
 /// An id to set: -1 means "leave it".
-fn wanted(id: i32) -> Option<u32> {
-    (id != -1).then_some(id as u32)
+fn wanted(cred: &Cred, which: Which, id: i32) -> Result<Option<u32>> {
+    if id == -1 { Ok(None) } else { cred.user_ns.take(which, id as u32).map(Some) }
 }
 
 fn setreuid(task: &Arc<Task>, ruid: i32, euid: i32) -> Result<()> {
     let mut cred = (*task.cred()).clone();
     let old = cred.clone();
-    let privileged = cred.capable(cap::SETUID);
-    let (ruid, euid) = (wanted(ruid), wanted(euid));
+    let privileged = cred.capable_here(cap::SETUID);
+    let (ruid, euid) = (wanted(&cred, Which::Users, ruid)?, wanted(&cred, Which::Users, euid)?);
     if ruid.is_some_and(|uid| !privileged && uid != old.uid && uid != old.euid)
         || euid.is_some_and(|uid| !privileged && ![old.uid, old.euid, old.suid].contains(&uid))
     {
@@ -106,8 +107,8 @@ fn setreuid(task: &Arc<Task>, ruid: i32, euid: i32) -> Result<()> {
 fn setregid(task: &Arc<Task>, rgid: i32, egid: i32) -> Result<()> {
     let mut cred = (*task.cred()).clone();
     let (gid, old_egid, sgid) = (cred.gid, cred.egid, cred.sgid);
-    let privileged = cred.capable(cap::SETGID);
-    let (rgid, egid) = (wanted(rgid), wanted(egid));
+    let privileged = cred.capable_here(cap::SETGID);
+    let (rgid, egid) = (wanted(&cred, Which::Groups, rgid)?, wanted(&cred, Which::Groups, egid)?);
     if rgid.is_some_and(|new| !privileged && new != gid && new != old_egid)
         || egid.is_some_and(|new| !privileged && ![gid, old_egid, sgid].contains(&new))
     {
@@ -126,8 +127,9 @@ fn setregid(task: &Arc<Task>, rgid: i32, egid: i32) -> Result<()> {
 fn setresuid(task: &Arc<Task>, ruid: i32, euid: i32, suid: i32) -> Result<()> {
     let mut cred = (*task.cred()).clone();
     let old = cred.clone();
-    let ids = [wanted(ruid), wanted(euid), wanted(suid)];
-    check_three(&ids, [old.uid, old.euid, old.suid], old.capable(cap::SETUID))?;
+    let wanted = |id| wanted(&cred, Which::Users, id);
+    let ids = [wanted(ruid)?, wanted(euid)?, wanted(suid)?];
+    check_three(&ids, [old.uid, old.euid, old.suid], old.capable_here(cap::SETUID))?;
     cred.uid = ids[0].unwrap_or(old.uid);
     cred.euid = ids[1].unwrap_or(old.euid);
     cred.suid = ids[2].unwrap_or(old.suid);
@@ -137,8 +139,9 @@ fn setresuid(task: &Arc<Task>, ruid: i32, euid: i32, suid: i32) -> Result<()> {
 
 fn setresgid(task: &Arc<Task>, rgid: i32, egid: i32, sgid: i32) -> Result<()> {
     let mut cred = (*task.cred()).clone();
-    let ids = [wanted(rgid), wanted(egid), wanted(sgid)];
-    check_three(&ids, [cred.gid, cred.egid, cred.sgid], cred.capable(cap::SETGID))?;
+    let wanted = |id| wanted(&cred, Which::Groups, id);
+    let ids = [wanted(rgid)?, wanted(egid)?, wanted(sgid)?];
+    check_three(&ids, [cred.gid, cred.egid, cred.sgid], cred.capable_here(cap::SETGID))?;
     cred.gid = ids[0].unwrap_or(cred.gid);
     cred.egid = ids[1].unwrap_or(cred.egid);
     cred.sgid = ids[2].unwrap_or(cred.sgid);
@@ -162,22 +165,22 @@ fn commit_uids(task: &Task, mut cred: Cred, old: &Cred) -> Result<()> {
 
 fn getresuid(task: &Arc<Task>, ruid: UserAddr, euid: UserAddr, suid: UserAddr) -> Result<()> {
     let cred = task.cred();
-    write_val(ruid, &cred.uid)?;
-    write_val(euid, &cred.euid)?;
-    write_val(suid, &cred.suid)
+    write_val(ruid, &cred.show_uid(cred.uid))?;
+    write_val(euid, &cred.show_uid(cred.euid))?;
+    write_val(suid, &cred.show_uid(cred.suid))
 }
 
 fn getresgid(task: &Arc<Task>, rgid: UserAddr, egid: UserAddr, sgid: UserAddr) -> Result<()> {
     let cred = task.cred();
-    write_val(rgid, &cred.gid)?;
-    write_val(egid, &cred.egid)?;
-    write_val(sgid, &cred.sgid)
+    write_val(rgid, &cred.show_gid(cred.gid))?;
+    write_val(egid, &cred.show_gid(cred.egid))?;
+    write_val(sgid, &cred.show_gid(cred.sgid))
 }
 
 fn setfsuid(task: &Arc<Task>, uid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
     let old = cred.clone();
-    if cred.capable(cap::SETUID) || [cred.uid, cred.euid, cred.suid, cred.fsuid].contains(&uid) {
+    if cred.capable_here(cap::SETUID) || [cred.uid, cred.euid, cred.suid, cred.fsuid].contains(&uid) {
         cred.fsuid = uid;
         cred.adjust_fs_caps(&old);
         task.set_cred(cred);
@@ -188,7 +191,7 @@ fn setfsuid(task: &Arc<Task>, uid: u32) -> Result<u32> {
 fn setfsgid(task: &Arc<Task>, gid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
     let old = cred.fsgid;
-    if cred.capable(cap::SETGID) || [cred.gid, cred.egid, cred.sgid, cred.fsgid].contains(&gid) {
+    if cred.capable_here(cap::SETGID) || [cred.gid, cred.egid, cred.sgid, cred.fsgid].contains(&gid) {
         cred.fsgid = gid;
         task.set_cred(cred);
     }
@@ -210,13 +213,16 @@ fn getgroups(task: &Arc<Task>, size: i32, list: UserAddr) -> Result<usize> {
 }
 
 fn setgroups(task: &Arc<Task>, size: i32, list: UserAddr) -> Result<()> {
-    if !task.capable(cap::SETGID) {
+    let own = task.cred();
+    if !own.capable_here(cap::SETGID) || !may_set_groups(&own.user_ns) {
         return Err(Errno::EPERM);
     }
     if !(0..=NGROUPS_MAX).contains(&size) {
         return Err(Errno::EINVAL);
     }
-    let mut groups: Vec<u32> = read_vec(list, size as usize)?;
+    let groups: Vec<u32> = read_vec(list, size as usize)?;
+    let groups = groups.iter().map(|&gid| own.user_ns.take(Which::Groups, gid));
+    let mut groups = groups.collect::<Result<Vec<u32>>>()?;
     groups.sort_unstable();
     let mut cred = (*task.cred()).clone();
     cred.groups = Arc::from(groups);
@@ -278,7 +284,7 @@ fn capset(task: &Arc<Task>, header: UserAddr, data: UserAddr) -> Result<()> {
     let may_inherit = cred.inheritable | cred.permitted;
     let refused = permitted & !cred.permitted != 0
         || effective & !permitted != 0
-        || (inheritable & !may_inherit != 0 && !cred.capable(cap::SETPCAP))
+        || (inheritable & !may_inherit != 0 && !cred.capable_here(cap::SETPCAP))
         || inheritable & !(cred.inheritable | cred.bounding) != 0;
     if refused {
         return Err(Errno::EPERM);

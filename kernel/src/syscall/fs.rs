@@ -459,7 +459,7 @@ fn fchdir(task: &Arc<Task>, fd: Fd) -> Result<()> {
 
 fn chroot(task: &Arc<Task>, path: UserStr) -> Result<()> {
     let path = directory(task, path)?;
-    if !task.capable(cap::SYS_CHROOT) {
+    if !task.cred().capable_here(cap::SYS_CHROOT) {
         return Err(Errno::EPERM);
     }
     task.fs()?.set_root(path);

@@ -26,7 +26,7 @@ rows! {
 }
 
 /// Installs a new file; `flags` has `O_CLOEXEC` or not.
-pub(super) fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
+pub(crate) fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
     let on_exec = OnExec::close_if(flags.contains(OpenFlags::CLOEXEC));
     task.files()?.install(file, on_exec, task.process().limit(nr::RLIMIT_NOFILE))
 }

@@ -34,6 +34,7 @@ pub mod mount;
 pub mod mqueue;
 pub mod names;
 pub mod notify;
+pub mod ns;
 pub mod pidfd;
 pub mod poll;
 pub mod prctl;

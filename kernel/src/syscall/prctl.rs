@@ -122,13 +122,13 @@ fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
             _ => return Err(Errno::EINVAL),
         },
         pr::PR_SET_SECUREBITS => {
-            if !cred.capable(cap::SETPCAP) {
+            if !cred.capable_here(cap::SETPCAP) {
                 return Err(Errno::EPERM);
             }
             cred.securebits = arg2 as u32;
         }
         pr::PR_CAPBSET_DROP => {
-            if !cred.capable(cap::SETPCAP) {
+            if !cred.capable_here(cap::SETPCAP) {
                 return Err(Errno::EPERM);
             }
             cred.bounding &= !bit(arg2)?;

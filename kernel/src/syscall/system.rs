@@ -1,6 +1,7 @@
 //! The machine as a whole: names, memory, random numbers, what only a real machine can do.
 
 use super::{Pid, UserStr};
+use crate::task::ns::uts;
 use crate::task::{Task, cap, ids};
 use crate::{Errno, Result, random, time};
 use alloc::sync::Arc;
@@ -8,7 +9,6 @@ use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
 use umbel_mm::user::{copy_out, read_vec, write_val};
 use umbel_mm::{UserAddr, frame};
-use umbel_smp::lock::{Rank, SpinLock};
 
 rows! {
     nr::__NR_uname, uname(buf: UserAddr) => uname, Full;
@@ -24,72 +24,40 @@ rows! {
     nr::__NR_ioprio_set, ioprio_set(which: u32, who: Pid, priority: u32) => ioprio_set, Partial("remembered nowhere");
 }
 
-/// Bytes of a field of `struct utsname`.
-const FIELD: usize = 65;
 /// The Linux whose behaviour this kernel follows.
 pub const RELEASE: &str = "6.12.0-umbel";
 /// As uname -v.
 pub const VERSION: &str = "#1 SMP Umbel";
 
-struct Names {
-    host: [u8; FIELD],
-    domain: [u8; FIELD],
-}
-
-static NAMES: SpinLock<Names> = SpinLock::new(Rank::Leaf, Names { host: field(b"umbel"), domain: field(b"(none)") });
-
-const fn field(text: &[u8]) -> [u8; FIELD] {
-    let mut field = [0; FIELD];
-    let mut at = 0;
-    while at < text.len() && at < FIELD - 1 {
-        field[at] = text[at];
-        at += 1;
-    }
-    field
-}
-
-/// Sets the host name at boot.
-pub fn set_host_name(name: &[u8]) {
-    NAMES.lock().host = field(name);
-}
-
-/// The host name, for /proc/sys/kernel/hostname.
-pub fn host_name() -> Vec<u8> {
-    let host = NAMES.lock().host;
-    host.iter().copied().take_while(|&byte| byte != 0).collect()
-}
-
-fn uname(_: &Arc<Task>, buf: UserAddr) -> Result<()> {
-    let (host, domain) = {
-        let names = NAMES.lock();
-        (names.host, names.domain)
-    };
+fn uname(task: &Arc<Task>, buf: UserAddr) -> Result<()> {
+    let uts::Names { host, domain } = task.ns().uts.names();
+    let field = uts::name;
     let fields =
         [field(b"Linux"), host, field(RELEASE.as_bytes()), field(VERSION.as_bytes()), field(b"x86_64"), domain];
     copy_out(buf, fields.as_flattened())
 }
 
 /// Reads a new name.
-fn new_name(task: &Task, name: UserAddr, len: i32) -> Result<[u8; FIELD]> {
-    if !task.capable(cap::SYS_ADMIN) {
+fn new_name(task: &Task, name: UserAddr, len: i32) -> Result<uts::Name> {
+    if !task.cred().capable_in(&task.ns().uts.owner, cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    if !(0..FIELD as i32).contains(&len) {
+    if !(0..uts::LEN as i32).contains(&len) {
         return Err(Errno::EINVAL);
     }
     let bytes: Vec<u8> = read_vec(name, len as usize)?;
-    Ok(field(&bytes))
+    Ok(uts::name(&bytes))
 }
 
 fn sethostname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
     let name = new_name(task, name, len)?;
-    NAMES.lock().host = name;
+    task.ns().uts.set(|names| names.host = name);
     Ok(())
 }
 
 fn setdomainname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
     let name = new_name(task, name, len)?;
-    NAMES.lock().domain = name;
+    task.ns().uts.set(|names| names.domain = name);
     Ok(())
 }
 

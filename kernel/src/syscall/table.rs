@@ -76,6 +76,7 @@ const FAMILIES: &[&[Row]] = &[
     super::mount::ROWS,
     super::mqueue::ROWS,
     super::notify::ROWS,
+    super::ns::ROWS,
     super::pidfd::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,

@@ -32,12 +32,12 @@ pub fn may_access(task: &Task, target: &Task, creds: Creds) -> Result<()> {
         Creds::Fs => (own.fsuid, own.fsgid, own.effective),
         Creds::Real => (own.uid, own.gid, own.permitted),
     };
-    if own.capable(cap::SYS_PTRACE) {
+    if own.capable_in(&their.user_ns, cap::SYS_PTRACE) {
         return Ok(());
     }
     let same_user = [their.uid, their.euid, their.suid].iter().all(|&id| id == uid)
         && [their.gid, their.egid, their.sgid].iter().all(|&id| id == gid);
     let dumpable = target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER;
     let stronger = their.permitted & !caps != 0;
-    if same_user && dumpable && !stronger { Ok(()) } else { Err(Errno::EPERM) }
+    if same_user && own.user_ns == their.user_ns && dumpable && !stronger { Ok(()) } else { Err(Errno::EPERM) }
 }

@@ -7,7 +7,7 @@ use super::ids::{self, INIT, Table};
 use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
-use super::{Completion, cap, ptrace};
+use super::{Completion, cap, ns, ptrace};
 use crate::fs::{OnExec, OpenFlags};
 use crate::signal;
 use crate::syscall::{Fd, Pid};
@@ -53,15 +53,6 @@ bitflags! {
 }
 
 impl CloneFlags {
-    /// Namespaces: not here.
-    const UNSUPPORTED: CloneFlags = CloneFlags::NEWNS
-        .union(CloneFlags::NEWCGROUP)
-        .union(CloneFlags::NEWUTS)
-        .union(CloneFlags::NEWIPC)
-        .union(CloneFlags::NEWUSER)
-        .union(CloneFlags::NEWPID)
-        .union(CloneFlags::NEWNET);
-
     /// Refuses combinations that make no sense.
     fn check(self) -> Result<()> {
         let needs = |flag: CloneFlags, needed: CloneFlags| !self.contains(flag) || self.contains(needed);
@@ -69,7 +60,9 @@ impl CloneFlags {
             || !needs(CloneFlags::THREAD, CloneFlags::SIGHAND)
             || self.contains(CloneFlags::SIGHAND | CloneFlags::CLEAR_SIGHAND)
             || self.contains(CloneFlags::PIDFD | CloneFlags::DETACHED)
-            || self.intersects(CloneFlags::UNSUPPORTED)
+            || self.contains(CloneFlags::THREAD | CloneFlags::NEWUSER)
+            || self.contains(CloneFlags::THREAD | CloneFlags::NEWPID)
+            || (self.contains(CloneFlags::FS) && self.intersects(CloneFlags::NEWUSER | CloneFlags::NEWNS))
         {
             return Err(Errno::EINVAL);
         }
@@ -188,6 +181,7 @@ fn check_limit(task: &Task) -> Result<()> {
 /// Builds the child: nobody else can see it yet, except that its id is taken when it is entered.
 fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     let flags = args.flags;
+    let fresh = ns::make(task, flags)?;
     let space = task.space().ok_or(Errno::EINVAL)?;
     let space = if flags.contains(CloneFlags::VM) { space } else { space.fork()? };
     let files = task.files()?;
@@ -223,13 +217,14 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         signal: signal::Private::for_clone(&task.signal, drop_altstack),
         body: None,
         sched: task.sched.for_child(),
-        cred: task.cred(),
+        cred: fresh.cred.map_or_else(|| task.cred(), Arc::new),
         comm: task.comm(),
         space: Some(space),
         files: Some(files),
         fs: Some(fs),
         rseq: if flags.contains(CloneFlags::VM) { Default::default() } else { task.rseq.copy() },
         seccomp: task.seccomp.copy(),
+        ns: fresh.ns.unwrap_or_else(|| task.ns()),
     });
     child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
     child.timer_slack_ns.store(task.timer_slack_ns.load(Relaxed), Relaxed);
@@ -294,7 +289,7 @@ mod tests {
         assert!(CloneFlags::THREAD.check().is_err());
         assert!((CloneFlags::SIGHAND | CloneFlags::THREAD).check().is_err());
         assert!((CloneFlags::VM | CloneFlags::SIGHAND | CloneFlags::THREAD).check().is_ok());
-        assert!(CloneFlags::NEWPID.check().is_err());
+        assert!((CloneFlags::NEWNS | CloneFlags::FS).check().is_err());
         assert!(CloneFlags::empty().check().is_ok());
     }
 }

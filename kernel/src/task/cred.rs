@@ -1,5 +1,7 @@
 //! Credentials: user and group ids, capabilities. Source: credentials(7), capabilities(7).
 
+use super::ns::UserNs;
+use super::ns::user::Which;
 use alloc::sync::Arc;
 
 /// Capability numbers.
@@ -62,6 +64,8 @@ pub struct Cred {
     pub bounding: u64,
     /// `PR_SET_SECUREBITS`.
     pub securebits: u32,
+    /// Where the capabilities count, and ids are translated.
+    pub user_ns: Arc<UserNs>,
 }
 
 impl Cred {
@@ -84,12 +88,18 @@ impl Cred {
             ambient: 0,
             bounding: cap::ALL,
             securebits: 0,
+            user_ns: UserNs::first(),
         }
     }
 
-    /// Whether capability `cap` is effective.
+    /// Whether capability `cap` is effective for the machine as a whole: in the first user namespace.
     pub fn capable(&self, cap: u32) -> bool {
-        self.effective >> cap & 1 != 0
+        self.capable_here(cap) && self.user_ns.is_first()
+    }
+
+    /// Whether `uid` is root's in the user namespace.
+    pub fn is_root(&self, uid: u32) -> bool {
+        self.user_ns.take(Which::Users, 0) == Ok(uid)
     }
 
     /// What changed user ids do to capabilities. Source: capabilities(7), "Effect of user ID changes on capabilities".
@@ -99,8 +109,8 @@ impl Cred {
         if self.securebits & NO_SETUID_FIXUP != 0 {
             return;
         }
-        let had_root = [old.uid, old.euid, old.suid].contains(&0);
-        let has_root = [self.uid, self.euid, self.suid].contains(&0);
+        let had_root = [old.uid, old.euid, old.suid].iter().any(|&uid| self.is_root(uid));
+        let has_root = [self.uid, self.euid, self.suid].iter().any(|&uid| self.is_root(uid));
         if had_root && !has_root {
             if self.securebits & KEEP_CAPS == 0 {
                 self.permitted = 0;
@@ -108,10 +118,10 @@ impl Cred {
             self.effective = 0;
             self.ambient = 0;
         }
-        if old.euid == 0 && self.euid != 0 {
+        if self.is_root(old.euid) && !self.is_root(self.euid) {
             self.effective = 0;
         }
-        if old.euid != 0 && self.euid == 0 {
+        if !self.is_root(old.euid) && self.is_root(self.euid) {
             self.effective = self.permitted;
         }
         self.adjust_fs_caps(old);
@@ -126,10 +136,10 @@ impl Cred {
             | 1 << cap::FSETID
             | 1 << cap::LINUX_IMMUTABLE
             | 1 << cap::MKNOD;
-        if old.fsuid == 0 && self.fsuid != 0 {
+        if self.is_root(old.fsuid) && !self.is_root(self.fsuid) {
             self.effective &= !FS;
         }
-        if old.fsuid != 0 && self.fsuid == 0 {
+        if !self.is_root(old.fsuid) && self.is_root(self.fsuid) {
             self.effective |= self.permitted & FS;
         }
     }

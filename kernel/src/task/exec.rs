@@ -4,6 +4,7 @@
 //! the other threads are gone; what fails then kills the process.
 
 use super::ids::{self, WaitStatus};
+use super::ns::user::Which;
 use super::process::Process;
 use super::task::Task;
 use super::{Cred, cap, exit, ptrace};
@@ -67,11 +68,11 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     let attr = file.attr()?;
     let watched = task.trace.tracer_task().is_some_and(|tracer| !tracer.capable(cap::SYS_PTRACE));
     if attr.mode & SET_ID != 0 && !task.no_new_privs.load(Relaxed) && !watched && !is_nosuid(file) {
-        if attr.mode & 0o4000 != 0 {
+        if attr.mode & 0o4000 != 0 && cred.user_ns.find(Which::Users, attr.uid).is_some() {
             cred.euid = attr.uid;
         }
         // Without group execution the bit means mandatory locking, not set-group-id.
-        if attr.mode & 0o2010 == 0o2010 {
+        if attr.mode & 0o2010 == 0o2010 && cred.user_ns.find(Which::Groups, attr.gid).is_some() {
             cred.egid = attr.gid;
         }
     }
@@ -202,10 +203,10 @@ impl Cred {
     /// Capabilities after execve: root gains all, others keep the ambient ones. Source: capabilities(7).
     pub fn exec_caps(&mut self) {
         const NOROOT: u32 = 1;
-        let root = self.securebits & NOROOT == 0 && (self.euid == 0 || self.uid == 0);
+        let root = self.securebits & NOROOT == 0 && (self.is_root(self.euid) || self.is_root(self.uid));
         if root {
             self.permitted = self.inheritable | self.bounding;
-            self.effective = if self.euid == 0 { self.permitted } else { 0 };
+            self.effective = if self.is_root(self.euid) { self.permitted } else { 0 };
             self.ambient = 0;
         } else {
             self.permitted = self.ambient;

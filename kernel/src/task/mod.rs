@@ -16,6 +16,7 @@ pub mod exec;
 pub mod exit;
 pub mod ids;
 pub mod limits;
+pub mod ns;
 pub mod pidfd;
 mod process;
 pub mod ptrace;

@@ -1,5 +1,6 @@
 //! One guest thread.
 
+use super::ns::NsProxy;
 use super::{Cred, Process};
 use crate::fs::{FdTable, FsContext};
 use crate::signal;
@@ -70,6 +71,7 @@ struct Own {
     space: Option<Arc<Space>>,
     files: Option<Arc<FdTable>>,
     fs: Option<Arc<FsContext>>,
+    ns: Arc<NsProxy>,
     /// Released at exec and exit: the vfork(2) parent waits for it.
     vfork_done: Option<Arc<super::Completion>>,
 }
@@ -91,6 +93,7 @@ pub struct NewTask {
     pub fs: Option<Arc<FsContext>>,
     pub rseq: super::rseq::Rseq,
     pub seccomp: super::seccomp::Seccomp,
+    pub ns: Arc<NsProxy>,
 }
 
 impl Task {
@@ -112,6 +115,7 @@ impl Task {
                     space: new.space,
                     files: new.files,
                     fs: new.fs,
+                    ns: new.ns,
                     vfork_done: None,
                 },
             ),
@@ -166,6 +170,28 @@ impl Task {
         self.process.set_uid(cred.uid);
         let old = core::mem::replace(&mut self.own.lock().cred, cred);
         drop(old);
+        self.change_identity();
+    }
+
+    /// Its namespaces.
+    pub fn ns(&self) -> Arc<NsProxy> {
+        self.own.lock().ns.clone()
+    }
+
+    /// Replaces its namespaces; the thread itself calls this.
+    pub(super) fn set_ns(&self, ns: Arc<NsProxy>) {
+        let old = core::mem::replace(&mut self.own.lock().ns, ns);
+        drop(old);
+    }
+
+    /// Whether the capability counts for its network.
+    pub fn net_capable(&self, cap: u32) -> bool {
+        let (cred, owner) = (self.cred(), self.ns().net.owner.clone());
+        cred.capable_in(&owner, cap)
+    }
+
+    /// The ids that it sees have changed by the map of its user namespace.
+    pub(super) fn show_ids_anew(&self) {
         self.change_identity();
     }
 

@@ -19,6 +19,7 @@ mod status;
 mod sysctl;
 mod system;
 mod sysvipc;
+mod users;
 
 pub use status::mask as cpu_mask;
 pub use system::{load, uptime_ns};

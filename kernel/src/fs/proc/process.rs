@@ -1,9 +1,10 @@
 //! The directory of a process, and of each of its threads.
 
-use super::{fd, maps, may_inspect, mem, mounts, status};
+use super::{fd, maps, may_inspect, mem, mounts, status, users};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
+use crate::task::ns::user::Which;
 use crate::task::{self, Process, Task, cap, ids};
 use crate::{Errno, Result};
 use alloc::format;
@@ -102,7 +103,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("exe", L(exe)),
     ("fd", D(fd::dir)),
     ("fdinfo", D(fd::info_dir)),
-    ("gid_map", T(0o444, |_| Ok(ID_MAP.to_vec()))),
+    ("gid_map", W(|s| users::map(s, Which::Groups), |s, text| users::set_map(s, Which::Groups, text))),
     ("io", T(0o400, |_| Ok(IO.to_vec()))),
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
@@ -112,6 +113,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
     ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
+    ("ns", D(users::namespaces)),
     ("oom_adj", W(oom_adj, set_oom_adj)),
     ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
@@ -119,17 +121,16 @@ const ENTRIES: &[(&str, Make)] = &[
     ("root", L(|s| path_target(s.task()?.fs()?.root()))),
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
     ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
-    ("setgroups", T(0o444, |_| Ok(b"allow\n".to_vec()))),
+    ("setgroups", W(users::setgroups, users::set_setgroups)),
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
     ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s }))),
     ("timerslack_ns", T(0o444, timer_slack)),
-    ("uid_map", T(0o444, |_| Ok(ID_MAP.to_vec()))),
+    ("uid_map", W(|s| users::map(s, Which::Users), |s, text| users::set_map(s, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
 
-const ID_MAP: &[u8] = b"         0          0 4294967295\n";
 const IO: &[u8] = b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n";
 
 struct Entries {

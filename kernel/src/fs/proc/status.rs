@@ -213,8 +213,11 @@ fn identity(out: &mut String, subject: Subject, place: &Place, task: Option<&Arc
     writeln!(out, "TracerPid:\t{tracer}")?;
     let cred = task.map(|task| task.cred());
     if let Some(cred) = &cred {
-        writeln!(out, "Uid:\t{}\t{}\t{}\t{}", cred.uid, cred.euid, cred.suid, cred.fsuid)?;
-        writeln!(out, "Gid:\t{}\t{}\t{}\t{}", cred.gid, cred.egid, cred.sgid, cred.fsgid)?;
+        let viewer = crate::task::current().cred();
+        let [uid, euid, suid, fsuid] = [cred.uid, cred.euid, cred.suid, cred.fsuid].map(|id| viewer.show_uid(id));
+        let [gid, egid, sgid, fsgid] = [cred.gid, cred.egid, cred.sgid, cred.fsgid].map(|id| viewer.show_gid(id));
+        writeln!(out, "Uid:\t{uid}\t{euid}\t{suid}\t{fsuid}")?;
+        writeln!(out, "Gid:\t{gid}\t{egid}\t{sgid}\t{fsgid}")?;
     }
     writeln!(out, "FDSize:\t64")?;
     out.push_str("Groups:\t");

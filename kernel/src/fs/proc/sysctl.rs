@@ -170,15 +170,18 @@ fn boot_id() -> String {
 
 fn host_name(fs: &Arc<PseudoFs>) -> InodeRef {
     let read = || {
-        let mut name: Vec<u8> = system::host_name();
+        let mut name: Vec<u8> = task::current().ns().uts.host_name();
         name.push(b'\n');
         Ok(name)
     };
     let write = |text: &[u8]| -> Result<()> {
-        if !task::current().capable(cap::SYS_ADMIN) {
+        let task = task::current();
+        let uts = task.ns().uts.clone();
+        if !task.cred().capable_in(&uts.owner, cap::SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
-        system::set_host_name(text.split(|byte| *byte == b'\n').next().unwrap_or_default());
+        let name = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        uts.set(|names| names.host = task::ns::uts::name(name));
         Ok(())
     };
     TextFile::writable(Meta::new(fs, 0o644), read, write)

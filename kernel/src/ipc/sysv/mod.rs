@@ -46,6 +46,8 @@ pub struct Limits {
 
 /// All objects that a process can see.
 pub struct Namespace {
+    /// Number of the namespace (`/proc/PID/ns/ipc`).
+    pub id: u64,
     pub shm: Table<shm::Segment>,
     pub sem: Table<sem::Set>,
     pub msg: Table<msg::Queue>,
@@ -55,8 +57,13 @@ pub struct Namespace {
 impl Namespace {
     /// An empty name space with Linux's limits.
     pub fn new() -> Arc<Namespace> {
+        Namespace::with(crate::fs::next_ino())
+    }
+
+    fn with(id: u64) -> Arc<Namespace> {
         const HUGE: u64 = u64::MAX - (1 << 24);
         Arc::new(Namespace {
+            id,
             shm: Table::new(),
             sem: Table::new(),
             msg: Table::new(),
@@ -73,10 +80,17 @@ impl Namespace {
     }
 }
 
+/// The name space that the machine boots with.
+pub fn first() -> Arc<Namespace> {
+    /// `PROC_IPC_INIT_INO`.
+    const FIRST_ID: u64 = 0xefff_ffff;
+    static FIRST: Once<Arc<Namespace>> = Once::new();
+    FIRST.call_once(|| Namespace::with(FIRST_ID)).clone()
+}
+
 /// The name space of the running process.
 pub fn namespace() -> Arc<Namespace> {
-    static FIRST: Once<Arc<Namespace>> = Once::new();
-    FIRST.call_once(Namespace::new).clone()
+    crate::task::current().ns().ipc.ns.clone()
 }
 
 /// Seconds since the epoch.

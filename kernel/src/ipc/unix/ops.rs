@@ -132,9 +132,9 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
         let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| bytes[at + i]));
         let (pid, uid, gid) = (word(0) as i32, word(4), word(8));
         let cred = task.cred();
-        let pid_ok = pid == own.pid || cred.capable(cap::SYS_ADMIN);
-        let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable(cap::SETUID);
-        let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable(cap::SETGID);
+        let pid_ok = pid == own.pid || cred.capable_here(cap::SYS_ADMIN);
+        let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable_here(cap::SETUID);
+        let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable_here(cap::SETGID);
         if !(pid_ok && uid_ok && gid_ok) {
             return Err(Errno::EPERM);
         }

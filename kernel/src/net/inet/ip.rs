@@ -290,7 +290,7 @@ impl Options {
             (SOL_IPV6, v6::V6ONLY) if bound => return Err(Errno::EINVAL),
             (SOL_IP, v4::HDRINCL) if common.kind != SOCK_RAW => return Err(Errno::ENOPROTOOPT),
             (SOL_IP, v4::TRANSPARENT) | (SOL_IPV6, v6::TRANSPARENT) if number != 0 => {
-                if !task.capable(cap::NET_ADMIN) && !task.capable(cap::NET_RAW) {
+                if !task.net_capable(cap::NET_ADMIN) && !task.net_capable(cap::NET_RAW) {
                     return Err(Errno::EPERM);
                 }
                 1

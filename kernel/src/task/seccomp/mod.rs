@@ -250,7 +250,7 @@ pub fn add_filter(task: &Arc<Task>, flags: u32, addr: UserAddr) -> Result<u64> {
         return Err(Errno::EINVAL);
     }
     let program = read_program(addr)?;
-    if !task.no_new_privs.load(Relaxed) && !task.capable(cap::SYS_ADMIN) {
+    if !task.no_new_privs.load(Relaxed) && !task.cred().capable_here(cap::SYS_ADMIN) {
         return Err(Errno::EACCES);
     }
     let previous = task.seccomp.filter.lock().clone();

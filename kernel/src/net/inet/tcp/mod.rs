@@ -172,7 +172,7 @@ pub fn check_bind(call: &Call<'_>, common: &Common, options: &ip::Options, to: S
         return Err(if mapped { Errno::EINVAL } else { Errno::EADDRNOTAVAIL });
     }
     let privileged = (1..PRIVILEGED).contains(&to.port());
-    if privileged && !call.task.capable(cap::NET_BIND_SERVICE) {
+    if privileged && !call.task.net_capable(cap::NET_BIND_SERVICE) {
         return Err(Errno::EACCES);
     }
     Ok(())

@@ -1,0 +1,39 @@
+//! Namespaces. Source: unshare(2), setns(2).
+
+use super::Fd;
+use crate::task::Task;
+use crate::task::clone::CloneFlags;
+use crate::task::ns::file::NsFile;
+use crate::task::ns::{self, KINDS};
+use crate::task::pidfd::PidFd;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use linux_raw_sys::general as nr;
+
+rows! {
+    nr::__NR_unshare, unshare(flags: u64) => unshare, Partial("no pid and time namespaces");
+    nr::__NR_setns, setns(fd: Fd, kind: u32) => setns, Partial("no pid and time namespaces");
+}
+
+fn unshare(task: &Arc<Task>, flags: u64) -> Result<()> {
+    ns::unshare(task, CloneFlags::from_bits(flags & 0xffff_ffff).ok_or(Errno::EINVAL)?)
+}
+
+fn setns(task: &Arc<Task>, fd: Fd, kind: u32) -> Result<()> {
+    let file = task.files()?.get(fd)?;
+    let kind = u64::from(kind);
+    if let Some(pidfd) = file.ops_as::<PidFd>() {
+        let target = pidfd.task()?;
+        let known = |flags: u64| CloneFlags::from_bits(flags).is_some_and(|flags| ns::ALL.contains(flags));
+        if kind == 0 || !known(kind) {
+            return Err(Errno::EINVAL);
+        }
+        let wanted = KINDS.iter().map(|(_, of)| of(&target)).filter(|ns| ns.kind().1 & kind != 0);
+        return wanted.into_iter().try_for_each(|wanted| ns::setns(task, wanted));
+    }
+    let ns = &file.ops_as::<NsFile>().ok_or(Errno::EINVAL)?.0;
+    if kind != 0 && kind != ns.kind().1 {
+        return Err(Errno::EINVAL);
+    }
+    ns::setns(task, ns.clone())
+}

@@ -1,0 +1,101 @@
+//! Namespaces as files: `/proc/PID/ns/*`, what setns(2) takes. Source: namespaces(7), ioctl_ns(2).
+
+use super::Ns;
+use crate::fs::pseudo::PseudoFs;
+use crate::fs::{
+    Attr, Dentry, File, FileOps, FileSystem, Inode, InodeRef, Kind, Mount, MountFlags, OpenContext, OpenFlags, Path,
+};
+use crate::syscall::Fd;
+use crate::task::Task;
+use crate::{Errno, Result};
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use core::any::Any;
+use umbel_mm::UserAddr;
+use umbel_mm::user::write_val;
+use umbel_smp::lock::Once;
+
+/// `NSFS_MAGIC`.
+const MAGIC: u32 = 0x6e73_6673;
+const NS_GET_USERNS: u32 = 0xb701;
+const NS_GET_PARENT: u32 = 0xb702;
+const NS_GET_NSTYPE: u32 = 0xb703;
+const NS_GET_OWNER_UID: u32 = 0xb704;
+
+fn mount() -> &'static Arc<Mount> {
+    static MOUNT: Once<Arc<Mount>> = Once::new();
+    MOUNT.call_once(|| Mount::new(PseudoFs::new("nsfs", MAGIC), b"nsfs", MountFlags::INTERNAL))
+}
+
+/// What the link in /proc shows: `uts:[4026531838]`.
+pub fn name(ns: &Ns) -> String {
+    format!("{}:[{}]", ns.kind().0, ns.id())
+}
+
+/// The place of `ns`.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn path_of(ns: Ns) -> Result<Path> {
+    let mount = mount();
+    let name = name(&ns);
+    let inode: InodeRef = Arc::new(NsInode(ns));
+    Path::new(mount.clone(), Dentry::unnamed(mount.root_path()?.dentry(), name.as_bytes(), inode))
+}
+
+struct NsInode(Ns);
+
+impl Inode for NsInode {
+    fn kind(&self) -> Kind {
+        Kind::Regular
+    }
+
+    fn fs(&self) -> Arc<dyn FileSystem> {
+        mount().fs().clone()
+    }
+
+    fn attr(&self) -> Result<Attr> {
+        Ok(Attr::new(Kind::Regular, 0o444, self.0.id()))
+    }
+
+    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        Ok(Arc::new(NsFile(self.0.clone())))
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// An open one.
+pub struct NsFile(pub Ns);
+
+impl FileOps for NsFile {
+    fn ioctl(&self, task: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+        match cmd {
+            NS_GET_NSTYPE => Ok(self.0.kind().1),
+            NS_GET_USERNS => open(task, Ns::User(self.0.owner())),
+            NS_GET_PARENT => match &self.0 {
+                Ns::User(user) => open(task, Ns::User(user.parent().ok_or(Errno::EPERM)?)),
+                Ns::Pid => Err(Errno::EPERM),
+                _ => Err(Errno::EINVAL),
+            },
+            NS_GET_OWNER_UID => match &self.0 {
+                Ns::User(user) => write_val(UserAddr(arg), &task.cred().show_uid(user.owner())).map(|()| 0),
+                _ => Err(Errno::EINVAL),
+            },
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn open(task: &Arc<Task>, ns: Ns) -> Result<u64> {
+    let file = File::new(path_of(ns.clone())?, Arc::new(NsFile(ns)), OpenFlags::empty());
+    let Fd(fd) = crate::syscall::ipc::install(task, file, OpenFlags::CLOEXEC)?;
+    Ok(fd as u64)
+}

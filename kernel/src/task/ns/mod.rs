@@ -1,0 +1,270 @@
+//! Namespaces: what a task sees of the machine's names, IPC objects, network and users. Source: namespaces(7).
+//!
+//! * [`NsProxy`]: a task's namespaces of most kinds, immutable, shared by tasks until one changes. The user namespace is
+//!   part of its credentials ([`user`]); mounts are part of its [`crate::fs::FsContext`].
+//! * [`Ns`]: one namespace of any kind, as `/proc/PID/ns/*` and setns(2) have it ([`file`] makes it a file).
+//! * [`unshare`], [`setns`]: the calls. clone(2) uses [`NsProxy::for_clone`].
+
+pub mod file;
+pub mod user;
+pub mod uts;
+
+use super::clone::CloneFlags;
+use super::{Cred, Task, cap};
+use crate::fs;
+use crate::ipc::sysv;
+use crate::net;
+use crate::{Errno, Result};
+use alloc::sync::Arc;
+use umbel_smp::lock::Once;
+pub use user::UserNs;
+pub use uts::Uts;
+
+/// Inode numbers of the namespaces that the machine boots with, as Linux has them.
+mod first {
+    pub const CGROUP: u64 = 0xeffffffb;
+    pub const UTS: u64 = 0xeffffffe;
+    pub const USER: u64 = 0xeffffffd;
+    pub const PID: u64 = 0xeffffffc;
+    pub const TIME: u64 = 0xeffffffa;
+}
+
+/// Flags that make namespaces.
+pub const ALL: CloneFlags = CloneFlags::NEWUTS
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWCGROUP)
+    .union(CloneFlags::NEWPID)
+    .union(CloneFlags::NEWNS);
+
+/// Those that can be made.
+pub const MADE: CloneFlags = CloneFlags::NEWUTS
+    .union(CloneFlags::NEWIPC)
+    .union(CloneFlags::NEWNET)
+    .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWCGROUP);
+
+/// A namespace that is nothing but an identity: there are no control groups to see.
+#[derive(Debug)]
+pub struct Cgroup {
+    id: u64,
+    owner: Arc<UserNs>,
+}
+
+/// An object of namespace `T` with the user namespace that owns it.
+pub struct Owned<T> {
+    pub ns: Arc<T>,
+    pub owner: Arc<UserNs>,
+}
+
+impl<T> Clone for Owned<T> {
+    fn clone(&self) -> Self {
+        Owned { ns: self.ns.clone(), owner: self.owner.clone() }
+    }
+}
+
+/// A task's namespaces.
+#[derive(Clone)]
+pub struct NsProxy {
+    pub uts: Arc<Uts>,
+    pub ipc: Owned<sysv::Namespace>,
+    pub net: Owned<net::namespace::Namespace>,
+    pub cgroup: Arc<Cgroup>,
+}
+
+impl NsProxy {
+    /// Those that the machine boots with.
+    pub fn first() -> Arc<NsProxy> {
+        static FIRST: Once<Arc<NsProxy>> = Once::new();
+        let make = || {
+            let owner = UserNs::first();
+            Arc::new(NsProxy {
+                uts: Uts::first(),
+                ipc: Owned { ns: sysv::first(), owner: owner.clone() },
+                net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
+                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner }),
+            })
+        };
+        FIRST.call_once(make).clone()
+    }
+
+    /// A copy with new namespaces where `flags` ask for them, owned by `owner`.
+    fn with_new(&self, flags: CloneFlags, owner: &Arc<UserNs>) -> NsProxy {
+        let mut new = self.clone();
+        if flags.contains(CloneFlags::NEWUTS) {
+            new.uts = self.uts.copy(owner);
+        }
+        if flags.contains(CloneFlags::NEWIPC) {
+            new.ipc = Owned { ns: sysv::Namespace::new(), owner: owner.clone() };
+        }
+        if flags.contains(CloneFlags::NEWNET) {
+            new.net = Owned { ns: net::namespace::Namespace::new(), owner: owner.clone() };
+        }
+        if flags.contains(CloneFlags::NEWCGROUP) {
+            new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone() });
+        }
+        new
+    }
+}
+
+/// The credentials and namespaces with which a task goes on.
+pub struct Fresh {
+    pub cred: Option<Cred>,
+    pub ns: Option<Arc<NsProxy>>,
+}
+
+/// What `flags` of clone(2) or unshare(2) make for `task`.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` (in the new user namespace, if one is asked for); `EINVAL` for kinds that are not there;
+/// `ENOSPC` for user namespaces nested too deeply.
+pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
+    let wanted = flags & ALL;
+    if !MADE.contains(wanted) {
+        return Err(Errno::EINVAL);
+    }
+    let own = task.cred();
+    let cred = if wanted.contains(CloneFlags::NEWUSER) { Some(user::enter_new(task, &own)?) } else { None };
+    let acting = cred.as_ref().unwrap_or(&own);
+    let others = wanted - CloneFlags::NEWUSER;
+    if others.is_empty() {
+        return Ok(Fresh { cred, ns: None });
+    }
+    if !acting.capable_here(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let ns = Arc::new(task.ns().with_new(others, &acting.user_ns));
+    Ok(Fresh { cred, ns: Some(ns) })
+}
+
+/// unshare(2).
+///
+/// # Errors
+/// `EINVAL`, `EPERM`, `ENOMEM`: see unshare(2).
+pub fn unshare(task: &Arc<Task>, flags: CloneFlags) -> Result<()> {
+    let shares = CloneFlags::FS
+        | CloneFlags::FILES
+        | CloneFlags::SYSVSEM
+        | CloneFlags::THREAD
+        | CloneFlags::SIGHAND
+        | CloneFlags::VM;
+    if !(ALL | shares).contains(flags) {
+        return Err(Errno::EINVAL);
+    }
+    let mut alone = flags.intersects(CloneFlags::THREAD | CloneFlags::SIGHAND | CloneFlags::VM);
+    alone |= flags.contains(CloneFlags::NEWUSER);
+    if alone && task.process().live_threads() > 1 {
+        return Err(Errno::EINVAL);
+    }
+    let fresh = make(task, flags)?;
+    if flags.intersects(CloneFlags::FS | CloneFlags::NEWUSER | CloneFlags::NEWNS) {
+        let own = task.fs()?.duplicate();
+        drop(task.replace_fs(Some(own)));
+    }
+    if flags.contains(CloneFlags::FILES) {
+        let own = task.files()?.duplicate();
+        drop(task.replace_files(Some(own)));
+    }
+    if let Some(cred) = fresh.cred {
+        task.set_cred(cred);
+    }
+    if let Some(ns) = fresh.ns {
+        task.set_ns(ns);
+    }
+    Ok(())
+}
+
+/// One namespace.
+#[derive(Clone)]
+pub enum Ns {
+    Uts(Arc<Uts>),
+    Ipc(Owned<sysv::Namespace>),
+    Net(Owned<net::namespace::Namespace>),
+    User(Arc<UserNs>),
+    Cgroup(Arc<Cgroup>),
+    /// The only ones of their kinds.
+    Pid,
+    Time,
+}
+
+/// Finds the namespace of one kind of a task.
+pub type NsOf = fn(&Task) -> Ns;
+
+/// Names in `/proc/PID/ns`, and what each is of a task.
+pub const KINDS: &[(&str, NsOf)] = &[
+    ("cgroup", |task| Ns::Cgroup(task.ns().cgroup.clone())),
+    ("ipc", |task| Ns::Ipc(task.ns().ipc.clone())),
+    ("net", |task| Ns::Net(task.ns().net.clone())),
+    ("pid", |_| Ns::Pid),
+    ("pid_for_children", |_| Ns::Pid),
+    ("time", |_| Ns::Time),
+    ("time_for_children", |_| Ns::Time),
+    ("user", |task| Ns::User(task.cred().user_ns.clone())),
+    ("uts", |task| Ns::Uts(task.ns().uts.clone())),
+];
+
+impl Ns {
+    /// The number that tells it from all others: its inode number.
+    pub fn id(&self) -> u64 {
+        match self {
+            Ns::Uts(uts) => uts.id,
+            Ns::Ipc(ipc) => ipc.ns.id,
+            Ns::Net(net) => net.ns.id,
+            Ns::User(user) => user.id,
+            Ns::Cgroup(cgroup) => cgroup.id,
+            Ns::Pid => first::PID,
+            Ns::Time => first::TIME,
+        }
+    }
+
+    /// Its kind: the name in links, and the flag of clone(2).
+    pub fn kind(&self) -> (&'static str, u64) {
+        let (name, flag) = match self {
+            Ns::Uts(_) => ("uts", CloneFlags::NEWUTS),
+            Ns::Ipc(_) => ("ipc", CloneFlags::NEWIPC),
+            Ns::Net(_) => ("net", CloneFlags::NEWNET),
+            Ns::User(_) => ("user", CloneFlags::NEWUSER),
+            Ns::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
+            Ns::Pid => ("pid", CloneFlags::NEWPID),
+            Ns::Time => return ("time", 0x80),
+        };
+        (name, flag.bits())
+    }
+
+    /// The user namespace that owns it.
+    pub fn owner(&self) -> Arc<UserNs> {
+        match self {
+            Ns::Uts(uts) => uts.owner.clone(),
+            Ns::Ipc(ipc) => ipc.owner.clone(),
+            Ns::Net(net) => net.owner.clone(),
+            Ns::User(user) => user.parent().unwrap_or_else(|| user.clone()),
+            Ns::Cgroup(cgroup) => cgroup.owner.clone(),
+            Ns::Pid | Ns::Time => UserNs::first(),
+        }
+    }
+}
+
+/// setns(2): puts the caller into `ns`.
+///
+/// # Errors
+/// `EPERM`, `EINVAL`.
+pub fn setns(task: &Arc<Task>, ns: Ns) -> Result<()> {
+    let cred = task.cred();
+    if let Ns::User(user) = &ns {
+        return user::enter(task, &cred, user);
+    }
+    if !cred.capable_in(&ns.owner(), cap::SYS_ADMIN) || !cred.capable_here(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let mut new = (*task.ns()).clone();
+    match ns {
+        Ns::Uts(uts) => new.uts = uts,
+        Ns::Ipc(ipc) => new.ipc = ipc,
+        Ns::Net(net) => new.net = net,
+        Ns::Cgroup(cgroup) => new.cgroup = cgroup,
+        Ns::User(_) | Ns::Pid | Ns::Time => {}
+    }
+    task.set_ns(Arc::new(new));
+    Ok(())
+}

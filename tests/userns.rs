@@ -1,0 +1,42 @@
+//! User namespaces. Not every host's kernel has them, so these do not compare with the host.
+
+mod common;
+
+use common::Run;
+
+/// What `script` prints in a machine, run by an ordinary user.
+fn as_user(script: &str) -> String {
+    let out = Run::umbel(&["run", "--cpus", "2", "--user", "1000:1000", "--", "/bin/sh", "-c", script]).finish();
+    assert_eq!(out.status, 0, "{out:?}");
+    out.stdout
+}
+
+#[test]
+fn a_user_is_root_of_a_namespace_and_nowhere_else() {
+    let out = as_user(
+        "unshare -Ur sh -c 'id -u; id -g; stat -c %u:%g /etc; touch /tmp/mine; stat -c %u /tmp/mine; cat /proc/self/setgroups;
+         cat /proc/self/uid_map; hostname other 2>/dev/null || echo refused; touch /etc/x 2>/dev/null || echo refused'
+         stat -c %u /tmp/mine",
+    );
+    let lines: Vec<_> = out.lines().map(str::trim).collect();
+    let map = "0       1000          1";
+    assert_eq!(lines, ["0", "0", "65534:65534", "0", "deny", map, "refused", "refused", "1000"], "{out}");
+}
+
+#[test]
+fn names_belong_to_the_namespace_that_owns_them() {
+    assert_eq!(as_user("unshare -Uru sh -c 'hostname inner; hostname'; hostname"), "inner\numbel\n");
+}
+
+#[test]
+fn maps_are_written_once_and_by_the_right_ones() {
+    let out = as_user(
+        "unshare -U sleep 9 & p=$!; sleep 0.3
+         put() { echo \"$1\" 2>/dev/null >/proc/$p/$2 && echo yes || echo no; }
+         put '0 0 1' uid_map; put '0 1000 2' uid_map; put '0 1000 1' gid_map; put '5 1000 1' uid_map
+         put '6 1000 1' uid_map; put deny setgroups; put '0 1000 1' gid_map; put allow setgroups
+         cat /proc/$p/uid_map; kill $p",
+    );
+    let lines: Vec<_> = out.lines().map(str::trim).collect();
+    assert_eq!(lines, ["no", "no", "no", "yes", "no", "yes", "yes", "no", "5       1000          1"], "{out}");
+}
