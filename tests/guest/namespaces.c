@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ipc.h>
+#include <sys/mount.h>
 #include <sys/shm.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -109,6 +110,27 @@ static void by_clone(void) {
     close(fd);
 }
 
+static void mounts(void) {
+    ino_t before = number("mnt");
+    int old = open("/proc/self/ns/mnt", O_RDONLY);
+    CHECK(mkdir("/tmp/nsdir", 0755) == 0);
+    CHECK(unshare(CLONE_NEWNS) == 0 && number("mnt") != before);
+    CHECK(mount("none", "/", 0, MS_REC | MS_PRIVATE, 0) == 0);
+    CHECK(mount("none", "/tmp/nsdir", "tmpfs", 0, 0) == 0);
+    CHECK(close(creat("/tmp/nsdir/inside", 0600)) == 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(setns(old, CLONE_NEWNS) == 0 && number("mnt") == before);
+        CHECK_ERRNO(access("/tmp/nsdir/inside", F_OK), ENOENT);
+        _exit(check_failures);
+    }
+    int status = -1;
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK(access("/tmp/nsdir/inside", F_OK) == 0);
+    CHECK(umount("/tmp/nsdir") == 0 && rmdir("/tmp/nsdir") == 0);
+    close(old);
+}
+
 static void unprivileged(void) {
     CHECK(setuid(4321) == 0);
     CHECK_ERRNO(unshare(CLONE_NEWUTS), EPERM);
@@ -124,6 +146,7 @@ int main(void) {
     CHECK(in_child(names) == 0);
     CHECK(in_child(ipc) == 0);
     CHECK(in_child(net) == 0);
+    CHECK(in_child(mounts) == 0);
     CHECK(in_child(by_clone) == 0);
     CHECK(in_child(unprivileged) == 0);
     DONE();

@@ -31,7 +31,8 @@ rows! {
 }
 
 fn check_admin(task: &Task) -> Result<()> {
-    if task.capable(cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+    let owner = task.ns().mounts_owner.clone();
+    if task.cred().capable_in(&owner, cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// Checks that `path` is in the caller's own tree.

@@ -187,7 +187,11 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     let files = task.files()?;
     let files = if flags.contains(CloneFlags::FILES) { files } else { files.duplicate() };
     let fs = task.fs()?;
-    let fs = if flags.contains(CloneFlags::FS) { fs } else { fs.duplicate() };
+    let fs = match fresh.fs {
+        Some(own) => own,
+        None if flags.contains(CloneFlags::FS) => fs,
+        None => fs.duplicate(),
+    };
     let user = task.user.try_clone()?;
     user.update(|regs: &mut Regs| {
         regs.rax = 0;

@@ -11,7 +11,8 @@ pub mod uts;
 
 use super::clone::CloneFlags;
 use super::{Cred, Task, cap};
-use crate::fs;
+use crate::fs::tree::{self, MountNamespace};
+use crate::fs::{self, FsContext};
 use crate::ipc::sysv;
 use crate::net;
 use crate::{Errno, Result};
@@ -43,6 +44,7 @@ pub const MADE: CloneFlags = CloneFlags::NEWUTS
     .union(CloneFlags::NEWIPC)
     .union(CloneFlags::NEWNET)
     .union(CloneFlags::NEWUSER)
+    .union(CloneFlags::NEWNS)
     .union(CloneFlags::NEWCGROUP);
 
 /// A namespace that is nothing but an identity: there are no control groups to see.
@@ -71,6 +73,8 @@ pub struct NsProxy {
     pub ipc: Owned<sysv::Namespace>,
     pub net: Owned<net::namespace::Namespace>,
     pub cgroup: Arc<Cgroup>,
+    /// Who owns the mounts that the task's `FsContext` shows.
+    pub mounts_owner: Arc<UserNs>,
 }
 
 impl NsProxy {
@@ -83,7 +87,8 @@ impl NsProxy {
                 uts: Uts::first(),
                 ipc: Owned { ns: sysv::first(), owner: owner.clone() },
                 net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
-                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner }),
+                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone() }),
+                mounts_owner: owner,
             })
         };
         FIRST.call_once(make).clone()
@@ -104,6 +109,9 @@ impl NsProxy {
         if flags.contains(CloneFlags::NEWCGROUP) {
             new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone() });
         }
+        if flags.contains(CloneFlags::NEWNS) {
+            new.mounts_owner = owner.clone();
+        }
         new
     }
 }
@@ -112,6 +120,8 @@ impl NsProxy {
 pub struct Fresh {
     pub cred: Option<Cred>,
     pub ns: Option<Arc<NsProxy>>,
+    /// With mounts of its own.
+    pub fs: Option<Arc<FsContext>>,
 }
 
 /// What `flags` of clone(2) or unshare(2) make for `task`.
@@ -129,13 +139,14 @@ pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     let acting = cred.as_ref().unwrap_or(&own);
     let others = wanted - CloneFlags::NEWUSER;
     if others.is_empty() {
-        return Ok(Fresh { cred, ns: None });
+        return Ok(Fresh { cred, ns: None, fs: None });
     }
     if !acting.capable_here(cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let ns = Arc::new(task.ns().with_new(others, &acting.user_ns));
-    Ok(Fresh { cred, ns: Some(ns) })
+    let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?)?) } else { None };
+    Ok(Fresh { cred, ns: Some(ns), fs })
 }
 
 /// unshare(2).
@@ -159,7 +170,10 @@ pub fn unshare(task: &Arc<Task>, flags: CloneFlags) -> Result<()> {
     }
     let fresh = make(task, flags)?;
     if flags.intersects(CloneFlags::FS | CloneFlags::NEWUSER | CloneFlags::NEWNS) {
-        let own = task.fs()?.duplicate();
+        let own = match fresh.fs {
+            Some(own) => own,
+            None => task.fs()?.duplicate(),
+        };
         drop(task.replace_fs(Some(own)));
     }
     if flags.contains(CloneFlags::FILES) {
@@ -183,6 +197,7 @@ pub enum Ns {
     Net(Owned<net::namespace::Namespace>),
     User(Arc<UserNs>),
     Cgroup(Arc<Cgroup>),
+    Mounts(Owned<MountNamespace>),
     /// The only ones of their kinds.
     Pid,
     Time,
@@ -195,6 +210,7 @@ pub type NsOf = fn(&Task) -> Ns;
 pub const KINDS: &[(&str, NsOf)] = &[
     ("cgroup", |task| Ns::Cgroup(task.ns().cgroup.clone())),
     ("ipc", |task| Ns::Ipc(task.ns().ipc.clone())),
+    ("mnt", mounts_of),
     ("net", |task| Ns::Net(task.ns().net.clone())),
     ("pid", |_| Ns::Pid),
     ("pid_for_children", |_| Ns::Pid),
@@ -203,6 +219,15 @@ pub const KINDS: &[(&str, NsOf)] = &[
     ("user", |task| Ns::User(task.cred().user_ns.clone())),
     ("uts", |task| Ns::Uts(task.ns().uts.clone())),
 ];
+
+/// A task without files has the mounts that the machine boots with, as far as anybody can tell.
+fn mounts_of(task: &Task) -> Ns {
+    let owner = task.ns().mounts_owner.clone();
+    match task.fs().ok().and_then(|fs| fs.namespace()) {
+        Some(ns) => Ns::Mounts(Owned { ns, owner }),
+        None => Ns::Time,
+    }
+}
 
 impl Ns {
     /// The number that tells it from all others: its inode number.
@@ -213,6 +238,7 @@ impl Ns {
             Ns::Net(net) => net.ns.id,
             Ns::User(user) => user.id,
             Ns::Cgroup(cgroup) => cgroup.id,
+            Ns::Mounts(mounts) => mounts.ns.id(),
             Ns::Pid => first::PID,
             Ns::Time => first::TIME,
         }
@@ -226,6 +252,7 @@ impl Ns {
             Ns::Net(_) => ("net", CloneFlags::NEWNET),
             Ns::User(_) => ("user", CloneFlags::NEWUSER),
             Ns::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
+            Ns::Mounts(_) => ("mnt", CloneFlags::NEWNS),
             Ns::Pid => ("pid", CloneFlags::NEWPID),
             Ns::Time => return ("time", 0x80),
         };
@@ -240,6 +267,7 @@ impl Ns {
             Ns::Net(net) => net.owner.clone(),
             Ns::User(user) => user.parent().unwrap_or_else(|| user.clone()),
             Ns::Cgroup(cgroup) => cgroup.owner.clone(),
+            Ns::Mounts(mounts) => mounts.owner.clone(),
             Ns::Pid | Ns::Time => UserNs::first(),
         }
     }
@@ -263,8 +291,27 @@ pub fn setns(task: &Arc<Task>, ns: Ns) -> Result<()> {
         Ns::Ipc(ipc) => new.ipc = ipc,
         Ns::Net(net) => new.net = net,
         Ns::Cgroup(cgroup) => new.cgroup = cgroup,
+        Ns::Mounts(mounts) => {
+            enter_mounts(task, &cred, &mounts)?;
+            new.mounts_owner = mounts.owner;
+        }
         Ns::User(_) | Ns::Pid | Ns::Time => {}
     }
     task.set_ns(Arc::new(new));
+    Ok(())
+}
+
+/// Root and current directory become the root of `mounts`.
+fn enter_mounts(task: &Task, cred: &Cred, mounts: &Owned<MountNamespace>) -> Result<()> {
+    if !cred.capable_here(cap::SYS_CHROOT) {
+        return Err(Errno::EPERM);
+    }
+    let fs = task.fs()?;
+    // The task's reference and this one.
+    if Arc::strong_count(&fs) > 2 {
+        return Err(Errno::EINVAL);
+    }
+    let root = mounts.ns.root().root_path()?.top();
+    fs.set_places(root.clone(), root, Some(mounts.ns.clone()));
     Ok(())
 }
