@@ -130,3 +130,14 @@ fn oom_scores_are_kept_inherited_and_lowered_by_root_alone() {
 fn build_options_are_a_gzip_file() {
     assert_eq!(inside(1, "zcat /proc/config.gz | grep -x CONFIG_EPOLL=y"), "CONFIG_EPOLL=y\n");
 }
+
+#[test]
+fn locks_and_counts_of_reads_are_shown() {
+    let script = "f=/tmp/locked; exec 9>$f; flock 9; grep -o 'FLOCK  ADVISORY  WRITE' /proc/$$/fdinfo/9 /proc/locks; \
+                  grep flags /proc/$$/fdinfo/9; flock -u 9; wc -l < /proc/locks; \
+                  a=$(sed -n 's/rchar: //p' /proc/$$/io); read line < /etc/passwd; b=$(sed -n 's/rchar: //p' /proc/$$/io); \
+                  [ $b -gt $a ] && echo counted; head -c 4000000 /dev/zero > /tmp/big; grep -c 'Shmem: *39[0-9][0-9]' /proc/meminfo";
+    let lock = "FLOCK  ADVISORY  WRITE";
+    let wanted = format!("/proc/2/fdinfo/9:{lock}\n/proc/locks:{lock}\nflags:\t0100001\n0\ncounted\n1\n");
+    assert_eq!(inside(2, script), wanted);
+}

@@ -16,7 +16,7 @@ use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use umbel_abi::linux::uapi;
 use umbel_smp::lock::{Mutex, Once, Rank};
 use umbel_smp::wait::PollTable;
@@ -232,6 +232,7 @@ impl File {
         flags: OpenFlags,
         writing: Option<super::Writing>,
     ) -> Arc<File> {
+        OPEN.fetch_add(1, Relaxed);
         if let Some(path) = &path {
             path.mount().used();
         }
@@ -478,6 +479,14 @@ impl File {
     }
 }
 
+/// Open files of the machine.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+/// How many files are open (fs.file-nr).
+pub fn open_files() -> usize {
+    OPEN.load(Relaxed)
+}
+
 /// The mount that an open file of `path` keeps writable.
 fn written_mount(path: Option<&Path>, flags: OpenFlags) -> Option<&Arc<super::Mount>> {
     let writes = |path: &&Path| flags.writable() && path.inode().kind() == Kind::Regular;
@@ -486,6 +495,7 @@ fn written_mount(path: Option<&Path>, flags: OpenFlags) -> Option<&Arc<super::Mo
 
 impl Drop for File {
     fn drop(&mut self) {
+        OPEN.fetch_sub(1, Relaxed);
         let flags = self.flags();
         if !flags.contains(OpenFlags::PATH) {
             self.notify(1, if flags.writable() { Events::CLOSE_WRITE } else { Events::CLOSE_NOWRITE });

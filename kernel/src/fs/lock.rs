@@ -9,6 +9,8 @@
 use super::{FdTable, File};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -47,10 +49,53 @@ pub struct Lock {
     pub pid: i32,
 }
 
+/// A lock as /proc shows it: with device and inode of its file.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    pub lock: Lock,
+    pub dev: u64,
+    pub ino: u64,
+}
+
+/// All locks, of one open file if `of` says so.
+pub fn list(of: Option<&File>) -> Vec<Shown> {
+    let wanted = of.map(key);
+    let holds = |lock: &Lock, file: &File| {
+        matches!(lock.holder, Holder::Posix(_))
+            || [Holder::Description(file.id()), Holder::Flock(file.id())].contains(&lock.holder)
+    };
+    let table = TABLE.lock();
+    let mut out = Vec::new();
+    for (key, (dev, ino, list)) in &table.held {
+        if wanted.is_none_or(|wanted| wanted == *key) {
+            let own = list.iter().filter(|lock| of.is_none_or(|file| holds(lock, file)));
+            out.extend(own.map(|&lock| Shown { lock, dev: *dev, ino: *ino }));
+        }
+    }
+    out
+}
+
+impl Shown {
+    /// A line of /proc/locks without its number.
+    pub fn line(&self) -> String {
+        let Shown { lock, dev, ino } = self;
+        let class = match lock.holder {
+            Holder::Posix(_) => "POSIX ",
+            Holder::Description(_) => "OFDLCK",
+            Holder::Flock(_) => "FLOCK ",
+        };
+        let mode = if lock.mode == Mode::Exclusive { "WRITE" } else { "READ " };
+        let dev = super::Dev::decode(*dev);
+        let end = if lock.last == TO_THE_END { String::from("EOF") } else { format!("{}", lock.last) };
+        let place = format!("{:02x}:{:02x}:{ino}", dev.major, dev.minor);
+        format!("{class} ADVISORY  {mode} {} {place} {} {end}", lock.pid, lock.first)
+    }
+}
+
 #[derive(Default)]
 struct Table {
     /// Locks by file; none overlap for one holder.
-    held: BTreeMap<u64, Vec<Lock>>,
+    held: BTreeMap<u64, (u64, u64, Vec<Lock>)>,
     /// For whom each waiting POSIX holder waits.
     waiting: BTreeMap<Holder, Holder>,
 }
@@ -84,7 +129,13 @@ pub fn take(file: &File, wanted: Lock, wait: Wait) -> Result<()> {
             Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
         },
     };
-    TABLE.lock().waiting.remove(&wanted.holder);
+    let attr = file.attr();
+    let mut table = TABLE.lock();
+    table.waiting.remove(&wanted.holder);
+    if let (Ok(attr), Some(entry)) = (attr, table.held.get_mut(&key)) {
+        (entry.0, entry.1) = (attr.dev, attr.ino);
+    }
+    drop(table);
     result
 }
 
@@ -163,20 +214,20 @@ impl Table {
                 && wanted.first <= lock.last
                 && (lock.mode == Mode::Exclusive || wanted.mode == Mode::Exclusive)
         };
-        self.held.get(&key)?.iter().find(bites).copied()
+        self.held.get(&key)?.2.iter().find(bites).copied()
     }
 
     /// Puts the lock in; true if the holder gave something up by it.
     fn grant(&mut self, key: u64, lock: Lock) -> bool {
         let changed = self.cut(key, lock.holder, lock.first, lock.last);
-        self.held.entry(key).or_default().push(lock);
+        self.held.entry(key).or_default().2.push(lock);
         COUNT.fetch_add(1, Relaxed);
         changed
     }
 
     /// Takes a range away from what `holder` has; true if there was any.
     fn cut(&mut self, key: u64, holder: Holder, first: u64, last: u64) -> bool {
-        let Some(list) = self.held.get_mut(&key) else { return false };
+        let Some((_, _, list)) = self.held.get_mut(&key) else { return false };
         let mut kept = Vec::with_capacity(list.len() + 1);
         let mut changed = false;
         for lock in list.drain(..) {
@@ -202,7 +253,7 @@ impl Table {
     }
 
     fn recount(&self) {
-        COUNT.store(self.held.values().map(Vec::len).sum(), Relaxed);
+        COUNT.store(self.held.values().map(|(_, _, list)| list.len()).sum(), Relaxed);
     }
 
     /// Whether `other`, for whom `holder` would wait, waits for `holder` itself.
@@ -246,7 +297,7 @@ mod tests {
         let mut table = Table::default();
         table.grant(1, lock(1, Mode::Exclusive, 0, 99));
         assert!(table.cut(1, Holder::Posix(1), 40, 59));
-        let mut left: Vec<_> = table.held[&1].iter().map(|l| (l.first, l.last)).collect();
+        let mut left: Vec<_> = table.held[&1].2.iter().map(|l| (l.first, l.last)).collect();
         left.sort_unstable();
         assert_eq!(left, [(0, 39), (60, 99)]);
         assert!(table.cut(1, Holder::Posix(1), 0, TO_THE_END));

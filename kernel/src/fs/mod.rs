@@ -38,7 +38,7 @@ pub use busy::{Busy, Running, Writing};
 pub use context::FsContext;
 pub use dentry::Dentry;
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
-pub use file::{File, FileOps, OpenContext, Whence};
+pub use file::{File, FileOps, OpenContext, Whence, open_files};
 pub use init::{init, mount_at, root, with_kernel_names};
 pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode};
 pub use mount::{Mount, MountFlags, Path};

@@ -309,6 +309,7 @@ impl<'a> Names<'a> {
             return Err(Errno::EXDEV);
         }
         self.check_addition(&dir)?;
+        self.check_link(target)?;
         if target.is_dir() {
             return Err(Errno::EPERM);
         }
@@ -317,6 +318,20 @@ impl<'a> Names<'a> {
         notify::inode(target.inode(), Events::ATTRIB);
         notify::name(dir.inode(), walk.name(), target.inode(), Events::CREATE);
         Ok(())
+    }
+
+    /// Others' files get no further names unless the caller may read and write them, and nobody is fooled by what they
+    /// run as (fs.protected_hardlinks). `EPERM`.
+    fn check_link(&self, target: &Path) -> Result<()> {
+        let inode = &**target.inode();
+        if perm::check_owner(inode, self.cred).is_ok() {
+            return Ok(());
+        }
+        let mode = inode.owner()?.mode;
+        let runs_as_other = mode & 0o4000 != 0 || mode & 0o2010 == 0o2010;
+        let usable = perm::check(inode, self.cred, Want::READ | Want::WRITE).is_ok();
+        let safe = inode.kind() == Kind::Regular && !runs_as_other && usable;
+        if safe { Ok(()) } else { Err(Errno::EPERM) }
     }
 
     /// Removes `name`.

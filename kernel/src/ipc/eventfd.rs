@@ -2,6 +2,7 @@
 
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
 use crate::{Errno, Result};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
@@ -95,6 +96,11 @@ impl FileOps for EventFd {
             events |= PollEvents::WRITABLE;
         }
         events
+    }
+
+    fn fdinfo(&self, _: &File) -> String {
+        let semaphore = i32::from(self.take == Take::One);
+        format!("eventfd-count: {:16x}\neventfd-semaphore: {semaphore}\n", self.count.load(Relaxed))
     }
 
     fn describe(&self, _: &File) -> String {

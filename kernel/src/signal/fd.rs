@@ -4,6 +4,7 @@ use super::number::*;
 use super::{SigInfo, take_of};
 use crate::fs::{File, FileOps, IoDst, OpenFlags, PollEvents, PollTable};
 use crate::{Errno, Result, task};
+use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
@@ -56,6 +57,10 @@ impl FileOps for SignalFd {
         }
         let pending = shared.sets().0 | task.signal.pending_set();
         if pending & self.set.load(Acquire) != 0 { PollEvents::READABLE } else { PollEvents::empty() }
+    }
+
+    fn fdinfo(&self, _: &File) -> String {
+        format!("sigmask:\t{:016x}\n", self.set.load(Acquire))
     }
 
     fn describe(&self, _: &File) -> String {

@@ -147,7 +147,7 @@ fn creat(task: &Arc<Task>, path: UserStr, mode: u32) -> Result<Fd> {
 fn openat(task: &Arc<Task>, dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) -> Result<Fd> {
     let text = path.read()?;
     let caller = Caller::new(task)?;
-    let flags = if flags.contains(OpenFlags::PATH) { flags & PATH_FLAGS } else { flags };
+    let flags = if flags.contains(OpenFlags::PATH) { flags & PATH_FLAGS } else { flags | OpenFlags::LARGEFILE };
     check_flags(flags)?;
     let file = caller.names().open(&name_at(task, dir, &text)?, flags, mode, Some(task))?;
     install(task, file, flags)

@@ -11,6 +11,7 @@ use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::linux::uapi::{self as nr, *};
 use umbel_mm::io::{IoVec, MAX_RW, read_iovecs};
 use umbel_mm::user::{self, UserAddr};
@@ -94,13 +95,31 @@ fn user_src(buf: UserAddr, count: usize) -> Result<IoSrc<'static>> {
 }
 
 fn read(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize) -> Result<usize> {
-    file(task, fd)?.read(&mut user_dst(buf, count)?)
+    let result = file(task, fd)?.read(&mut user_dst(buf, count)?);
+    note_read(task, result)
+}
+
+/// Counts a call that read.
+fn note_read(task: &Task, result: Result<usize>) -> Result<usize> {
+    let io = &task.process().io;
+    io.reads.fetch_add(1, Relaxed);
+    io.read_bytes.fetch_add(*result.as_ref().unwrap_or(&0) as u64, Relaxed);
+    result
+}
+
+/// Counts a call that wrote.
+fn note_write(task: &Task, result: Result<usize>) -> Result<usize> {
+    let io = &task.process().io;
+    io.writes.fetch_add(1, Relaxed);
+    io.written_bytes.fetch_add(*result.as_ref().unwrap_or(&0) as u64, Relaxed);
+    result
 }
 
 fn write(task: &Arc<Task>, fd: Fd, buf: Text, count: usize) -> Result<usize> {
     let file = file(task, fd)?;
     let count = within_limit(task, &file, None, count)?;
-    file.write(&mut user_src(buf.0, count)?)
+    let result = file.write(&mut user_src(buf.0, count)?);
+    note_write(task, result)
 }
 
 /// How many of `count` bytes at `at` (the position if `None`) fit below the caller's `RLIMIT_FSIZE`.
@@ -135,14 +154,16 @@ pub(super) fn check_size_limit(task: &Arc<Task>, limit: u64, size: u64) -> Resul
 
 fn pread64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
     let at = offset(at)?;
-    seekable(&*file(task, fd)?)?.read_at(&mut user_dst(buf, count)?, at)
+    let result = seekable(&*file(task, fd)?)?.read_at(&mut user_dst(buf, count)?, at);
+    note_read(task, result)
 }
 
 fn pwrite64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
     let at = offset(at)?;
     let file = file(task, fd)?;
     let count = within_limit(task, seekable(&file)?, Some(at), count)?;
-    file.write_at(&mut user_src(buf, count)?, at)
+    let result = file.write_at(&mut user_src(buf, count)?, at);
+    note_write(task, result)
 }
 
 fn seekable(file: &File) -> Result<&File> {
@@ -151,13 +172,15 @@ fn seekable(file: &File) -> Result<&File> {
 
 fn readv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
     let file = file(task, fd)?;
-    file.read(&mut IoDst::user_pieces(read_iovecs(iov, count)?))
+    let result = file.read(&mut IoDst::user_pieces(read_iovecs(iov, count)?));
+    note_read(task, result)
 }
 
 fn writev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize> {
     let file = file(task, fd)?;
     let pieces = clipped(task, &file, None, read_iovecs(iov, count)?)?;
-    file.write(&mut IoSrc::user_pieces(pieces))
+    let result = file.write(&mut IoSrc::user_pieces(pieces));
+    note_write(task, result)
 }
 
 /// The pieces of a write at `at` (the position if `None`) that fit below the caller's `RLIMIT_FSIZE`.
@@ -173,13 +196,15 @@ fn clipped(task: &Arc<Task>, file: &File, at: Option<u64>, mut pieces: Vec<IoVec
 
 fn preadv(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
     let (file, at) = (file(task, fd)?, offset(at)?);
-    seekable(&file)?.read_at(&mut IoDst::user_pieces(read_iovecs(iov, count)?), at)
+    let result = seekable(&file)?.read_at(&mut IoDst::user_pieces(read_iovecs(iov, count)?), at);
+    note_read(task, result)
 }
 
 fn pwritev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64) -> Result<usize> {
     let (file, at) = (file(task, fd)?, offset(at)?);
     let pieces = clipped(task, seekable(&file)?, Some(at), read_iovecs(iov, count)?)?;
-    file.write_at(&mut IoSrc::user_pieces(pieces), at)
+    let result = file.write_at(&mut IoSrc::user_pieces(pieces), at);
+    note_write(task, result)
 }
 
 fn preadv2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {
@@ -296,7 +321,7 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         }
         F_GETFD => Ok(u64::from(files.on_exec(fd)? == OnExec::Close)),
         F_SETFD => files.set_on_exec(fd, OnExec::close_if(arg & 1 != 0)).map(|()| 0),
-        F_GETFL => Ok(u64::from((file.flags() | OpenFlags::LARGEFILE).bits())),
+        F_GETFL => Ok(u64::from(file.flags().bits())),
         _ if path_only => Err(Errno::EBADF),
         F_SETFL => {
             file.set_flags(OpenFlags::from_bits_truncate(arg as u32));

@@ -5,7 +5,7 @@ use crate::signal;
 use crate::syscall::Pid;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::WaitQueue;
 
@@ -57,10 +57,21 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// The least value that it may be given without `CAP_SYS_RESOURCE`.
     pub oom_score_adj_min: AtomicI32,
+    /// What it read and wrote, for /proc.
+    pub io: IoCounts,
     /// What it runs, for /proc.
     image: SpinLock<Arc<Image>>,
     /// CLOCK_MONOTONIC at fork, ns. Immutable.
     pub start_ns: u64,
+}
+
+/// Calls that read and wrote, and bytes that they moved (proc_pid_io(5)).
+#[derive(Debug, Default)]
+pub struct IoCounts {
+    pub reads: AtomicU64,
+    pub read_bytes: AtomicU64,
+    pub writes: AtomicU64,
+    pub written_bytes: AtomicU64,
 }
 
 /// What a process runs. Immutable; replaced by exec.
@@ -155,6 +166,7 @@ impl Process {
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
             oom_score_adj_min: AtomicI32::new(0),
+            io: IoCounts::default(),
             image: SpinLock::new(Rank::Process, image),
             start_ns: crate::time::monotonic_ns(),
         }

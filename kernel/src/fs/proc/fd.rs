@@ -81,6 +81,9 @@ fn info(subject: Subject, fd: Fd) -> Result<Vec<u8>> {
     let pos = open.pos.try_lock().map_or(0, |pos| *pos);
     let mount = open.path().map_or(0, |path| path.mount().id());
     let ino = open.attr().map_or(0, |attr| attr.ino);
-    let more = open.ops().fdinfo(&open);
+    let mut more = open.ops().fdinfo(&open);
+    for (index, lock) in crate::fs::lock::list(Some(&open)).iter().enumerate() {
+        more += &format!("lock:\t{}: {}\n", index + 1, lock.line());
+    }
     Ok(format!("pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n{more}").into_bytes())
 }

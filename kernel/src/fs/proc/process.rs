@@ -93,18 +93,20 @@ use Make::{Dir as D, File as F, Link as L, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
+    ("autogroup", T(0o444, |_| Ok(b"/autogroup-1 nice 0\n".to_vec()))),
     ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
     ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
     ("cmdline", T(0o444, cmdline)),
     ("comm", W(comm, set_comm)),
     ("coredump_filter", T(0o444, |_| Ok(b"00000033\n".to_vec()))),
+    ("cpuset", T(0o444, |_| Ok(b"/\n".to_vec()))),
     ("cwd", L(|s| path_target(s.task()?.fs()?.cwd()))),
     ("environ", T(0o400, environ)),
     ("exe", L(exe)),
     ("fd", D(fd::dir)),
     ("fdinfo", D(fd::info_dir)),
     ("gid_map", W(|s| users::map(s, Which::Groups), |s, text| users::set_map(s, Which::Groups, text))),
-    ("io", T(0o400, |_| Ok(IO.to_vec()))),
+    ("io", T(0o400, io)),
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("maps", T(0o444, |s| maps::text(&*s.task()?))),
@@ -130,8 +132,6 @@ const ENTRIES: &[(&str, Make)] = &[
     ("uid_map", W(|s| users::map(s, Which::Users), |s, text| users::set_map(s, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
-
-const IO: &[u8] = b"rchar: 0\nwchar: 0\nsyscr: 0\nsyscw: 0\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n";
 
 struct Entries {
     fs: Arc<PseudoFs>,
@@ -230,6 +230,21 @@ fn memory(subject: Subject, range: core::ops::Range<u64>) -> Result<Vec<u8>> {
     let count = if len == 0 { 0 } else { space.read_remote(UserAddr(range.start), &mut bytes).unwrap_or(0) };
     bytes.truncate(count);
     Ok(bytes)
+}
+
+/// What it read and wrote; nothing goes to a device.
+fn io(subject: Subject) -> Result<Vec<u8>> {
+    let process = subject.process()?;
+    if let Ok(task) = subject.task() {
+        may_inspect(&task)?;
+    }
+    let io = &process.io;
+    let [read, written, reads, writes] =
+        [&io.read_bytes, &io.written_bytes, &io.reads, &io.writes].map(|count| count.load(Relaxed));
+    let text = format!(
+        "rchar: {read}\nwchar: {written}\nsyscr: {reads}\nsyscw: {writes}\nread_bytes: 0\nwrite_bytes: 0\ncancelled_write_bytes: 0\n"
+    );
+    Ok(text.into_bytes())
 }
 
 /// The arguments; a program that overwrote the NUL behind them (setproctitle) shows what is there up to the next one.

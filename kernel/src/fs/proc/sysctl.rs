@@ -44,12 +44,31 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
             sub(fixed(FS)
                 .add("inotify", sub(fixed(INOTIFY)))
                 .add("mqueue", sub(fixed(MQUEUE)))
-                .add("pipe-max-size", pipe_limit(fs))),
+                .add("pipe-max-size", pipe_limit(fs))
+                .add("file-nr", text(file_count))),
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
-        .add("vm", sub(fixed(VM)));
+        .add("vm", sub(fixed(VM).add("drop_caches", drop_caches(fs))));
     sub(root)
+}
+
+/// Open files, free ones, and most.
+fn file_count() -> String {
+    format!("{}\t0\t{}", crate::fs::open_files(), i64::MAX)
+}
+
+/// Lets go of cached names (2, 3); pages of files are not cached.
+fn drop_caches(fs: &Arc<PseudoFs>) -> InodeRef {
+    let write = |text: &[u8]| {
+        match text.strip_suffix(b"\n").unwrap_or(text) {
+            b"2" | b"3" => crate::fs::dentry::shrink(),
+            b"1" | b"4" => {}
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    };
+    TextFile::writable(Meta::new(fs, 0o200), || Ok(b"0\n".to_vec()), write)
 }
 
 /// How large a pipe ordinary users may make: a power of two of pages.
@@ -108,6 +127,7 @@ const KERNEL: &[(&str, &str)] = &[
     ("core_uses_pid", "0"),
     ("domainname", "(none)"),
     ("dmesg_restrict", "0"),
+    ("io_uring_disabled", "2"),
     ("kptr_restrict", "1"),
     ("ngroups_max", "65536"),
     ("ostype", "Linux"),
@@ -137,6 +157,8 @@ const VM: &[(&str, &str)] = &[
 ];
 
 const FS: &[(&str, &str)] = &[
+    ("aio-max-nr", "0"),
+    ("aio-nr", "0"),
     ("file-max", "9223372036854775807"),
     ("lease-break-time", "45"),
     ("nr_open", "1048576"),
@@ -145,7 +167,10 @@ const FS: &[(&str, &str)] = &[
     ("pipe-user-pages-hard", "0"),
     ("pipe-user-pages-soft", "16384"),
     ("protected_hardlinks", "1"),
-    ("protected_symlinks", "1"),
+    ("protected_fifos", "0"),
+    ("protected_regular", "0"),
+    ("protected_symlinks", "0"),
+    ("suid_dumpable", "0"),
 ];
 
 const MQUEUE: &[(&str, &str)] = &[

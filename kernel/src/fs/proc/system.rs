@@ -3,7 +3,7 @@
 use super::{config, cpuinfo};
 use crate::Result;
 use crate::fs::InodeRef;
-use crate::fs::pseudo::{Meta, PseudoFs, StaticDir, TextFile};
+use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::sched;
 use crate::stats;
 use crate::syscall::system;
@@ -40,16 +40,58 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("version", text(|| Ok(version().into_bytes())))
         .add("vmstat", text(|| Ok(vmstat(&memory()).into_bytes())))
         .add("diskstats", text(|| Ok(Vec::new())))
+        .add("consoles", text(|| Ok(b"console              -W- (EC  p  )    5:1\n".to_vec())))
+        .add("execdomains", text(|| Ok(b"0-0\tLinux           \t[kernel]\n".to_vec())))
+        .add("locks", text(|| Ok(locks().into_bytes())))
+        .add("misc", text(|| Ok(Vec::new())))
+        .add("softirqs", text(|| Ok(softirqs(sched::cpus()).into_bytes())))
+        .add("tty", Dir::new(Meta::new(fs, 0o555), StaticDir::new().add("drivers", text(|| Ok(TTY_DRIVERS.into())))))
 }
 
 const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n";
 const DEVICES: &str =
     "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
 
+const TTY_DRIVERS: &str = "/dev/tty             /dev/tty        5       0 system:/dev/tty
+/dev/console         /dev/console    5       1 system:console
+/dev/ptmx            /dev/ptmx       5       2 system
+pty_slave            /dev/pts      136 0-1048575 pty:slave
+";
+
+/// All file locks.
+fn locks() -> String {
+    let mut out = String::new();
+    for (index, lock) in crate::fs::lock::list(None).iter().enumerate() {
+        let _ = writeln!(out, "{}: {}", index + 1, lock.line());
+    }
+    out
+}
+
+/// There are none: the names with zeroes.
+fn softirqs(cpus: u32) -> String {
+    const NAMES: [&str; 10] =
+        ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"];
+    let mut out = String::from("                    ");
+    for cpu in 0..cpus {
+        let _ = write!(out, "{:<11}", format!("CPU{cpu}"));
+    }
+    out.push('\n');
+    for name in NAMES {
+        let _ = write!(out, "{name:>12}:");
+        for _ in 0..cpus {
+            let _ = write!(out, " {:>10}", 0);
+        }
+        out.push('\n');
+    }
+    out
+}
+
 /// RAM, in KiB.
 struct Memory {
     total: u64,
     free: u64,
+    /// Pages of files in RAM.
+    shared: u64,
     /// The kernel's own heap, which lies outside the guest's RAM.
     kernel: u64,
 }
@@ -57,17 +99,19 @@ struct Memory {
 fn memory() -> Memory {
     let usage = frame::usage();
     let (used, _) = heap::usage();
-    Memory { total: usage.total * 4, free: usage.free * 4, kernel: used / 1024 }
+    let shared = crate::fs::tmpfs::total_pages() * 4;
+    Memory { total: usage.total * 4, free: usage.free * 4, shared, kernel: used / 1024 }
 }
 
 fn meminfo(memory: &Memory) -> String {
     let used = memory.total - memory.free;
+    let private = used.saturating_sub(memory.shared);
     let lines: [(&str, u64); 34] = [
         ("MemTotal", memory.total),
         ("MemFree", memory.free),
         ("MemAvailable", memory.free),
         ("Buffers", 0),
-        ("Cached", 0),
+        ("Cached", memory.shared),
         ("SwapCached", 0),
         ("Active", used),
         ("Inactive", 0),
@@ -81,9 +125,9 @@ fn meminfo(memory: &Memory) -> String {
         ("SwapFree", 0),
         ("Dirty", 0),
         ("Writeback", 0),
-        ("AnonPages", used),
+        ("AnonPages", private),
         ("Mapped", 0),
-        ("Shmem", 0),
+        ("Shmem", memory.shared),
         ("KReclaimable", 0),
         ("Slab", memory.kernel),
         ("SReclaimable", 0),
@@ -261,7 +305,7 @@ mod tests {
 
     #[test]
     fn meminfo_prints_as_linux_does() {
-        let text = meminfo(&Memory { total: 65536, free: 1024, kernel: 77 });
+        let text = meminfo(&Memory { total: 65536, free: 1024, shared: 5, kernel: 77 });
         assert!(text.starts_with("MemTotal:          65536 kB\nMemFree:            1024 kB\n"), "{text}");
         let host = std::fs::read_to_string("/proc/meminfo").unwrap();
         for line in text.lines() {

@@ -142,7 +142,7 @@ pub fn memory_file(name: &[u8], owner: &Names<'_>) -> Result<Arc<File>> {
     let inode = root.inode().create_unnamed(&NewNode { mode: 0o777, ..owner.node(Kind::Regular, 0) }, false)?;
     let name = [b"memfd:".as_slice(), name].concat();
     let path = Path::new(mount.clone(), Dentry::unnamed(root.dentry(), &name, inode))?;
-    owner.open_path(path, OpenFlags::RDWR, None)
+    owner.open_path(path, OpenFlags::RDWR | OpenFlags::LARGEFILE, None)
 }
 
 /// Pages that all file systems in RAM hold, for /proc/meminfo's `Shmem`.
