@@ -3,6 +3,8 @@
 //! Every run has a deadline; what is still alive then is killed by process id.
 #![allow(dead_code)] // each test binary uses its own part
 
+pub mod session;
+
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
