@@ -182,9 +182,7 @@ fn version() -> String {
 /// Threads that run or could, and all threads.
 fn counts() -> (usize, usize) {
     let table = ids::table();
-    let runnable = |task: &&Arc<crate::task::Task>| {
-        matches!(task.thread.state(), State::Running | State::Runnable | State::Blocking { .. })
-    };
+    let runnable = |task: &&Arc<crate::task::Task>| matches!(task.thread.state(), State::Running | State::Runnable);
     (table.tasks.values().filter(runnable).count(), table.tasks.len())
 }
 
