@@ -47,6 +47,18 @@ pub fn map_frames(addr: u64, first: Pfn, count: u32, prot: u32) -> Result<()> {
     with_room(&mut map)
 }
 
+/// Zeroes pages that the caller has just mapped writable, under the page table's lock: nobody else can have them. Several
+/// times faster than writing to the memory file. `EFAULT` if not all could be.
+pub fn clear(addr: u64, len: u64) -> Result<()> {
+    check(addr, len)?;
+    if !percpu::in_slot() {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: guest addresses only, by `check`; faults have a fixup.
+    let left = unsafe { crate::user::user_clear(addr as *mut u8, len as usize) };
+    if left == 0 { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
 /// Maps bytes of a host file at `addr`, never writable.
 pub fn map_host(addr: u64, len: u64, fd: i32, offset: u64, prot: u32) -> Result<()> {
     check(addr, len)?;

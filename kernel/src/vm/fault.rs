@@ -9,7 +9,7 @@ use super::table::Pte;
 use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result, stats};
 use core::ops::Range;
-use umbel_mm::frame::{self, FrameRef, MAX_RUN};
+use umbel_mm::frame::{self, FrameRef, MAX_RUN, Run};
 use umbel_mm::{PAGE, Pfn, heap, slotmap, view};
 
 /// `si_code` of a SIGSEGV: nothing is mapped there.
@@ -318,7 +318,8 @@ pub(super) fn allocate_range(
 ) -> FaultResult<()> {
     let mut at = start;
     while at < end {
-        let run = match frame::alloc_zeroed_run((end - at) as u32) {
+        let map = map.then_some(vma.prot);
+        let run = match new_run(at, (end - at) as u32, map) {
             Ok(run) => run,
             Err(_) if at > vpn => break,
             Err(_) if at < vpn => {
@@ -328,13 +329,33 @@ pub(super) fn allocate_range(
             Err(errno) => return Err(errno.into()),
         };
         inner.table.fill(at, run.first, run.count);
-        if map {
-            stats::FAULT_PAGES.add(u64::from(run.count));
-            slotmap::map_frames(at * PAGE, run.first, run.count, vma.prot.bits())?;
-        }
         at += u64::from(run.count);
     }
     Ok(())
+}
+
+/// Zeroed frames for absent pages from `vpn` on, as many as there are side by side up to `want`; mapped in the current slot
+/// with a protection, if one is given.
+fn new_run(vpn: u64, want: u32, map: Option<Prot>) -> Result<Run> {
+    let Some(prot) = map else { return frame::alloc_zeroed_run(want) };
+    let (run, dirty) = frame::alloc_unzeroed_run(want)?;
+    let (addr, len) = (vpn * PAGE, u64::from(run.count) * PAGE);
+    // Old bytes are zeroed through the mapping: no guest code runs here before this returns, and no other slot can map
+    // frames that are not in the table yet.
+    let mut ready = if dirty && !prot.contains(Prot::WRITE) { frame::zero_run(run) } else { Ok(()) };
+    if ready.is_ok() {
+        ready = slotmap::map_frames(addr, run.first, run.count, prot.bits());
+    }
+    if ready.is_ok() && dirty && prot.contains(Prot::WRITE) && slotmap::clear(addr, len).is_err() {
+        ready = frame::zero_run(run);
+    }
+    if let Err(errno) = ready {
+        slotmap::unmap(addr, len);
+        frame::put_run(run.first, run.count);
+        return Err(errno);
+    }
+    stats::FAULT_PAGES.add(u64::from(run.count));
+    Ok(run)
 }
 
 /// Copies frames of the run around `vpn` within `window` that are contiguous and not writable; the pages copied.

@@ -121,6 +121,16 @@ pub fn alloc_zeroed_run(want: u32) -> Result<Run> {
     Ok(run)
 }
 
+/// As [`alloc_zeroed_run`], but whether the run must be zeroed before anybody sees it is left to the caller.
+pub fn alloc_unzeroed_run(want: u32) -> Result<(Run, bool)> {
+    FRAMES.get().ok_or(Errno::ENOMEM)?.alloc(want)
+}
+
+/// Zeroes a run.
+pub fn zero_run(run: Run) -> Result<()> {
+    FRAMES.get().ok_or(Errno::ENOMEM)?.zero(run)
+}
+
 /// As [`alloc_zeroed_run`], of undefined contents: for callers that overwrite all of it.
 pub fn alloc_run(want: u32) -> Result<Run> {
     let frames = FRAMES.get().ok_or(Errno::ENOMEM)?;

@@ -23,7 +23,7 @@ global_asm!(include_str!("copy.s"));
 
 unsafe extern "C" {
     fn user_copy(to: *mut u8, from: *const u8, len: usize) -> usize;
-    fn user_clear(to: *mut u8, len: usize) -> usize;
+    pub(crate) fn user_clear(to: *mut u8, len: usize) -> usize;
     fn user_load_u32(from: *const u32, value: *mut u32) -> u32;
     fn user_store_u32(to: *mut u32, value: u32) -> u32;
     fn user_cmpxchg_u32(to: *mut u32, expected: u32, new: u32, old: *mut u32) -> u32;
