@@ -133,3 +133,8 @@ fn loops() {
     let outcome = Run::in_machine(2, guest_program("loops", false), &[]).finish();
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
 }
+
+#[test]
+fn futexes() {
+    same_as_host("futexes");
+}

@@ -22,7 +22,11 @@ rows! {
     nr::__NR_epoll_wait, epoll_wait(epoll: Fd, events: u64, max: i32, timeout_ms: i32) => epoll_wait, Full;
     nr::__NR_epoll_pwait, epoll_pwait(epoll: Fd, events: u64, max: i32, timeout_ms: i32, mask: u64, size: u64) => epoll_pwait, Full;
     nr::__NR_epoll_pwait2, epoll_pwait2(epoll: Fd, events: u64, max: i32, timeout: u64, mask: u64, size: u64) => epoll_pwait2, Full;
-    nr::__NR_futex, futex(addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) => futex_call, Partial("no priority inheritance");
+    nr::__NR_futex, futex(addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) => futex_call, Partial("no requeueing to PI locks, owners are not boosted");
+    nr::__NR_futex_waitv, futex_waitv(waiters: u64, count: u32, flags: u32, timeout: u64, clock: u32) => futex_waitv, Full;
+    454, futex_wake(addr: u64, mask: u64, count: i32, flags: u32) => futex_wake, Full;
+    455, futex_wait(addr: u64, value: u64, mask: u64, flags: u32, timeout: u64, clock: u32) => futex_wait, Full;
+    456, futex_requeue(waiters: u64, flags: u32, wakes: i32, moves: i32) => futex_requeue, Full;
 }
 
 /// Installs a new file; `flags` has `O_CLOEXEC` or not.
@@ -60,6 +64,22 @@ fn pipe2(task: &Arc<Task>, fds: u64, flags: u32) -> Result<()> {
 
 fn futex_call(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) -> Result<u64> {
     futex::futex(task, addr, op, value, timeout, addr2, value3)
+}
+
+fn futex_waitv(task: &Arc<Task>, waiters: u64, count: u32, flags: u32, timeout: u64, clock: u32) -> Result<usize> {
+    futex::many::wait_any(task, waiters, count, flags, timeout, clock)
+}
+
+fn futex_wake(task: &Arc<Task>, addr: u64, mask: u64, count: i32, flags: u32) -> Result<u64> {
+    futex::many::wake_some(task, addr, mask, count, flags)
+}
+
+fn futex_wait(task: &Arc<Task>, addr: u64, value: u64, mask: u64, flags: u32, timeout: u64, clock: u32) -> Result<()> {
+    futex::many::wait_one(task, addr, value, mask, flags, timeout, clock)
+}
+
+fn futex_requeue(task: &Arc<Task>, waiters: u64, flags: u32, wakes: i32, moves: i32) -> Result<u64> {
+    futex::many::move_some(task, waiters, flags, wakes, moves)
 }
 
 /// `EFD_SEMAPHORE`.

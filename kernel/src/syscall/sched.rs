@@ -23,6 +23,8 @@ rows! {
     nr::__NR_sched_rr_get_interval, sched_rr_get_interval(pid: Pid, interval: UserAddr) => sched_rr_get_interval, Full;
     nr::__NR_sched_setaffinity, sched_setaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_setaffinity, Full;
     nr::__NR_sched_getaffinity, sched_getaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_getaffinity, Full;
+    nr::__NR_sched_setattr, sched_setattr(pid: Pid, attr: UserAddr, flags: u32) => sched_setattr, Partial("no SCHED_DEADLINE, no utilization clamping");
+    nr::__NR_sched_getattr, sched_getattr(pid: Pid, attr: UserAddr, size: u32, flags: u32) => sched_getattr, Full;
     nr::__NR_getcpu, getcpu(cpu: UserAddr, node: UserAddr) => getcpu, Full;
     nr::__NR_getpriority, getpriority(which: u32, who: Pid) => getpriority, Full;
     nr::__NR_setpriority, setpriority(which: u32, who: Pid, nice: i32) => setpriority, Full;
@@ -142,6 +144,96 @@ fn sched_rr_get_interval(task: &Arc<Task>, pid: Pid, interval: UserAddr) -> Resu
     write_val(interval, &[slice_ns / 1_000_000_000, slice_ns % 1_000_000_000])
 }
 
+/// Bytes of `struct sched_attr`: the first version, and all of it.
+const ATTR_MIN: usize = 48;
+const ATTR_LEN: usize = 56;
+
+/// `SCHED_FLAG_*`.
+const FLAG_RESET_ON_FORK: u64 = 1;
+const FLAG_KEEP_POLICY: u64 = 8;
+const FLAG_KEEP_PARAMS: u64 = 16;
+
+/// What of `struct sched_attr` means something here.
+struct Attr {
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+}
+
+fn read_attr(addr: UserAddr) -> Result<Attr> {
+    let size: u32 = read_val(addr)?;
+    let size = if size == 0 { ATTR_MIN } else { size as usize };
+    let too_big = || {
+        // The size that would do.
+        write_val(addr, &(ATTR_LEN as u32))?;
+        Err(Errno::E2BIG)
+    };
+    if size < ATTR_MIN || size > umbel_mm::PAGE as usize {
+        return too_big();
+    }
+    let bytes: Vec<u8> = read_vec(addr, size)?;
+    if bytes.iter().skip(ATTR_LEN).any(|&byte| byte != 0) {
+        return too_big();
+    }
+    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let flags = u64::from(word(8)) | u64::from(word(12)) << 32;
+    Ok(Attr { policy: word(4), flags, nice: word(16) as i32, priority: word(20) })
+}
+
+fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Result<()> {
+    if attr.is_null() || pid.0 < 0 || flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let attr = read_attr(attr)?;
+    let known = FLAG_RESET_ON_FORK | FLAG_KEEP_POLICY | FLAG_KEEP_PARAMS;
+    if attr.flags & !known != 0 || (attr.policy as i32) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let target = find(task, pid)?;
+    let (own_policy, own_priority) = policy_of(&target);
+    let keeps = |flag| attr.flags & flag != 0;
+    let policy = if keeps(FLAG_KEEP_POLICY) { own_policy } else { attr.policy };
+    let priority = if keeps(FLAG_KEEP_PARAMS) { own_priority } else { attr.priority };
+    let reset = if keeps(FLAG_RESET_ON_FORK) { SCHED_RESET_ON_FORK } else { 0 };
+    let fair = matches!(policy, SCHED_OTHER | SCHED_BATCH | SCHED_IDLE);
+    let nice = attr.nice.clamp(-20, 19) as i8;
+    if fair && !keeps(FLAG_KEEP_PARAMS) {
+        may_renice(task, &target, nice).map_err(|_| Errno::EPERM)?;
+    }
+    set_scheduler(task, &target, policy | reset, priority)?;
+    if fair && !keeps(FLAG_KEEP_PARAMS) {
+        target.sched.set_nice(nice);
+        sched::class_changed(&target);
+    }
+    Ok(())
+}
+
+fn sched_getattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, size: u32, flags: u32) -> Result<()> {
+    let size = size as usize;
+    if attr.is_null() || pid.0 < 0 || flags != 0 || size < ATTR_MIN || size > umbel_mm::PAGE as usize {
+        return Err(Errno::EINVAL);
+    }
+    let target = find(task, pid)?;
+    let (policy, priority) = policy_of(&target);
+    let fair = matches!(policy, SCHED_OTHER | SCHED_BATCH | SCHED_IDLE);
+    let (nice, slice_ns) = if fair { (target.sched.nice(), umbel_smp::runqueue::BASE_SLICE_NS) } else { (0, 0) };
+    let size = size.min(ATTR_LEN);
+    let reset = u64::from(target.sched.flags().1);
+    let words = [
+        size as u64 | u64::from(policy) << 32,
+        reset,
+        u64::from(i32::from(nice) as u32) | u64::from(priority) << 32,
+        slice_ns,
+        0,
+        0,
+        // Utilization is not clamped: from nothing to all.
+        1024 << 32,
+    ];
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    copy_out(attr, bytes.get(..size).unwrap_or(&[]))
+}
+
 /// Longest mask that is read.
 const MASK_MAX: u32 = 1024;
 
@@ -208,13 +300,16 @@ fn setpriority(task: &Arc<Task>, which: u32, who: Pid, nice: i32) -> Result<()> 
     let nice = nice.clamp(-20, 19) as i8;
     for target in chosen(task, which, who)? {
         may_change(task, &target)?;
-        let floor = 20 - target.process().limit(nr::RLIMIT_NICE).min(40) as i64;
-        let raises = nice < target.sched.nice() && i64::from(nice) < floor;
-        if raises && !task.capable(cap::SYS_NICE) {
-            return Err(Errno::EACCES);
-        }
+        may_renice(task, &target, nice)?;
         target.sched.set_nice(nice);
         sched::class_changed(&target);
     }
     Ok(())
+}
+
+/// Lower values need `RLIMIT_NICE` or a capability.
+fn may_renice(task: &Task, target: &Task, nice: i8) -> Result<()> {
+    let floor = 20 - target.process().limit(nr::RLIMIT_NICE).min(40) as i64;
+    let raises = nice < target.sched.nice() && i64::from(nice) < floor;
+    if raises && !task.capable(cap::SYS_NICE) { Err(Errno::EACCES) } else { Ok(()) }
 }

@@ -68,6 +68,7 @@ pub fn leave(task: &Arc<Task>) {
         let tracer = ptrace::relation::tracee_exit(&mut table, task, status, usage);
         (remove_thread(&mut table, task, &process, status), tracer)
     };
+    futex::pi::owner_exit(task);
     if let (Some(tracer), Gone::Thread) = (&tracer, &gone)
         && !task.is_leader()
     {

@@ -248,6 +248,18 @@ pub fn cmpxchg_u32(addr: UserAddr, expected: u32, new: u32) -> Result<u32> {
     Ok(old.get())
 }
 
+/// As [`cmpxchg_u32`] without faulting in: under a spinlock. `EFAULT` also where the page is merely absent or not writable.
+pub fn cmpxchg_u32_nofault(addr: UserAddr, expected: u32, new: u32) -> Result<u32> {
+    if !addr.0.is_multiple_of(4) {
+        return Err(Errno::EINVAL);
+    }
+    access_ok(addr, 4)?;
+    let mut old = 0;
+    // SAFETY: guest memory, whose faults have a fixup; the old value goes to our own variable.
+    let faulted = in_section(|| unsafe { user_cmpxchg_u32(addr.0 as *mut u32, expected, new, &raw mut old) });
+    if faulted == 0 { Ok(old) } else { Err(Errno::EFAULT) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,10 @@
 //! read without faulting there; if its page is absent the lock is dropped, the page made present, and all tried again.
 //!
 //! Used by: futex(2), the end of threads, exec. Locks: a bucket's (rank `Futex`), two in the order of their index; then the
-//! scheduler's. Priority inheritance is not there: its operations are `ENOSYS`.
+//! scheduler's. [`pi`]: locks that the kernel hands over. [`many`]: several words at once.
+
+pub mod many;
+pub mod pi;
 
 use crate::signal::Restart;
 use crate::task::Task;
@@ -67,12 +70,13 @@ static TABLE: [Bucket; BUCKETS] =
 /// Runs operation `op` of futex(2); `timeout` is the fourth argument, an address or a number.
 ///
 /// # Errors
-/// As futex(2); `ENOSYS` for priority inheritance.
+/// As futex(2); `ENOSYS` for requeueing to a lock with priority inheritance.
 pub fn futex(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) -> Result<u64> {
     let flags = op & !(raw::FUTEX_CMD_MASK as u32);
     let shared = op & raw::FUTEX_PRIVATE_FLAG == 0;
     let command = op & raw::FUTEX_CMD_MASK as u32;
-    if flags & raw::FUTEX_CLOCK_REALTIME != 0 && !matches!(command, raw::FUTEX_WAIT | raw::FUTEX_WAIT_BITSET) {
+    let with_clock = matches!(command, raw::FUTEX_WAIT | raw::FUTEX_WAIT_BITSET | raw::FUTEX_LOCK_PI2);
+    if flags & raw::FUTEX_CLOCK_REALTIME != 0 && !with_clock {
         return Err(Errno::ENOSYS);
     }
     let key = |addr: u64| key_of(task, addr, shared);
@@ -91,6 +95,13 @@ pub fn futex(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, add
             let woken = wake(first, value as usize, MATCH_ANY);
             Ok(woken + if again { wake(second, count(timeout), MATCH_ANY) } else { 0 })
         }
+        raw::FUTEX_LOCK_PI | raw::FUTEX_LOCK_PI2 => {
+            let monotonic = command == raw::FUTEX_LOCK_PI2 && flags & raw::FUTEX_CLOCK_REALTIME == 0;
+            let patience = pi::Patience::Until(pi::deadline(timeout, monotonic)?);
+            pi::lock(task, addr, shared, patience).map(|()| 0)
+        }
+        raw::FUTEX_TRYLOCK_PI => pi::lock(task, addr, shared, pi::Patience::None).map(|()| 0),
+        raw::FUTEX_UNLOCK_PI => pi::unlock(task, addr, shared).map(|()| 0),
         _ => Err(Errno::ENOSYS),
     }
 }

@@ -1,0 +1,217 @@
+/* Futexes: several words at once, the calls of the second generation, locks that the kernel hands over; sched_setattr. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+struct wait_word {
+    uint64_t value, addr;
+    uint32_t flags, reserved;
+};
+
+static uint32_t words[3];
+static long waitv(struct wait_word *w, unsigned n, unsigned flags, struct timespec *t, int clock) {
+    return syscall(449, w, n, flags, t, clock);
+}
+static long futex(uint32_t *word, int op, uint32_t value, const struct timespec *t, uint32_t *other, uint32_t value3) {
+    return syscall(SYS_futex, word, op, value, t, other, value3);
+}
+
+static void *waker(void *p) {
+    usleep(50000);
+    words[1] = 7;
+    while (futex(&words[1], FUTEX_WAKE_PRIVATE, 1, 0, 0, 0) == 0) usleep(1000);
+    return p;
+}
+
+static struct timespec after(int clock, long ms) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    t.tv_nsec += ms * 1000000;
+    if (t.tv_nsec >= 1000000000) t.tv_sec++, t.tv_nsec -= 1000000000;
+    return t;
+}
+
+static void several(void) {
+    struct wait_word w[3];
+    memset(w, 0, sizeof w);
+    for (int i = 0; i < 3; i++) w[i].addr = (uintptr_t)&words[i], w[i].flags = 2 | 128;
+    CHECK_ERRNO(waitv(w, 0, 0, 0, 0), EINVAL);
+    CHECK_ERRNO(waitv(w, 129, 0, 0, 0), EINVAL);
+    CHECK_ERRNO(waitv(w, 3, 1, 0, 0), EINVAL);
+    CHECK_ERRNO(waitv(0, 3, 0, 0, 0), EINVAL);
+    struct timespec t = after(CLOCK_MONOTONIC, 20);
+    CHECK_ERRNO(waitv(w, 3, 0, &t, 5), EINVAL);
+    w[2].flags = 1;
+    CHECK_ERRNO(waitv(w, 3, 0, &t, CLOCK_MONOTONIC), EINVAL);
+    w[2].flags = 2 | 128;
+    w[2].value = 9;
+    CHECK_ERRNO(waitv(w, 3, 0, &t, CLOCK_MONOTONIC), EAGAIN);
+    w[2].value = 0;
+    CHECK_ERRNO(waitv(w, 3, 0, &t, CLOCK_MONOTONIC), ETIMEDOUT);
+    t = after(CLOCK_REALTIME, 10);
+    CHECK_ERRNO(waitv(w, 3, 0, &t, CLOCK_REALTIME), ETIMEDOUT);
+    w[1].addr = 1;
+    CHECK_ERRNO(waitv(w, 3, 0, &t, CLOCK_REALTIME), EINVAL);
+    w[1].addr = (uintptr_t)&words[1];
+    pthread_t thread;
+    pthread_create(&thread, 0, waker, 0);
+    CHECK(waitv(w, 3, 0, 0, 0) == 1);
+    pthread_join(thread, 0);
+    CHECK(futex(&words[0], FUTEX_WAKE_PRIVATE, 1, 0, 0, 0) == 0); /* nothing is left behind */
+    words[1] = 0;
+}
+
+static void second_generation(void) {
+    struct timespec t = after(CLOCK_MONOTONIC, 10);
+    CHECK_ERRNO(syscall(455, words, 1UL, 1UL, 2 | 128, 0, 0), EAGAIN);
+    CHECK_ERRNO(syscall(455, words, 0UL, 0UL, 2 | 128, 0, 0), EINVAL);
+    CHECK_ERRNO(syscall(455, words, 0UL, 1UL, 2 | 128, &t, CLOCK_MONOTONIC), ETIMEDOUT);
+    CHECK(syscall(454, words, 1UL, 1, 2 | 128) == 0);
+    CHECK_ERRNO(syscall(454, words, 0UL, 1, 2 | 128), EINVAL);
+    CHECK_ERRNO(syscall(454, words, 1UL, 1, 128), EINVAL);
+    struct wait_word w[2] = {{0, (uintptr_t)&words[0], 2 | 128, 0}, {0, (uintptr_t)&words[1], 2 | 128, 0}};
+    CHECK(syscall(456, w, 0, 1, 1) == 0);
+    w[0].value = 1;
+    CHECK_ERRNO(syscall(456, w, 0, 1, 1), EAGAIN);
+    CHECK_ERRNO(syscall(456, w, 1, 1, 1), EINVAL);
+}
+
+static uint32_t lock;
+static volatile int order, got;
+static void *locker(void *p) {
+    CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    got = ++order;
+    CHECK((lock & FUTEX_TID_MASK) == (uint32_t)gettid());
+    CHECK(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    return p;
+}
+
+static void *dies(void *p) {
+    CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    usleep(50000);
+    return p;
+}
+
+static void handed_over(void) {
+    CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0 && lock == (uint32_t)gettid());
+    CHECK_ERRNO(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0), EDEADLK);
+    CHECK_ERRNO(futex(&lock, FUTEX_TRYLOCK_PI_PRIVATE, 0, 0, 0, 0), EDEADLK);
+    pthread_t threads[3];
+    for (int i = 0; i < 3; i++) pthread_create(&threads[i], 0, locker, 0);
+    while (!(lock & FUTEX_WAITERS)) usleep(1000);
+    usleep(20000);
+    CHECK(got == 0);
+    CHECK(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    for (int i = 0; i < 3; i++) pthread_join(threads[i], 0);
+    CHECK(order == 3 && lock == 0);
+    CHECK_ERRNO(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0), EPERM);
+    CHECK(futex(&lock, FUTEX_TRYLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    CHECK(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    lock = 32760; /* nobody */
+    CHECK_ERRNO(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0), ESRCH);
+    lock = 0;
+    pthread_create(&threads[0], 0, dies, 0);
+    while (!lock) usleep(1000);
+    struct timespec t = after(CLOCK_REALTIME, 10);
+    CHECK_ERRNO(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, &t, 0, 0), ETIMEDOUT);
+    t = after(CLOCK_MONOTONIC, 5);
+    CHECK_ERRNO(futex(&lock, 13 | FUTEX_PRIVATE_FLAG, 0, &t, 0, 0), ETIMEDOUT);
+    CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    CHECK((lock & FUTEX_TID_MASK) == (uint32_t)gettid() && lock & FUTEX_OWNER_DIED);
+    pthread_join(threads[0], 0);
+    lock = 0;
+}
+
+static pthread_mutex_t robust;
+static void *leaves(void *p) {
+    pthread_mutex_lock(&robust);
+    return p;
+}
+static int counter;
+static void *counts(void *p) {
+    for (int i = 0; i < 2000; i++) {
+        pthread_mutex_lock(p);
+        counter++;
+        pthread_mutex_unlock(p);
+    }
+    return 0;
+}
+
+static void mutexes(void) {
+    pthread_mutexattr_t a;
+    pthread_mutexattr_init(&a);
+    CHECK(pthread_mutexattr_setprotocol(&a, PTHREAD_PRIO_INHERIT) == 0);
+    pthread_mutex_t plain;
+    CHECK(pthread_mutex_init(&plain, &a) == 0);
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) pthread_create(&threads[i], 0, counts, &plain);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
+    CHECK(counter == 8000);
+    pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+    CHECK(pthread_mutex_init(&robust, &a) == 0);
+    pthread_create(&threads[0], 0, leaves, 0);
+    pthread_join(threads[0], 0);
+    CHECK(pthread_mutex_lock(&robust) == EOWNERDEAD);
+    CHECK(pthread_mutex_consistent(&robust) == 0 && pthread_mutex_unlock(&robust) == 0);
+}
+
+struct attr {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime, deadline, period;
+    uint32_t min, max;
+};
+
+static void attributes(void) {
+    struct attr a = {0}, b;
+    CHECK_ERRNO(syscall(SYS_sched_getattr, 0, 0, sizeof a, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_getattr, 0, &a, 40, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_getattr, 0, &a, sizeof a, 1), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_getattr, -1, &a, sizeof a, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_getattr, 32766, &a, sizeof a, 0), ESRCH);
+    CHECK(syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) == 0 && a.size >= 48 && a.policy == SCHED_OTHER && a.nice == 0);
+    a.size = sizeof a;
+    a.runtime = 0;
+    a.policy = SCHED_BATCH;
+    a.nice = 5;
+    a.flags = 0;
+    CHECK(syscall(SYS_sched_setattr, 0, &a, 0) == 0);
+    CHECK(syscall(SYS_sched_getattr, 0, &b, sizeof b, 0) == 0 && b.policy == SCHED_BATCH && b.nice == 5);
+    a.policy = SCHED_FIFO;
+    a.priority = 0;
+    CHECK_ERRNO(syscall(SYS_sched_setattr, 0, &a, 0), EINVAL);
+    a.priority = 10;
+    a.flags = 1;
+    CHECK(syscall(SYS_sched_setattr, 0, &a, 0) == 0);
+    CHECK(syscall(SYS_sched_getattr, 0, &b, sizeof b, 0) == 0 && b.policy == SCHED_FIFO && b.priority == 10 && b.flags == 1);
+    a.policy = SCHED_OTHER;
+    a.priority = 0;
+    a.flags = 0;
+    a.size = 20;
+    CHECK_ERRNO(syscall(SYS_sched_setattr, 0, &a, 0), E2BIG);
+    CHECK(a.size >= 48);
+    a.size = sizeof a;
+    CHECK_ERRNO(syscall(SYS_sched_setattr, 0, &a, 1), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_setattr, 0, 0, 0), EINVAL);
+    CHECK(syscall(SYS_sched_setattr, 0, &a, 0) == 0);
+}
+
+int main(void) {
+    setvbuf(stdout, 0, _IONBF, 0);
+    several();
+    second_generation();
+    handed_over();
+    mutexes();
+    attributes();
+    DONE();
+}
