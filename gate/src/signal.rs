@@ -6,6 +6,7 @@
 use crate::asm::{EntrySave, label};
 use crate::{Exception, FaultInfo, Kill, Regs, SlotBlock, Trap, UserContext, image};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use umbel_abi::linux::uapi::{__NR_getcpu, __NR_gettimeofday, __NR_time};
 use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1};
 use umbel_abi::linux::{KernelSigInfo, SigContext, UContext};
 use umbel_abi::machine::layout::{ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
@@ -17,6 +18,8 @@ pub(crate) const SI_KERNEL: i32 = 0x80;
 pub(crate) const TRAP_GENERAL_PROTECTION: u32 = 13;
 /// Vector of #PF.
 const TRAP_PAGE_FAULT: u64 = 14;
+/// `si_code` of SIGSYS by the filter.
+const SYS_SECCOMP: i32 = 1;
 /// `si_code` of SIGSYS by user dispatch.
 const SYS_USER_DISPATCH: i32 = 2;
 /// `si_arch` of 64-bit calls.
@@ -141,6 +144,14 @@ fn synchronous(frame: &Frame, regs: &mut Regs) -> Trap {
 }
 
 fn system_call(frame: &Frame, regs: &mut Regs) -> Trap {
+    if frame.code == SYS_SECCOMP
+        && let Some(nr) = vsyscall(frame.addr)
+        && !image::text().contains(&frame.cpu.rip)
+    {
+        // The host has popped the return address: what is left is an ordinary call that returns there.
+        regs.orig_rax = nr;
+        return Trap::Syscall;
+    }
     if frame.code != SYS_USER_DISPATCH || image::text().contains(&frame.cpu.rip) {
         return Trap::BadFrame(Kill::Filtered);
     }
@@ -149,6 +160,19 @@ fn system_call(frame: &Frame, regs: &mut Regs) -> Trap {
     }
     regs.orig_rax = regs.rax;
     Trap::Syscall
+}
+
+/// The system call that a call of the vsyscall page stands for: such calls bypass user dispatch, and the filter traps them
+/// with the entry's address. Source: Linux's `vsyscall_64.c`.
+fn vsyscall(addr: u64) -> Option<u64> {
+    const PAGE_START: u64 = 0xffff_ffff_ff60_0000;
+    let nr = match addr.checked_sub(PAGE_START)? {
+        0 => __NR_gettimeofday,
+        0x400 => __NR_time,
+        0x800 => __NR_getcpu,
+        _ => return None,
+    };
+    Some(nr.into())
 }
 
 /// Moves a thread interrupted in an entry window back to the window's start.
@@ -273,6 +297,17 @@ mod tests {
         compat.cpu.cs = 0x23;
         assert_eq!(run(&compat).0, Trap::BadFrame(Kill::Segment));
         assert_eq!(run(&frame(SIGSYS, 2, label::gate_fast_unlocked())).0, Trap::BadFrame(Kill::Filtered));
+    }
+
+    #[test]
+    fn a_call_of_the_vsyscall_page_is_a_system_call() {
+        for (offset, nr) in [(0, __NR_gettimeofday), (0x400, __NR_time), (0x800, __NR_getcpu)] {
+            let call = Frame { addr: 0xffff_ffff_ff60_0000 + offset, ..frame(SIGSYS, SYS_SECCOMP, 0x40_1000) };
+            let (trap, regs) = run(&call);
+            assert_eq!((trap, regs.orig_rax), (Trap::Syscall, nr.into()));
+        }
+        let inside = Frame { addr: 0xffff_ffff_ff60_0001, ..frame(SIGSYS, SYS_SECCOMP, 0x40_1000) };
+        assert_eq!(run(&inside).0, Trap::BadFrame(Kill::Filtered));
     }
 
     #[test]

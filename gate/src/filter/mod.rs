@@ -131,9 +131,12 @@ fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, tra
     let mut sorted: Vec<Call> = calls.to_vec();
     sorted.sort_by_key(|call| call.nr);
     let kinds = [Check::Sigreturn, Check::Signal, Check::FixedMap, Check::Range].map(|check| (check, b.label()));
+    let arguments = sorted.iter().filter(|call| matches!(call.check, Check::Argument(..)));
+    let kinds: Vec<_> =
+        kinds.into_iter().chain(arguments.map(|call| (call.check, b.label())).collect::<Vec<_>>()).collect();
     let target = |check: Check| kinds.iter().find(|kind| kind.0 == check).map_or(allow, |kind| kind.1);
     tree(b, &sorted, &target, trap);
-    for (check, label) in kinds {
+    for &(check, label) in &kinds {
         b.place(label);
         match check {
             Check::Sigreturn => {
@@ -151,6 +154,13 @@ fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, tra
                 b.load(lo(2));
                 for signal in [SIGUSR1, SIGIO, SIGALRM] {
                     b.if_eq(signal, allow);
+                }
+                b.go(trap);
+            }
+            Check::Argument(argument, values) => {
+                b.load(lo(argument));
+                for &value in values {
+                    b.if_eq(value, allow);
                 }
                 b.go(trap);
             }
@@ -291,9 +301,22 @@ mod tests {
             assert!(!allowed(0x40_1000, call.nr, [0; 6]), "{}", call.nr);
             assert!(!allowed(KERNEL - (1 << 32), call.nr, [0; 6]), "{}", call.nr);
         }
-        for nr in
-            [__NR_execve, __NR_ptrace, __NR_kill, __NR_fork, __NR_prctl, __NR_ioctl, __NR_socket, 0x4000_0000, 9999]
-        {
+        for nr in [
+            __NR_openat,
+            __NR_read,
+            __NR_write,
+            __NR_timer_create,
+            __NR_clone,
+            __NR_execve,
+            __NR_ptrace,
+            __NR_kill,
+            __NR_fork,
+            __NR_prctl,
+            __NR_ioctl,
+            __NR_socket,
+            0x4000_0000,
+            9999,
+        ] {
             assert!(!allowed(KERNEL, nr, [0; 6]), "{nr}");
         }
         assert!(allowed(places().sigreturn, __NR_rt_sigreturn, [0; 6]));
@@ -321,6 +344,20 @@ mod tests {
         assert!(map(0x10_0000, 0x11));
         assert!(!map(0x10_0000, 0x01), "not fixed");
         assert!(!map(HOT_BASE, 0x11));
+    }
+
+    #[test]
+    fn arguments_outside_the_list_trap() {
+        for call in WHITELIST {
+            let Check::Argument(argument, values) = call.check else { continue };
+            for value in 0..64 {
+                let mut args = [0; 6];
+                args[argument as usize] = u64::from(value);
+                assert_eq!(allowed(KERNEL, call.nr, args), values.contains(&value), "{} {value}", call.nr);
+            }
+        }
+        let advise = |advice| allowed(KERNEL, __NR_madvise, [HOT_BASE, HOT_LEN, advice, 0, 0, 0]);
+        assert!(advise(25) && !advise(4) && !advise(9) && !advise(100));
     }
 
     #[test]
