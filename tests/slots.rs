@@ -78,6 +78,23 @@ fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
 }
 
 #[test]
+fn slots_killed_asleep_or_parked_cost_nothing() {
+    // One process sleeps in its slot, others are parked; the virtual CPU is idle.
+    let mut machine = start("sleep 1000 & sleep 4; echo kept $?; kill $!; wait $!; echo $?");
+    let slots = until(|| generations(machine.id()).get(3).filter(|slots| slots.len() >= 2).cloned());
+    sleep(Duration::from_millis(700));
+    for round in 0..3 {
+        let slots = if round == 0 { slots.clone() } else { generations(machine.id())[3].clone() };
+        slots.into_iter().for_each(kill);
+        sleep(Duration::from_millis(400));
+    }
+    let status = wait_until(&mut machine, LIMIT).expect("the machine goes on");
+    let output = machine.wait_with_output().expect("its output");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "kept 0\n143\n", "{output:?}");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
 fn a_machine_killed_leaves_no_process() {
     let mut machine = start("sleep 1000");
     let all = until(|| {

@@ -33,6 +33,8 @@ pub struct Vcpu {
     pub(crate) owner: Owner,
     /// Stack pointer at which the slot that is handed to goes on.
     pub(crate) next_sp: AtomicU64,
+    /// Stack pointer of the context that sleeps at the doorbell ([`crate::idle`]).
+    pub(crate) idle_sp: AtomicU64,
     /// Number of slot changes, the clock of "least recently used".
     pub(crate) turns: AtomicU64,
     /// `turns` at the last scheduler tick.
@@ -126,6 +128,7 @@ impl Vcpu {
             slot_count: AtomicU32::new(0),
             owner: Owner::new(0),
             next_sp: AtomicU64::new(0),
+            idle_sp: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             turns_at_tick: AtomicU64::new(0),
             host_cpu: AtomicI32::new(-1),

@@ -14,6 +14,8 @@ extern crate alloc;
 #[cfg(not(loom))]
 pub mod cpu;
 pub mod handover;
+#[cfg(not(loom))]
+pub mod idle;
 pub mod ipi;
 pub mod lock;
 pub mod ring;

@@ -390,7 +390,7 @@ impl Slot {
             _ => Residue::Guest,
         };
         let space = self.space();
-        if space != FREE {
+        if !matches!(space, FREE | RETIRED) {
             (hooks().enter_space)(self, space, residue);
         }
     }

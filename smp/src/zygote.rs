@@ -9,6 +9,7 @@
 
 use crate::cpu::{self, Vcpu};
 use crate::handover::Death;
+use crate::idle;
 use crate::slot::{self, Slot};
 use crate::switch;
 use alloc::alloc::{Layout, alloc_zeroed};
@@ -295,7 +296,12 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
     }
     let death = vcpu.owner.on_death(slot.local());
     if death == Death::Running {
-        if !(slot::hooks().in_guest)(slot) {
+        let shared = vcpu.shared();
+        if (slot::hooks().in_guest)(slot) {
+            slot.died.store(1, Relaxed);
+        } else if shared.state.load(Acquire) == VcpuState::Idle as u32 {
+            idle::wake_elsewhere(vcpu);
+        } else {
             let mut report = cpu::Report::begin();
             let _ = write!(
                 report,
@@ -306,8 +312,7 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
             report.finish(&[]);
             process::exit(1);
         }
-        slot.died.store(1, Relaxed);
-        vcpu.shared().state.store(VcpuState::Kernel as u32, Release);
+        shared.state.store(VcpuState::Kernel as u32, Release);
         vcpu.owner.revive(slot.local());
         slot.ring();
     }

@@ -31,7 +31,7 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
             (a, b) => a.or(b),
         };
         let slept_ns = time::monotonic_ns();
-        line.idle(until_ns, done);
+        umbel_smp::idle::sleep(until_ns, done);
         adapt(id, time::monotonic_ns() - slept_ns);
     }
     cpu.idle.store(false, SeqCst);
