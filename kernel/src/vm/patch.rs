@@ -28,7 +28,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use umbel_gate::patch::{self, TRAMPOLINE_LEN};
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr, view};
-use umbel_smp::lock::{Mutex, Rank, SpinLock};
+use umbel_smp::lock::{Mutex, MutexGuard, Rank, SpinLock};
 
 /// Distance of the trampolines from the start of the file's mapping: down if there is room, else up.
 const DISTANCE: u64 = 1 << 30;
@@ -283,8 +283,24 @@ impl Space {
 }
 
 /// Whether the area is text as the loaders map it.
-fn is_text(vma: &Vma) -> bool {
+pub(super) fn is_text(vma: &Vma) -> bool {
     vma.is_private() && vma.prot == Prot::READ | Prot::EXEC
+}
+
+/// All patches there are, while they do not change.
+pub(super) struct Patches(MutexGuard<'static, BTreeMap<usize, File>>);
+
+impl Patches {
+    /// Before any space's lock.
+    pub fn lock() -> Patches {
+        Patches(FILES.lock())
+    }
+
+    /// Whether what is mapped is a patched version of that page of the file.
+    pub fn has(&self, object: &Arc<dyn Mappable>, page: u64, mapped: Pte) -> bool {
+        let versions = self.0.get(&(object_id(object) as usize)).and_then(|file| file.pages.get(&page));
+        mapped.is_present() && versions.is_some_and(|all| all.iter().any(|frame| frame.pfn() == mapped.pfn()))
+    }
 }
 
 impl File {

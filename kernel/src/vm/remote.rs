@@ -1,6 +1,7 @@
 //! Access to a space from outside: the loader, ptrace, /proc/PID/mem, and the patcher of call sites. Needs no slot.
 
 use super::object::PageSource;
+use super::patch::{Patches, is_text};
 use super::space::{Inner, Space};
 use super::table::Pte;
 use super::vma::{Backing, Vma};
@@ -10,11 +11,14 @@ use umbel_mm::{PAGE, UserAddr, view};
 
 impl Space {
     /// Reads guest memory whatever its protection; bytes read: fewer than asked for at the first address that is not
-    /// mapped, `EFAULT` if that is the first.
+    /// mapped, `EFAULT` if that is the first. Patched text reads as the file has it.
     pub fn read_remote(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize> {
         let len = buf.len();
+        let end = addr.0.saturating_add(len as u64);
+        let has_text = self.inner.lock().vmas.iter().any(|vma| vma.start < end && addr.0 < vma.end && is_text(vma));
+        let patches = has_text.then(Patches::lock);
         self.by_page(addr, len, |inner, vma, vpn, offset, done, room| {
-            read_page(inner, vma, vpn, offset, &mut buf[done..done + room])
+            read_page(inner, vma, vpn, offset, &mut buf[done..done + room], patches.as_ref())
         })
     }
 
@@ -73,17 +77,26 @@ impl Space {
     }
 }
 
-fn read_page(inner: &Inner, vma: &Vma, vpn: u64, offset: usize, buf: &mut [u8]) -> Result<()> {
+fn read_page(
+    inner: &Inner,
+    vma: &Vma,
+    vpn: u64,
+    offset: usize,
+    buf: &mut [u8],
+    patches: Option<&Patches>,
+) -> Result<()> {
     let pte = inner.table.get(vpn);
-    if pte.is_present() {
+    let file_page = vma.object_page(vpn);
+    let is_patch = patches.zip(file_page).is_some_and(|(patches, (object, page))| patches.has(object, page, pte));
+    if pte.is_present() && !is_patch {
         return FrameRef::from_held(pte.pfn()).read(offset, buf);
     }
     let Backing::File { .. } = &vma.backing else {
         buf.fill(0);
         return Ok(());
     };
-    let (object, index) = vma.object_page(vpn).ok_or(Errno::EFAULT)?;
-    match object.page(index, false)? {
+    let (object, index) = file_page.ok_or(Errno::EFAULT)?;
+    match object.stands_for().unwrap_or(object).page(index, false)? {
         PageSource::Frame(frame) => frame.read(offset, buf),
         PageSource::Host { fd, offset: at } => frame::read_host(fd, at + offset as u64, buf),
     }

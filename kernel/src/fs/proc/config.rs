@@ -33,7 +33,6 @@ const OPTIONS: &[&str] = &[
     "SYSFS",
     "TMPFS",
     "TMPFS_XATTR",
-    "BLK_DEV_LOOP",
     "OVERLAY_FS",
     "DEVTMPFS",
     "BINFMT_ELF",

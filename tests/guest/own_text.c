@@ -1,0 +1,36 @@
+/* Text that runs hot system calls reads as its file has it through /proc/self/mem and process_vm_readv. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+extern const char hot[], hot_end[];
+__asm__(".text\n.globl hot, hot_end\n.p2align 6\nhot: mov $111, %eax\nsyscall\nret\n.fill 32, 1, 0xcc\nhot_end:\n");
+
+static int same(const unsigned char *bytes)
+{
+    static const unsigned char wanted[] = {0xb8, 111, 0, 0, 0, 0x0f, 0x05, 0xc3};
+    return !memcmp(bytes, wanted, sizeof wanted);
+}
+
+int main(void)
+{
+    unsigned char bytes[64];
+    int mem = open("/proc/self/mem", O_RDONLY);
+    struct iovec to = {bytes, sizeof bytes}, from = {(void *)hot, sizeof bytes};
+    for (int i = 0; i < 2000; i++)
+        if (((long (*)(void))hot)() != getpgrp())
+            return 1;
+    if (pread(mem, bytes, 64, (long)hot) != 64 || !same(bytes))
+        return puts("/proc/self/mem shows other bytes"), 1;
+    memset(bytes, 0, 64);
+    if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != 64 || !same(bytes))
+        return puts("process_vm_readv shows other bytes"), 1;
+    if (((long (*)(void))hot)() != getpgrp())
+        return 1;
+    puts("ok");
+    return 0;
+}
