@@ -178,6 +178,9 @@ static void set_id_bits(void) {
     child = fork();
     if (child == 0) {
         CHECK(setgid(1001) == 0 && setuid(1001) == 0);
+        CHECK_ERRNO(chown("g/f", 1001, -1), EPERM);
+        CHECK_ERRNO(chown("g/f", -1, 1001), EPERM);
+        CHECK(chown("g/p", -1, -1) == 0); /* nothing is asked for */
         CHECK_ERRNO(unlink("g/f"), EPERM);
         CHECK_ERRNO(rename("g/f", "g/x"), EPERM);
         CHECK_ERRNO(rmdir("g/d"), EPERM);

@@ -266,18 +266,21 @@ fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
         if id == u32::MAX { Ok(None) } else { cred.user_ns.take(which, id).map(Some) }
     };
     let (uid, gid) = (given(Which::Users, uid)?, given(Which::Groups, gid)?);
-    if !cred.capable_for((owner.uid, owner.gid), cap::CHOWN) {
+    let capable = |cap| cred.capable_for((owner.uid, owner.gid), cap);
+    let mut mode = owner.mode & !0o4000;
+    if owner.mode & 0o010 != 0 || !cred.in_group(owner.gid) && !capable(cap::FSETID) {
+        mode &= !0o2000;
+    }
+    let changes = path.inode().kind() != Kind::Directory && mode != owner.mode;
+    // Who asks for nothing, of a file that nothing is taken from, may do that to any.
+    let asks = uid.is_some() || gid.is_some() || changes;
+    if asks && !capable(cap::CHOWN) {
         let keeps = uid.is_none_or(|uid| uid == owner.uid);
         let allowed = gid.is_none_or(|gid| gid == owner.gid || cred.in_group(gid));
         if owner.uid != cred.fsuid || !keeps || !allowed {
             return Err(Errno::EPERM);
         }
     }
-    let mut mode = owner.mode & !0o4000;
-    if owner.mode & 0o010 != 0 {
-        mode &= !0o2000;
-    }
-    let changes = path.inode().kind() == Kind::Regular && mode != owner.mode;
     path.inode().set_attr(&SetAttr { uid, gid, mode: changes.then_some(mode), ..SetAttr::default() })?;
     notify::changed(path.dentry(), Events::ATTRIB);
     Ok(())
