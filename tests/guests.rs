@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{is_root, same_as_host};
+use common::{Run, guest_program, is_root, same_as_host};
 
 #[test]
 fn hello() {
@@ -125,6 +125,13 @@ fn seccomp() {
 #[test]
 fn namespaces() {
     same_as_host("namespaces");
+}
+
+/// Only inside: the host may lack the driver or lend its devices to nobody.
+#[test]
+fn loops() {
+    let outcome = Run::in_machine(2, guest_program("loops", false), &[]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
 }
 
 #[test]

@@ -127,6 +127,12 @@ fn oom_scores_are_kept_inherited_and_lowered_by_root_alone() {
 }
 
 #[test]
+fn who_waits_is_shown_asleep_at_once() {
+    let script = "for i in {1..300}; do sleep 5 & while ! grep -q ') S' /proc/$!/stat; do :; done; kill $!; wait; done 2>/dev/null; echo done";
+    assert_eq!(inside(2, script), "done\n");
+}
+
+#[test]
 fn build_options_are_a_gzip_file() {
     assert_eq!(inside(1, "zcat /proc/config.gz | grep -x CONFIG_EPOLL=y"), "CONFIG_EPOLL=y\n");
 }

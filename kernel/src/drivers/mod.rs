@@ -2,9 +2,11 @@
 //!
 //! * [`ring`]: byte rings with waiting and kicking. [`console`]: the standard streams and the terminal.
 //! * [`mem`]: null, zero, full, random, kmsg. [`shutdown`]: the orderly end that the machine asks for.
+//! * [`loops`]: files as block devices.
 //! * [`interrupt`]: called for `Mailbox::DEVICE` at the way out to guest code, when idle and in `schedule`.
 
 pub mod console;
+pub mod loops;
 pub mod mem;
 pub mod ring;
 pub mod shutdown;
@@ -31,6 +33,7 @@ pub fn init() {
     log::info!("machine: {} virtual CPUs, {mib} MiB of RAM in {} arenas", boot.cpus, boot.arena_count);
     log::info!("clock: {} kHz; kernel memory on {} byte pages", boot.tsc_khz, boot.huge.max(4096));
     mem::register();
+    loops::register();
     crate::tty::register_nodes();
     console::init();
 }

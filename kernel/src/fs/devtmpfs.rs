@@ -1,7 +1,7 @@
-//! Character devices: who opens which number, and the directory of their nodes (/dev).
+//! Character and block devices: who opens which number, and the nodes in /dev.
 
 use super::file::{FileOps, OpenContext};
-use super::types::{Dev, Mode};
+use super::types::{Dev, Kind, Mode};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -19,23 +19,39 @@ struct Device {
     open: OpenFn,
 }
 
-static DEVICES: SpinLock<BTreeMap<Dev, Device>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
+/// By kind (block or not) and number.
+static DEVICES: SpinLock<BTreeMap<(bool, Dev), Device>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
 
 /// Registers a character device; its node appears in /dev as `name` (not if empty) with `mode`. Call it before
 /// `fs::init`, or at any time for devices without node.
 pub fn register_char(major: u32, minor: u32, name: &'static str, mode: Mode, open: OpenFn) {
-    DEVICES.lock().insert(Dev::new(major, minor), Device { name, mode, open });
+    DEVICES.lock().insert((false, Dev::new(major, minor)), Device { name, mode, open });
+}
+
+/// As [`register_char`], for a block device.
+pub fn register_block(major: u32, minor: u32, name: &'static str, mode: Mode, open: OpenFn) {
+    DEVICES.lock().insert((true, Dev::new(major, minor)), Device { name, mode, open });
 }
 
 /// Opens character device `dev`. `ENXIO` if nobody registered it.
 pub fn open_char(context: &OpenContext<'_>, dev: Dev) -> Result<Arc<dyn FileOps>> {
-    let open = DEVICES.lock().get(&dev).map(|device| device.open).ok_or(Errno::ENXIO)?;
-    open(context, dev)
+    open(context, (false, dev))
 }
 
-/// Nodes to make: name, mode, number.
-pub(super) fn nodes() -> Vec<(&'static str, Mode, Dev)> {
+/// Opens block device `dev`. `ENXIO` if nobody registered it.
+pub fn open_block(context: &OpenContext<'_>, dev: Dev) -> Result<Arc<dyn FileOps>> {
+    open(context, (true, dev))
+}
+
+fn open(context: &OpenContext<'_>, which: (bool, Dev)) -> Result<Arc<dyn FileOps>> {
+    let open = DEVICES.lock().get(&which).map(|device| device.open).ok_or(Errno::ENXIO)?;
+    open(context, which.1)
+}
+
+/// Nodes to make: name, kind, mode, number.
+pub(super) fn nodes() -> Vec<(&'static str, Kind, Mode, Dev)> {
     let devices = DEVICES.lock();
-    let node = |(dev, device): (&Dev, &Device)| (device.name, device.mode, *dev);
+    let kind = |block: bool| if block { Kind::Block } else { Kind::Char };
+    let node = |(&(block, dev), device): (&(bool, Dev), &Device)| (device.name, kind(block), device.mode, dev);
     devices.iter().filter(|(_, device)| !device.name.is_empty()).map(node).collect()
 }

@@ -142,10 +142,21 @@ impl FdTable {
 
     /// Closes all of `range` (close_range(2)).
     pub fn close_range(&self, range: RangeInclusive<u32>) {
-        for fd in self.fds_in(range) {
+        let (mut from, last) = (*range.start() as usize, *range.end() as usize);
+        // One by one: a list of them all could be more than the kernel has room for just when it ends a process.
+        while let Some(index) = self.next_used(from, |_| true).filter(|index| *index <= last) {
             // What flush says is nobody's concern here.
-            let _ = self.close(fd);
+            let _ = self.close(Fd(index as i32));
+            from = index + 1;
         }
+    }
+
+    /// The first descriptor from `from` on that is in use and `wanted`.
+    fn next_used(&self, from: usize, wanted: impl Fn(&Entry) -> bool) -> Option<usize> {
+        let entries = self.entries.lock();
+        let rest = entries.list.get(from..)?;
+        let at = rest.iter().position(|entry| entry.as_ref().is_some_and(&wanted))?;
+        Some(from + at)
     }
 
     /// Marks all of `range` (`CLOSE_RANGE_CLOEXEC`).
@@ -157,15 +168,10 @@ impl FdTable {
 
     /// Closes what execve(2) closes. The caller is the only user of the table.
     pub fn close_on_exec(&self) {
-        let marked: Vec<Fd> = {
-            let entries = self.entries.lock();
-            let marked = |(index, entry): (usize, &Option<Entry>)| {
-                entry.as_ref().filter(|entry| entry.cloexec).map(|_| Fd(index as i32))
-            };
-            entries.list.iter().enumerate().filter_map(marked).collect()
-        };
-        for fd in marked {
-            let _ = self.close(fd);
+        let mut from = 0;
+        while let Some(index) = self.next_used(from, |entry| entry.cloexec) {
+            let _ = self.close(Fd(index as i32));
+            from = index + 1;
         }
     }
 

@@ -80,8 +80,8 @@ fn fill_dev() -> Result<()> {
     with_kernel_names(|names| {
         make_dir(names, b"/dev/shm", 0o1777)?;
         make_dir(names, b"/dev/pts", 0o755)?;
-        for (name, mode, dev) in devtmpfs::nodes() {
-            make_device(names, name, mode, dev)?;
+        for (name, kind, mode, dev) in devtmpfs::nodes() {
+            make_device(names, name, kind, mode, dev)?;
         }
         for (name, target) in LINKS {
             let node = NewNode { target: target.as_bytes(), ..names.node(Kind::Symlink, 0o777) };
@@ -91,11 +91,11 @@ fn fill_dev() -> Result<()> {
     })
 }
 
-fn make_device(names: &Names<'_>, name: &str, mode: Mode, dev: Dev) -> Result<()> {
+fn make_device(names: &Names<'_>, name: &str, kind: Kind, mode: Mode, dev: Dev) -> Result<()> {
     if let Some((dir, _)) = name.rsplit_once('/') {
         make_dir(names, &in_dev(dir), 0o755)?;
     }
-    let node = NewNode { rdev: dev, ..names.node(Kind::Char, mode) };
+    let node = NewNode { rdev: dev, ..names.node(kind, mode) };
     ignore_existing(names.create(&Name::new(&in_dev(name)), &node))
 }
 

@@ -510,10 +510,11 @@ fn operations(path: &Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result
     match path.inode().kind() {
         Kind::Directory => Ok(DirOps::shared()),
         Kind::Regular => path.inode().clone().open(&context),
-        Kind::Char if path.mount().flags().contains(MountFlags::NODEV) => Err(Errno::EACCES),
+        Kind::Char | Kind::Block if path.mount().flags().contains(MountFlags::NODEV) => Err(Errno::EACCES),
         Kind::Char => super::devtmpfs::open_char(&context, path.inode().attr()?.rdev),
         Kind::Fifo => FIFO.get().map_or(Err(Errno::ENXIO), |open| open(path, flags)),
-        Kind::Block | Kind::Socket => Err(Errno::ENXIO),
+        Kind::Block => super::devtmpfs::open_block(&context, path.inode().attr()?.rdev),
+        Kind::Socket => Err(Errno::ENXIO),
         Kind::Symlink => Err(Errno::ELOOP),
     }
 }

@@ -1,17 +1,18 @@
 //! Waiting on many files, registered once. Source: epoll(7).
 //!
-//! An [`Epoll`] keeps an [`Item`] for each file. A wake-up on one of the file's queues only raises the item's flag and wakes
-//! the instance ([`Hook`], called under that queue's lock); whoever waits looks at the files with a raised flag. A
-//! level-triggered item that has found something keeps its flag, so it is looked at again; an edge-triggered one does not.
+//! An [`Epoll`] keeps an [`Item`] for each file. A wake-up on one of the file's queues only raises the item's flag, puts it into the
+//! list of raised items and wakes the instance ([`Hook`], called under that queue's lock); whoever waits looks at the files on
+//! that list, so files that stay quiet cost nothing. A level-triggered item that has found something goes to the list's end again, an
+//! edge-triggered one does not.
 //!
 //! Items do not keep files open: they hold weak references and are dropped when found dead.
-//! Locks: `items` (rank `Epoll`), not held while files are looked at.
+//! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`).
 
 use crate::fs::{File, FileOps, Kind, OpenFlags, PollEvents, PollTable};
 use crate::syscall::Fd;
 use crate::task::Task;
 use crate::{Errno, Result, signal, time};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -36,16 +37,31 @@ pub struct Event {
     pub data: u64,
 }
 
+/// Items that are raised, each once.
+type Raised = SpinLock<VecDeque<Key>>;
+
 /// What a file's queues call.
 #[derive(Debug)]
 struct Hook {
+    key: Key,
+    /// Whether `key` is in `list`.
     raised: AtomicBool,
+    list: Arc<Raised>,
     queue: Arc<WaitQueue>,
+}
+
+impl Hook {
+    /// Puts the item on the list, unless it is there. Room was made when the item was added.
+    fn raise(&self) {
+        if !self.raised.swap(true, AcqRel) {
+            self.list.lock().push_back(self.key);
+        }
+    }
 }
 
 impl WakeTarget for Hook {
     fn woken(&self) {
-        self.raised.store(true, Release);
+        self.raise();
         self.queue.wake_all_nested();
     }
 }
@@ -70,11 +86,10 @@ impl Item {
         }
     }
 
-    /// Takes what the item has found, once for edges.
+    /// Takes what the item has found, once for edges. The item was just taken off the list.
     fn take(&self) -> Option<Event> {
-        if !self.hook.raised.swap(false, AcqRel) {
-            return None;
-        }
+        // Before the look, in one total order with a waker's change and its `raise`.
+        self.hook.raised.swap(false, SeqCst);
         let found = self.look();
         if found.is_empty() {
             return None;
@@ -83,7 +98,7 @@ impl Item {
         if options & ONESHOT != 0 {
             self.events.store(options & OPTIONS, Release);
         } else if options & EDGE == 0 {
-            self.hook.raised.store(true, Release);
+            self.hook.raise();
         }
         Some(Event { events: found.bits(), data: self.data.load(Relaxed) })
     }
@@ -95,9 +110,8 @@ type Key = (i32, u64);
 /// An instance.
 pub struct Epoll {
     items: SpinLock<BTreeMap<Key, Arc<Item>>>,
+    raised: Arc<Raised>,
     queue: Arc<WaitQueue>,
-    /// Where the next look begins, so that busy files do not starve others.
-    next: AtomicU32,
 }
 
 impl Epoll {
@@ -120,12 +134,18 @@ impl Epoll {
         if self.items.lock().contains_key(&key) {
             return Err(Errno::EEXIST);
         }
-        let hook = Arc::new(Hook { raised: AtomicBool::new(true), queue: self.queue.clone() });
+        {
+            // Each item is on the list once at most; removed ones may still be there.
+            let count = self.items.lock().len() + 1;
+            self.raised.lock().try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+        }
+        let (list, queue) = (self.raised.clone(), self.queue.clone());
+        let hook = Arc::new(Hook { key, raised: AtomicBool::new(false), list, queue });
         let mut table = PollTable::for_target(hook.clone());
         file.poll(Some(&mut table));
         let item = Item {
             file: Arc::downgrade(file),
-            hook,
+            hook: hook.clone(),
             events: AtomicU32::new(event.events | ALWAYS),
             data: AtomicU64::new(event.data),
             _table: table,
@@ -137,6 +157,8 @@ impl Epoll {
         };
         // Their registrations are taken off other queues: not under a lock.
         drop((old, dead));
+        // Looked at once, whatever it shows.
+        hook.raise();
         self.queue.wake_all();
         Ok(())
     }
@@ -149,7 +171,7 @@ impl Epoll {
         let item = self.items.lock().get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
         item.data.store(event.data, Relaxed);
         item.events.store(event.events | ALWAYS, Release);
-        item.hook.raised.store(true, Release);
+        item.hook.raise();
         self.queue.wake_all();
         Ok(())
     }
@@ -185,16 +207,17 @@ impl Epoll {
         }
     }
 
+    /// Looks at the items that are on the list now, until `max` have found something.
     fn take(&self, max: usize) -> Vec<Event> {
-        let items = self.list();
-        let start = self.next.load(Relaxed) as usize % items.len().max(1);
         let mut events = Vec::new();
-        for (index, item) in items.iter().enumerate().cycle().skip(start).take(items.len()) {
+        let count = self.raised.lock().len();
+        for _ in 0..count {
             if events.len() == max {
-                self.next.store(index as u32, Relaxed);
                 break;
             }
-            if let Some(event) = item.take() {
+            let Some(key) = self.raised.lock().pop_front() else { break };
+            let item = self.items.lock().get(&key).cloned();
+            if let Some(event) = item.and_then(|item| item.take()) {
                 events.push(event);
             }
         }
@@ -202,7 +225,11 @@ impl Epoll {
     }
 
     fn is_ready(&self) -> bool {
-        self.list().iter().any(|item| item.hook.raised.load(Acquire) && !item.look().is_empty())
+        let raised: Vec<Key> = self.raised.lock().iter().copied().collect();
+        raised.iter().any(|key| {
+            let item = self.items.lock().get(key).cloned();
+            item.is_some_and(|item| !item.look().is_empty())
+        })
     }
 
     /// Refuses to put `outer` inside itself, or instances too deep.
@@ -250,8 +277,8 @@ impl FileOps for Epoll {
 pub fn new() -> Arc<File> {
     let epoll = Epoll {
         items: SpinLock::new(Rank::Epoll, BTreeMap::new()),
+        raised: Arc::new(SpinLock::new(Rank::Leaf, VecDeque::new())),
         queue: Arc::new(WaitQueue::new()),
-        next: AtomicU32::new(0),
     };
     File::anonymous(Arc::new(epoll), OpenFlags::RDWR)
 }

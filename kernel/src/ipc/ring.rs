@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 /// Bytes of a page of the ring.
 pub const PAGE: usize = 4096;
 /// Pages that an empty ring keeps.
-const KEPT: usize = 4;
+const KEPT: usize = 1;
 
 /// See the module.
 #[derive(Default)]

@@ -35,6 +35,7 @@ fn this_cpu() -> u32 {
 /// `EAFNOSUPPORT`, `EINVAL`, `ESOCKTNOSUPPORT`, `EPROTONOSUPPORT`, `EPERM`.
 pub fn create(task: &Arc<Task>, family: u32, kind: u32, protocol: u32) -> Result<Arc<dyn Socket>> {
     check(family, kind)?;
+    room()?;
     let socket: Arc<dyn Socket> = match family as u16 {
         AF_UNIX => unix::create(task, kind, protocol)?,
         AF_INET | AF_INET6 => inet::create(task, family as u16, kind, protocol)?,
@@ -60,12 +61,22 @@ pub fn create_pair(
         create(task, family, kind, protocol)?.close();
         return Err(Errno::EOPNOTSUPP);
     }
+    room()?;
     let (a, b) = unix::pair(task, kind, protocol)?;
     let (a, b): (Arc<dyn Socket>, Arc<dyn Socket>) = (a, b);
     for socket in [&a, &b] {
         socket.common().namespace.register(socket);
     }
     Ok((a, b))
+}
+
+/// Refuses new sockets while there is still room in the kernel for those that are open.
+///
+/// # Errors
+/// `ENOBUFS`.
+pub fn room() -> Result<()> {
+    const MARGIN: u64 = 2 << 20;
+    umbel_mm::heap::room_for(MARGIN).map_err(|_| Errno::ENOBUFS)
 }
 
 fn check(family: u32, kind: u32) -> Result<()> {

@@ -19,6 +19,7 @@ pub struct Namespace {
     pub interface: SpinLock<Interface>,
     pub tcp: SpinLock<TcpTable>,
     pub udp: SpinLock<Table>,
+    pub udp_lite: SpinLock<Table>,
     pub ping: SpinLock<Table>,
     pub raw: SpinLock<Table>,
     /// Abstract names.
@@ -39,6 +40,7 @@ impl Namespace {
             interface: SpinLock::new(Rank::Leaf, interface),
             tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
             udp: SpinLock::new(Rank::Endpoint, Table::default()),
+            udp_lite: SpinLock::new(Rank::Endpoint, Table::default()),
             ping: SpinLock::new(Rank::Endpoint, Table::default()),
             raw: SpinLock::new(Rank::Endpoint, Table::default()),
             unix_names: SpinLock::new(Rank::Endpoint, BTreeMap::new()),

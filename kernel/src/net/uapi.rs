@@ -36,6 +36,7 @@ pub const SOL_IP: u32 = 0;
 pub const SOL_SOCKET: u32 = 1;
 pub const SOL_TCP: u32 = 6;
 pub const SOL_UDP: u32 = 17;
+pub const SOL_UDPLITE: u32 = 136;
 pub const SOL_IPV6: u32 = 41;
 pub const SOL_ICMPV6: u32 = 58;
 pub const SOL_RAW: u32 = 255;
@@ -51,6 +52,7 @@ pub const IPPROTO_ICMP: u32 = 1;
 pub const IPPROTO_TCP: u32 = 6;
 pub const IPPROTO_UDP: u32 = 17;
 pub const IPPROTO_ICMPV6: u32 = 58;
+pub const IPPROTO_UDPLITE: u32 = 136;
 pub const IPPROTO_RAW: u32 = 255;
 /// One more than the last protocol.
 pub const IPPROTO_MAX: u32 = 263;

@@ -33,6 +33,7 @@ const OPTIONS: &[&str] = &[
     "SYSFS",
     "TMPFS",
     "TMPFS_XATTR",
+    "BLK_DEV_LOOP",
     "OVERLAY_FS",
     "DEVTMPFS",
     "BINFMT_ELF",

@@ -62,9 +62,10 @@ fn state(task: Option<&Arc<Task>>) -> (char, &'static str) {
         return ('T', "stopped");
     }
     match task.thread.state() {
-        State::Running | State::Runnable | State::Blocking { .. } => ('R', "running"),
-        State::Blocked { interruptible: true } => ('S', "sleeping"),
-        State::Blocked { interruptible: false } => ('D', "disk sleep"),
+        State::Running | State::Runnable => ('R', "running"),
+        // One that blocks stays on its virtual CPU for as long as nothing else wants it.
+        State::Blocking { interruptible: true } | State::Blocked { interruptible: true } => ('S', "sleeping"),
+        State::Blocking { interruptible: false } | State::Blocked { interruptible: false } => ('D', "disk sleep"),
         State::Dead => ('X', "dead"),
     }
 }

@@ -50,7 +50,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
 
 const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n";
 const DEVICES: &str =
-    "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n";
+    "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n  7 loop\n";
 
 const TTY_DRIVERS: &str = "/dev/tty             /dev/tty        5       0 system:/dev/tty
 /dev/console         /dev/console    5       1 system:console
@@ -182,9 +182,7 @@ fn version() -> String {
 /// Threads that run or could, and all threads.
 fn counts() -> (usize, usize) {
     let table = ids::table();
-    let runnable = |task: &&Arc<crate::task::Task>| {
-        matches!(task.thread.state(), State::Running | State::Runnable | State::Blocking { .. })
-    };
+    let runnable = |task: &&Arc<crate::task::Task>| matches!(task.thread.state(), State::Running | State::Runnable);
     (table.tasks.values().filter(runnable).count(), table.tasks.len())
 }
 

@@ -257,6 +257,7 @@ impl Socket {
                 return Err(Errno::EINVAL);
             }
         }
+        crate::net::room()?;
         let server = Socket::new(self.kind, target.common.inherit());
         server.join(self, self.own_name(), who);
         server.set_name(target.own_name())?;

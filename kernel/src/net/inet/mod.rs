@@ -40,6 +40,7 @@ pub fn create(task: &Arc<Task>, family: u16, kind: u32, protocol: u32) -> Result
             return Ok(tcp::TcpSocket::new(common));
         }
         (SOCK_DGRAM, 0 | IPPROTO_UDP) => (IPPROTO_UDP, Protocol::Udp),
+        (SOCK_DGRAM, IPPROTO_UDPLITE) => (IPPROTO_UDPLITE, Protocol::Udp),
         (SOCK_DGRAM, protocol) if protocol == echo => {
             if !datagram::may_ping(task) {
                 return Err(Errno::EACCES);

@@ -12,8 +12,10 @@ use crate::{Errno, Result, time};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Options of SOL_UDP.
+/// Options of SOL_UDP, and of SOL_UDPLITE.
 const UDP_CORK: u32 = 1;
+const UDPLITE_SEND_CSCOV: u32 = 10;
+const UDPLITE_RECV_CSCOV: u32 = 11;
 const UDP_ENCAP: u32 = 100;
 const UDP_SEGMENT: u32 = 103;
 const UDP_GRO: u32 = 104;
@@ -36,7 +38,8 @@ impl Sending {
             let byte = |bytes: &[u8]| {
                 let value =
                     if bytes.len() >= 4 { number(bytes)? } else { i32::from(*bytes.first().ok_or(Errno::EINVAL)?) };
-                u8::try_from(value).map_err(|_| Errno::EINVAL)
+                // -1: the socket's own.
+                if value == -1 { Ok(None) } else { u8::try_from(value).map(Some).map_err(|_| Errno::EINVAL) }
             };
             match (*level, *kind) {
                 (SOL_IP, v4::PKTINFO) => {
@@ -50,8 +53,8 @@ impl Sending {
                     let ip = Ipv6Addr::from(ip);
                     sending.source = (!ip.is_unspecified()).then_some(ip.to_canonical());
                 }
-                (SOL_IP, v4::TTL) | (SOL_IPV6, v6::HOPLIMIT) => sending.ttl = Some(byte(bytes)?),
-                (SOL_IP, v4::TOS) | (SOL_IPV6, v6::TCLASS) => sending.tos = Some(byte(bytes)?),
+                (SOL_IP, v4::TTL) | (SOL_IPV6, v6::HOPLIMIT) => sending.ttl = byte(bytes)?,
+                (SOL_IP, v4::TOS) | (SOL_IPV6, v6::TCLASS) => sending.tos = byte(bytes)?,
                 (SOL_UDP, UDP_SEGMENT) => {
                     let size: &[u8; 2] = bytes.first_chunk().ok_or(Errno::EINVAL)?;
                     sending.segment = Some(usize::from(u16::from_le_bytes(*size)));
@@ -155,7 +158,9 @@ impl Datagram {
 
     pub(super) fn udp_option(&self, name: u32) -> Result<Vec<u8>> {
         match name {
-            UDP_CORK | UDP_ENCAP | UDP_SEGMENT | UDP_GRO => Ok(bytes(self.ip.value(SOL_UDP, name) as u32)),
+            UDP_CORK | UDP_ENCAP | UDP_SEGMENT | UDP_GRO | UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV => {
+                Ok(bytes(self.ip.value(SOL_UDP, name) as u32))
+            }
             _ => Err(Errno::ENOPROTOOPT),
         }
     }
@@ -165,6 +170,10 @@ impl Datagram {
         match name {
             UDP_SEGMENT if !(0..=0xffff).contains(&number) => Err(Errno::EINVAL),
             UDP_SEGMENT => self.ip.store(SOL_UDP, name, number),
+            // Fewer bytes than a header has are those of the header.
+            UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV if self.common.protocol == IPPROTO_UDPLITE => {
+                self.ip.store(SOL_UDP, name, if number == 0 { 0 } else { number.clamp(8, 0xffff) })
+            }
             UDP_GRO => self.ip.store(SOL_UDP, name, i32::from(number != 0)),
             _ => Err(Errno::ENOPROTOOPT),
         }

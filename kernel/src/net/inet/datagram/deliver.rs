@@ -4,6 +4,7 @@ use super::super::packet::{self, Packet};
 use super::control::Sending;
 use super::{Datagram, Message, Protocol};
 use crate::net::inet::ip::{v4, v6};
+use crate::net::inet::table::Table;
 use crate::net::socket::Socket;
 use crate::net::uapi::*;
 use crate::net::{Namespace, interface};
@@ -11,6 +12,7 @@ use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use umbel_smp::lock::SpinLock;
 
 /// Most datagrams that one call with `UDP_SEGMENT` makes.
 const SEGMENTS_MAX: usize = 64;
@@ -66,11 +68,11 @@ impl Datagram {
 
     fn deliver_udp(&self, message: Message) {
         let namespace = &self.common.namespace;
-        raw_copies(namespace, IPPROTO_UDP, &message, |message| {
+        raw_copies(namespace, self.common.protocol, &message, |message| {
             packet::udp(message.from, message.to, &message.bytes).ok()
         });
         let message = Arc::new(message);
-        if !deliver_udp(namespace, &message, self.loops_back()) {
+        if !deliver_udp(namespace, self.table(), &message, self.loops_back()) {
             self.unreachable(message.to, message.bytes.clone());
         }
     }
@@ -118,12 +120,17 @@ fn datagram(socket: &Arc<dyn Socket>) -> Option<&Datagram> {
 }
 
 /// Delivers to the sockets of a port: all of those that are in the group, or the one that fits best. False if there is none.
-pub(super) fn deliver_udp(namespace: &Namespace, message: &Arc<Message>, loops_back: bool) -> bool {
+pub(super) fn deliver_udp(
+    namespace: &Namespace,
+    table: &SpinLock<Table>,
+    message: &Arc<Message>,
+    loops_back: bool,
+) -> bool {
     namespace.interface.lock().count(message.bytes.len() + packet::UDP_HEADER + packet::IPV4_HEADER);
     let to = message.to;
     if to.ip().is_multicast() || interface::is_broadcast(to.ip()) {
         // A socket that is bound to any address, or to the group's.
-        let candidates = namespace.udp.lock().find(to);
+        let candidates = table.lock().find(to);
         for (_, socket) in candidates.iter().filter(|_| loops_back || !to.ip().is_multicast()) {
             let Some(socket) = datagram(socket).filter(|socket| socket.fit(message).is_some()) else { continue };
             if !to.ip().is_multicast() || socket.wants_group(to.ip()) {
@@ -132,7 +139,7 @@ pub(super) fn deliver_udp(namespace: &Namespace, message: &Arc<Message>, loops_b
         }
         return true;
     }
-    let candidates = namespace.udp.lock().find(to);
+    let candidates = table.lock().find(to);
     let scored = candidates.iter().filter_map(|(fit, socket)| {
         let socket = datagram(socket)?;
         Some((fit + socket.fit(message)?, socket))

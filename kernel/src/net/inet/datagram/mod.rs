@@ -29,7 +29,7 @@ use core::sync::atomic::{AtomicBool, Ordering::*};
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Rank, SpinLock};
 
-/// What a socket speaks.
+/// What a socket speaks. UDP-Lite is UDP with ports of its own: no checksum is ever wrong here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Udp,
@@ -157,6 +157,7 @@ impl Datagram {
     fn table(&self) -> &SpinLock<Table> {
         let namespace = &self.common.namespace;
         match self.what {
+            Protocol::Udp if self.common.protocol == IPPROTO_UDPLITE => &namespace.udp_lite,
             Protocol::Udp => &namespace.udp,
             Protocol::Ping => &namespace.ping,
             Protocol::Raw => &namespace.raw,
@@ -435,7 +436,7 @@ impl Socket for Datagram {
     fn option(&self, _: &Arc<Task>, level: u32, name: u32, room: usize) -> Result<Vec<u8>> {
         match level {
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
-            SOL_UDP if self.what == Protocol::Udp => self.udp_option(name),
+            SOL_UDP | SOL_UDPLITE if self.what == Protocol::Udp => self.udp_option(name),
             SOL_RAW | SOL_ICMPV6 if self.what != Protocol::Udp => self.raw_option(level, name),
             _ => self.ip.get(&self.common, level, name, room),
         }
@@ -451,7 +452,7 @@ impl Socket for Datagram {
                 Ok(())
             }
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
-            SOL_UDP if self.what == Protocol::Udp => self.set_udp_option(name, value),
+            SOL_UDP | SOL_UDPLITE if self.what == Protocol::Udp => self.set_udp_option(name, value),
             SOL_RAW | SOL_ICMPV6 if self.what != Protocol::Udp => self.set_raw_option(level, name, value),
             _ => {
                 let bound = self.what != Protocol::Raw && self.state.lock().binding.is_some();

@@ -59,7 +59,7 @@ impl Datagram {
                 if let Some((from, to, payload)) = packet::parse_udp(&message.bytes) {
                     let (from, to) = (SocketAddr::new(message.from.ip(), from), SocketAddr::new(message.to.ip(), to));
                     let message = Message { bytes: payload.to_vec(), from, to, ..message };
-                    deliver_udp(namespace, &Arc::new(message), true);
+                    deliver_udp(namespace, &namespace.udp, &Arc::new(message), true);
                 }
             }
             // Connections know no packets: a segment of TCP goes to raw sockets alone.

@@ -163,6 +163,9 @@ impl TcpSocket {
             }
         };
         let Some(binding) = self.state.lock().binding.clone() else { return Offer::Refused };
+        if crate::net::room().is_err() {
+            return Offer::Refused;
+        }
         let server = TcpSocket::new(self.common.inherit());
         server.ip.copy(&self.ip);
         server.options.copy(&self.options);
