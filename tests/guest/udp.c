@@ -7,6 +7,7 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/ip_icmp.h>
+#include <linux/sockios.h>
 #include <netinet/udp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
@@ -71,6 +72,27 @@ static void messages(void) {
     a_addr.sin_addr.s_addr = htonl(0x7fffffff);
     CHECK_ERRNO(sendto(b, "x", 1, 0, (sa *)&a_addr, sizeof a_addr), EACCES);
     close(a), close(b), close(c);
+}
+
+/* Datagrams put together of several calls. */
+static void corks(void) {
+    in4 addr;
+    int a = bound(&addr), b = socket(AF_INET, SOCK_DGRAM, 0), owner = 0;
+    char buf[16];
+    CHECK(connect(b, (sa *)&addr, sizeof addr) == 0 && send(b, "one ", 4, MSG_MORE) == 4);
+    CHECK_ERRNO(recv(a, buf, 16, MSG_DONTWAIT), EAGAIN);
+    CHECK(send(b, "two", 3, 0) == 3 && recv(a, buf, 16, 0) == 7 && !memcmp(buf, "one two", 7));
+    CHECK(setsockopt(b, IPPROTO_UDP, UDP_CORK, &(int){1}, 4) == 0 && send(b, "three", 5, 0) == 5 && send(b, "!", 1, 0) == 1);
+    CHECK_ERRNO(recv(a, buf, 16, MSG_DONTWAIT), EAGAIN);
+    CHECK(setsockopt(b, IPPROTO_UDP, UDP_CORK, &(int){0}, 4) == 0 && recv(a, buf, 16, 0) == 6);
+    CHECK(ioctl(b, SIOCSPGRP, &(int){getpid()}) == 0 && ioctl(b, SIOCGPGRP, &owner) == 0 && owner == getpid());
+    close(b);
+    b = socket(AF_INET, SOCK_DGRAM, 0);
+    CHECK_ERRNO(shutdown(b, SHUT_RDWR), ENOTCONN);
+    CHECK_ERRNO(sendto(b, "x", 1, MSG_NOSIGNAL, (sa *)&addr, sizeof addr), EPIPE);
+    CHECK_ERRNO(setsockopt(b, IPPROTO_IP, 999, &owner, 4), ENOPROTOOPT);
+    CHECK_ERRNO(getsockopt(b, IPPROTO_IPV6, 1, &owner, &(socklen_t){4}), EOPNOTSUPP);
+    close(a), close(b);
 }
 
 static void refusal(void) {
@@ -231,6 +253,7 @@ static void interfaces(void) {
 
 int main(void) {
     messages();
+    corks();
     refusal();
     control_messages();
     groups();

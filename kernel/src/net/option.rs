@@ -53,12 +53,14 @@ const SWITCHES: &[u32] = &[
     so::PASSSEC,
     so::TIMESTAMPNS,
     so::RXQ_OVFL,
+    so::WIFI_STATUS,
     so::NOFCS,
     so::LOCK_FILTER,
     so::SELECT_ERR_QUEUE,
     so::ZEROCOPY,
     so::TIMESTAMP_NEW,
     so::TIMESTAMPNS_NEW,
+    so::PREFER_BUSY_POLL,
     so::RCVMARK,
     so::PASSPIDFD,
 ];
@@ -129,7 +131,7 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::PEERCRED if common.family != AF_UNIX => return Ok(words(&[0, u32::MAX, u32::MAX])),
         so::COOKIE if room < 8 => return Err(Errno::EINVAL),
         so::COOKIE => return Ok(common.id.to_le_bytes().to_vec()),
-        so::NETNS_COOKIE if room < 8 => return Err(Errno::EINVAL),
+        so::NETNS_COOKIE if room != 8 => return Err(Errno::EINVAL),
         so::NETNS_COOKIE => return Ok(common.namespace.id.to_le_bytes().to_vec()),
         so::LINGER => {
             let seconds = common.linger.load(Relaxed);
@@ -141,6 +143,7 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::BINDTODEVICE => return Ok(if common.device.load(Relaxed) == 0 { Vec::new() } else { b"lo\0".to_vec() }),
         so::MEMINFO => return Ok(memory(socket)),
         so::ATTACH_FILTER => return Ok(Vec::new()),
+        so::PEERGROUPS if common.family != AF_UNIX => return Err(Errno::ENODATA),
         _ => return socket.option(task, level, name, room),
     };
     Ok(bytes(value))
@@ -228,7 +231,9 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
         }
         // No queue, no pacing, no device to hint at: there is nothing that these would change.
         so::BUSY_POLL | so::MAX_PACING_RATE | so::BSDCOMPAT | so::INCOMING_CPU | so::TXREHASH => Ok(()),
+        so::CNX_ADVICE | so::BUSY_POLL_BUDGET => Ok(()),
         so::DETACH_FILTER => Err(Errno::ENOENT),
+        so::ATTACH_FILTER if value.len() != 16 => Err(Errno::EINVAL),
         _ => socket.set_option(task, level, name, value),
     }
 }

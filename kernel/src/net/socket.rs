@@ -359,8 +359,19 @@ impl FileOps for Ops {
         self.0.poll()
     }
 
-    fn ioctl(&self, task: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+    fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
         match cmd {
+            FIOSETOWN | SIOCSPGRP => {
+                let owner: i32 = user::read_val(UserAddr(arg))?;
+                if owner == i32::MIN {
+                    return Err(Errno::EINVAL);
+                }
+                // `F_OWNER_PID`, `F_OWNER_PGRP`.
+                file.set_owner(owner, if owner < 0 { 2 } else { 1 });
+                Ok(0)
+            }
+            FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &file.owner()).map(|()| 0),
+            SIOCGSTAMP => Err(Errno::ENOENT),
             FIONREAD if !self.0.is_listening() => {
                 user::write_val(UserAddr(arg), &(self.0.waiting().min(i32::MAX as usize) as i32))?;
                 Ok(0)

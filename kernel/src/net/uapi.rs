@@ -27,6 +27,7 @@ pub const MSG_EOR: u32 = 0x80;
 pub const MSG_WAITALL: u32 = 0x100;
 pub const MSG_ERRQUEUE: u32 = 0x2000;
 pub const MSG_NOSIGNAL: u32 = 0x4000;
+pub const MSG_MORE: u32 = 0x8000;
 pub const MSG_WAITFORONE: u32 = 0x1_0000;
 pub const MSG_FASTOPEN: u32 = 0x2000_0000;
 pub const MSG_CMSG_CLOEXEC: u32 = 0x4000_0000;
@@ -60,6 +61,10 @@ pub const IPPROTO_MAX: u32 = 263;
 /// Requests of ioctl(2) (`linux/sockios.h`).
 pub const FIONREAD: u32 = 0x541b;
 pub const TIOCOUTQ: u32 = 0x5411;
+pub const FIOSETOWN: u32 = 0x8901;
+pub const SIOCSPGRP: u32 = 0x8902;
+pub const FIOGETOWN: u32 = 0x8903;
+pub const SIOCGPGRP: u32 = 0x8904;
 pub const SIOCATMARK: u32 = 0x8905;
 pub const SIOCGSTAMP: u32 = 0x8906;
 
@@ -101,6 +106,7 @@ pub mod so {
     pub const PROTOCOL: u32 = 38;
     pub const DOMAIN: u32 = 39;
     pub const RXQ_OVFL: u32 = 40;
+    pub const WIFI_STATUS: u32 = 41;
     pub const PEEK_OFF: u32 = 42;
     pub const NOFCS: u32 = 43;
     pub const LOCK_FILTER: u32 = 44;
@@ -109,6 +115,7 @@ pub mod so {
     pub const MAX_PACING_RATE: u32 = 47;
     pub const BPF_EXTENSIONS: u32 = 48;
     pub const INCOMING_CPU: u32 = 49;
+    pub const CNX_ADVICE: u32 = 53;
     pub const MEMINFO: u32 = 55;
     pub const INCOMING_NAPI_ID: u32 = 56;
     pub const COOKIE: u32 = 57;
@@ -119,6 +126,8 @@ pub mod so {
     pub const TIMESTAMPNS_NEW: u32 = 64;
     pub const RCVTIMEO_NEW: u32 = 66;
     pub const SNDTIMEO_NEW: u32 = 67;
+    pub const PREFER_BUSY_POLL: u32 = 69;
+    pub const BUSY_POLL_BUDGET: u32 = 70;
     pub const NETNS_COOKIE: u32 = 71;
     pub const BUF_LOCK: u32 = 72;
     pub const TXREHASH: u32 = 74;

@@ -99,6 +99,11 @@ const V4: &[Number] = &[
 
 /// Those of SOL_IPV6.
 const V6: &[Number] = &[
+    (2, 0, 0, 1),
+    (3, 0, 0, 1),
+    (4, 0, 0, 1),
+    (5, 0, 0, 1),
+    (8, 0, 0, 1),
     (v6::CHECKSUM, -1, i32::MIN, i32::MAX),
     (v6::UNICAST_HOPS, 64, -1, 255),
     (v6::MULTICAST_IF, 0, 0, 1),
@@ -226,11 +231,9 @@ impl Options {
     /// # Errors
     /// `ENOPROTOOPT`, `EOPNOTSUPP`, `ENOTCONN`.
     pub fn get(&self, common: &Common, level: u32, name: u32, room: usize) -> Result<Vec<u8>> {
-        if !matches!(level, SOL_IP | SOL_IPV6) {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        if level == SOL_IPV6 && common.family == AF_INET {
-            return Err(Errno::ENOPROTOOPT);
+        // What no level knows, the two families refuse in their own ways.
+        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family == AF_INET) {
+            return Err(if common.family == AF_INET { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT });
         }
         match (level, name) {
             (SOL_IP, v4::OPTIONS) => return Ok(Vec::new()),
@@ -264,6 +267,9 @@ impl Options {
             return Err(Errno::ENOPROTOOPT);
         }
         match (level, name) {
+            (SOL_IP, v4::ADD_MEMBERSHIP | v4::DROP_MEMBERSHIP) if common.kind == SOCK_STREAM => {
+                return Err(Errno::EPROTO);
+            }
             (SOL_IP, v4::ADD_MEMBERSHIP | v4::DROP_MEMBERSHIP) => {
                 let group: [u8; 4] = *value.first_chunk::<8>().and_then(|v| v.first_chunk()).ok_or(Errno::EINVAL)?;
                 return self.member(Ipv4Addr::from(group).into(), name == v4::ADD_MEMBERSHIP);

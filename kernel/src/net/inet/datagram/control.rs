@@ -156,6 +156,23 @@ impl Datagram {
         Ok(Incoming { count, full, from, control, flags: MSG_ERRQUEUE, ..Incoming::default() })
     }
 
+    /// Whether what is sent waits for more.
+    pub(super) fn is_corked(&self) -> bool {
+        self.ip.is_on(SOL_UDP, UDP_CORK)
+    }
+
+    /// Sends what has waited, to the peer.
+    fn send_corked(&self) -> Result<()> {
+        let (bytes, remote) = {
+            let mut state = self.state.lock();
+            (core::mem::take(&mut state.corked), state.remote)
+        };
+        match remote {
+            Some(to) if !bytes.is_empty() => self.send_udp(to, bytes, &Sending::default()),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn udp_option(&self, name: u32) -> Result<Vec<u8>> {
         match name {
             UDP_CORK | UDP_ENCAP | UDP_SEGMENT | UDP_GRO | UDPLITE_SEND_CSCOV | UDPLITE_RECV_CSCOV => {
@@ -168,6 +185,10 @@ impl Datagram {
     pub(super) fn set_udp_option(&self, name: u32, value: &[u8]) -> Result<()> {
         let number = number(value)?;
         match name {
+            UDP_CORK => {
+                self.ip.store(SOL_UDP, name, i32::from(number != 0))?;
+                if number != 0 { Ok(()) } else { self.send_corked() }
+            }
             UDP_SEGMENT if !(0..=0xffff).contains(&number) => Err(Errno::EINVAL),
             UDP_SEGMENT => self.ip.store(SOL_UDP, name, number),
             // Fewer bytes than a header has are those of the header.

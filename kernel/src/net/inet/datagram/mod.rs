@@ -83,6 +83,8 @@ struct State {
     /// Messages that found no room.
     drops: u32,
     errors: VecDeque<Failure>,
+    /// What waits for more (`UDP_CORK`, `MSG_MORE`).
+    corked: Vec<u8>,
 }
 
 /// See the module.
@@ -116,6 +118,7 @@ impl Datagram {
             used: 0,
             drops: 0,
             errors: VecDeque::new(),
+            corked: Vec::new(),
         };
         let socket = Arc::new_cyclic(|me| Datagram {
             common,
@@ -307,6 +310,21 @@ impl Datagram {
         if got < len { Err(Errno::EFAULT) } else { Ok(bytes) }
     }
 
+    /// Puts bytes to those that wait for more (`UDP_CORK`, `MSG_MORE`); all of them once they are to go.
+    fn uncork(&self, bytes: Vec<u8>, more: bool) -> Result<Option<Vec<u8>>> {
+        let waits = self.what == Protocol::Udp && (more || self.is_corked());
+        let mut state = self.state.lock();
+        if state.corked.is_empty() && !waits {
+            return Ok(Some(bytes));
+        }
+        if state.corked.len() + bytes.len() > UDP_MAX {
+            return Err(Errno::EMSGSIZE);
+        }
+        state.corked.try_reserve(bytes.len()).map_err(|_| Errno::ENOBUFS)?;
+        state.corked.extend_from_slice(&bytes);
+        Ok(if waits { None } else { Some(core::mem::take(&mut state.corked)) })
+    }
+
     fn connect_to(&self, to: SocketAddr) -> Result<()> {
         let source = self.source(to.ip())?;
         if self.what != Protocol::Raw {
@@ -398,6 +416,7 @@ impl Socket for Datagram {
         let sending = Sending::read(self, &message.control)?;
         let bytes = self.read_payload(src)?;
         let count = bytes.len();
+        let Some(bytes) = self.uncork(bytes, call.has(MSG_MORE))? else { return Ok(count) };
         match self.what {
             Protocol::Udp => self.send_udp(to, bytes, &sending)?,
             Protocol::Ping => self.send_ping(to, bytes, &sending)?,
@@ -423,11 +442,12 @@ impl Socket for Datagram {
     fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
         {
             let mut state = self.state.lock();
+            // Without a peer it is an error, and done all the same.
+            state.receive_shut |= receiving;
+            state.send_shut |= sending;
             if state.remote.is_none() {
                 return Err(Errno::ENOTCONN);
             }
-            state.receive_shut |= receiving;
-            state.send_shut |= sending;
         }
         self.common.wake();
         Ok(())

@@ -49,64 +49,77 @@ impl TcpSocket {
     }
 
     pub(super) fn send_bytes(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
-        if self.state.lock().phase == Phase::SynSent {
-            let settled = || (self.state.lock().phase != Phase::SynSent).then_some(());
-            self.common.wait_writable(call.nonblock, settled)?;
-        }
         let total = src.remaining();
         let mut done = 0;
-        while done < total {
+        loop {
             match self.send_some(call, src) {
                 Ok(count) => done += count,
-                Err(_) if done > 0 => break,
+                Err(_) if done > 0 => return Ok(done),
                 Err(error) => return Err(error),
             }
+            if done >= total {
+                return Ok(done);
+            }
+            sched::cond_resched();
         }
-        if total == 0 {
-            self.check_sending()?;
-        }
-        Ok(done)
     }
 
-    fn check_sending(&self) -> Result<()> {
+    /// Sends what fits now; waits for a connection or for room, if there is none, and sends nothing then.
+    fn send_some(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
         self.common.check_error()?;
-        if self.send_shut.load(Acquire) || self.state.lock().phase != Phase::Connected {
+        if self.send_shut.load(Acquire) {
             return Err(Errno::EPIPE);
         }
-        Ok(())
-    }
-
-    /// Sends what fits now, after waiting for room.
-    fn send_some(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
-        self.check_sending()?;
-        let Some(peer) = self.peer().filter(|peer| !peer.gone.load(Acquire)) else {
+        let (phase, peer) = {
+            let state = self.state.lock();
+            (state.phase, state.peer.upgrade())
+        };
+        match phase {
+            Phase::Connected => {}
+            Phase::SynSent => {
+                let settled = || (self.state.lock().phase != Phase::SynSent).then_some(());
+                return self.common.wait_writable(call.nonblock, settled).map(|()| 0);
+            }
+            _ => return Err(Errno::EPIPE),
+        }
+        if src.remaining() == 0 {
+            return Ok(0);
+        }
+        let Some(peer) = peer.filter(|peer| !peer.gone.load(Acquire)) else {
             // Nobody can read it any more: it is sent, and answered by an RST.
             let lost = src.remaining();
             self.receive_reset_from_orphan();
             return Ok(lost);
         };
-        let mut ring = peer.incoming.lock();
-        let capacity = peer.capacity.load(Relaxed);
+        let count = peer.put(src)?;
+        if count > 0 {
+            self.sent.fetch_add(count as u64, Relaxed);
+            return Ok(count);
+        }
+        if call.nonblock && peer.room() > 0 {
+            return Ok(0);
+        }
+        let roomy = || (peer.is_roomy() || self.send_shut.load(Acquire) || peer.gone.load(Acquire)).then_some(());
+        self.common.wait_writable(call.nonblock, roomy).map(|()| 0)
+    }
+
+    /// Takes bytes that the peer sends, as many as fit.
+    fn put(&self, src: &mut IoSrc<'_>) -> Result<usize> {
+        let mut ring = self.incoming.lock();
+        let capacity = self.capacity.load(Relaxed);
         if ring.capacity() != capacity {
             // Only at the first byte, and after a socket was connected again.
             let least = ring.len();
             ring.resize(capacity.max(least))?;
         }
         let count = ring.fill(src)?;
-        peer.waiting.store(ring.len(), Release);
+        self.waiting.store(ring.len(), Release);
         drop(ring);
         if count > 0 {
-            self.sent.fetch_add(count as u64, Relaxed);
-            peer.received.fetch_add(count as u64, Relaxed);
-            peer.common.readers.wake_all();
-            sched::cond_resched();
-            return Ok(count);
+            self.received.fetch_add(count as u64, Relaxed);
+            self.common.readers.wake_all();
         }
-        let roomy = || (peer.is_roomy() || self.send_shut.load(Acquire) || peer.gone.load(Acquire)).then_some(());
-        if call.nonblock && peer.room() > 0 {
-            return Ok(0);
-        }
-        self.common.wait_writable(call.nonblock, roomy).map(|()| 0)
+        Ok(count)
     }
 
     /// The peer is closed, and we sent.
@@ -122,9 +135,6 @@ impl TcpSocket {
     }
 
     pub(super) fn receive_bytes(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<usize> {
-        if self.state.lock().phase == Phase::Listening {
-            return Err(Errno::ENOTCONN);
-        }
         let wanted = match call.has(MSG_WAITALL) {
             true => dst.remaining(),
             false => dst.remaining().min(self.common.receive_low.load(Relaxed) as usize).max(1),
