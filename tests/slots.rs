@@ -2,10 +2,10 @@
 
 mod common;
 
-use common::{umbel, wait_until};
+use common::{generations, umbel, until, wait_until};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -20,44 +20,11 @@ fn start(script: &str) -> Child {
         .expect("start a machine")
 }
 
-/// Children of all threads of a process.
-fn children(pid: u32) -> Vec<u32> {
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
-    threads
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
-        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
-        .collect()
-}
-
-/// Zygote, parents and slots, in generations.
-fn generations(machine: u32) -> Vec<Vec<u32>> {
-    let mut generations = vec![vec![machine]];
-    while let Some(last) = generations.last()
-        && !last.is_empty()
-    {
-        let next = last.iter().flat_map(|pid| children(*pid)).collect();
-        generations.push(next);
-    }
-    generations
-}
-
 /// Host time that a process has used in user mode, ticks.
 fn user_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     fields.split_whitespace().nth(11).and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
-}
-
-fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + LIMIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < end, "what was waited for did not come");
-        sleep(Duration::from_millis(20));
-    }
 }
 
 fn kill(pid: u32) {

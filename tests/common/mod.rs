@@ -198,3 +198,37 @@ pub fn user_id() -> u32 {
 pub fn is_root() -> bool {
     user_id() == 0
 }
+
+/// Children of all threads of a process.
+fn children(pid: u32) -> Vec<u32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    threads
+        .flatten()
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>())
+        .collect()
+}
+
+/// Zygote, parents and slots, in generations.
+pub fn generations(machine: u32) -> Vec<Vec<u32>> {
+    let mut generations = vec![vec![machine]];
+    while let Some(last) = generations.last()
+        && !last.is_empty()
+    {
+        let next = last.iter().flat_map(|pid| children(*pid)).collect();
+        generations.push(next);
+    }
+    generations
+}
+
+/// Asks again and again, for a minute.
+pub fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "what was waited for did not come");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
