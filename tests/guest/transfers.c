@@ -191,7 +191,7 @@ static void locks(void) {
     CHECK_ERRNO(flock(other, LOCK_EX | LOCK_NB), EWOULDBLOCK);
     CHECK_ERRNO(flock(other, LOCK_NB), EINVAL);
     CHECK(flock(fd, LOCK_UN) == 0 && flock(other, LOCK_EX | LOCK_NB) == 0);
-    CHECK(fcntl(fd, F_GETLEASE) == F_UNLCK);
+    CHECK(fcntl(fd, F_GETLEASE) == F_UNLCK && fcntl(fd, F_NOTIFY, DN_MULTISHOT) == 0);
     struct f_owner_ex owner = {F_OWNER_PID, getpid()}, seen;
     CHECK(fcntl(fd, F_SETOWN_EX, &owner) == 0 && fcntl(fd, F_GETOWN) == getpid());
     CHECK(fcntl(fd, F_GETOWN_EX, &seen) == 0 && seen.type == F_OWNER_PID && seen.pid == getpid());

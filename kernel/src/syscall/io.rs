@@ -345,6 +345,8 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             Ok(0)
         }
         F_GETLEASE => Ok(u64::from(F_UNLCK)),
+        // Asking for no events takes a watch away; there never is one.
+        F_NOTIFY if arg as u32 & !DN_MULTISHOT == 0 => Ok(0),
         F_GETOWN => Ok(i64::from(file.owner()) as u64),
         F_SETOWN => {
             let owner = arg as i32;
@@ -366,6 +368,8 @@ fn owner_ex(owner: i32, kind: i32) -> [i32; 2] {
     [kind, owner.abs()]
 }
 
+/// `DN_MULTISHOT`.
+const DN_MULTISHOT: u32 = 0x8000_0000;
 /// `F_OWNER_PID`, `F_OWNER_PGRP`.
 const F_OWNER_PID: i32 = 1;
 const F_OWNER_PGRP: i32 = 2;
