@@ -127,6 +127,11 @@ fn namespaces() {
     same_as_host("namespaces");
 }
 
+#[test]
+fn oddities() {
+    same_as_host("oddities");
+}
+
 /// Only inside: the host may lack the driver or lend its devices to nobody.
 #[test]
 fn loops() {

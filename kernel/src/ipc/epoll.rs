@@ -122,9 +122,12 @@ impl Epoll {
     /// Registers `file` as `fd`.
     ///
     /// # Errors
-    /// `EEXIST`, `EPERM` for files that are always ready, `ELOOP`, `ENOMEM`.
+    /// `EEXIST`, `EPERM` for files that are always ready, `EBADF` for those of `O_PATH`, `ELOOP`, `ENOMEM`.
     pub fn add(&self, fd: Fd, file: &Arc<File>, event: Event) -> Result<()> {
-        if file.inode().is_some_and(|inode| matches!(inode.kind(), Kind::Regular | Kind::Directory)) {
+        if file.flags().contains(OpenFlags::PATH) {
+            return Err(Errno::EBADF);
+        }
+        if file.inode().is_some_and(|inode| matches!(inode.kind(), Kind::Regular | Kind::Directory | Kind::Block)) {
             return Err(Errno::EPERM);
         }
         if let Some(inner) = file.ops_as::<Epoll>() {

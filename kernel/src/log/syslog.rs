@@ -5,6 +5,7 @@ use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use umbel_mm::UserAddr;
 use umbel_smp::wait::Wake;
 
 const CLOSE: u32 = 0;
@@ -23,11 +24,11 @@ const SIZE_BUFFER: u32 = 10;
 ///
 /// # Errors
 /// `EPERM` without CAP_SYSLOG except for READ_ALL and SIZE_BUFFER, `EINVAL`, `ERESTARTSYS`.
-pub fn syslog(task: &Arc<Task>, action: u32, len: i32) -> Result<(Vec<u8>, u64)> {
+pub fn syslog(task: &Arc<Task>, action: u32, buf: UserAddr, len: i32) -> Result<(Vec<u8>, u64)> {
     if !matches!(action, READ_ALL | SIZE_BUFFER) && !task.cred().capable(cap::SYSLOG) {
         return Err(Errno::EPERM);
     }
-    if matches!(action, READ | READ_ALL | READ_CLEAR) && len < 0 {
+    if matches!(action, READ | READ_ALL | READ_CLEAR) && (len < 0 || buf.0 == 0) {
         return Err(Errno::EINVAL);
     }
     let len = len.max(0) as usize;

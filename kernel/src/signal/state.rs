@@ -56,6 +56,11 @@ impl SharedActions {
 }
 
 impl Shared {
+    /// A number that those have in common who share their actions.
+    pub fn actions_id(&self) -> usize {
+        Arc::as_ptr(&self.state.lock().actions.0) as usize
+    }
+
     /// All actions default, nothing pending.
     pub fn new() -> Shared {
         Self::with_actions(SharedActions::new(Actions::new()))

@@ -180,7 +180,8 @@ fn getresgid(task: &Arc<Task>, rgid: UserAddr, egid: UserAddr, sgid: UserAddr) -
 fn setfsuid(task: &Arc<Task>, uid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
     let old = cred.clone();
-    if cred.capable_here(cap::SETUID) || [cred.uid, cred.euid, cred.suid, cred.fsuid].contains(&uid) {
+    let allowed = cred.capable_here(cap::SETUID) || [cred.uid, cred.euid, cred.suid, cred.fsuid].contains(&uid);
+    if uid != u32::MAX && allowed {
         cred.fsuid = uid;
         cred.adjust_fs_caps(&old);
         task.set_cred(cred);
@@ -191,7 +192,8 @@ fn setfsuid(task: &Arc<Task>, uid: u32) -> Result<u32> {
 fn setfsgid(task: &Arc<Task>, gid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
     let old = cred.fsgid;
-    if cred.capable_here(cap::SETGID) || [cred.gid, cred.egid, cred.sgid, cred.fsgid].contains(&gid) {
+    let allowed = cred.capable_here(cap::SETGID) || [cred.gid, cred.egid, cred.sgid, cred.fsgid].contains(&gid);
+    if gid != u32::MAX && allowed {
         cred.fsgid = gid;
         task.set_cred(cred);
     }

@@ -352,7 +352,11 @@ fn readlink(task: &Arc<Task>, path: UserStr, buf: UserAddr, len: i32) -> Result<
 
 fn readlinkat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, len: i32) -> Result<usize> {
     let len = usize::try_from(len).ok().filter(|&len| len > 0).ok_or(Errno::EINVAL)?;
+    let named = read_val::<u8>(path.0)? != 0;
     let path = path_at(task, dir, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    if !named && path.inode().kind() != Kind::Symlink {
+        return Err(Errno::ENOENT);
+    }
     let text = path.inode().readlink()?;
     let text = text.get(..len).unwrap_or(&text);
     copy_out(buf, text)?;

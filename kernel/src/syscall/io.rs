@@ -516,7 +516,8 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
 
 fn fsync(task: &Arc<Task>, fd: Fd) -> Result<()> {
     let file = file(task, fd)?;
-    if !file.ops().seekable() && !file.is_dir() {
+    let device = file.inode().is_some_and(|inode| inode.kind() == Kind::Char);
+    if device || !file.ops().seekable() && !file.is_dir() {
         return Err(Errno::EINVAL);
     }
     file.ops().fsync(&file)

@@ -29,6 +29,7 @@ pub mod cred;
 pub mod fs;
 pub mod io;
 pub mod ipc;
+pub mod kcmp;
 pub mod mm;
 pub mod mount;
 pub mod mqueue;

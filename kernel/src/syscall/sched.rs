@@ -6,6 +6,7 @@ use crate::task::{self, Task, cap, ids};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
 use umbel_mm::UserAddr;
 use umbel_mm::user::{copy_out, read_val, read_vec, write_val};
@@ -28,6 +29,8 @@ rows! {
     nr::__NR_getcpu, getcpu(cpu: UserAddr, node: UserAddr) => getcpu, Full;
     nr::__NR_getpriority, getpriority(which: u32, who: Pid) => getpriority, Full;
     nr::__NR_setpriority, setpriority(which: u32, who: Pid, nice: i32) => setpriority, Full;
+    nr::__NR_ioprio_get, ioprio_get(which: u32, who: Pid) => ioprio_get, Partial("no disk to schedule: kept and inherited only");
+    nr::__NR_ioprio_set, ioprio_set(which: u32, who: Pid, priority: i32) => ioprio_set, Partial("no disk to schedule: kept and inherited only");
 }
 
 const SCHED_OTHER: u32 = 0;
@@ -45,7 +48,7 @@ fn find(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
     }
 }
 
-/// As [`find`], for the affinity calls, to which a negative id is one that does not exist.
+/// As [`find`], for the calls to which a negative id is one that does not exist.
 fn find_any(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
     if pid.0 < 0 { Err(Errno::ESRCH) } else { find(task, pid) }
 }
@@ -73,13 +76,20 @@ fn policy_of(task: &Task) -> (u32, u32) {
     }
 }
 
+/// An id and an address that are there at all, which is asked before whether they lead anywhere.
+fn given(pid: Pid, param: UserAddr) -> Result<()> {
+    if pid.0 < 0 || param.0 == 0 { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
 fn sched_setparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
+    given(pid, param)?;
     let target = find(task, pid)?;
     let reset = if target.sched.flags().1 { SCHED_RESET_ON_FORK } else { 0 };
     set_scheduler(task, &target, policy_of(&target).0 | reset, read_val(param)?)
 }
 
 fn sched_getparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
+    given(pid, param)?;
     write_val(param, &policy_of(&*find(task, pid)?).1)
 }
 
@@ -274,7 +284,7 @@ fn chosen(task: &Arc<Task>, which: u32, who: Pid) -> Result<Vec<Arc<Task>>> {
         nodes.flat_map(|node| node.threads.iter().cloned()).collect::<Vec<_>>()
     };
     let found = match which {
-        0 => Vec::from([find(task, who)?]),
+        0 => Vec::from([find_any(task, who)?]),
         1 => {
             let pgid = if who.0 == 0 { task::session::getpgid(task, Pid(0))? } else { who };
             all(task::find_pgrp(pgid))
@@ -288,6 +298,38 @@ fn chosen(task: &Arc<Task>, which: u32, who: Pid) -> Result<Vec<Arc<Task>>> {
         _ => return Err(Errno::EINVAL),
     };
     if found.is_empty() { Err(Errno::ESRCH) } else { Ok(found) }
+}
+
+/// Those that ioprio_get(2) and ioprio_set(2) mean, which count from 1.
+fn chosen_for_io(task: &Arc<Task>, which: u32, who: Pid) -> Result<Vec<Arc<Task>>> {
+    chosen(task, which.checked_sub(1).ok_or(Errno::EINVAL)?, who)
+}
+
+/// The highest: the lowest number, where none at all counts as the default of best effort.
+fn ioprio_get(task: &Arc<Task>, which: u32, who: Pid) -> Result<u32> {
+    const BEST_EFFORT: u32 = 2 << 13 | 4;
+    let found = chosen_for_io(task, which, who)?;
+    let own = |task: &Arc<Task>| task.io_priority.load(Relaxed);
+    match found.as_slice() {
+        [one] => Ok(own(one)),
+        all => Ok(all.iter().map(own).map(|raw| if raw == 0 { BEST_EFFORT } else { raw }).min().unwrap_or(0)),
+    }
+}
+
+fn ioprio_set(task: &Arc<Task>, which: u32, who: Pid, priority: i32) -> Result<()> {
+    // Between class and level lie hints.
+    let (class, level) = (priority >> 13, priority & 7);
+    match class {
+        1 if !task.capable(cap::SYS_NICE) && !task.capable(cap::SYS_ADMIN) => return Err(Errno::EPERM),
+        1..=3 => {}
+        0 if level == 0 => {}
+        _ => return Err(Errno::EINVAL),
+    }
+    for target in chosen_for_io(task, which, who)? {
+        may_change(task, &target)?;
+        target.io_priority.store(priority as u32, Relaxed);
+    }
+    Ok(())
 }
 
 fn getpriority(task: &Arc<Task>, which: u32, who: Pid) -> Result<u64> {

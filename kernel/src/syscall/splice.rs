@@ -192,5 +192,7 @@ fn sync_file_range(task: &Arc<Task>, fd: Fd, at: i64, count: i64, flags: u32) ->
     if flags & !7 != 0 || at < 0 || count < 0 {
         return Err(Errno::EINVAL);
     }
-    if file.ops().seekable() { Ok(()) } else { Err(Errno::ESPIPE) }
+    let kind = file.inode().map(|inode| inode.kind());
+    let kept = matches!(kind, Some(Kind::Regular | Kind::Directory | Kind::Block | Kind::Symlink));
+    if kept { Ok(()) } else { Err(Errno::ESPIPE) }
 }

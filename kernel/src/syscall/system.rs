@@ -1,6 +1,7 @@
 //! The machine as a whole: names, memory, random numbers, what only a real machine can do.
 
-use super::{Pid, UserStr};
+use super::UserStr;
+use crate::fs::proc::FILESYSTEMS;
 use crate::task::ns::uts;
 use crate::task::{Task, cap, ids};
 use crate::{Errno, Result, random, time};
@@ -20,8 +21,7 @@ rows! {
     nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
     nr::__NR_vhangup, vhangup() => vhangup, Partial("refused");
     nr::__NR_acct, acct(path: UserStr) => acct, Partial("refused");
-    nr::__NR_ioprio_get, ioprio_get(which: u32, who: Pid) => ioprio_get, Partial("one class");
-    nr::__NR_ioprio_set, ioprio_set(which: u32, who: Pid, priority: u32) => ioprio_set, Partial("remembered nowhere");
+    nr::__NR_sysfs, sysfs(option: u32, first: u64, second: u64) => sysfs, Full;
 }
 
 /// The Linux whose behaviour this kernel follows.
@@ -115,7 +115,7 @@ fn getrandom(_: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usi
 
 /// Nobody may restart the machine from inside; the first process's end ends it.
 fn syslog(task: &Arc<Task>, action: u32, buf: UserAddr, len: i32) -> Result<u64> {
-    let (text, value) = crate::log::syslog(task, action, len)?;
+    let (text, value) = crate::log::syslog(task, action, buf, len)?;
     if text.is_empty() {
         return Ok(value);
     }
@@ -132,19 +132,29 @@ fn reboot(task: &Arc<Task>, magic: u32, _magic2: u32, command: u32) -> Result<()
     if magic == MAGIC && CAD.contains(&command) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// The types of file systems: by name, by number, and how many.
+fn sysfs(_: &Arc<Task>, option: u32, first: u64, second: u64) -> Result<usize> {
+    let types = FILESYSTEMS.lines().map(|line| line.rsplit('\t').next().unwrap_or(line));
+    match option {
+        1 => {
+            let name = UserStr(UserAddr(first)).read()?;
+            types.map(str::as_bytes).position(|own| own == name).ok_or(Errno::EINVAL)
+        }
+        2 => {
+            let mut types = types;
+            let name = usize::try_from(first).ok().and_then(|index| types.nth(index)).ok_or(Errno::EINVAL)?;
+            copy_out(UserAddr(second), &[name.as_bytes(), b"\0"].concat())?;
+            Ok(0)
+        }
+        3 => Ok(types.count()),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 fn vhangup(_: &Arc<Task>) -> Result<()> {
     Err(Errno::EPERM)
 }
 
 fn acct(_: &Arc<Task>, _path: UserStr) -> Result<()> {
     Err(Errno::EPERM)
-}
-
-/// Best effort, level 4.
-fn ioprio_get(_: &Arc<Task>, _which: u32, _who: Pid) -> Result<u32> {
-    Ok(2 << 13 | 4)
-}
-
-fn ioprio_set(_: &Arc<Task>, _which: u32, _who: Pid, _priority: u32) -> Result<()> {
-    Ok(())
 }

@@ -72,6 +72,7 @@ const FAMILIES: &[&[Row]] = &[
     super::fs::ROWS,
     super::io::ROWS,
     super::ipc::ROWS,
+    super::kcmp::ROWS,
     super::mm::ROWS,
     super::mount::ROWS,
     super::mqueue::ROWS,

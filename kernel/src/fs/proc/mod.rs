@@ -22,7 +22,7 @@ mod sysvipc;
 mod users;
 
 pub use status::mask as cpu_mask;
-pub use system::{load, uptime_ns};
+pub use system::{FILESYSTEMS, load, uptime_ns};
 
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};
 use super::{FileSystem, InodeRef, Kind};

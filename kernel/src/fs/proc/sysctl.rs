@@ -6,6 +6,7 @@ use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::ipc::pipe;
 use crate::ipc::sysv::{Limits, namespace};
 use crate::syscall::system;
+use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
 use crate::{Errno, Result, random};
 use alloc::format;
@@ -30,7 +31,8 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("boot_id", text(boot_id))
         .add("uuid", text(|| String::from_utf8_lossy(&random::uuid()).into()));
     let kernel = fixed(KERNEL)
-        .add("hostname", host_name(fs))
+        .add("hostname", uts_name(fs, |names| &mut names.host))
+        .add("domainname", uts_name(fs, |names| &mut names.domain))
         .add("osrelease", text(|| system::RELEASE.into()))
         .add("version", text(|| system::VERSION.into()))
         .add("pid_max", text(|| format!("{}", ids::PID_MAX)))
@@ -125,7 +127,6 @@ const RANDOM: &[(&str, &str)] = &[
 const KERNEL: &[(&str, &str)] = &[
     ("core_pattern", "core"),
     ("core_uses_pid", "0"),
-    ("domainname", "(none)"),
     ("dmesg_restrict", "0"),
     ("io_uring_disabled", "2"),
     ("kptr_restrict", "1"),
@@ -193,20 +194,22 @@ fn boot_id() -> String {
     String::from_utf8_lossy(ID.call_once(random::uuid)).into()
 }
 
-fn host_name(fs: &Arc<PseudoFs>) -> InodeRef {
-    let read = || {
-        let mut name: Vec<u8> = task::current().ns().uts.host_name();
+/// One of the names of the caller's machine, which root may change.
+fn uts_name(fs: &Arc<PseudoFs>, which: fn(&mut Names) -> &mut Name) -> InodeRef {
+    let read = move || {
+        let mut names = task::current().ns().uts.names();
+        let mut name: Vec<u8> = which(&mut names).iter().copied().take_while(|&byte| byte != 0).collect();
         name.push(b'\n');
         Ok(name)
     };
-    let write = |text: &[u8]| -> Result<()> {
+    let write = move |text: &[u8]| -> Result<()> {
         let task = task::current();
-        let uts = task.ns().uts.clone();
-        if !task.cred().capable_in(&uts.owner, cap::SYS_ADMIN) {
+        let own = task.ns().uts.clone();
+        if !task.cred().capable_in(&own.owner, cap::SYS_ADMIN) {
             return Err(Errno::EPERM);
         }
         let name = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
-        uts.set(|names| names.host = task::ns::uts::name(name));
+        own.set(|names| *which(names) = uts::name(name));
         Ok(())
     };
     TextFile::writable(Meta::new(fs, 0o644), read, write)

@@ -48,7 +48,9 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("tty", Dir::new(Meta::new(fs, 0o555), StaticDir::new().add("drivers", text(|| Ok(TTY_DRIVERS.into())))))
 }
 
-const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n";
+/// /proc/filesystems.
+pub const FILESYSTEMS: &str =
+    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n";
 const DEVICES: &str =
     "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n  7 loop\n";
 

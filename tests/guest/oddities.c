@@ -1,0 +1,77 @@
+/* Small calls and corners of calls that conformance suites look into. */
+#define _GNU_SOURCE
+#include "check.h"
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/fsuid.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void ids_and_priorities(void) {
+    CHECK_ERRNO(getpriority(PRIO_PROCESS, -1), ESRCH);
+    CHECK_ERRNO(setpriority(PRIO_PROCESS, -1, 0), ESRCH);
+    CHECK_ERRNO(syscall(SYS_sched_getparam, 0, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sched_setparam, 0, 0), EINVAL);
+    CHECK(setfsuid(-1) == (int)geteuid() && setfsuid(-1) == (int)geteuid() && setfsgid(-1) == (int)getegid() && setfsgid(-1) == (int)getegid());
+    CHECK(syscall(SYS_ioprio_get, 1, 0) == 0);
+    CHECK(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 6) == 0 && syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 6));
+    pid_t child = fork();
+    if (child == 0) _exit(syscall(SYS_ioprio_get, 1, 0) != (2 << 13 | 6));
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK_ERRNO(syscall(SYS_ioprio_set, 1, 0, 4 << 13), EINVAL);
+    CHECK_ERRNO(syscall(SYS_ioprio_get, 4, 0), EINVAL);
+    CHECK(syscall(SYS_ioprio_set, 1, 0, 0) == 0 && syscall(SYS_ioprio_get, 1, 0) == 0);
+}
+
+static void files(void) {
+    int fd = open("/", O_PATH), null = open("/dev/null", O_RDWR), epoll = epoll_create1(0);
+    struct epoll_event event = {.events = EPOLLIN};
+    CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), EBADF);
+    CHECK_ERRNO(fsync(null), EINVAL);
+    CHECK_ERRNO(fdatasync(null), EINVAL);
+    CHECK_ERRNO(sync_file_range(null, 0, 1, 0), ESPIPE);
+    char text[8];
+    CHECK_ERRNO(readlink("", text, sizeof text), ENOENT);
+    CHECK_ERRNO(readlinkat(fd, "", text, sizeof text), ENOENT);
+}
+
+static void types_of_file_systems(void) {
+    char name[64] = "";
+    long proc = syscall(SYS_sysfs, 1, "proc");
+    CHECK(proc >= 0 && proc < syscall(SYS_sysfs, 3));
+    CHECK(syscall(SYS_sysfs, 2, proc, name) == 0 && !strcmp(name, "proc"));
+    CHECK_ERRNO(syscall(SYS_sysfs, 1, "no such"), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sysfs, 1, (char *)-8l), EFAULT);
+    CHECK_ERRNO(syscall(SYS_sysfs, 2, 1000, name), EINVAL);
+    CHECK_ERRNO(syscall(SYS_sysfs, 4), EINVAL);
+}
+
+static void comparing(void) {
+    int fd = open("/dev/null", O_RDONLY), same = dup(fd), other = open("/dev/null", O_RDONLY), own = getpid();
+    CHECK(syscall(SYS_kcmp, own, own, KCMP_FILE, fd, same) == 0);
+    long order = syscall(SYS_kcmp, own, own, KCMP_FILE, fd, other);
+    CHECK((order == 1 || order == 2) && syscall(SYS_kcmp, own, own, KCMP_FILE, other, fd) == 3 - order);
+    CHECK_ERRNO(syscall(SYS_kcmp, own, own, KCMP_FILE, fd, 999), EBADF);
+    CHECK_ERRNO(syscall(SYS_kcmp, own, own, 100, 0, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_kcmp, own, 1 << 30, KCMP_VM, 0, 0), ESRCH);
+    pid_t child = fork();
+    if (child == 0) pause();
+    CHECK(syscall(SYS_kcmp, own, child, KCMP_FILE, fd, fd) == 0);
+    CHECK(syscall(SYS_kcmp, own, child, KCMP_VM, 0, 0) > 0 && syscall(SYS_kcmp, own, child, KCMP_FILES, 0, 0) > 0);
+    CHECK(syscall(SYS_kcmp, own, child, KCMP_SIGHAND, 0, 0) > 0 && syscall(SYS_kcmp, own, own, KCMP_SIGHAND, 0, 0) == 0);
+    kill(child, SIGKILL);
+    waitpid(child, 0, 0);
+}
+
+int main(void) {
+    ids_and_priorities();
+    files();
+    types_of_file_systems();
+    comparing();
+    DONE();
+}
