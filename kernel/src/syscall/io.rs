@@ -358,8 +358,6 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         }
         F_GETLK | F_OFD_GETLK => get_lock(task, &file, command, UserAddr(arg)),
         F_SETLK | F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => set_lock(task, &file, command, UserAddr(arg)),
-        // No events: ends the watch of a directory, and there is none.
-        F_NOTIFY if arg & !u64::from(DN_MULTISHOT) == 0 => Ok(0),
         // Pipe sizes and seals belong to what is behind the file.
         _ => file.ops().fcntl(task, &file, command, arg),
     }
