@@ -199,10 +199,15 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
             socket.set_option(task, level, name, value).or(Ok(()))
         }
         so::SNDBUF | so::SNDBUFFORCE => {
-            set_buffer(task, &common.send_buffer, number, SEND_MIN, name == so::SNDBUFFORCE)
+            set_buffer(task, &common.send_buffer, number, SEND_MIN, name == so::SNDBUFFORCE)?;
+            // The stream's room follows what is set by hand (`SO_BUF_LOCK`).
+            common.buffer_locks.fetch_or(1, Relaxed);
+            Ok(())
         }
         so::RCVBUF | so::RCVBUFFORCE => {
-            set_buffer(task, &common.receive_buffer, number, RECEIVE_MIN, name == so::RCVBUFFORCE)
+            set_buffer(task, &common.receive_buffer, number, RECEIVE_MIN, name == so::RCVBUFFORCE)?;
+            common.buffer_locks.fetch_or(2, Relaxed);
+            Ok(())
         }
         so::LINGER => set_linger(common, number, value),
         so::RCVLOWAT => {
