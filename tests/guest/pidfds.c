@@ -273,6 +273,27 @@ static void exec_by_descriptor(void) {
     unlink("/tmp/truelink");
 }
 
+static int kcmp_(pid_t a, pid_t b, int kind, unsigned long x, unsigned long y) {
+    return syscall(SYS_kcmp, a, b, kind, x, y);
+}
+
+static void comparing(void) {
+    pid_t pid = sleeper();
+    char path[32];
+    snprintf(path, sizeof path, "/proc/%d", pid);
+    int two = dup(0), other = open("/dev/null", O_RDONLY), dir = open(path, O_RDONLY | O_DIRECTORY);
+    CHECK(kcmp_(getpid(), pid, 0, 0, 0) == 0 && kcmp_(getpid(), getpid(), 0, 0, two) == 0);
+    CHECK(kcmp_(getpid(), getpid(), 0, 0, other) + kcmp_(getpid(), getpid(), 0, other, 0) == 3);
+    CHECK(kcmp_(getpid(), pid, 1, 0, 0) > 0 && kcmp_(getpid(), pid, 2, 0, 0) > 0 && kcmp_(getpid(), pid, 4, 0, 0) > 0);
+    CHECK_ERRNO(kcmp_(getpid(), pid, 0, 999, 0), EBADF);
+    CHECK_ERRNO(kcmp_(getpid(), pid, 99, 0, 0), EINVAL);
+    CHECK_ERRNO(kcmp_(getpid(), 32766, 1, 0, 0), ESRCH);
+    CHECK(pidfd_signal(dir, SIGKILL, 0, 0) == 0); /* a descriptor of /proc/PID serves as well */
+    int status;
+    CHECK(waitpid(pid, &status, 0) == pid && WTERMSIG(status) == SIGKILL);
+    close(two), close(other), close(dir);
+}
+
 static void pending_limit(void) {
     pid_t pid = fork();
     if (pid) {
@@ -314,6 +335,7 @@ int main(void) {
     threads();
     busy();
     exec_by_descriptor();
+    comparing();
     pending_limit();
     DONE();
 }

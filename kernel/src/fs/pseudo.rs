@@ -176,6 +176,13 @@ impl<S: DirSource> Dir<S> {
     }
 }
 
+impl<S: DirSource> Dir<S> {
+    /// What it shows.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+}
+
 impl<S: DirSource> Inode for Dir<S> {
     fn kind(&self) -> Kind {
         Kind::Directory

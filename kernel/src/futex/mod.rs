@@ -174,8 +174,12 @@ fn key_of(task: &Task, addr: u64, shared: bool) -> Result<Key> {
         return Err(Errno::EINVAL);
     }
     let space = task.space().ok_or(Errno::EFAULT)?;
-    if shared && let Some((object, offset)) = space.shared_word(UserAddr(addr))? {
-        return Ok(Key { space: object, offset, shared: true });
+    if shared {
+        // A word that other processes may use must be there; a private one is looked at only by those who wait.
+        user::fetch_u32(UserAddr(addr))?;
+        if let Some((object, offset)) = space.shared_word(UserAddr(addr))? {
+            return Ok(Key { space: object, offset, shared: true });
+        }
     }
     Ok(Key { space: space.id(), offset: addr, shared: false })
 }

@@ -3,6 +3,7 @@
 use super::ipc::install;
 use super::{Fd, Pid};
 use crate::fs::OpenFlags;
+use crate::fs::proc::process_of;
 use crate::signal::{self, SigInfo, code};
 use crate::task::access::{Creds, may_access};
 use crate::task::pidfd::{self, PidFd, Scope};
@@ -15,7 +16,7 @@ use umbel_mm::user::read_val;
 
 rows! {
     nr::__NR_pidfd_open, pidfd_open(pid: Pid, flags: u32) => pidfd_open, Full;
-    nr::__NR_pidfd_send_signal, pidfd_send_signal(pidfd: Fd, signo: u64, info: UserAddr, flags: u32) => pidfd_send_signal, Partial("no descriptors of /proc/PID");
+    nr::__NR_pidfd_send_signal, pidfd_send_signal(pidfd: Fd, signo: u64, info: UserAddr, flags: u32) => pidfd_send_signal, Full;
     nr::__NR_pidfd_getfd, pidfd_getfd(pidfd: Fd, fd: Fd, flags: u32) => pidfd_getfd, Full;
 }
 
@@ -57,7 +58,16 @@ fn pidfd_send_signal(task: &Arc<Task>, pidfd: Fd, signo: u64, info: UserAddr, fl
         _ => return Err(Errno::EINVAL),
     };
     let file = task.files()?.get(pidfd)?;
-    let pidfd = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?;
+    let by_directory = file.inode().and_then(|inode| process_of(&inode)).and_then(task::find_process);
+    let opened;
+    let pidfd = match (file.ops_as::<PidFd>(), by_directory) {
+        (Some(pidfd), _) => pidfd,
+        (None, Some(process)) => {
+            opened = pidfd::of_process(process, OpenFlags::empty());
+            opened.ops_as::<PidFd>().ok_or(Errno::EBADF)?
+        }
+        (None, None) => return Err(Errno::EBADF),
+    };
     let target = explicit.unwrap_or(if pidfd.is_thread() { Target::Thread } else { Target::Process });
     let info = read_info(task, pidfd, signo, info, target)?;
     super::signal::check_signo(signo)?;

@@ -53,7 +53,7 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             write_val(UserAddr(arg2), &value)?;
         }
         pr::PR_SET_TIMERSLACK => {
-            let slack = if arg2 == 0 { 50_000 } else { arg2 };
+            let slack = if arg2 == 0 { task.default_slack_ns.load(Relaxed) } else { arg2 };
             task.timer_slack_ns.store(slack, Relaxed);
         }
         pr::PR_GET_TIMERSLACK => return Ok(task.timer_slack_ns.load(Relaxed)),
@@ -77,7 +77,8 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             2 => return seccomp::add_filter(task, 0, UserAddr(arg3)),
             _ => return Err(Errno::EINVAL),
         },
-        pr::PR_SET_THP_DISABLE | pr::PR_GET_THP_DISABLE => return Ok(0),
+        pr::PR_SET_THP_DISABLE => return unused(&[arg3, arg4, arg5]).map(|()| 0),
+        pr::PR_GET_THP_DISABLE => return unused(&[arg2, arg3, arg4, arg5]).map(|()| 0),
         _ => {
             return Err(Errno::EINVAL);
         }
@@ -108,6 +109,7 @@ fn set_name(task: &Task, addr: UserAddr) -> Result<u64> {
 }
 
 const KEEP_CAPS: u32 = 1 << 4;
+const NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
 
 fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
     let mut cred = (*task.cred()).clone();
@@ -137,12 +139,13 @@ fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
             pr::PR_CAP_AMBIENT_IS_SET => return Ok(u64::from(cred.ambient & bit(arg3)? != 0)),
             pr::PR_CAP_AMBIENT_RAISE => {
                 let bit = bit(arg3)?;
-                if cred.permitted & cred.inheritable & bit == 0 {
+                if cred.permitted & cred.inheritable & bit == 0 || cred.securebits & NO_CAP_AMBIENT_RAISE != 0 {
                     return Err(Errno::EPERM);
                 }
                 cred.ambient |= bit;
             }
             pr::PR_CAP_AMBIENT_LOWER => cred.ambient &= !bit(arg3)?,
+            pr::PR_CAP_AMBIENT_CLEAR_ALL if arg3 != 0 => return Err(Errno::EINVAL),
             pr::PR_CAP_AMBIENT_CLEAR_ALL => cred.ambient = 0,
             _ => return Err(Errno::EINVAL),
         },

@@ -241,7 +241,8 @@ fn read_info(task: &Task, target: Pid, signo: u64, info: u64) -> Result<SigInfo>
 
 fn rt_sigqueueinfo(task: &Arc<Task>, pid: Pid, signo: u64, info: u64) -> Result<()> {
     let info = read_info(task, pid, signo, info)?;
-    let process = find_process(pid).ok_or(Errno::ESRCH)?;
+    let thread = || find_task(pid).map(|task| task.process().clone());
+    let process = find_process(pid).or_else(thread).ok_or(Errno::ESRCH)?;
     check_signo(signo)?;
     check_permission(task, &process, signo)?;
     if signo != 0 {

@@ -54,6 +54,8 @@ pub struct Task {
     pub parent_death_signal: AtomicU32,
     /// `PR_SET_TIMERSLACK`, ns.
     pub timer_slack_ns: AtomicU64,
+    /// What it goes back to: the slack of the thread that made this one.
+    pub default_slack_ns: AtomicU64,
     /// ioprio_set(2): class and level, 0 = none.
     pub io_priority: AtomicU32,
     /// The thread is to leave the run loop: `exit(code)` was called. Set once by the thread itself.
@@ -129,6 +131,7 @@ impl Task {
             no_new_privs: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),
+            default_slack_ns: AtomicU64::new(50_000),
             io_priority: AtomicU32::new(0),
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),

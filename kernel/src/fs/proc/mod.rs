@@ -21,6 +21,7 @@ mod system;
 mod sysvipc;
 mod users;
 
+pub use process::process_of;
 pub use status::mask as cpu_mask;
 pub use system::{FILESYSTEMS, load, uptime_ns};
 

@@ -133,6 +133,13 @@ const ENTRIES: &[(&str, Make)] = &[
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
 
+/// The process that `inode` is the directory of (`/proc/PID`).
+pub fn process_of(inode: &InodeRef) -> Option<Pid> {
+    let dir: &Dir<Entries> = inode.as_any().downcast_ref()?;
+    let subject = dir.source().subject;
+    (!subject.thread).then_some(subject.tid)
+}
+
 struct Entries {
     fs: Arc<PseudoFs>,
     subject: Subject,
