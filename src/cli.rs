@@ -30,7 +30,7 @@ pub enum Command {
     /// Start a machine, run a command in it, stop it
     ///
     /// The exit status is the command's; 128+n if signal n killed it; 127 if there is no such command, 126 if it cannot be
-    /// executed; 2 for wrong arguments; 70 if the guest kernel panicked.
+    /// executed; 2 for wrong arguments; 125 if the machine cannot be set up; 70 if the guest kernel panicked.
     Run(RunOptions),
     /// Tell what this host offers, what is missing and what to do about it
     Check,
