@@ -34,6 +34,11 @@ pub enum Command {
     Run(RunOptions),
     /// Tell what this host offers, what is missing and what to do about it
     Check,
+    /// Run a command on growing numbers of virtual CPUs and tell how it scales
+    ///
+    /// The command should do the same work whatever nproc(1) says. Each run is a machine of its own; its standard output
+    /// is thrown away. The time is the guest's, from the command's start to its end; of several runs the median counts.
+    Scale(ScaleOptions),
     /// List the running machines of this user: processor time, average number of CPUs used, memory, state
     Ps,
     /// Show what the running machines of this user use, again and again
@@ -52,6 +57,32 @@ pub struct TopOptions {
     /// Look this many times, then end [default: until interrupted]
     #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub count: Option<u32>,
+}
+
+/// Options of `umbel scale`.
+#[derive(Args, Debug)]
+pub struct ScaleOptions {
+    /// Numbers of virtual CPUs, 1 to 256 each
+    #[arg(long, value_name = "N,…", value_parser = cpus, value_delimiter = ',', default_value = "1,2,4,8")]
+    pub cpus: Vec<u32>,
+    /// Runs at each number
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 3)]
+    pub repeat: u32,
+    /// Memory of each machine, as for run
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    pub mem: u64,
+    /// Root directory of each machine, as for run
+    #[arg(long, value_name = "DIR", value_parser = directory, default_value = "/")]
+    pub root: PathBuf,
+    /// Write all measurements and the fitted law into this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Draw speed-up and law into this file
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    pub command: Vec<OsString>,
 }
 
 /// Options of `umbel run`.
@@ -88,6 +119,12 @@ pub struct RunOptions {
     /// Print counters on standard error at the end
     #[arg(long)]
     pub stats: bool,
+    /// Count what the kernel's locks cost (also in /proc/lock_stat) and print it on standard error at the end
+    #[arg(long)]
+    pub lockstat: bool,
+    /// Write what --stats and --lockstat print into this file instead
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Print the guest kernel's log on standard error, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     pub log: LogLevel,
@@ -127,7 +164,7 @@ pub fn parse() -> Result<Command, ExitCode> {
 /// Clap's first line without its prefix; its usage text goes beyond one line.
 fn first_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: umbel run CMD, check, ps or top (see umbel --help)".into();
+        return "a command is missing: umbel run CMD, scale CMD, check, ps or top (see umbel --help)".into();
     }
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);

@@ -10,6 +10,7 @@ mod memory;
 mod os;
 mod report;
 mod run;
+mod scale;
 mod supervisor;
 
 use manage::registry::RegistryError;
@@ -38,6 +39,9 @@ fn obey(command: cli::Command) -> Result<ExitCode, (String, u8)> {
             RunError::Registry(RegistryError::NameTaken(_)) => (error.to_string(), cli::STATUS_USAGE),
             _ => (error.to_string(), STATUS_MACHINE),
         }),
+        cli::Command::Scale(options) => {
+            scale::scale(&options).map(|()| ExitCode::SUCCESS).map_err(|error| (error.to_string(), STATUS_MACHINE))
+        }
         cli::Command::Ps => manage::ps::ps().map(|()| ExitCode::SUCCESS).map_err(failed),
         cli::Command::Top(options) => {
             manage::top::top(options.delay, options.count).map(|()| ExitCode::SUCCESS).map_err(failed)

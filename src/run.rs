@@ -38,6 +38,8 @@ pub enum RunError {
     NoPlace,
     #[error("cannot {0}: {1}")]
     Host(&'static str, io::Error),
+    #[error("cannot write --report {0}: {1}")]
+    Report(String, io::Error),
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error(transparent)]
@@ -67,7 +69,20 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
         server::start(listener, memory.shared.control(), memory.all_files());
         entry
     });
-    Ok(supervisor.run(zygote)?)
+    let end = supervisor.run(zygote)?;
+    report(options, &end.report)?;
+    Ok(end.status)
+}
+
+/// Counters go where the user wants them.
+fn report(options: &RunOptions, text: &str) -> Result<(), RunError> {
+    match &options.report {
+        Some(path) => std::fs::write(path, text).map_err(|error| RunError::Report(path.display().to_string(), error)),
+        None => {
+            eprint!("{text}");
+            Ok(())
+        }
+    }
 }
 
 /// Makes the machine known to `umbel ps`. A machine that nobody asked to be named runs without, too.
@@ -184,6 +199,7 @@ fn option_bits(options: &RunOptions) -> u32 {
         (options.stats, BootInfo::STATS),
         (options.debug_host, BootInfo::DEBUG_HOST),
         (options.pin, BootInfo::PIN),
+        (options.lockstat, BootInfo::LOCKSTAT),
     ]
     .iter()
     .filter(|(set, _)| *set)

@@ -42,6 +42,14 @@ const SIGNALS: [Signal; 9] = [
     Signal::SIGPIPE,
 ];
 
+/// How a machine ended.
+pub struct End {
+    /// Exit status.
+    pub status: u8,
+    /// What `--stats` and `--lockstat` say.
+    pub report: String,
+}
+
 /// A machine about to run.
 pub struct Supervisor {
     control: &'static Control,
@@ -57,8 +65,8 @@ impl Supervisor {
         Ok(Supervisor { control, signals })
     }
 
-    /// Starts the devices and waits for the end; returns the exit status.
-    pub fn run(self, zygote: i32) -> Result<u8, SupervisorError> {
+    /// Starts the devices and waits for the end; returns how it ended.
+    pub fn run(self, zygote: i32) -> Result<End, SupervisorError> {
         let control = self.control;
         let interrupt: Interrupt = Arc::new(move || control::interrupt(control, 0, Mailbox::DEVICE));
         let console = Arc::new(Console::start(control, interrupt)?);
@@ -89,15 +97,14 @@ fn end_all(zygote: i32) {
     while !matches!(waitpid(None, None), Err(nix::Error::ECHILD)) {}
 }
 
-fn last_words(control: &Control, state: u32) -> u8 {
+fn last_words(control: &Control, state: u32) -> End {
     let report = control::report(control);
     if state == ControlState::Panicked as u32 {
         eprintln!("umbel: kernel panic: {report}");
         eprint!("{}", report::backtrace(image::KERNEL, &control::backtrace(control)));
-        return report::STATUS_PANIC;
+        return End { status: report::STATUS_PANIC, report: String::new() };
     }
-    eprint!("{report}");
-    control.exit_status.load(Acquire) as u8
+    End { status: control.exit_status.load(Acquire) as u8, report }
 }
 
 /// Takes the process's signals on a thread of its own.

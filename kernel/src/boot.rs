@@ -27,6 +27,8 @@ use umbel_smp::cpu::Report;
 pub const FIRST: Pid = Pid(2);
 
 static STARTED_NS: AtomicU64 = AtomicU64::new(0);
+/// When the command was started, ns.
+static COMMAND_NS: AtomicU64 = AtomicU64::new(0);
 static READY: AtomicBool = AtomicBool::new(false);
 
 /// What the machine said at boot.
@@ -52,6 +54,9 @@ pub fn boot() -> ! {
     umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
     time::clock::init(info.tsc_khz);
     STARTED_NS.store(time::monotonic_ns(), Relaxed);
+    if option(BootInfo::LOCKSTAT) {
+        umbel_smp::lock::stat::enable(info.cpus, time::monotonic_ns);
+    }
     random::seed(&info.seed);
     sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
     sched::init();
@@ -202,6 +207,7 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
     })?;
     let first = first_task(init, file, path, command.strings).map_err(fail(126, &name))?;
     init.set_cred(Cred::new(0, 0));
+    COMMAND_NS.store(time::monotonic_ns(), Relaxed);
     sched::start(&first);
     Ok(())
 }
@@ -278,11 +284,16 @@ pub fn finish(status: WaitStatus) {
 /// Publishes the status and the report; the machine drains the output and ends everything.
 fn end(status: i32) {
     let control = vcpu::control();
+    let mut text = Report::begin();
     if option(BootInfo::STATS) {
-        let mut text = Report::begin();
+        let ran_ns = time::monotonic_ns().saturating_sub(COMMAND_NS.load(Relaxed));
+        let _ = writeln!(text, "{:36} {ran_ns}", "time of the command, ns");
         let _ = text.write_str(&stats::report());
-        text.publish();
     }
+    if option(BootInfo::LOCKSTAT) {
+        let _ = text.write_str(&stats::locks());
+    }
+    text.publish();
     control.exit_status.store(status, Relaxed);
     drivers::console::finish();
     vcpu::set_state(ControlState::Finished);

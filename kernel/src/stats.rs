@@ -2,11 +2,13 @@
 
 use crate::syscall::table;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::MAX_CPUS;
 use umbel_mm::view;
 use umbel_smp::cpu;
+use umbel_smp::lock::{Rank, stat};
 
 /// A count that each virtual CPU keeps for itself.
 pub struct Counter([Line; LINES]);
@@ -117,6 +119,23 @@ fn memory(out: &mut String) {
     for (label, count) in counts {
         let _ = writeln!(out, "{label:36} {count}");
     }
+}
+
+/// The text of `--lockstat` and /proc/lock_stat: kinds of locks that were taken, dearest first. Times in ns.
+pub fn locks() -> String {
+    let mut kinds: Vec<(Rank, stat::Totals)> = Rank::ALL
+        .iter()
+        .map(|&rank| (rank, stat::totals(rank)))
+        .filter(|(_, totals)| totals.acquisitions != 0)
+        .collect();
+    kinds.sort_by_key(|(_, totals)| core::cmp::Reverse((totals.wait_ns, totals.hold_ns)));
+    let mut out = String::from("lock class       acquisitions  contentions      wait-ns      hold-ns\n");
+    for (rank, totals) in kinds {
+        let name = alloc::format!("{rank:?}");
+        let stat::Totals { acquisitions, contentions, wait_ns, hold_ns } = totals;
+        let _ = writeln!(out, "{name:16} {acquisitions:12} {contentions:12} {wait_ns:12} {hold_ns:12}");
+    }
+    out
 }
 
 /// Linux's name of a call that has no row.

@@ -107,6 +107,8 @@ impl BootInfo {
     pub const DEBUG_HOST: u32 = 4;
     /// `--pin`: virtual CPU n stays on host CPU n mod the host's count.
     pub const PIN: u32 = 8;
+    /// `--lockstat`.
+    pub const LOCKSTAT: u32 = 16;
 }
 
 /// What the machine's terminal last told us, and what we told it.

@@ -4,6 +4,7 @@
 //! the thread. Model: `loom-tests/tests/mutex.rs`.
 
 use super::rank::{CHECKED, Nesting, Rank, might_sleep};
+use super::stat;
 use crate::const_new;
 use crate::schedule::schedule;
 use crate::sync::{AtomicU32, CellRefMut, Ordering::*, UnsafeCell, order};
@@ -40,8 +41,8 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         might_sleep();
         note(self.rank, Note::Acquire(Nesting::Below));
-        self.waiters.wait_until(|| self.acquire());
-        self.guard()
+        let since_ns = self.take();
+        self.guard(since_ns)
     }
 
     /// Takes a second lock of the same rank; the caller has an order among equals.
@@ -49,8 +50,8 @@ impl<T> Mutex<T> {
     pub fn lock_nested(&self) -> MutexGuard<'_, T> {
         might_sleep();
         note(self.rank, Note::Acquire(Nesting::Beside));
-        self.waiters.wait_until(|| self.acquire());
-        self.guard()
+        let since_ns = self.take();
+        self.guard(since_ns)
     }
 
     /// As [`Self::lock`], given up when the thread is interrupted.
@@ -58,8 +59,16 @@ impl<T> Mutex<T> {
     pub fn lock_interruptible(&self) -> Result<MutexGuard<'_, T>, Wake> {
         might_sleep();
         note(self.rank, Note::Acquire(Nesting::Below));
-        match self.waiters.wait_interruptible(None, || self.acquire()) {
-            Ok(()) => Ok(self.guard()),
+        let mut end = Ok(());
+        let mut sleep = || end = self.waiters.wait_interruptible(None, || self.acquire());
+        let since_ns = if stat::enabled() {
+            stat::wait(self.rank, || self.acquire().is_some(), sleep)
+        } else {
+            sleep();
+            0
+        };
+        match end {
+            Ok(()) => Ok(self.guard(since_ns)),
             Err(wake) => {
                 note(self.rank, Note::Release);
                 Err(wake)
@@ -71,7 +80,8 @@ impl<T> Mutex<T> {
     pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
         self.acquire()?;
         note(self.rank, Note::Acquire(Nesting::Try));
-        Some(self.guard())
+        let since_ns = if stat::enabled() { stat::wait(self.rank, || true, || ()) } else { 0 };
+        Some(self.guard(since_ns))
     }
 
     /// Takes the value out.
@@ -88,11 +98,19 @@ impl<T> Mutex<T> {
         self.locked.compare_exchange(0, 1, Acquire, Relaxed).ok().map(|_| ())
     }
 
-    fn guard(&self) -> MutexGuard<'_, T> {
-        MutexGuard {
-            value: self.value.get_mut(),
-            unlock: Unlock { locked: &self.locked, waiters: &self.waiters, rank: self.rank },
+    /// Sleeps until the lock is the caller's; returns when that was if locks are counted, else 0.
+    fn take(&self) -> u64 {
+        let sleep = || self.waiters.wait_until(|| self.acquire());
+        if stat::enabled() {
+            return stat::wait(self.rank, || self.acquire().is_some(), sleep);
         }
+        sleep();
+        0
+    }
+
+    fn guard(&self, since_ns: u64) -> MutexGuard<'_, T> {
+        let unlock = Unlock { locked: &self.locked, waiters: &self.waiters, rank: self.rank, since_ns };
+        MutexGuard { value: self.value.get_mut(), unlock }
     }
 }
 
@@ -149,11 +167,16 @@ struct Unlock<'a> {
     locked: &'a AtomicU32,
     waiters: &'a WaitQueue,
     rank: Rank,
+    /// When it was taken, if locks are counted, else 0.
+    since_ns: u64,
 }
 
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {
         note(self.rank, Note::Release);
+        if self.since_ns != 0 {
+            stat::held(self.rank, self.since_ns);
+        }
         self.locked.store(0, order("mutex-unlock-relaxed", Release));
         self.waiters.wake_one();
     }

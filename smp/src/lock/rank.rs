@@ -6,10 +6,23 @@
 
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Kinds of locks, outermost first. Add new ones where they belong; the order is the documentation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Rank {
+macro_rules! ranks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Kinds of locks, outermost first. Add new ones where they belong; the order is the documentation.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Rank {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Rank {
+            /// All of them, outermost first.
+            pub const ALL: &[Rank] = &[$(Rank::$name,)*];
+        }
+    };
+}
+
+ranks! {
     // Sleeping locks.
     /// Mount tables and namespaces.
     Mount,
@@ -93,7 +106,7 @@ pub enum Rank {
     Log,
 }
 
-const RANKS: usize = Rank::Log as usize + 1;
+pub(super) const RANKS: usize = Rank::ALL.len();
 const _: () = assert!(RANKS <= 64);
 
 /// Whether acquisitions are recorded and checked.

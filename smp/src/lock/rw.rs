@@ -5,6 +5,7 @@
 //! Not recursive for readers either. Never held across blocking. Model: `loom-tests/tests/rwlock.rs`.
 
 use super::rank::{Nesting, Rank, note_acquire, note_release};
+use super::stat;
 use crate::const_new;
 use crate::sync::{
     AtomicU32, CellRef, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, mutant, order,
@@ -73,7 +74,10 @@ impl<T> RwLock<T> {
 
     #[inline]
     fn acquire(&self, enter: fn(u32) -> Option<u32>) {
-        if self.word.fetch_update(Acquire, Relaxed, enter).is_err() {
+        let quick = || self.word.fetch_update(Acquire, Relaxed, enter).is_ok();
+        if stat::enabled() {
+            stat::acquire(self.rank, quick, || self.acquire_slow(enter));
+        } else if !quick() {
             self.acquire_slow(enter);
         }
     }
@@ -133,6 +137,9 @@ struct LeaveRead<'a>(&'a AtomicU32, Rank);
 impl Drop for LeaveRead<'_> {
     fn drop(&mut self) {
         note_release(self.1);
+        if stat::enabled() {
+            stat::release(self.1);
+        }
         if self.0.fetch_sub(1, order("rw-read-unlock-relaxed", Release)) == WAITERS | 1 {
             wake_waiters(self.0);
         }
@@ -174,6 +181,9 @@ struct LeaveWrite<'a>(&'a AtomicU32, Rank);
 impl Drop for LeaveWrite<'_> {
     fn drop(&mut self) {
         note_release(self.1);
+        if stat::enabled() {
+            stat::release(self.1);
+        }
         if self.0.swap(0, Release) & WAITERS != 0 && !mutant("rw-write-unlock-silent") {
             futex_wake(self.0, u32::MAX);
         }

@@ -12,6 +12,7 @@
 //! kernel code take no locks. Model: `loom-tests/tests/spin.rs`.
 
 use super::rank::{Nesting, Rank, note_acquire, note_release};
+use super::stat;
 use crate::const_new;
 use crate::sync::{
     AtomicU32, CellRefMut, Ordering::*, SPIN_ROUNDS, UnsafeCell, futex_wait, futex_wake, mutant, order, spin_hint,
@@ -114,7 +115,7 @@ impl<T> SpinLock<T> {
     #[track_caller]
     pub fn lock(&self) -> SpinGuard<'_, T> {
         note_acquire(self.rank, Nesting::Below);
-        self.raw.lock();
+        self.take();
         self.guard()
     }
 
@@ -123,8 +124,17 @@ impl<T> SpinLock<T> {
     #[track_caller]
     pub fn lock_nested(&self) -> SpinGuard<'_, T> {
         note_acquire(self.rank, Nesting::Beside);
-        self.raw.lock();
+        self.take();
         self.guard()
+    }
+
+    #[inline(always)]
+    fn take(&self) {
+        if stat::enabled() {
+            stat::acquire(self.rank, || self.raw.try_lock(), || self.raw.lock());
+        } else {
+            self.raw.lock();
+        }
     }
 
     /// Takes the lock if it is free; any rank may be held.
@@ -132,6 +142,9 @@ impl<T> SpinLock<T> {
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
         if !self.raw.try_lock() {
             return None;
+        }
+        if stat::enabled() {
+            stat::acquire(self.rank, || true, || ());
         }
         note_acquire(self.rank, Nesting::Try);
         Some(self.guard())
@@ -184,8 +197,7 @@ impl<T> SpinLock<T> {
     /// # Safety
     /// The lock is held and its guard was given up by [`SpinGuard::leak`].
     pub unsafe fn unlock_leaked(&self) {
-        note_release(self.rank);
-        self.raw.unlock();
+        release(&self.raw, self.rank);
     }
 }
 
@@ -217,7 +229,15 @@ struct Unlock<'a> {
 impl Drop for Unlock<'_> {
     #[inline]
     fn drop(&mut self) {
-        note_release(self.rank);
-        self.raw.unlock();
+        release(self.raw, self.rank);
     }
+}
+
+#[inline(always)]
+fn release(raw: &RawSpin, rank: Rank) {
+    note_release(rank);
+    if stat::enabled() {
+        stat::release(rank);
+    }
+    raw.unlock();
 }

@@ -30,10 +30,12 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
         .add("interrupts", text(|| Ok(interrupts(sched::cpus()).into_bytes())))
+        .add("lock_stat", text(|| Ok(lock_stat().into_bytes())))
         .add("loadavg", text(|| Ok(loadavg().into_bytes())))
         .add("meminfo", text(|| Ok(meminfo(&memory()).into_bytes())))
         .add("modules", text(|| Ok(Vec::new())))
         .add("partitions", text(|| Ok(b"major minor  #blocks  name\n\n".to_vec())))
+        .add("schedstat", text(|| Ok(schedstat().into_bytes())))
         .add("stat", text(|| Ok(stat().into_bytes())))
         .add("swaps", text(|| Ok(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec())))
         .add("uptime", text(|| Ok(uptime().into_bytes())))
@@ -256,6 +258,24 @@ fn stat() -> String {
     let _ = writeln!(out, "processes {}", stats::FORKS.sum());
     let _ = writeln!(out, "procs_running {running}\nprocs_blocked 0");
     out.push_str("softirq 0 0 0 0 0 0 0 0 0 0 0\n");
+    out
+}
+
+/// Costs of the kernel's locks, where `--lockstat` counts them.
+fn lock_stat() -> String {
+    if !umbel_smp::lock::stat::enabled() {
+        return "locks are not counted: start the machine with --lockstat\n".into();
+    }
+    stats::locks()
+}
+
+/// Version 15 without domains: switches, and time of running and idling, by virtual CPU (sched-stats of Linux's documentation).
+fn schedstat() -> String {
+    let mut out = format!("version 15\ntimestamp {}\n", uptime_ns() / TICK_NS);
+    for cpu in 0..sched::cpus() {
+        let ran_ns = uptime_ns().saturating_sub(stats::IDLE_NS.of(cpu));
+        let _ = writeln!(out, "cpu{cpu} 0 0 {} 0 0 0 {ran_ns} 0 {}", stats::SWITCHES.of(cpu), stats::SWITCHES.of(cpu));
+    }
     out
 }
 

@@ -1,0 +1,71 @@
+//! How workloads scale: `--lockstat`, `/proc/lock_stat`, `umbel scale`.
+
+mod common;
+
+use common::Run;
+use std::path::PathBuf;
+
+/// A path of this test's own in the host's temporary directory.
+fn scratch(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("umbel-{name}-{}", std::process::id()))
+}
+
+#[test]
+fn locks_are_counted_where_asked_for() {
+    let script = "for i in 1 2 3 4; do ls /usr > /dev/null & done; wait; cat /proc/lock_stat";
+    let outcome = Run::umbel(&["run", "--cpus", "2", "--lockstat", "/bin/sh", "-c", script]).finish();
+    assert_eq!(outcome.status, 0, "{outcome:#?}");
+    for text in [&outcome.stdout, &outcome.stderr] {
+        let table = text.lines().find(|l| l.starts_with("RunQueue")).unwrap_or_else(|| panic!("{outcome:#?}"));
+        let numbers: Vec<u64> = table.split_whitespace().skip(1).map(|n| n.parse().expect("a number")).collect();
+        let &[acquisitions, contentions, _, hold_ns] = &numbers[..] else { panic!("{table}") };
+        assert!(acquisitions > 20 && contentions <= acquisitions && hold_ns > 0, "{table}");
+    }
+    let plain = Run::umbel(&["run", "/bin/cat", "/proc/lock_stat"]).finish();
+    assert!(plain.stdout.contains("--lockstat") && plain.stderr.is_empty(), "{plain:#?}");
+}
+
+#[test]
+fn counters_go_into_the_file_that_is_named() {
+    let file = scratch("report");
+    let name = file.to_str().expect("UTF-8");
+    let outcome = Run::umbel(&["run", "--stats", "--report", name, "/bin/echo", "out"]).finish();
+    assert_eq!((outcome.stdout.as_str(), outcome.stderr.as_str()), ("out\n", ""), "{outcome:#?}");
+    let report = std::fs::read_to_string(&file).expect("the report");
+    std::fs::remove_file(&file).expect("our own file");
+    assert!(report.contains("time of the command, ns") && report.contains("ticks"), "{report}");
+}
+
+#[test]
+fn a_parallel_workload_is_measured_and_drawn() {
+    let (json, svg) = (scratch("json"), scratch("svg"));
+    let names = [&json, &svg].map(|path| path.to_str().expect("UTF-8"));
+    // Work that is split among as many processes as there are virtual CPUs.
+    let script = "n=$(nproc); for i in $(seq $n); do \
+                  (j=0; while [ $j -lt $((60000 / n)) ]; do j=$((j + 1)); done) & done; wait";
+    let outcome = Run::umbel(&[
+        "scale", "--cpus", "1,2,4", "--repeat", "1", "--json", names[0], "--svg", names[1], "--", "/bin/sh", "-c",
+        script,
+    ])
+    .limit(120)
+    .finish();
+    assert_eq!(outcome.status, 0, "{outcome:#?}");
+    let rows: Vec<Vec<&str>> = outcome.stdout.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows.iter().take(3).map(|row| row[0]).collect::<Vec<_>>(), ["1", "2", "4"], "{outcome:#?}");
+    assert_eq!(rows[0][3], "1.00", "{outcome:#?}");
+    let text = std::fs::read_to_string(&json).expect("the measurements");
+    assert!(text.contains("\"all_ns\"") && text.contains("\"contention\""), "{text}");
+    assert!(std::fs::read_to_string(&svg).expect("the picture").contains("<svg"));
+    std::fs::remove_file(json).and_then(|()| std::fs::remove_file(svg)).expect("our own files");
+}
+
+#[test]
+fn a_workload_that_fails_is_named() {
+    let outcome = Run::umbel(&["scale", "--cpus", "1", "--repeat", "1", "/bin/false"]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (125, ""), "{outcome:#?}");
+    assert!(outcome.stderr.contains("status 1"), "{outcome:#?}");
+    for wrong in [["--cpus", "0"], ["--cpus", "1,x"], ["--repeat", "0"]] {
+        let outcome = Run::umbel(&["scale", wrong[0], wrong[1], "/bin/true"]).finish();
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{wrong:?}: {outcome:#?}");
+    }
+}
