@@ -7,7 +7,7 @@ use nix::unistd::ftruncate;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use thiserror::Error;
-use umbel_abi::machine::layout::{COLD_LEN, HOT_LEN, PAGE};
+use umbel_abi::machine::layout::{COLD_LEN, HOT_MAX, PAGE};
 use umbel_abi::machine::{HostFiles, MAX_ARENAS};
 
 /// Why there is no memory for a machine.
@@ -44,7 +44,7 @@ impl Memory {
         let ram_pages = ram / PAGE;
         let count = u64::from(cpus).min(MAX_ARENAS as u64);
         let arena_pages = ram_pages.div_ceil(count);
-        let kdata = memory_file(c"umbel-kdata", HOT_LEN + COLD_LEN)?;
+        let kdata = memory_file(c"umbel-kdata", HOT_MAX + COLD_LEN)?;
         let arenas = (0..count)
             .map(|index| {
                 let pages = arena_pages.min(ram_pages - (index * arena_pages).min(ram_pages));

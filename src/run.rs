@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use thiserror::Error;
-use umbel_abi::machine::{BootInfo, StdioKind, StdioStat};
+use umbel_abi::machine::{BootInfo, StdioKind, StdioStat, layout};
 
 /// Descriptors that the machine and all slots share at most. Growing a shared table later costs milliseconds.
 const DESCRIPTORS: u64 = 1 << 16;
@@ -64,7 +64,8 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
     grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
     let supervisor = Supervisor::prepare(memory.shared.control())?;
     let entry = register(options)?;
-    let zygote = zygote::fork(&image, &memory.kdata).map_err(|error| RunError::Host("fork the zygote", error))?;
+    let zygote = zygote::fork(&image, &memory.kdata, layout::hot_len(memory.ram_pages))
+        .map_err(|error| RunError::Host("fork the zygote", error))?;
     let _listed = entry.map(|(entry, listener)| {
         server::start(listener, memory.shared.control(), memory.all_files());
         entry

@@ -34,3 +34,12 @@ fn ten_thousand_processes_leave_nothing_behind() {
     let args = ["run", "--cpus", "2", "--env", "UMBEL_GUEST=1", "--", &program, "10000"];
     passes(&Run::umbel(&args).limit(240).finish());
 }
+
+#[test]
+fn thousands_of_processes_and_fifty_thousand_files() {
+    let program = guest_program("many", false);
+    passes(&Run::on_host(&program, &["100", "1000"]).finish());
+    let program = program.to_string_lossy().into_owned();
+    let args = ["run", "--cpus", "2", "--mem", "4G", "--env", "UMBEL_GUEST=1", "--", &program, "3000", "50000"];
+    passes(&Run::umbel(&args).limit(300).finish());
+}

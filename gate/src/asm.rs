@@ -3,8 +3,8 @@
 use crate::{SlotBlock, UserContext};
 use core::arch::global_asm;
 use core::mem::offset_of;
-use umbel_abi::machine::VcpuState;
-use umbel_abi::machine::layout::{ENTRY_PAGE, HOT_BASE, HOT_LEN, IMAGE_BASE, SLOT_PAGE};
+use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, SLOT_PAGE};
+use umbel_abi::machine::{SlotPage, VcpuState};
 
 /// How a stay in guest mode ended, as the assembly returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ const BAD_FLAGS: u32 = 0x4_4500;
 global_asm!(
     include_str!("asm/gate.s"),
     HOT_BASE = const HOT_BASE,
-    HOT_LEN = const HOT_LEN,
+    HOT_LEN = const offset_of!(SlotPage, hot_len),
     IMAGE_BASE = const IMAGE_BASE,
     SLOT_PAGE = const SLOT_PAGE,
     ENTRY_PAGE = const ENTRY_PAGE,
@@ -66,6 +66,9 @@ global_asm!(
     CONTEXT = const offset_of!(SlotBlock, context),
     SHARED = const offset_of!(SlotBlock, shared),
     PENDING = const offset_of!(SlotBlock, pending),
+    COLD = const offset_of!(SlotBlock, cold),
+    COLD_BASE = const COLD_BASE,
+    COLD_LEN = const COLD_LEN,
     LOG_HEAD = const offset_of!(SlotBlock, log_head),
     LOG_APPLIED = const offset_of!(SlotBlock, log_applied),
     STACK = const offset_of!(SlotBlock, stack),
@@ -81,6 +84,7 @@ unsafe extern "C" {
     pub(crate) fn gate_leave(context: u64, block: u64, slow: u32, mask: u64) -> u32;
     pub(crate) fn gate_save_extended(area: *mut u8, mask: u64);
     pub(crate) fn gate_go_on(ksp: u64, kind: u32) -> !;
+    pub(crate) safe fn gate_cold_protect(prot: u32) -> i64;
 }
 
 macro_rules! labels {
@@ -113,6 +117,7 @@ labels!(
     gate_slow_window,
     gate_slow_window_end,
     gate_sigreturned,
+    gate_cold_protected,
     gate_restorer,
 );
 

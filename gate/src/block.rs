@@ -36,7 +36,7 @@ pub struct SlotBlock {
     pub(crate) live: AtomicU64,
     /// 1 = signals may be masked or the signal stack disarmed: the next exit must be slow. Offset 64.
     pub(crate) slow: AtomicU32,
-    /// 1 = cold KDATA is unlocked. Offset 68.
+    /// 1 = cold KDATA is open, or about to be: the exit must lock it first. Offset 68.
     pub(crate) cold: AtomicU32,
     /// Lowest address of kernel residue on the signal stack, 0 if none. Offset 72.
     pub(crate) scrub: AtomicU64,

@@ -55,8 +55,8 @@ impl FpuArea {
     /// An area in the state after reset.
     pub fn try_new() -> Result<FpuArea> {
         let layout = Layout::from_size_align(len(), 64).map_err(|_| Errno::ENOMEM)?;
-        // SAFETY: the size is not zero.
-        let raw = unsafe { alloc_zeroed(layout) };
+        // SAFETY: the size is not zero. Hot: the exit loads registers from it when cold memory is locked already.
+        let raw = umbel_mm::heap::hot(|| unsafe { alloc_zeroed(layout) });
         let mut area = FpuArea(NonNull::new(raw).ok_or(Errno::ENOMEM)?, layout.size());
         area.reset();
         Ok(area)

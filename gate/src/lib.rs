@@ -19,7 +19,7 @@ extern crate alloc;
 mod arm;
 mod asm;
 mod block;
-mod cold;
+pub mod cold;
 mod context;
 pub mod filter;
 mod fixup;

@@ -8,7 +8,7 @@ use crate::{Regs, SlotBlock, fixup, panic};
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::linux::uapi::{SIGBUS, SIGSEGV, SIGSYS, SIGTRAP};
 use umbel_abi::linux::{KernelSigInfo, UContext};
-use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, SIGNAL_STACK, SIGNAL_STACK_LEN};
+use umbel_abi::machine::layout::{SIGNAL_STACK, SIGNAL_STACK_LEN};
 
 /// Bytes that a frame may hold below its ucontext.
 const BELOW_UCONTEXT: u64 = 64;
@@ -51,11 +51,12 @@ fn exception(signal: u32, info: &KernelSigInfo, frame: &mut UContext) {
         return;
     }
     if matches!(signal, SIGSEGV | SIGBUS) {
-        if let Some(landing) = fixup::find(ip) {
-            frame.mcontext.rip = landing;
+        // A copy may be between guest memory and locked KDATA: that first.
+        if crate::cold::fault(SlotBlock::this(), info.fields[0]) {
             return;
         }
-        if (COLD_BASE..COLD_BASE + COLD_LEN).contains(&info.fields[0]) && crate::cold::unlock() {
+        if let Some(landing) = fixup::find(ip) {
+            frame.mcontext.rip = landing;
             return;
         }
     }

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use umbel_abi::linux::SigContext;
-use umbel_abi::machine::layout::{HOT_BASE, HOT_LEN};
+use umbel_abi::machine::layout::{HOT_BASE, HOT_MAX};
 use umbel_abi::machine::{Control, ControlState};
 use umbel_host::raw::syscall;
 
@@ -65,7 +65,7 @@ fn store_backtrace(control: &Control, rip: u64, mut rbp: u64) {
 }
 
 fn is_frame(rbp: u64) -> bool {
-    rbp.is_multiple_of(8) && (HOT_BASE..HOT_BASE + HOT_LEN - 16).contains(&rbp)
+    rbp.is_multiple_of(8) && (HOT_BASE..HOT_BASE + HOT_MAX - 16).contains(&rbp)
 }
 
 /// Writes into the control block's report, cutting what does not fit.

@@ -51,6 +51,8 @@ pub fn boot() -> ! {
     let info = info();
     umbel_mm::percpu::enter_slots();
     umbel_mm::heap::init(info);
+    umbel_mm::heap::set_opener(umbel_gate::cold::open);
+    umbel_host::raw::set_opener(umbel_mm::heap::open_cold);
     umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
     time::clock::init(info.tsc_khz);
     STARTED_NS.store(time::monotonic_ns(), Relaxed);

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::MAX_CPUS;
-use umbel_mm::view;
+use umbel_gate::cold;
+use umbel_mm::{heap, view};
 use umbel_smp::cpu;
 use umbel_smp::lock::{Rank, stat};
 
@@ -105,7 +106,7 @@ pub fn report() -> String {
 
 /// What address spaces and memory count themselves.
 fn memory(out: &mut String) {
-    let (heap_used, heap_grown) = umbel_mm::heap::usage();
+    let [(hot_used, hot_grown), (cold_used, cold_grown)] = heap::regions();
     let frames = umbel_mm::frame::usage();
     let counts = [
         ("shootdowns", view::SHOOTDOWNS.load(Relaxed)),
@@ -113,8 +114,13 @@ fn memory(out: &mut String) {
         ("log entries applied", view::APPLIED.load(Relaxed)),
         ("log wraps", view::WRAPS.load(Relaxed)),
         ("pages of RAM in use", frames.total - frames.free),
-        ("kernel heap in use, KiB", heap_used >> 10),
-        ("kernel heap populated, KiB", heap_grown >> 10),
+        ("kernel heap in use, KiB", (hot_used + cold_used) >> 10),
+        ("kernel heap populated, KiB", (hot_grown + cold_grown) >> 10),
+        ("deepest kernel stack, bytes", umbel_mm::stack::PEAK.load(Relaxed)),
+        ("of it cold, KiB", cold_grown >> 10),
+        ("cold memory opened", cold::OPENED.load(Relaxed)),
+        ("cold memory opened by a fault", cold::FAULTED.load(Relaxed)),
+        ("calls refused for lack of memory", heap::REFUSED.load(Relaxed)),
     ];
     for (label, count) in counts {
         let _ = writeln!(out, "{label:36} {count}");

@@ -1,4 +1,4 @@
-//! Kernel stacks: 32 KiB, aligned to their size, in the hot part of KDATA.
+//! Kernel stacks: aligned to their size, in the hot part of KDATA.
 //!
 //! A few freed ones are kept for the next thread. Locks: `Rank::Leaf`.
 
@@ -6,10 +6,18 @@ use crate::{Errno, Result};
 use alloc::alloc::{alloc, dealloc};
 use core::alloc::Layout;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 use umbel_abi::machine::layout::KERNEL_STACK_LEN;
 use umbel_smp::lock::{Rank, SpinLock};
 
-const KEPT: usize = 32;
+const KEPT: usize = 16;
+const WORDS: usize = KERNEL_STACK_LEN as usize / 8;
+/// Words at the low end that no code may reach.
+const GUARD: usize = 8;
+const MARK: u64 = 0x5741_434b_9e37_79b9;
+
+/// The deepest use of any stack so far, bytes. Measured with debug assertions only.
+pub static PEAK: AtomicU64 = AtomicU64::new(0);
 
 static SPARE: SpinLock<Spare> = SpinLock::new(Rank::Leaf, Spare { stacks: [None; KEPT], count: 0 });
 
@@ -43,14 +51,42 @@ impl KernelStack {
             spare.count -= 1;
             let index = spare.count;
             if let Some(base) = spare.stacks[index].take() {
-                return Ok(KernelStack { base });
+                return Ok(KernelStack::prepared(base));
             }
         }
         drop(spare);
-        crate::heap::room()?;
+        crate::heap::room_hot(KERNEL_STACK_LEN)?;
         // SAFETY: the layout is not empty.
         let base = unsafe { alloc(Self::layout()) };
-        NonNull::new(base).map(|base| KernelStack { base }).ok_or(Errno::ENOMEM)
+        NonNull::new(base).map(KernelStack::prepared).ok_or(Errno::ENOMEM)
+    }
+
+    /// Marks the guard, and with debug assertions all of the stack, to see later how far it was used.
+    fn prepared(base: NonNull<u8>) -> Self {
+        let len = if cfg!(debug_assertions) { WORDS } else { GUARD };
+        // SAFETY: the allocation is ours, aligned, and at least that long.
+        unsafe { core::slice::from_raw_parts_mut(base.cast::<u64>().as_ptr(), len) }.fill(MARK);
+        KernelStack { base }
+    }
+
+    /// Whether the stack never grew into its guard, its lowest words.
+    pub fn is_sound(&self) -> bool {
+        self.words()[..GUARD].iter().all(|&word| word == MARK)
+    }
+
+    /// Not while somebody runs on it.
+    fn words(&self) -> &[u64] {
+        // SAFETY: by the invariant; a stack that nobody runs on does not change.
+        unsafe { core::slice::from_raw_parts(self.base.cast::<u64>().as_ptr(), WORDS) }
+    }
+
+    /// Notes how far it was used.
+    fn measure(&self) {
+        assert!(self.is_sound(), "a kernel stack overflowed");
+        if cfg!(debug_assertions) {
+            let untouched = self.words().iter().take_while(|&&word| word == MARK).count();
+            PEAK.fetch_max((WORDS - untouched) as u64 * 8, Ordering::Relaxed);
+        }
     }
 
     /// Lowest address.
@@ -79,6 +115,7 @@ impl KernelStack {
 
 impl Drop for KernelStack {
     fn drop(&mut self) {
+        self.measure();
         let mut spare = SPARE.lock();
         if spare.count < KEPT {
             let index = spare.count;

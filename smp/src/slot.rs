@@ -244,6 +244,7 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
         (*memory).page.vcpu = vcpu as *const Vcpu as u64;
         (*memory).page.cpu = vcpu.id();
         (*memory).page.index = NEXT_INDEX.fetch_add(1, Relaxed);
+        (*memory).page.hot_len = layout::hot_len(cpu::control().boot.ram_pages);
         (*memory).slot.page = memory as u64;
         (*memory).slot.local = local;
         (*memory).slot.cpu = vcpu.id();

@@ -90,7 +90,7 @@ unsafe fn settle(inherited: &Inheritance) -> Step<()> {
     for (start, end) in [
         (0, layout::IMAGE_BASE),
         (inherited.image_end, layout::HOT_BASE),
-        (layout::HOT_BASE + layout::HOT_LEN, layout::SLOT_PAGE),
+        (layout::HOT_BASE + layout::HOT_MAX, layout::SLOT_PAGE),
         (layout::SLOT_PAGE + layout::PAGE, layout::COLD_BASE),
         (layout::COLD_BASE + layout::COLD_LEN, TASK_SIZE),
     ] {
@@ -135,7 +135,7 @@ fn verify_maps(image_end: u64) -> Step<()> {
 fn is_ours(start: u64, end: u64, image_end: u64) -> bool {
     let within = |from: u64, to: u64| from <= start && end <= to;
     within(layout::IMAGE_BASE, image_end)
-        || within(layout::HOT_BASE, layout::HOT_BASE + layout::HOT_LEN)
+        || within(layout::HOT_BASE, layout::HOT_BASE + layout::HOT_MAX)
         || within(layout::SLOT_PAGE, layout::SLOT_PAGE + layout::PAGE)
         || within(layout::COLD_BASE, layout::COLD_BASE + layout::COLD_LEN)
         // The vsyscall page is no mapping of ours and cannot be removed; the gate's filter answers its calls.
@@ -181,8 +181,8 @@ fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
             let slot = slot::add(vcpu).ok_or(short)?;
             slot.wanted.store(1, Relaxed);
         }
-        // All but the first only idle on it.
-        let len = if vcpu.id() == 0 { layout::KERNEL_STACK_LEN } else { layout::KERNEL_STACK_LEN / 2 };
+        // The first one boots on it.
+        let len = if vcpu.id() == 0 { 2 * layout::KERNEL_STACK_LEN } else { layout::KERNEL_STACK_LEN };
         // SAFETY: the size is not zero.
         let stack = Layout::from_size_align(len as usize, 16).map(|layout| unsafe { alloc_zeroed(layout) });
         let base = stack.ok().filter(|base| !base.is_null()).ok_or(short)?;

@@ -5,7 +5,7 @@ use region::Protection;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, HOT_BASE, HOT_LEN, IMAGE_BASE, USER_TOP};
+use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, HOT_BASE, HOT_MAX, IMAGE_BASE, USER_TOP};
 
 /// Whether something of this process lies where image and KDATA must go.
 pub fn range_is_free() -> bool {
@@ -24,19 +24,19 @@ pub fn range_is_free() -> bool {
 ///
 /// # Errors
 /// clone(2) failed. What fails in the zygote is told through the control block.
-pub fn fork(image: &Image, kdata: &OwnedFd) -> io::Result<i32> {
+pub fn fork(image: &Image, kdata: &OwnedFd, hot_len: u64) -> io::Result<i32> {
     let machine = std::process::id();
     let flags = libc::CLONE_FILES | libc::SIGCHLD;
     // SAFETY: the machine has one thread, so its copy may go on with everything it has; no pointers are passed.
     match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
         -1 => Err(io::Error::last_os_error()),
-        0 => become_zygote(image, kdata, machine),
+        0 => become_zygote(image, kdata, hot_len, machine),
         pid => Ok(pid as i32),
     }
 }
 
-fn become_zygote(image: &Image, kdata: &OwnedFd, machine: u32) -> ! {
-    if let Err(error) = map_image(image, kdata) {
+fn become_zygote(image: &Image, kdata: &OwnedFd, hot_len: u64, machine: u32) -> ! {
+    if let Err(error) = map_image(image, kdata, hot_len) {
         eprintln!("umbel: cannot map the kernel: {error}");
         // SAFETY: ends the process without running the machine's exit handlers twice.
         unsafe { libc::_exit(1) };
@@ -55,7 +55,7 @@ fn become_zygote(image: &Image, kdata: &OwnedFd, machine: u32) -> ! {
     }
 }
 
-fn map_image(image: &Image, kdata: &OwnedFd) -> io::Result<()> {
+fn map_image(image: &Image, kdata: &OwnedFd, hot_len: u64) -> io::Result<()> {
     for segment in &image.segments {
         map(segment.start, segment.len, libc::PROT_READ, &image.file, segment.start - IMAGE_BASE)?;
         let protection = if segment.exec { Protection::READ_EXECUTE } else { Protection::READ };
@@ -64,8 +64,8 @@ fn map_image(image: &Image, kdata: &OwnedFd) -> io::Result<()> {
             .map_err(io::Error::other)?;
     }
     let prot = libc::PROT_READ | libc::PROT_WRITE;
-    map(HOT_BASE, HOT_LEN, prot, kdata, 0)?;
-    map(COLD_BASE, COLD_LEN, libc::PROT_NONE, kdata, HOT_LEN)
+    map(HOT_BASE, hot_len, prot, kdata, 0)?;
+    map(COLD_BASE, COLD_LEN, libc::PROT_NONE, kdata, HOT_MAX)
 }
 
 /// Maps a part of a memory file in its place, kept out of core dumps.

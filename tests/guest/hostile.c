@@ -3,7 +3,7 @@
  * Each runs in a process of its own, under a fast timer, while a bystander on another processor does honest work. An
  * attacker may be killed or go unharmed; it must never read or write kernel memory (status 66), and neither the bystander
  * nor the machine may notice. Everything is found by reading the gate's page: nothing rests on secret addresses.
- * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK (hexadecimal; see abi/src/machine/layout.rs). */
+ * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK COLD_BASE (hexadecimal; see abi/src/machine/layout.rs). */
 #define _GNU_SOURCE
 #include "check.h"
 #include <asm/prctl.h>
@@ -23,8 +23,9 @@
 #include <unistd.h>
 
 enum { BROKEN = 66, PAGE = 4096, HOT_LEN = 0x02000000 };
+#define COLD_LEN 0x400000000ul
 
-static uint64_t hot, image, slot_page, entry_page, signal_stack;
+static uint64_t hot, image, slot_page, entry_page, signal_stack, cold;
 static uint64_t sites[64];
 static int site_count;
 static long attacks, killed, timed_out;
@@ -48,7 +49,8 @@ static int writable(uint64_t at) {
 /* Is kernel memory open? Called by an attacker that is still alive. */
 static int open_memory(void) {
     signal(SIGSEGV, on_fault);
-    return readable(hot) || readable(hot + 0x1000) || readable(hot + 0x200000) || readable(hot + 0x400000) || writable(slot_page);
+    return readable(hot) || readable(hot + 0x1000) || readable(hot + 0x200000) || readable(hot + 0x400000) || readable(hot + HOT_LEN - 8) ||
+           readable(cold) || readable(cold + 0x200000) || writable(slot_page);
 }
 
 static void run(const char *name, void (*attack)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
@@ -248,6 +250,36 @@ static void compat(uint64_t which, uint64_t unused) {
     __asm__ volatile("mov $0x5fff8000, %%esp; ljmp *(%0)" ::"r"(&far) : "memory");
 }
 
+/* ---- the kernel's own unlock of cold memory, in its text ---- */
+
+static void after_cold(void) { _exit(open_memory() ? BROKEN : 0); }
+
+/* Calls kernel text with `rdi`, so that a return comes back to us. */
+static void call_text(uint64_t target, uint64_t rdi) {
+    registers(10, rdi, COLD_LEN, 3);
+    set_rsp -= 8;
+    *(uint64_t *)set_rsp = (uint64_t)after_cold;
+    jump(target, 0);
+}
+
+static int matches(uint64_t at, const uint8_t *code, int len) {
+    for (int i = 0; i < len; i++)
+        if (((volatile const uint8_t *)at)[i] != code[i]) return 0;
+    return 1;
+}
+
+/* Finds the routine by its first bytes and enters it at every byte, with the arguments that it expects. */
+static void cold_unlock(void) {
+    static const uint8_t protect[] = {0x89, 0xfa, 0xb8, 10, 0, 0, 0, 0x48, 0xbf}; /* mov edx, edi; mov eax, 10; movabs rdi */
+    volatile int routines = 0;
+    for (volatile uint64_t at = image + PAGE; at < image + 0x4000000 && readable(at + 16); at++) {
+        if (!matches(at, protect, sizeof protect)) continue;
+        routines++;
+        for (int i = 0; i < 32; i++) run("cold unlock", call_text, at + i, i < 2 ? 3 : cold);
+    }
+    CHECK(routines > 0);
+}
+
 /* ---- system calls ---- */
 
 static void calls(uint64_t which, uint64_t unused) {
@@ -292,6 +324,9 @@ static void calls(uint64_t which, uint64_t unused) {
         r = fd < 0 ? -1 : pread(fd, &c, 1, (off_t)hot) == 1 || pwrite(fd, &c, 1, (off_t)image) == 1 ? 0 : -1;
         break;
     }
+    case 23: r = syscall(SYS_read, zero, cold, 64); break;
+    case 24: r = syscall(SYS_mprotect, cold, COLD_LEN, 3); break;
+    case 25: r = syscall(SYS_write, p[1], cold, 64); break;
     case 22: syscall(SYS_clone, CLONE_VM | SIGCHLD, hot + 4096, 0, 0, 0); wait(0); break;
     }
     if (r >= 0 && which != 8 && which != 18) _exit(BROKEN);
@@ -343,9 +378,9 @@ static int bystander(int go) {
 
 int main(int argc, char **argv) {
     setvbuf(stdout, 0, _IOLBF, 0);
-    if (argc != 6) return 2;
+    if (argc != 7) return 2;
     hot = strtoul(argv[1], 0, 16), image = strtoul(argv[2], 0, 16), slot_page = strtoul(argv[3], 0, 16);
-    entry_page = strtoul(argv[4], 0, 16), signal_stack = strtoul(argv[5], 0, 16);
+    entry_page = strtoul(argv[4], 0, 16), signal_stack = strtoul(argv[5], 0, 16), cold = strtoul(argv[6], 0, 16);
     int go[2];
     CHECK(pipe(go) == 0);
     pid_t honest = fork();
@@ -361,8 +396,9 @@ int main(int argc, char **argv) {
     sigaddset(&ended, SIGCHLD);
     sigprocmask(SIG_BLOCK, &ended, 0);
 
-    uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + HOT_LEN - 8};
-    for (int i = 0; i < 7; i++) {
+    uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + HOT_LEN - 8,
+                         hot + HOT_LEN, cold, cold + 0x1000, cold + 0x200000, cold + COLD_LEN - 8};
+    for (unsigned i = 0; i < sizeof places / sizeof *places; i++) {
         run("load", load, places[i], 0);
         run("store", store, places[i], 0x41);
     }
@@ -373,6 +409,7 @@ int main(int argc, char **argv) {
     frames();
     everywhere_in_the_gate();
     kernel_text();
+    cold_unlock();
     uint64_t flags[] = {0x40202, 0x4602, 0x302, 0x3202, 0x44702, 0x200202, 0x10202, 0x40302};
     for (int i = 0; i < 8; i++) run("flags", with_flags, flags[i], 0);
     uint64_t stacks[] = {0, 8, 0x8000000000000000ul, hot + 0x10010, signal_stack + 0x100, signal_stack + 0x8000, signal_stack + 0x10000, entry_page + 0x800, slot_page + 64, ~0ul};
@@ -392,7 +429,7 @@ int main(int argc, char **argv) {
     run("cli", with_cli, 0, 0);
     run("trap", with_trap, 0, 0);
     for (int i = 0; i < 4; i++) run("compatibility mode", compat, i, 0);
-    for (int i = 0; i <= 22; i++) run("system call", calls, i, 0);
+    for (int i = 0; i <= 25; i++) run("system call", calls, i, 0);
     uint64_t values[] = {hot, image, 0x10, 0x33, 0x23, 0x8000000000000000ul, ~0ul, 0x3302, 0x44702};
     for (int w = 0; w < 6; w++)
         for (int i = 0; i < 9; i++) run("sigreturn", bad_sigreturn, w, values[i]);

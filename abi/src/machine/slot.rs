@@ -43,7 +43,11 @@ pub struct SlotPage {
     /// Multiplier, 0 = clocks must enter the kernel.
     pub mult: AtomicU32,
     pub shift: AtomicU32,
+    /// Bytes of hot KDATA: [`super::layout::hot_len`]. Offset 112.
+    pub hot_len: u64,
 }
+
+const _: () = assert!(core::mem::offset_of!(SlotPage, hot_len) == 112);
 
 /// Where a slot's host task is. Owned by the kernel; the parent of the slots reads it when one dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,6 +73,7 @@ gate_fast_window:
     mov eax, {STATE_GUEST}
     xchg eax, [rcx]                     # publish, full fence
     mov eax, [rsi + {PENDING}]
+    or eax, [rsi + {COLD}]              # cold KDATA is open: lock it first
     or eax, [rcx + 8]                   # mailbox
     mov rdx, [rsi + {LOG_HEAD}]
     mov rdx, [rdx]
@@ -113,6 +114,7 @@ gate_slow_window:
     mov eax, {STATE_GUEST}
     xchg eax, [rcx]                     # publish, full fence
     mov eax, [rbx + {PENDING}]
+    or eax, [rbx + {COLD}]
     or eax, [rcx + 8]                   # mailbox
     mov rdx, [rbx + {LOG_HEAD}]
     mov rdx, [rdx]
@@ -179,6 +181,18 @@ gate_go_on:
     mov rsp, rdi
     mov eax, esi
     jmp gate_return_mxcsr
+
+# i64 gate_cold_protect(protection: edi): the one instruction that opens and locks cold KDATA. In kernel text, where
+# guest code can make no host call.
+.globl gate_cold_protect, gate_cold_protected
+gate_cold_protect:
+    mov edx, edi
+    mov eax, 10
+    movabs rdi, {COLD_BASE}
+    movabs rsi, {COLD_LEN}
+    syscall
+gate_cold_protected:
+    ret
 
 .section .rodata.gate, "a", @progbits
 .p2align 2

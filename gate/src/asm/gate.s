@@ -14,11 +14,13 @@
 .globl gate_start
 gate_start:
 
-# mprotect(HOT_BASE, HOT_LEN, \prot): protection in edx.
+# mprotect(HOT_BASE, the machine's length of the hot range, protection in edx). The length stands on the slot's page, which guests
+# cannot write, and the filter knows it.
 .macro TOGGLE
+    movabs eax, [{SLOT_PAGE} + {HOT_LEN}]
+    mov esi, eax
     mov eax, 10
     movabs rdi, {HOT_BASE}
-    mov esi, {HOT_LEN}
 .endm
 
 # jmp [\target], rip-relative to an absolute address.

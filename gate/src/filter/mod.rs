@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use bpf::{Builder, Label};
 use core::ops::Range;
 use umbel_abi::linux::uapi::{__NR_mprotect, SIGALRM, SIGIO, SIGUSR1};
-use umbel_abi::machine::layout::{HOT_BASE, HOT_LEN, USER_TOP, WINDOW, WINDOW_LEN};
+use umbel_abi::machine::layout::{self, COLD_BASE, COLD_LEN, HOT_BASE, USER_TOP, WINDOW, WINDOW_LEN};
 
 /// `SECCOMP_RET_ALLOW`.
 const ALLOW: u32 = 0x7fff_0000;
@@ -50,6 +50,10 @@ pub(crate) struct Places {
     locks: [u64; 2],
     /// Address after the kernel's rt_sigreturn.
     sigreturn: u64,
+    /// Address after the call that opens and locks cold KDATA.
+    cold: u64,
+    /// Bytes of hot KDATA.
+    hot_len: u64,
     /// Kernel text, without the gate page.
     text: Range<u64>,
 }
@@ -61,6 +65,8 @@ impl Places {
             unlocks: [label::gate_fast_unlocked(), label::gate_signal_unlocked()],
             locks: [label::gate_fast_locked(), label::gate_slow_locked()],
             sigreturn: label::gate_sigreturned(),
+            cold: label::gate_cold_protected(),
+            hot_len: layout::hot_len(image::control().boot.ram_pages),
             text: image::kernel_text(),
         }
     }
@@ -121,8 +127,8 @@ fn gate_call(places: &Places) -> [(u32, u32); 8] {
         (ARCH_AT, ARCH),
         (lo(0), HOT_BASE as u32),
         (hi(0), (HOT_BASE >> 32) as u32),
-        (lo(1), HOT_LEN as u32),
-        (hi(1), (HOT_LEN >> 32) as u32),
+        (lo(1), places.hot_len as u32),
+        (hi(1), (places.hot_len >> 32) as u32),
         (hi(2), 0),
     ]
 }
@@ -130,7 +136,8 @@ fn gate_call(places: &Places) -> [(u32, u32); 8] {
 fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, trap: Label) {
     let mut sorted: Vec<Call> = calls.to_vec();
     sorted.sort_by_key(|call| call.nr);
-    let kinds = [Check::Sigreturn, Check::Signal, Check::FixedMap, Check::Range].map(|check| (check, b.label()));
+    let kinds = [Check::Sigreturn, Check::Signal, Check::FixedMap, Check::Protect, Check::Range]
+        .map(|check| (check, b.label()));
     let arguments = sorted.iter().filter(|call| matches!(call.check, Check::Argument(..)));
     let kinds: Vec<_> =
         kinds.into_iter().chain(arguments.map(|call| (call.check, b.label())).collect::<Vec<_>>()).collect();
@@ -149,6 +156,7 @@ fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, tra
                 b.unless_bits(MAP_FIXED, trap);
                 b.go(target(Check::Range));
             }
+            Check::Protect => protect(b, places, target(Check::Range), allow, trap),
             Check::Range => range(b, allow, trap),
             Check::Signal => {
                 b.load(lo(2));
@@ -167,6 +175,29 @@ fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, tra
             Check::Any => b.go(allow),
         }
     }
+}
+
+/// mprotect: all of cold KDATA from the instruction that is there for it, else guest memory.
+fn protect(b: &mut Builder, places: &Places, range: Label, allow: Label, trap: Label) {
+    let cold = b.label();
+    b.load(IP_LO);
+    b.if_eq(places.cold as u32, cold);
+    b.go(range);
+    b.place(cold);
+    for (at, value) in [
+        (lo(0), COLD_BASE as u32),
+        (hi(0), (COLD_BASE >> 32) as u32),
+        (lo(1), COLD_LEN as u32),
+        (hi(1), (COLD_LEN >> 32) as u32),
+        (hi(2), 0),
+    ] {
+        b.load(at);
+        b.unless_eq(value, trap);
+    }
+    b.load(lo(2));
+    b.if_eq(0, allow);
+    b.if_eq(3, allow);
+    b.go(trap);
 }
 
 /// A binary search for the call number in the accumulator.
@@ -241,6 +272,8 @@ mod tests {
             unlocks: [IMAGE_BASE + 0x30, IMAGE_BASE + 0x130],
             locks: [IMAGE_BASE + 0x230, IMAGE_BASE + 0x330],
             sigreturn: IMAGE_BASE + 0x2100,
+            cold: IMAGE_BASE + 0x2200,
+            hot_len: 32 << 20,
             text: IMAGE_BASE + 0x1000..IMAGE_BASE + 0x9_0000,
         }
     }
@@ -259,8 +292,8 @@ mod tests {
     }
 
     const KERNEL: u64 = IMAGE_BASE + 0x5000;
-    const UNLOCK: [u64; 6] = [HOT_BASE, HOT_LEN, 3, 0, 0, 0];
-    const LOCK: [u64; 6] = [HOT_BASE, HOT_LEN, 0, 0, 0, 0];
+    const UNLOCK: [u64; 6] = [HOT_BASE, 32 << 20, 3, 0, 0, 0];
+    const LOCK: [u64; 6] = [HOT_BASE, 32 << 20, 0, 0, 0, 0];
 
     #[test]
     fn the_gate_may_only_lock_and_unlock_at_their_own_places() {
@@ -292,6 +325,22 @@ mod tests {
             assert!(!allowed(ip, nr, UNLOCK), "{nr}");
         }
         assert!(!allowed_arch(ip, __NR_mprotect, UNLOCK, 0x4000_0003));
+    }
+
+    #[test]
+    fn cold_memory_has_an_instruction_of_its_own() {
+        let p = places();
+        let cold = |prot| [COLD_BASE, COLD_LEN, prot, 0, 0, 0];
+        assert!(allowed(p.cold, __NR_mprotect, cold(3)) && allowed(p.cold, __NR_mprotect, cold(0)));
+        for prot in [1, 2, 4, 7, 3 | 1 << 32] {
+            assert!(!allowed(p.cold, __NR_mprotect, cold(prot)));
+        }
+        assert!(!allowed(p.cold, __NR_mprotect, [COLD_BASE, COLD_LEN / 2, 3, 0, 0, 0]));
+        assert!(!allowed(p.cold, __NR_mprotect, UNLOCK));
+        for ip in [KERNEL, p.unlocks[0], p.locks[0], 0x40_1000] {
+            assert!(!allowed(ip, __NR_mprotect, cold(3)) && !allowed(ip, __NR_mprotect, cold(0)), "{ip:#x}");
+        }
+        assert!(!allowed(p.cold, __NR_munmap, cold(3)));
     }
 
     #[test]
@@ -356,7 +405,7 @@ mod tests {
                 assert_eq!(allowed(KERNEL, call.nr, args), values.contains(&value), "{} {value}", call.nr);
             }
         }
-        let advise = |advice| allowed(KERNEL, __NR_madvise, [HOT_BASE, HOT_LEN, advice, 0, 0, 0]);
+        let advise = |advice| allowed(KERNEL, __NR_madvise, [HOT_BASE, 32 << 20, advice, 0, 0, 0]);
         assert!(advise(25) && !advise(4) && !advise(9) && !advise(100));
     }
 

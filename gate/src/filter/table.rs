@@ -11,6 +11,8 @@ pub enum Check {
     Range,
     /// As `Range`, and argument 3 has `MAP_FIXED`.
     FixedMap,
+    /// As `Range`; or all of cold KDATA from the one instruction that is there for it.
+    Protect,
     /// Argument 2 is a signal that stands for an interrupt.
     Signal,
     /// The argument of that number is one of these values, in its lower half: all that the host looks at.
@@ -49,7 +51,7 @@ const MONOTONIC: u32 = 1;
 pub const WHITELIST: &[Call] = &[
     checked(__NR_mmap, Check::FixedMap),                    // mm: guest mappings, window
     checked(__NR_munmap, Check::Range),                     // mm
-    checked(__NR_mprotect, Check::Range),                   // mm
+    checked(__NR_mprotect, Check::Protect),                 // mm, gate: cold KDATA
     checked(__NR_madvise, Check::Argument(2, &[COLLAPSE])), // mm: steps of KDATA
     checked(__NR_tgkill, Check::Signal),                    // smp: interrupts
     checked(__NR_rt_sigreturn, Check::Sigreturn),           // gate: end of a nested signal

@@ -16,6 +16,7 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use umbel_mm::heap;
 use umbel_smp::lock::{Mutex, MutexGuard, Once, Rank, SpinLock};
 
 /// Dentries that the cache keeps alive.
@@ -78,7 +79,7 @@ impl Dentry {
         let place = Place { parent: Some(parent.clone()), name: name.into() };
         let dentry = Self::build(Some(inode), place);
         dentry.unhashed.store(true, Relaxed);
-        Arc::new(dentry)
+        heap::cold(|| Arc::new(dentry))
     }
 
     /// The inode, unless negative.
@@ -147,21 +148,23 @@ impl Dentry {
         }
         super::check_name(name)?;
         let dir = self.inode().ok_or(Errno::ENOENT)?;
-        if umbel_mm::heap::room().is_err() {
+        if heap::room().is_err() {
             shrink();
-            umbel_mm::heap::room()?;
+            heap::room()?;
         }
         let found = match dir.lookup(name) {
             Ok(inode) => Some(inode),
             Err(Errno::ENOENT) => None,
             Err(errno) => return Err(errno),
         };
-        let place = Place { parent: Some(self.clone()), name: name.into() };
-        let child = Arc::new(Self::build(found, place));
+        let child = heap::cold(|| {
+            let place = Place { parent: Some(self.clone()), name: name.into() };
+            Arc::new(Self::build(found, place))
+        });
         if dir.volatile() || self.is_unhashed() {
             child.unhashed.store(true, Relaxed);
         } else {
-            self.children.lock().insert(name.into(), Arc::downgrade(&child));
+            heap::cold(|| self.children.lock().insert(name.into(), Arc::downgrade(&child)));
             keep(child.clone());
         }
         Ok(child)

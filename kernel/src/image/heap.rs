@@ -3,4 +3,4 @@
 use umbel_mm::heap::Heap;
 
 #[global_allocator]
-static HEAP: Heap = Heap::new();
+static HEAP: Heap = Heap;

@@ -41,6 +41,7 @@ pub mod poll;
 pub mod prctl;
 pub mod process;
 pub mod ptrace;
+pub mod scarce;
 pub mod sched;
 pub mod signal;
 pub mod socket;
@@ -55,6 +56,7 @@ use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::Write;
+use umbel_mm::heap;
 
 pub use args::{ArgFmt, Fd, FromArg, IntoRet, Pid, UserStr};
 pub use table::{Row, Support};
@@ -68,6 +70,7 @@ pub type Args = [u64; 6];
 /// What the handler returns, `ERESTART*` included; `ENOSYS` where the table has no row.
 pub fn dispatch(task: &Arc<Task>, nr: u64, args: &Args) -> Result<u64> {
     match table::find(nr) {
+        Some(_) if scarce::takes_memory(nr) && heap::low() => Err(scarce::refusal(nr)),
         Some(row) => (row.call)(task, args),
         None => {
             table::count_missing(nr);

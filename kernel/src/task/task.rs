@@ -10,6 +10,7 @@ use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_gate::UserContext;
+use umbel_mm::heap;
 use umbel_mm::stack::KernelStack;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::thread::ThreadRef;
@@ -103,7 +104,7 @@ pub struct NewTask {
 impl Task {
     /// A task that is in no table and on no run queue yet.
     pub fn new(new: NewTask) -> Arc<Task> {
-        let task = Arc::new(Task {
+        let task = Task {
             tid: AtomicI32::new(new.tid.0),
             process: new.process,
             thread: new.thread.0,
@@ -137,7 +138,9 @@ impl Task {
             exit_code: AtomicI32::new(0),
             identity: AtomicU32::new(next_identity()),
             sched: new.sched,
-        });
+        };
+        // Hot: the gate's assembly reads the user context in it.
+        let task = heap::hot(|| Arc::new(task));
         let owner: alloc::sync::Weak<Task> = Arc::downgrade(&task);
         task.thread.set_owner(owner);
         task.sched.attach(&task.thread);

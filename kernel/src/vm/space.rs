@@ -194,14 +194,16 @@ impl Space {
     }
 
     pub(super) fn with(inner: Inner) -> Result<Arc<Space>> {
-        heap::room()?;
+        heap::room_hot(size_of::<Space>() as u64)?;
         let id = NEXT_ID.fetch_add(1, Relaxed);
-        Ok(Arc::new_cyclic(|me| Space {
+        let build = |me: &Weak<Space>| Space {
             id,
             me: me.clone(),
             log: UpdateLog::new(),
             inner: Mutex::new(Rank::Space, inner),
-        }))
+        };
+        // Hot: the exit reads the head of the log when cold memory is locked already.
+        Ok(heap::hot(|| Arc::new_cyclic(build)))
     }
 
     /// A number that no other space ever has: what a slot is bound to.

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
-use umbel_mm::Pfn;
+use umbel_mm::{Pfn, heap};
 
 const CHUNK: u64 = 64;
 
@@ -167,7 +167,8 @@ impl PageTable {
     }
 
     fn chunk(&mut self, index: u64) -> &mut Chunk {
-        self.chunks.entry(index).or_insert_with(|| Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 }))
+        let empty = || Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 });
+        heap::cold(|| self.chunks.entry(index).or_insert_with(empty))
     }
 
     /// Takes all entries of a range out.

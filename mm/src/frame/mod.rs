@@ -55,6 +55,8 @@ pub struct Frames {
     arena_pages: u32,
     /// Frames in use, for `usage` without locks.
     used: AtomicU64,
+    /// Pages that the kernel's own memory takes of the guest's RAM: so many frames are never handed out.
+    kernel: AtomicU64,
 }
 
 /// RAM as the guest sees it, in pages.
@@ -97,7 +99,27 @@ pub fn usage() -> Usage {
         return Usage { total: 0, free: 0 };
     };
     let total = frames.counts.frames();
-    Usage { total, free: total - frames.used.load(Ordering::Relaxed).min(total) }
+    Usage { total, free: total - frames.taken().min(total) }
+}
+
+/// Takes `pages` of RAM for kernel memory; false if they are in use, or there is no RAM yet.
+pub fn charge_kernel(pages: u64) -> bool {
+    let Some(frames) = FRAMES.get() else { return true };
+    frames.kernel.fetch_add(pages, Ordering::Relaxed);
+    let fits = frames.taken() <= frames.counts.frames();
+    if !fits {
+        uncharge_kernel(pages);
+    }
+    fits
+}
+
+/// Gives them back.
+pub fn uncharge_kernel(pages: u64) {
+    if let Some(frames) = FRAMES.get() {
+        // What was taken before there was RAM was not counted.
+        let less = |taken: u64| Some(taken.saturating_sub(pages));
+        let _ = frames.kernel.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
 }
 
 /// Contiguous frames just allocated, one reference each, owned by the caller as bare numbers.
@@ -259,6 +281,7 @@ impl Frames {
             counts: Counts::new(pages)?,
             arena_pages,
             used: AtomicU64::new(0),
+            kernel: AtomicU64::new(0),
         })
     }
 
@@ -271,8 +294,17 @@ impl Frames {
         (pfn.0 - arena.first < arena.pages).then_some(arena)
     }
 
+    /// Frames in use, and those that stand for kernel memory.
+    fn taken(&self) -> u64 {
+        self.used.load(Ordering::Relaxed) + self.kernel.load(Ordering::Relaxed)
+    }
+
     fn alloc(&self, want: u32) -> Result<(Run, bool)> {
-        let want = want.clamp(1, MAX_RUN);
+        let left = self.counts.frames().saturating_sub(self.taken());
+        if left == 0 {
+            return Err(Errno::ENOMEM);
+        }
+        let want = want.clamp(1, MAX_RUN).min(left.min(u64::from(MAX_RUN)) as u32);
         let preferred = percpu::cpu() % self.arenas.len();
         let powers = (0..=want.ilog2()).rev().map(|order| 1 << order).filter(|&count| count != want);
         for count in core::iter::once(want).chain(powers) {

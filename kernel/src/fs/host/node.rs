@@ -21,6 +21,7 @@ use core::any::Any;
 use core::sync::atomic::{AtomicBool, Ordering};
 use umbel_abi::linux::uapi;
 use umbel_host::file::{self, HostFd, OwnedFd};
+use umbel_mm::heap;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// Longest symbolic link (`PATH_MAX`).
@@ -68,7 +69,7 @@ impl HostNode {
         refused: bool,
     ) -> Arc<HostNode> {
         let kind = kind_of(found);
-        Arc::new_cyclic(|me| HostNode {
+        let build = |me: &Weak<HostNode>| HostNode {
             fs,
             parent,
             name: name.into(),
@@ -83,7 +84,8 @@ impl HostNode {
             facts: SpinLock::new(Rank::Leaf, (time::monotonic_ns(), attributes(found))),
             list: SpinLock::new(Rank::Leaf, None),
             me: me.clone(),
-        })
+        };
+        heap::cold(|| Arc::new_cyclic(build))
     }
 
     /// Closes the descriptor as soon as nobody uses it.

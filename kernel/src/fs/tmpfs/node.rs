@@ -15,6 +15,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use umbel_mm::heap;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// How long attributes of a host object are believed, ns.
@@ -108,7 +109,7 @@ impl Node {
         place: Option<Place>,
     ) -> Arc<Node> {
         fs.inodes.fetch_add(1, Relaxed);
-        Arc::new_cyclic(|me| Node {
+        let build = |me: &Weak<Node>| Node {
             me: me.clone(),
             fs: Arc::downgrade(fs),
             kind: attr.kind,
@@ -124,7 +125,8 @@ impl Node {
             extra: Extra::new(),
             xattrs: xattr::Store::new(),
             busy: Busy::default(),
-        })
+        };
+        heap::cold(|| Arc::new_cyclic(build))
     }
 
     pub(super) fn fs(&self) -> Result<Arc<TmpFs>> {

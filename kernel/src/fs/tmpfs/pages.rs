@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use umbel_mm::frame::{FrameRef, Pfn};
+use umbel_mm::heap;
 
 /// Pages of a chunk.
 const CHUNK: u64 = 64;
@@ -47,7 +48,7 @@ impl Pages {
     /// Puts `frame` at `index`, or gives it back if there is one.
     pub fn insert(&mut self, index: u64, frame: FrameRef) -> Result<(), FrameRef> {
         let empty = || Box::new(Chunk { slots: [NONE; CHUNK as usize], used: 0 });
-        let chunk = self.chunks.entry(index / CHUNK).or_insert_with(empty);
+        let chunk = heap::cold(|| self.chunks.entry(index / CHUNK).or_insert_with(empty));
         match chunk.slots.get_mut((index % CHUNK) as usize) {
             Some(slot) if *slot == NONE => *slot = frame.into_raw().0,
             _ => return Err(frame),
