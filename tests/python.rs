@@ -48,6 +48,12 @@ fn endings(outcome: &Outcome) -> BTreeMap<&str, &str> {
     outcome.stdout.lines().filter_map(|line| line.split_once(' ')).map(|(ending, test)| (test, ending)).collect()
 }
 
+/// Tests that the host passes and the machine does not.
+fn passing_on_the_host_alone(host: &BTreeMap<&str, &str>, inside: &BTreeMap<&str, &str>) -> Vec<String> {
+    let passing = |(test, ending): &(&&str, &&str)| **ending == "ok" && inside.get(**test) != Some(&"ok");
+    host.iter().filter(passing).map(|(test, _)| (*test).to_owned()).collect()
+}
+
 /// Runs a module on both sides at once: most of its time is sleep.
 #[track_caller]
 fn passes_what_the_host_passes(module: &str) {
@@ -64,21 +70,21 @@ fn passes_what_the_host_passes(module: &str) {
     args.extend(patterns());
     let mut inside = vec!["run", "--cpus", "2", "--mem", "2G", "--", PYTHON];
     inside.extend(&args);
-    let (host, guest) = thread::scope(|scope| {
+    let (host, mut guest) = thread::scope(|scope| {
         let host = scope.spawn(|| Run::on_host(PYTHON, &args).limit(900).finish());
         let guest = Run::umbel(&inside).limit(900).finish();
         (host.join().expect("the host's run"), guest)
     });
-    let inside = endings(&guest);
     let on_host = endings(&host);
-    let passing = |(_, ending): &(&&str, &&str)| **ending == "ok";
-    assert!(on_host.iter().any(|test| passing(&test)), "{module}: nothing passes on the host");
-    let fail: Vec<String> = on_host
-        .iter()
-        .filter(passing)
-        .filter(|(test, _)| inside.get(*test) != Some(&"ok"))
-        .map(|(test, _)| format!("{test}: {}", inside.get(*test).unwrap_or(&"not run")))
-        .collect();
+    assert!(on_host.values().any(|ending| *ending == "ok"), "{module}: nothing passes on the host");
+    let mut fail = passing_on_the_host_alone(&on_host, &endings(&guest));
+    // Some of these tests measure time, and this machine may be busy; a nightly run takes no excuse.
+    if !fail.is_empty() && !cfg!(feature = "nightly") {
+        eprintln!("{module}, once more for: {fail:#?}");
+        guest = Run::umbel(&inside).limit(900).finish();
+        let again = passing_on_the_host_alone(&on_host, &endings(&guest));
+        fail.retain(|test| again.contains(test));
+    }
     assert!(fail.is_empty(), "passing on the host alone: {fail:#?}\n{}", guest.stderr);
 }
 

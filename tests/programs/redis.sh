@@ -1,6 +1,6 @@
 # redis-server: commands, a snapshot by a forked child, append-only log, redis-benchmark.
 redis-server --port "$port" --bind 127.0.0.1 --dir "$here" --save '' --appendonly yes --logfile log --unixsocket "$here/s" & children=$!
-soon redis-cli -p "$port" ping
+soon sh -c "redis-cli -p $port ping | grep -q PONG"
 cli() { redis-cli -p "$port" "$@"; }
 cli set k v; cli get k; cli incrby n 41; cli incr n; cli rpush l a b c; cli lrange l 0 -1; cli eval 'return redis.call("get", KEYS[1])' 1 k
 redis-cli -s "$here/s" get k
@@ -14,5 +14,5 @@ redis-benchmark -s "$here/s" -n 2000 --threads 2 -t get -q | grep -c 'requests p
 cli expire k 1; sleep 1.2; cli exists k
 cli shutdown; wait "$children"; echo "status $?"
 redis-server --port "$port" --bind 127.0.0.1 --dir "$here" --save '' --appendonly yes --logfile log2 & children=$!
-soon redis-cli -p "$port" ping; cli get key77; cli get n
+soon sh -c "redis-cli -p $port ping | grep -q PONG"; cli get key77; cli get n
 kill "$children"; wait "$children"; echo "status $?"; children=
