@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{Run, guest_program, is_root};
+use common::{Run, guest_program, is_root, open_to_all};
 use umbel_abi::machine::layout;
 
 #[test]
 fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
-    let program = guest_program("hostile", false).to_string_lossy().into_owned();
+    let program = open_to_all(&guest_program("hostile", false)).to_string_lossy().into_owned();
     let places = [
         layout::HOT_BASE,
         layout::IMAGE_BASE,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Run, generations, guest_program, is_root, umbel, until, wait_until};
+use common::{Run, generations, guest_program, is_root, open_to_all, umbel, until, wait_until};
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -16,7 +16,8 @@ const NOBODY: u32 = 65534;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn start(script: &str, user: Option<u32>) -> Child {
-    let mut command = Command::new(umbel());
+    let program = if user.is_some() { open_to_all(&umbel()) } else { umbel() };
+    let mut command = Command::new(program);
     command.args(["run", "--cpus", "2", "--", "/bin/sh", "-c", script]);
     if let Some(user) = user {
         command.uid(user).gid(user);

@@ -6,6 +6,7 @@
 pub mod session;
 
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -79,7 +80,11 @@ impl Run {
 
     /// As another user, where the tests run as root.
     pub fn user(mut self, id: u32) -> Run {
-        self.command.uid(id).gid(id);
+        let mut command = Command::new(open_to_all(Path::new(self.command.get_program())));
+        command.args(self.command.get_args());
+        command.envs(self.command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        command.uid(id).gid(id).current_dir("/");
+        self.command = command;
         self
     }
 
@@ -169,6 +174,21 @@ pub fn guest_program(name: &str, dynamic: bool) -> PathBuf {
     // The rename makes two tests that compile the same program at once harmless.
     std::fs::rename(&partial, &program).expect("target directory");
     program
+}
+
+/// The program, or a copy of it where it lies in a directory that other users may not enter (a clone in a home, say).
+pub fn open_to_all(program: &Path) -> PathBuf {
+    let closed = |dir: &Path| std::fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 1 == 0);
+    if program.is_relative() || !program.ancestors().skip(1).any(closed) {
+        return program.to_owned();
+    }
+    let dir = PathBuf::from(format!("/var/tmp/umbel-tests-{}", user_id())).join("open");
+    std::fs::create_dir_all(&dir).expect("a directory for programs");
+    let copy = dir.join(program.file_name().expect("a program"));
+    let partial = dir.join(format!("{}.{:?}", std::process::id(), thread::current().id()));
+    std::fs::copy(program, &partial).expect("room for a copy");
+    std::fs::rename(&partial, &copy).expect("our own directory");
+    copy
 }
 
 /// Runs a guest program on the host, then in machines of 1, 2 and 4 virtual CPUs, and wants the same outcome.
