@@ -35,4 +35,4 @@ pg_ctl -m immediate -w stop > /dev/null; echo "crash $?"
 pg_ctl -w -t 60 -l server.log start > /dev/null; echo "recovery $?"
 psql -Atc "select count(*) from t"
 pg_ctl -m fast -w stop > /dev/null; echo "stop $?"
-grep -E 'PANIC|FATAL' server.log | grep -v 'starting up' | sed 's/.*FATAL/FATAL/'; echo end
+grep -E 'PANIC|FATAL' server.log | grep -v -e 'starting up' -e 'administrator command' | sed 's/.*FATAL/FATAL/'; echo end
