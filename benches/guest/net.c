@@ -4,32 +4,21 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "measure.h"
 
 typedef struct sockaddr sa;
 
-enum { ROUNDS = 5, BLOCK = 65536 };
+enum { BLOCK = 65536 };
 
 static struct sockaddr_in addr;
 static int ends[2], listener, udp[2];
 static char block[BLOCK];
 static pid_t partner;
-
-static double now(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1e9 + ts.tv_nsec;
-}
-
-static void must(int ok, const char *what) {
-    if (!ok) perror(what), exit(1);
-}
 
 static void connect_pair(void) {
     ends[0] = socket(AF_INET, SOCK_STREAM, 0);
@@ -64,30 +53,11 @@ static void op_udp_self_64(void) {
     must(send(udp[0], block, 64, 0) == 64 && recv(udp[1], block, 64, 0) == 64, "udp");
 }
 
-static const struct op {
-    const char *name;
-    void (*run)(void);
-    int batch;
-} ops[] = {
+static const struct op ops[] = {
     {"tcp_self_1", op_tcp_self_1, 100},       {"tcp_pingpong", op_tcp_pingpong, 100},
     {"tcp_stream_64k", op_tcp_stream_64k, 50}, {"tcp_connect", op_tcp_connect, 20},
     {"udp_self_64", op_udp_self_64, 100},
 };
-
-static void measure(const struct op *op) {
-    double best = 1e18;
-    for (int round = 0; round < ROUNDS; round++) {
-        double start = now(), end;
-        long n = 0;
-        do {
-            for (int i = 0; i < op->batch; i++) op->run();
-            n += op->batch;
-        } while ((end = now()) - start < 5e7);
-        if ((end - start) / n < best) best = (end - start) / n;
-    }
-    printf("%s %.1f\n", op->name, best);
-    fflush(stdout);
-}
 
 int main(int argc, char **argv) {
     socklen_t len = sizeof addr;
@@ -100,9 +70,7 @@ int main(int argc, char **argv) {
     must(bind(udp[1], (sa *)&to, len) == 0 && getsockname(udp[1], (sa *)&to, &len) == 0, "bind");
     must(connect(udp[0], (sa *)&to, len) == 0, "connect");
     for (unsigned i = 0; i < sizeof ops / sizeof *ops; i++) {
-        int wanted = argc == 1;
-        for (int a = 1; a < argc; a++) wanted |= !strcmp(argv[a], ops[i].name);
-        if (!wanted) continue;
+        if (!wanted(ops[i].name, argc, argv)) continue;
         if (ops[i].run == op_tcp_self_1) connect_pair();
         if (ops[i].run == op_tcp_pingpong) start(1);
         if (ops[i].run == op_tcp_stream_64k) start(0);

@@ -1,13 +1,11 @@
 /* Nanoseconds per operation of what a kernel does for a program: one static program, run unchanged on the host and in
  * a machine. Usage: ops [OPERATION…]; prints "NAME NANOSECONDS" lines, the best of several timed rounds each. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,29 +13,14 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
-#define ROUNDS 5
-#define ROUND_NS 60e6
+#include "measure.h"
 
 static char *self;
 static char block[65536];
 static int zero_fd, null_fd, file_fd, self_pipe[2], ping[2], pong[2], socket_pair[2];
 static int futex_go[16], futex_done[16];
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e9 + t.tv_nsec;
-}
-
-static void must(int ok, const char *what) {
-    if (!ok) {
-        fprintf(stderr, "ops: %s: %s\n", what, strerror(errno));
-        exit(1);
-    }
-}
 
 static void op_getppid(void) { syscall(SYS_getppid); }
 static void op_getpid(void) { getpid(); }
@@ -128,11 +111,7 @@ static void op_vfork_exec_wait(void) {
     must(child > 0 && waitpid(child, 0, 0) == child, "vfork");
 }
 
-static const struct op {
-    const char *name;
-    void (*run)(void);
-    int batch;
-} ops[] = {
+static const struct op ops[] = {
     {"getppid", op_getppid, 1000},
     {"getpid", op_getpid, 1000},
     {"clock_gettime", op_clock_gettime, 1000},
@@ -166,28 +145,6 @@ static pid_t echo_child(int in, int out) {
         _exit(0);
     }
     return child;
-}
-
-static void measure(const struct op *op) {
-    double best = 1e18;
-    for (int round = 0; round < ROUNDS; round++) {
-        double start = now(), end;
-        long n = 0;
-        do {
-            for (int i = 0; i < op->batch; i++) op->run();
-            n += op->batch;
-            end = now();
-        } while (end - start < ROUND_NS);
-        if ((end - start) / n < best) best = (end - start) / n;
-    }
-    printf("%s %.1f\n", op->name, best);
-    fflush(stdout);
-}
-
-static int wanted(const char *name, int argc, char **argv) {
-    for (int i = 1; i < argc; i++)
-        if (!strcmp(argv[i], name)) return 1;
-    return argc < 2;
 }
 
 int main(int argc, char **argv) {
