@@ -14,10 +14,6 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// The identity for programs that refuse to be root.
 const NOBODY: u32 = 65534;
 
-/// How often a script may be run until both sides agree: servers and their clients have races of their own, seen on the host
-/// alone. A nightly run takes no excuse.
-const ATTEMPTS: u32 = if cfg!(feature = "nightly") { 1 } else { 2 };
-
 /// One script, what it needs of the host and how it is to be run.
 struct Script {
     name: &'static str,
@@ -75,18 +71,12 @@ impl Script {
         if let Some(missing) = self.needs.iter().find(|need| !is_there(need)) {
             return skip(self.name, &format!("{missing} is not on this host"));
         }
-        for left in (0..ATTEMPTS).rev() {
-            let (host, guest) = (self.on_host(), self.in_machine());
-            let (shown, wanted) = ((guest.status, lines(&guest.stdout)), (host.status, lines(&host.stdout)));
-            if shown == wanted {
-                return;
-            }
+        let (host, guest) = (self.on_host(), self.in_machine());
+        let (shown, wanted) = ((guest.status, lines(&guest.stdout)), (host.status, lines(&host.stdout)));
+        if shown != wanted {
             eprintln!("{}\nin the machine: {}\non the host: {}", self.name, guest.stderr, host.stderr);
-            if left == 0 {
-                assert_eq!(shown, wanted, "{}", self.name);
-            }
-            eprintln!("differs, once more: {shown:#?} instead of {wanted:#?}");
         }
+        assert_eq!(shown, wanted, "{}", self.name);
     }
 }
 

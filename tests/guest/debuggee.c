@@ -18,6 +18,7 @@ static void *work(void *p) {
 int main(void) {
     int value = 40;
     value = add(value, 2);
+    total *= 2; /* a second change that no other thread can precede */
     printf("value %d\n", value);
     pthread_t thread;
     pthread_create(&thread, 0, work, &value);
