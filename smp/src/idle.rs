@@ -8,6 +8,7 @@
 //! Between the saved context and the end of the sleep nothing may be done that cannot be left undone or done twice.
 //! Used by the scheduler. Model: `loom-tests/tests/teleport.rs`.
 
+use crate::switch::{self, save_context};
 use crate::{cpu, ipi, slot};
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::Relaxed;
@@ -33,24 +34,13 @@ fn sleep_resumably<F: FnMut()>(nap: &mut F) {
 #[unsafe(naked)]
 unsafe extern "C" fn keep_context(save: *mut u64, function: u64, arg: u64) {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
+        save_context!(),
         "sub rsp, 8",
         "mov rdi, rdx",
         "call rsi",
-        "add rsp, 8",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "ret",
+        "lea rdi, [rsp + 8]",
+        "jmp {resume}",
+        resume = sym switch::resume,
     )
 }
 

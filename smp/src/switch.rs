@@ -15,6 +15,20 @@ use alloc::sync::Arc;
 use core::arch::naked_asm;
 use core::sync::atomic::Ordering::*;
 
+/// Instructions that save a context for [`resume`] on the current stack and its stack pointer where `rdi` points.
+macro_rules! save_context {
+    () => {
+        "push rbx
+        push rbp
+        push r12
+        push r13
+        push r14
+        push r15
+        mov [rdi], rsp"
+    };
+}
+pub(crate) use save_context;
+
 /// Switches the virtual CPU from the running thread `prev` to `next`; returns when somebody switches back.
 ///
 /// No spinning lock is held. The caller keeps `prev`'s stack alive until `prev` has been switched out, and saw `next`
@@ -94,13 +108,7 @@ unsafe extern "C" fn first_run() {
 #[unsafe(naked)]
 unsafe extern "C" fn switch_stack(save: *mut u64, next: u64) {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
+        save_context!(),
         "mov rdi, rsi",
         "jmp {resume}",
         resume = sym resume,
@@ -111,13 +119,7 @@ unsafe extern "C" fn switch_stack(save: *mut u64, next: u64) {
 #[unsafe(naked)]
 unsafe extern "C" fn teleport(save: *mut u64, park: u64, target: &'static Slot) {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
+        save_context!(),
         "mov rsp, rsi",
         "xor ebp, ebp",
         "mov rdi, rdx",
@@ -133,13 +135,7 @@ unsafe extern "C" fn teleport(save: *mut u64, park: u64, target: &'static Slot) 
 #[unsafe(naked)]
 unsafe extern "C" fn teleport_self(save: *mut u64, park: u64, target: &'static Slot) {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
-        "mov [rdi], rsp",
+        save_context!(),
         "mov rcx, rsp",
         "mov rsp, rsi",
         "xor ebp, ebp",

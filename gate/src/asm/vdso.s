@@ -49,6 +49,19 @@ read_clock:
 4:  stc
     ret
 
+# rax, rdx = seconds and nanoseconds of the real time, carry set if the kernel must answer. Changes rcx, r8-r11.
+read_realtime:
+    push rdi
+    xor edi, edi
+    call read_clock
+    pop rdi
+    jc 1f
+    xor edx, edx
+    mov ecx, 1000000000
+    div rcx
+    clc
+1:  ret
+
 .p2align 4
 vdso_clock_gettime:
     mov r11d, edi
@@ -81,14 +94,8 @@ vdso_gettimeofday:
     jnz 1f
     test rdi, rdi
     jz 1f
-    push rdi
-    xor edi, edi
-    call read_clock
-    pop rdi
+    call read_realtime
     jc 1f
-    xor edx, edx
-    mov ecx, 1000000000
-    div rcx
     mov [rdi], rax
     mov rax, rdx
     xor edx, edx
@@ -103,14 +110,8 @@ vdso_gettimeofday:
 
 .p2align 4
 vdso_time:
-    push rdi
-    xor edi, edi
-    call read_clock
-    pop rdi
+    call read_realtime
     jc 1f
-    xor edx, edx
-    mov ecx, 1000000000
-    div rcx
     test rdi, rdi
     jz 2f
     mov [rdi], rax

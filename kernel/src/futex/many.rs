@@ -5,7 +5,7 @@ use crate::task::Task;
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*, fence};
+use core::sync::atomic::{Ordering::*, fence};
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::BlockEnd;
 use umbel_smp::schedule::schedule;
@@ -76,12 +76,7 @@ fn wait_words(task: &Arc<Task>, words: &[Word], bitset: u32, deadline_ns: Option
     let mut result = Ok(());
     for (word, key) in words.iter().zip(keys) {
         let index = bucket_of(&key);
-        let waiter = Arc::new(Waiter {
-            thread: task.thread.clone(),
-            bitset,
-            woken: AtomicBool::new(false),
-            bucket: AtomicUsize::new(index),
-        });
+        let waiter = Waiter::new(task.thread.clone(), bitset, index);
         let entry = Entry { key, waiter: waiter.clone() };
         result = enqueue(&TABLE[index], UserAddr(word.addr), word.value as u32, entry);
         if result.is_err() {

@@ -51,6 +51,13 @@ struct Waiter {
     bucket: AtomicUsize,
 }
 
+impl Waiter {
+    /// One that is about to stand in `bucket`.
+    fn new(thread: ThreadRef, bitset: u32, bucket: usize) -> Arc<Waiter> {
+        Arc::new(Waiter { thread, bitset, woken: AtomicBool::new(false), bucket: AtomicUsize::new(bucket) })
+    }
+}
+
 struct Entry {
     key: Key,
     waiter: Arc<Waiter>,
@@ -248,12 +255,7 @@ fn wait(
 ) -> Result<core::result::Result<(), Wake>> {
     let key = key_of(task, addr, shared)?;
     let index = bucket_of(&key);
-    let waiter = Arc::new(Waiter {
-        thread: task.thread.clone(),
-        bitset,
-        woken: AtomicBool::new(false),
-        bucket: AtomicUsize::new(index),
-    });
+    let waiter = Waiter::new(task.thread.clone(), bitset, index);
     enqueue(&TABLE[index], UserAddr(addr), value, Entry { key, waiter: waiter.clone() })?;
     let slept = sleep(&waiter, deadline_ns);
     // Woken just now although the sleep ended for another reason: the wake-up counts, or it would be lost.
@@ -465,12 +467,7 @@ mod tests {
 
     fn add(key: Key, bitset: u32) -> Arc<Waiter> {
         let bucket = bucket_of(&key);
-        let waiter = Arc::new(Waiter {
-            thread: Arc::new(Thread::adopted(0, 0)),
-            bitset,
-            woken: AtomicBool::new(false),
-            bucket: AtomicUsize::new(bucket),
-        });
+        let waiter = Waiter::new(Arc::new(Thread::adopted(0, 0)), bitset, bucket);
         TABLE[bucket].waiters.fetch_add(1, Relaxed);
         TABLE[bucket].entries.lock().push_back(Entry { key, waiter: waiter.clone() });
         waiter

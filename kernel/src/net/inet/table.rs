@@ -5,7 +5,8 @@
 //! `TIME_WAIT`) until their time is over, which is looked at when something is added.
 
 use super::tcp::TcpSocket;
-use crate::net::socket::Socket;
+use crate::net::socket::{Common, Socket};
+use crate::net::uapi::so;
 use crate::{Errno, Result, random, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -56,6 +57,19 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// The claim of a socket to `to`.
+    pub fn of(common: &Common, v6_only: bool, to: SocketAddr) -> Claim {
+        Claim {
+            addr: to.ip(),
+            port: to.port(),
+            v6_only,
+            reuse: common.switches.get(so::REUSEADDR),
+            reuse_port: common.switches.get(so::REUSEPORT),
+            uid: common.uid,
+            device: common.device.load(Relaxed),
+        }
+    }
+
     fn binding(&self, port: u16, automatic: bool) -> Arc<Binding> {
         static LAST_ID: AtomicU64 = AtomicU64::new(0);
         Arc::new(Binding {

@@ -20,14 +20,43 @@ const XCR0_AT: usize = 464;
 const FS_BASE: usize = 21;
 const GS_BASE: usize = 22;
 
+/// The registers before the bases, in the order of `struct user_regs_struct`.
+fn in_order(r: &mut Regs) -> [&mut u64; FS_BASE] {
+    [
+        &mut r.r15,
+        &mut r.r14,
+        &mut r.r13,
+        &mut r.r12,
+        &mut r.rbp,
+        &mut r.rbx,
+        &mut r.r11,
+        &mut r.r10,
+        &mut r.r9,
+        &mut r.r8,
+        &mut r.rax,
+        &mut r.rcx,
+        &mut r.rdx,
+        &mut r.rsi,
+        &mut r.rdi,
+        &mut r.orig_rax,
+        &mut r.rip,
+        &mut r.cs,
+        &mut r.rflags,
+        &mut r.rsp,
+        &mut r.ss,
+    ]
+}
+
 /// All registers.
 pub fn get(task: &Task) -> [u64; COUNT] {
-    let r = task.user.regs();
+    let mut words = [0; COUNT];
+    let mut regs = task.user.regs();
+    for (word, register) in words.iter_mut().zip(in_order(&mut regs)) {
+        *word = *register;
+    }
     let bases = task.user.bases();
-    [
-        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
-        r.orig_rax, r.rip, r.cs, r.rflags, r.rsp, r.ss, bases.fs, bases.gs, 0, 0, 0, 0,
-    ]
+    (words[FS_BASE], words[GS_BASE]) = (bases.fs, bases.gs);
+    words
 }
 
 /// Replaces all registers; segments and privileged flags stay what guests have.
@@ -37,53 +66,10 @@ pub fn get(task: &Task) -> [u64; COUNT] {
 pub fn set(task: &Task, words: &[u64; COUNT]) -> Result<()> {
     let base = |index: usize| check_base(words[index]).map_err(|_| Errno::EIO);
     let (fs, gs) = (base(FS_BASE)?, base(GS_BASE)?);
-    let [
-        r15,
-        r14,
-        r13,
-        r12,
-        rbp,
-        rbx,
-        r11,
-        r10,
-        r9,
-        r8,
-        rax,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        orig_rax,
-        rip,
-        cs,
-        rflags,
-        rsp,
-        ss,
-        ..,
-    ] = *words;
-    let mut regs = Regs {
-        r15,
-        r14,
-        r13,
-        r12,
-        rbp,
-        rbx,
-        r11,
-        r10,
-        r9,
-        r8,
-        rax,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        orig_rax,
-        rip,
-        cs,
-        rflags,
-        rsp,
-        ss,
-    };
+    let mut regs = task.user.regs();
+    for (register, word) in in_order(&mut regs).into_iter().zip(words) {
+        *register = *word;
+    }
     regs.sanitize();
     task.user.set_regs(&regs);
     let mut bases = task.user.bases();

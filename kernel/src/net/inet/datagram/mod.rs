@@ -168,15 +168,7 @@ impl Datagram {
     }
 
     fn claim(&self, to: SocketAddr) -> Claim {
-        Claim {
-            addr: to.ip(),
-            port: to.port(),
-            v6_only: self.ip.v6_only(),
-            reuse: self.common.switches.get(so::REUSEADDR),
-            reuse_port: self.common.switches.get(so::REUSEPORT),
-            uid: self.common.uid,
-            device: self.common.device.load(Relaxed),
-        }
+        Claim::of(&self.common, self.ip.v6_only(), to)
     }
 
     /// Gives it an address; its port, if it has none.

@@ -136,15 +136,7 @@ impl TcpSocket {
 
     /// What it asks the table of ports for.
     fn claim(&self, to: SocketAddr) -> Claim {
-        Claim {
-            addr: to.ip(),
-            port: to.port(),
-            v6_only: self.ip.v6_only(),
-            reuse: self.common.switches.get(so::REUSEADDR),
-            reuse_port: self.common.switches.get(so::REUSEPORT),
-            uid: self.common.uid,
-            device: self.common.device.load(Relaxed),
-        }
+        Claim::of(&self.common, self.ip.v6_only(), to)
     }
 
     fn bind_to(&self, to: SocketAddr) -> Result<()> {
