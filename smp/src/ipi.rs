@@ -4,7 +4,7 @@
 //! thread if it is in guest mode, else nothing. Receiver: publish the state, full fence, read the mailbox. One of the two
 //! sees the other, so no cross-call waits for the next one. Model: `loom-tests/tests/ipi.rs`, over this very code.
 
-use crate::sync::{AtomicU32, Ordering::*, full_fence, futex_wait_until, futex_wake};
+use crate::sync::{AtomicU32, Ordering::*, full_fence, futex_wait_until, futex_wake, mutant};
 use umbel_abi::machine::VcpuState;
 #[cfg(not(loom))]
 use umbel_abi::machine::{Control, VcpuShared, layout};
@@ -37,8 +37,7 @@ impl Line<'_> {
         full_fence("ipi-sender-unfenced");
         let state = self.state.load(Relaxed);
         if state == VcpuState::Idle as u32 {
-            self.doorbell.swap(1, AcqRel);
-            futex_wake(self.doorbell, 1);
+            self.ring();
             Poke::Nothing
         } else if state == VcpuState::Guest as u32 {
             Poke::Signal
@@ -71,6 +70,33 @@ impl Line<'_> {
             }
         }
         self.enter_kernel();
+    }
+
+    /// Receiver: sleeps until rung or until CLOCK_MONOTONIC reaches `deadline_ns`, whatever is pending, unless `busy()` says,
+    /// after the state is published, that it need not; returns false if the deadline passed. It may look at `pending`.
+    pub fn nap(&self, deadline_ns: Option<u64>, busy: impl FnOnce() -> bool) -> bool {
+        if !mutant("turns-bell-cleared-late") {
+            self.doorbell.swap(0, AcqRel);
+        }
+        self.state.store(VcpuState::Idle as u32, Release);
+        full_fence("nap-receiver-unfenced");
+        let mut in_time = true;
+        if !busy() {
+            if mutant("turns-bell-cleared-late") {
+                self.doorbell.swap(0, AcqRel);
+            }
+            while in_time && self.doorbell.load(Acquire) == 0 {
+                in_time = futex_wait_until(self.doorbell, 0, deadline_ns);
+            }
+        }
+        self.enter_kernel();
+        in_time
+    }
+
+    /// Ends a nap, of now or to come.
+    pub fn ring(&self) {
+        self.doorbell.swap(1, AcqRel);
+        futex_wake(self.doorbell, 1);
     }
 
     /// Receiver: takes all pending causes.

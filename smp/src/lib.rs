@@ -5,6 +5,7 @@
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
 //! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
 //!   where slots come from.
+//! * [`turns`]: who runs when, in virtual time.
 //! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
 
 #![no_std]
@@ -29,6 +30,7 @@ pub mod sync;
 #[cfg(any(test, loom, feature = "testing"))]
 pub mod testing;
 pub mod thread;
+pub mod turns;
 pub mod wait;
 #[cfg(not(loom))]
 pub mod zygote;
