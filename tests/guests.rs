@@ -30,6 +30,11 @@ fn memory() {
 }
 
 #[test]
+fn seals() {
+    same_as_host("seals");
+}
+
+#[test]
 fn files() {
     same_as_host("files");
 }

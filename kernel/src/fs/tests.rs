@@ -267,7 +267,7 @@ fn changes_on_the_host_are_noticed_after_a_while() {
 #[test]
 fn a_duplicate_of_a_nameless_file_is_that_file() {
     let world = World::new("anon");
-    let memory = tmpfs::memory_file(b"x", &world.names()).unwrap();
+    let memory = tmpfs::memory_file(b"x", &world.names(), 0o777, 1).unwrap();
     assert_eq!(memory.path().unwrap().display(&world.context.root()), b"/memfd:x (deleted)");
     let stream = File::anonymous(Arc::new(Stub), OpenFlags::WRONLY);
     let path = anon::path_of(&stream).unwrap();

@@ -18,7 +18,7 @@ rows! {
     nr::__NR_open, open(path: UserStr, flags: OpenFlags, mode: u32) => open, Full;
     nr::__NR_openat, openat(dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) => openat, Full;
     nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Full;
-    nr::__NR_memfd_create, memfd_create(name: UserStr, flags: u32) => memfd_create, Partial("no seals, no huge pages");
+    nr::__NR_memfd_create, memfd_create(name: UserStr, flags: u32) => memfd_create, Partial("no huge pages");
     nr::__NR_creat, creat(path: UserStr, mode: u32) => creat, Full;
     nr::__NR_mkdir, mkdir(path: UserStr, mode: u32) => mkdir, Full;
     nr::__NR_mkdirat, mkdirat(dir: Fd, path: UserStr, mode: u32) => mkdirat, Full;
@@ -223,13 +223,25 @@ fn read_how(how: UserAddr, size: u64) -> Result<[u64; 3]> {
 }
 
 fn memfd_create(task: &Arc<Task>, name: UserStr, flags: u32) -> Result<Fd> {
-    const KNOWN: u32 = uapi::MFD_CLOEXEC | uapi::MFD_ALLOW_SEALING | uapi::MFD_NOEXEC_SEAL | uapi::MFD_EXEC;
+    const MAY_RUN: u32 = uapi::MFD_EXEC | uapi::MFD_ALLOW_SEALING;
+    const SEALING: u32 = MAY_RUN | uapi::MFD_NOEXEC_SEAL;
+    const HUGE: u32 = uapi::MFD_HUGETLB | uapi::MFD_HUGE_MASK << uapi::MFD_HUGE_SHIFT;
+    let huge = if flags & uapi::MFD_HUGETLB != 0 { HUGE } else { 0 };
     let name = name.read().map_err(|errno| if errno == Errno::ENAMETOOLONG { Errno::EINVAL } else { errno })?;
-    if flags & !KNOWN != 0 || name.len() > 249 {
+    if flags & !(SEALING | uapi::MFD_CLOEXEC | huge) != 0 || name.len() > 249 {
         return Err(Errno::EINVAL);
     }
+    let (mode, seals) = match flags & SEALING {
+        0 | uapi::MFD_EXEC => (0o777, uapi::F_SEAL_SEAL),
+        uapi::MFD_ALLOW_SEALING | MAY_RUN => (0o777, 0),
+        _ if flags & uapi::MFD_EXEC != 0 => return Err(Errno::EINVAL),
+        _ => (0o666, uapi::F_SEAL_EXEC),
+    };
+    if flags & uapi::MFD_HUGETLB != 0 {
+        return Err(Errno::ENOSYS);
+    }
     let cloexec = if flags & uapi::MFD_CLOEXEC != 0 { OpenFlags::CLOEXEC } else { OpenFlags::empty() };
-    let file = crate::fs::tmpfs::memory_file(&name, &Caller::new(task)?.names())?;
+    let file = crate::fs::tmpfs::memory_file(&name, &Caller::new(task)?.names(), mode, seals)?;
     install(task, file, cloexec)
 }
 

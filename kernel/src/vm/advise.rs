@@ -96,6 +96,16 @@ impl Space {
         }
     }
 
+    /// Whether an area of `object` is shared, and writable or may become so.
+    pub(super) fn may_write_object(&self, object: *const ()) -> bool {
+        let of_object = |vma: &Vma| match &vma.backing {
+            Backing::File { object: own, .. } => super::vma::object_id(own) == object,
+            Backing::Anonymous => false,
+        };
+        let writer = |vma: &Vma| !vma.is_private() && vma.flags.contains(VmaFlags::MAYWRITE) && of_object(vma);
+        self.inner.lock().vmas.iter().any(writer)
+    }
+
     /// One byte a page: 1 = in memory. Source: mincore(2).
     pub fn resident(&self, addr: UserAddr, len: u64) -> Result<Vec<u8>> {
         let range = checked(addr, len)?;

@@ -27,7 +27,7 @@ impl Space {
         // instant.
         let alone = Arc::strong_count(self) <= 2;
         // First, so that nothing is lost when memory is short.
-        let space = Space::with(Inner::default())?;
+        Space::room()?;
         let mut inner = self.inner.lock();
         heap::room_for(inner.table.present() * BYTES_PER_ENTRY)?;
         let areas: Vec<Vma> =
@@ -58,14 +58,14 @@ impl Space {
             objects.extend(vma.object_page(vma.start / PAGE).map(|(object, _)| object.clone()));
             child.vmas.insert(vma);
         }
-        drop(inner);
-        // Nobody else has it yet.
-        *space.inner.lock() = child;
+        let space = Space::build(child);
+        // Before the parent can change: who looks for areas of an object finds one of the two.
         for object in objects {
             if let Some(set) = object.mappings() {
                 set.add(space.weak());
             }
         }
+        drop(inner);
         Ok(space)
     }
 

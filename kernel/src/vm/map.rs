@@ -67,6 +67,17 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.lock();
         let range = place(&inner, &request, len)?;
+        let mut flags = request.flags;
+        // Under the lock: who seals it looks for areas afterwards.
+        if let Backing::File { object, .. } = &request.backing
+            && flags.contains(VmaFlags::SHARED)
+            && object.write_sealed()
+        {
+            if request.prot.contains(Prot::WRITE) {
+                return Err(Errno::EPERM);
+            }
+            flags.remove(VmaFlags::MAYWRITE);
+        }
         let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
         if inner.vmas.count() >= MAX_AREAS || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
             return Err(Errno::ENOMEM);
@@ -74,7 +85,6 @@ impl Space {
         if replaced > 0 {
             self.remove_range(&mut inner, &range, &mut doomed);
         }
-        let mut flags = request.flags;
         flags.set(VmaFlags::LOCKED, flags.contains(VmaFlags::LOCKED) || inner.lock_future);
         let (start, end, prot, backing) = (range.start, range.end, request.prot, request.backing);
         inner.vmas.insert(Vma { start, end, prot, flags, backing });

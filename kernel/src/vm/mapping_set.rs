@@ -33,6 +33,12 @@ impl MappingSet {
         spaces.push(space.clone());
     }
 
+    /// Whether an area of the object (at `object`, by address) is shared, and writable or may become so. Sleeps.
+    pub fn has_writer(&self, object: *const ()) -> bool {
+        let spaces: Vec<Arc<Space>> = self.spaces.lock().iter().filter_map(Weak::upgrade).collect();
+        spaces.iter().any(|space| space.may_write_object(object))
+    }
+
     /// The object (at `object`, by address) has no page from `first` on any more: unmaps those pages everywhere, private
     /// copies included (source: truncate(2), mmap(2)). Sleeps; the caller holds no lock that `Mappable::page` takes.
     pub fn truncate(&self, object: *const (), first: u64) {

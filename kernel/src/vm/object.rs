@@ -50,6 +50,11 @@ pub trait Mappable: Send + Sync {
         None
     }
 
+    /// Whether no new shared mapping may write, or be made writable later (fcntl(2), `F_SEAL_WRITE`).
+    fn write_sealed(&self) -> bool {
+        false
+    }
+
     /// The object that this one is mapped in the place of, if it is.
     fn stands_for(&self) -> Option<&Arc<dyn Mappable>> {
         None

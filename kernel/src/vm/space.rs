@@ -190,11 +190,17 @@ impl Space {
     pub fn new() -> Result<Arc<Space>> {
         let top = USER_TOP - PAGE;
         let layout = Layout { stack_top: top, mmap_top: mmap_top(top, &Limits::default()), ..Layout::default() };
-        Self::with(Inner { layout, ..Inner::default() })
+        Self::room()?;
+        Ok(Self::build(Inner { layout, ..Inner::default() }))
     }
 
-    pub(super) fn with(inner: Inner) -> Result<Arc<Space>> {
-        heap::room_hot(size_of::<Space>() as u64)?;
+    /// Whether there is kernel memory for one more: `ENOMEM`.
+    pub(super) fn room() -> Result<()> {
+        heap::room_hot(size_of::<Space>() as u64)
+    }
+
+    /// A space with these contents; the caller has asked for room.
+    pub(super) fn build(inner: Inner) -> Arc<Space> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let build = |me: &Weak<Space>| Space {
             id,
@@ -203,7 +209,7 @@ impl Space {
             inner: Mutex::new(Rank::Space, inner),
         };
         // Hot: the exit reads the head of the log when cold memory is locked already.
-        Ok(heap::hot(|| Arc::new_cyclic(build)))
+        heap::hot(|| Arc::new_cyclic(build))
     }
 
     /// A number that no other space ever has: what a slot is bound to.

@@ -9,6 +9,7 @@
 
 use super::file::Mapping;
 use super::pages::Pages;
+use super::seals::Seals;
 use crate::{Errno, Result};
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -30,6 +31,7 @@ pub(super) struct Content {
     pages: SpinLock<Pages>,
     size: AtomicU64,
     lower: AtomicBool,
+    pub seals: Seals,
     /// The object that mappings map, while there are any.
     pub mapping: SpinLock<Weak<Mapping>>,
 }
@@ -41,6 +43,7 @@ impl Content {
             pages: SpinLock::new(Rank::InodeState, Pages::new()),
             size: AtomicU64::new(size),
             lower: AtomicBool::new(lower),
+            seals: Seals::sealed(),
             mapping: SpinLock::new(Rank::InodeState, Weak::new()),
         }
     }

@@ -5,6 +5,7 @@ use super::node::Node;
 use crate::fs::host::HostData;
 use crate::fs::inode::Inode;
 use crate::fs::{File, FileOps, IoDst, IoSrc, Whence};
+use crate::task::Task;
 use crate::vm::{Mappable, MappingSet, PageSource};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -63,7 +64,10 @@ impl Node {
         if offset >= MAX_SIZE {
             return Err(Errno::EFBIG);
         }
-        let end = offset.saturating_add(src.remaining() as u64).min(MAX_SIZE);
+        let mut end = offset.saturating_add(src.remaining() as u64).min(MAX_SIZE);
+        if end > offset {
+            end = content.seals.check_write_to(offset, end, content.size())?;
+        }
         let mut at = offset;
         while at < end {
             match self.write_run(content, src, at, end) {
@@ -130,6 +134,7 @@ impl Node {
         self.copy_up(size)?;
         let _write = content.write.lock();
         let old = content.size();
+        content.seals.check_size(old, size)?;
         content.set_size(size);
         if size < old {
             content.zero_tail(size)?;
@@ -267,6 +272,17 @@ impl Node {
     }
 }
 
+impl Node {
+    fn add_seals(&self, content: &Content, seals: u32) -> Result<()> {
+        let _write = content.write.lock();
+        let mode = Inode::owner(self)?.mode;
+        content.seals.add(seals, mode, || {
+            let mapping = content.mapping.lock().upgrade();
+            mapping.is_some_and(|mapping| mapping.set.has_writer(Arc::as_ptr(&mapping).cast()))
+        })
+    }
+}
+
 impl FileOps for Node {
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         self.read_content(self.content()?, dst, offset)
@@ -315,6 +331,18 @@ impl FileOps for Node {
         Ok(self.mapping(None)?)
     }
 
+    fn fcntl(&self, _: &Arc<Task>, file: &File, command: u32, arg: u64) -> Result<u64> {
+        let content = self.content()?;
+        // Only files of a plain tmpfs have seals.
+        match command {
+            _ if self.fs()?.is_layered() => Err(Errno::EINVAL),
+            uapi::F_GET_SEALS => Ok(u64::from(content.seals.get())),
+            uapi::F_ADD_SEALS if !file.flags().writable() => Err(Errno::EPERM),
+            uapi::F_ADD_SEALS => self.add_seals(content, arg as u32).map(|()| 0),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
     fn truncate(&self, _: &File, size: u64) -> Result<()> {
         Node::truncate(self, size)
     }
@@ -324,6 +352,10 @@ impl FileOps for Node {
         let end = offset.checked_add(len).filter(|&end| end <= MAX_SIZE).ok_or(Errno::EFBIG)?;
         let keep = mode & uapi::FALLOC_FL_KEEP_SIZE != 0;
         let _write = content.write.lock();
+        match mode & !uapi::FALLOC_FL_KEEP_SIZE {
+            0 => content.seals.check_size(content.size(), end.max(content.size()))?,
+            _ => content.seals.check_write()?,
+        }
         match mode & !uapi::FALLOC_FL_KEEP_SIZE {
             0 => {
                 let mut index = offset / PAGE;
@@ -443,6 +475,10 @@ impl Mappable for Mapping {
 
     fn mappings(&self) -> Option<&MappingSet> {
         Some(&self.set)
+    }
+
+    fn write_sealed(&self) -> bool {
+        self.node.content().is_ok_and(|content| content.seals.no_write())
     }
 
     fn host_run(&self, index: u64, limit: u64) -> u64 {

@@ -6,6 +6,7 @@
 //! and made again. Its first change pins it, and the directories above it, into the tree.
 //!
 //! * [`Node`]: attributes and names. `dir`: entries. `content`: file pages. `file`: open files and mappings.
+//!   `seals`: what nobody may do to a file any more.
 //!
 //! Locks: `Node::place` (Dentry), then `entries` or `state` or `pages` (InodeState; never nested); sleeping: `write`
 //! (Inode) for everything that changes a file's contents. Source: tmpfs(5), Linux's overlayfs documentation.
@@ -16,6 +17,7 @@ mod file;
 mod node;
 mod options;
 mod pages;
+mod seals;
 
 pub use node::Node;
 pub use options::Options;
@@ -109,6 +111,11 @@ impl TmpFs {
         if self.lower_dev.is_some() { ino | 1 << 60 } else { ino }
     }
 
+    /// Whether a directory of the host lies below.
+    fn is_layered(&self) -> bool {
+        self.lower_dev.is_some()
+    }
+
     /// Accounts for up to `want` more pages, at least one. `ENOSPC`.
     fn charge(&self, want: u64) -> Result<u64> {
         // A sixteenth of RAM is never a file's: programs must be able to remove one.
@@ -134,12 +141,15 @@ fn limit_of(option: Option<u64>, usual: u64) -> u64 {
     }
 }
 
-/// A file without a name (memfd_create(2)), open for reading and writing.
-pub fn memory_file(name: &[u8], owner: &Names<'_>) -> Result<Arc<File>> {
+/// A file without a name (memfd_create(2)), open for reading and writing, with this mode and these seals.
+pub fn memory_file(name: &[u8], owner: &Names<'_>, mode: Mode, seals: u32) -> Result<Arc<File>> {
     static MOUNT: Once<Arc<Mount>> = Once::new();
     let mount = MOUNT.call_once(|| Mount::new(TmpFs::new("tmpfs", 0o700, u64::MAX), b"tmpfs", MountFlags::INTERNAL));
     let root = mount.root_path()?;
-    let inode = root.inode().create_unnamed(&NewNode { mode: 0o777, ..owner.node(Kind::Regular, 0) }, false)?;
+    let inode = root.inode().create_unnamed(&NewNode { mode, ..owner.node(Kind::Regular, 0) }, false)?;
+    if let Some(node) = inode.as_any().downcast_ref::<Node>() {
+        node.content()?.seals.start(seals);
+    }
     let name = [b"memfd:".as_slice(), name].concat();
     let path = Path::new(mount.clone(), Dentry::unnamed(root.dentry(), &name, inode))?;
     owner.open_path(path, OpenFlags::RDWR | OpenFlags::LARGEFILE, None)

@@ -338,7 +338,12 @@ impl Inode for Node {
         }
         self.pin();
         let now = Time::now();
+        // Seals are added under the same lock.
+        let _write = self.content().ok().filter(|_| change.mode.is_some()).map(|content| content.write.lock());
         let mut state = self.state.lock();
+        if let (Some(mode), Body::File(content)) = (change.mode, &self.body) {
+            content.seals.check_mode(state.mode, mode)?;
+        }
         state.mode = change.mode.unwrap_or(state.mode);
         state.uid = change.uid.unwrap_or(state.uid);
         state.gid = change.gid.unwrap_or(state.gid);
