@@ -5,35 +5,18 @@
 
 mod common;
 
+use common::program::{Case, case, exists, rate, ratios};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::process::Command;
 
-/// Times that the pair host, machine is repeated; the best of each counts.
-const PAIRS: usize = 3;
 /// Directories and files in each of the repository that `git status` looks through.
 const REPOSITORY: (usize, usize) = (60, 80);
 /// Files of the C project and functions in each.
 const PROJECT: (usize, usize) = (24, 60);
 
-/// A script for sh, the program without which it makes no sense, and the most that the ratio may be.
-struct Case {
-    name: &'static str,
-    needs: &'static str,
-    script: &'static str,
-    goal: f64,
-    /// The script prints a rate after this label: the ratio is the host's rate over the machine's.
-    rate: Option<&'static str>,
-}
-
-const fn case(name: &'static str, needs: &'static str, script: &'static str, goal: f64) -> Case {
-    Case { name, needs, script, goal, rate: None }
-}
-
-const fn rate(name: &'static str, needs: &'static str, script: &'static str, label: &'static str) -> Case {
-    Case { name, needs, script, goal: 1.0 / 0.97, rate: Some(label) }
-}
+/// The least share of the host's rate for what only computes.
+const COMPUTING: f64 = 0.97;
 
 const TWENTY_PYTHONS: &str = "p='/usr/bin/python3 -c pass'; for i in 1 2 3 4 5 6 7 8 9 10; do $p; $p; done";
 
@@ -56,62 +39,12 @@ const CASES: &[Case] = &[
         1.4,
     ),
     case("hackbench", "hackbench", "hackbench -g 2 -l 200 >/dev/null", 6.0),
-    rate("sysbench cpu", "sysbench", "sysbench cpu --time=1 run", "events per second:"),
-    rate("sysbench memory", "sysbench", "sysbench memory --time=1 run", "MiB transferred ("),
+    rate("sysbench cpu", "sysbench", "sysbench cpu --time=1 run", "events per second:", COMPUTING),
+    rate("sysbench memory", "sysbench", "sysbench memory --time=1 run", "MiB transferred (", COMPUTING),
 ];
 
 fn main() {
-    let work = prepare();
-    println!("programs: milliseconds (or rate), best of {PAIRS} paired runs, 2 virtual CPUs");
-    println!("{:<22}{:>12}{:>12}{:>9}{:>9}", "program", "host", "machine", "ratio", "goal");
-    let mut rows = Vec::new();
-    for case in CASES {
-        if !exists(case.needs) {
-            println!("{:<22}skipped: no {} here", case.name, case.needs);
-            continue;
-        }
-        let (host, machine, ratio) = compare(case, &work);
-        println!("{:<22}{host:>12.1}{machine:>12.1}{ratio:>9.2}{:>9.2}", case.name, case.goal);
-        rows.push(format!(
-            "  {{\"program\": \"{}\", \"host\": {host:.1}, \"machine\": {machine:.1}, \"ratio\": {ratio:.3}}}",
-            case.name
-        ));
-    }
-    common::write_json("programs", &rows);
-}
-
-/// The best of the host, the best of the machine, and how much worse the machine is.
-fn compare(case: &Case, work: &Path) -> (f64, f64, f64) {
-    let (mut host, mut machine) = (Vec::new(), Vec::new());
-    for _ in 0..PAIRS {
-        host.push(measure(case, &mut Command::new("sh"), work));
-        machine.push(measure(case, common::machine().arg("/bin/sh"), work));
-    }
-    let best = |values: &[f64]| match case.rate {
-        Some(_) => values.iter().copied().fold(0.0, f64::max),
-        None => values.iter().copied().fold(f64::INFINITY, f64::min),
-    };
-    let (host, machine) = (best(&host), best(&machine));
-    (host, machine, if case.rate.is_some() { host / machine } else { machine / host })
-}
-
-/// Milliseconds, or the rate that the script prints.
-fn measure(case: &Case, shell: &mut Command, work: &Path) -> f64 {
-    let script = case.script.replace("$W", &work.display().to_string());
-    let command = shell.arg("-c").arg(script).stdin(Stdio::null());
-    let start = Instant::now();
-    let output = command.output().expect("a shell");
-    let elapsed_ms = start.elapsed().as_secs_f64() * 1e3;
-    assert!(output.status.success(), "{}: {}", case.name, String::from_utf8_lossy(&output.stderr));
-    let Some(label) = case.rate else { return elapsed_ms };
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let value = text.split_once(label).and_then(|(_, rest)| rest.split_whitespace().next()?.parse().ok());
-    value.unwrap_or_else(|| panic!("{}: no \"{label}\" in {text}", case.name))
-}
-
-fn exists(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status();
-    found.is_ok_and(|status| status.success())
+    ratios("programs", CASES, &prepare());
 }
 
 /// The repository and the project, made once.
