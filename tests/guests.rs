@@ -60,6 +60,11 @@ fn jobs() {
 }
 
 #[test]
+fn aio() {
+    same_as_host("aio");
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

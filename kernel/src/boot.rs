@@ -22,6 +22,7 @@ use umbel_abi::machine::{BootInfo, ControlState};
 use umbel_gate::UserContext;
 use umbel_smp::cpu as vcpu;
 use umbel_smp::cpu::Report;
+use umbel_smp::lock::{Rank, SpinLock};
 
 /// The command's process.
 pub const FIRST: Pid = Pid(2);
@@ -83,18 +84,35 @@ pub fn boot_secondary() -> ! {
 
 /// A kernel thread; with a body it gets a stack to run it on.
 fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> {
+    try_kernel_task(pid, name, body).expect("memory for the first threads")
+}
+
+/// Starts a kernel thread of no process; it runs `body`, which does not return.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn start_kernel_thread(name: &str, body: fn(&Arc<Task>)) -> crate::Result<()> {
+    /// Nobody else keeps them: they have no place in the table of ids.
+    static THREADS: SpinLock<Vec<Arc<Task>>> = SpinLock::new(Rank::Leaf, Vec::new());
+    let task = try_kernel_task(Pid(0), name, Some(body))?;
+    THREADS.lock().push(task.clone());
+    sched::start(&task);
+    Ok(())
+}
+
+fn try_kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> crate::Result<Arc<Task>> {
     let limits = Limits::first(info().ram_pages);
     let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
     let thread = match body {
-        Some(_) => sched::new_thread(0).expect("memory for the first threads"),
+        Some(_) => sched::new_thread(0)?,
         None => sched::adopted_thread(),
     };
-    Task::new(NewTask {
+    Ok(Task::new(NewTask {
         tid: pid,
         process: Arc::new(process),
         thread,
         body,
-        user: UserContext::try_new().expect("memory for the first threads"),
+        user: UserContext::try_new()?,
         signal: signal::Private::new(!0),
         sched: Entity::new(),
         cred: Arc::new(Cred::new(0, 0)),
@@ -105,7 +123,7 @@ fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> 
         rseq: Default::default(),
         seccomp: Default::default(),
         ns: NsProxy::first(),
-    })
+    }))
 }
 
 fn start_init() {

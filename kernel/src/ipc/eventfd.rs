@@ -49,6 +49,13 @@ impl EventFd {
         self.count.fetch_update(AcqRel, Acquire, sum).ok().map(drop)
     }
 
+    /// Adds one from within the kernel, never waiting: beyond [`MAX`] it has overflowed, which polls see as an error.
+    pub fn signal(&self) {
+        let add = |count: u64| Some(count.saturating_add(1));
+        let _ = self.count.fetch_update(AcqRel, Acquire, add);
+        self.queue.wake_all();
+    }
+
     fn wait<R>(&self, nonblock: bool, mut attempt: impl FnMut() -> Option<R>) -> Result<R> {
         let done = match attempt() {
             Some(done) => done,
@@ -94,6 +101,9 @@ impl FileOps for EventFd {
         }
         if count < MAX {
             events |= PollEvents::WRITABLE;
+        }
+        if count > MAX {
+            events |= PollEvents::ERR;
         }
         events
     }

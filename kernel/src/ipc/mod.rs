@@ -1,5 +1,6 @@
 //! Talking between processes: pipes, sockets, events.
 
+pub mod aio;
 pub mod epoll;
 pub mod eventfd;
 pub mod mqueue;

@@ -49,13 +49,13 @@ rows! {
 /// Bytes that sendfile(2) and copy_file_range(2) move at once.
 const CHUNK: usize = 64 << 10;
 /// `RWF_HIPRI | RWF_DSYNC | RWF_SYNC`: nothing to do for files in memory.
-const RWF_HARMLESS: u32 = 0x1 | 0x2 | 0x4;
+pub(super) const RWF_HARMLESS: u32 = 0x1 | 0x2 | 0x4;
 
 /// `RWF_NOWAIT`, `RWF_APPEND`, `RWF_NOAPPEND`, `RWF_DONTCACHE`.
-const RWF_NOWAIT: u32 = 0x8;
-const RWF_APPEND: u32 = 0x10;
-const RWF_NOAPPEND: u32 = 0x20;
-const RWF_DONTCACHE: u32 = 0x80;
+pub(super) const RWF_NOWAIT: u32 = 0x8;
+pub(super) const RWF_APPEND: u32 = 0x10;
+pub(super) const RWF_NOAPPEND: u32 = 0x20;
+pub(super) const RWF_DONTCACHE: u32 = 0x80;
 
 /// Memory whose text `--strace` shows: as many bytes as the next argument says.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +73,8 @@ impl super::ArgFmt for Text {
     }
 }
 
-fn file(task: &Arc<Task>, fd: Fd) -> Result<Arc<File>> {
+/// The open file that a descriptor stands for; `EBADF` for one of `O_PATH` too.
+pub(super) fn file(task: &Arc<Task>, fd: Fd) -> Result<Arc<File>> {
     let file = task.files()?.get(fd)?;
     if file.flags().contains(OpenFlags::PATH) { Err(Errno::EBADF) } else { Ok(file) }
 }
@@ -100,7 +101,7 @@ fn read(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize) -> Result<usize> 
 }
 
 /// Counts a call that read.
-fn note_read(task: &Task, result: Result<usize>) -> Result<usize> {
+pub(super) fn note_read(task: &Task, result: Result<usize>) -> Result<usize> {
     let io = &task.process().io;
     io.reads.fetch_add(1, Relaxed);
     io.read_bytes.fetch_add(*result.as_ref().unwrap_or(&0) as u64, Relaxed);
@@ -108,7 +109,7 @@ fn note_read(task: &Task, result: Result<usize>) -> Result<usize> {
 }
 
 /// Counts a call that wrote.
-fn note_write(task: &Task, result: Result<usize>) -> Result<usize> {
+pub(super) fn note_write(task: &Task, result: Result<usize>) -> Result<usize> {
     let io = &task.process().io;
     io.writes.fetch_add(1, Relaxed);
     io.written_bytes.fetch_add(*result.as_ref().unwrap_or(&0) as u64, Relaxed);
@@ -184,7 +185,7 @@ fn writev(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize) -> Result<usize
 }
 
 /// The pieces of a write at `at` (the position if `None`) that fit below the caller's `RLIMIT_FSIZE`.
-fn clipped(task: &Arc<Task>, file: &File, at: Option<u64>, mut pieces: Vec<IoVec>) -> Result<Vec<IoVec>> {
+pub(super) fn clipped(task: &Arc<Task>, file: &File, at: Option<u64>, mut pieces: Vec<IoVec>) -> Result<Vec<IoVec>> {
     let total: u64 = pieces.iter().map(|piece| piece.len).sum();
     let mut room = within_limit(task, file, at, total as usize)? as u64;
     for piece in &mut pieces {
@@ -212,12 +213,16 @@ fn preadv2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high
     if flags & !(RWF_HARMLESS | RWF_NOWAIT | RWF_DONTCACHE) != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
-    let regular = file.attr()?.kind == Kind::Regular;
-    // Files are in memory, or as good as; of the rest only what can be asked is read.
-    if flags & RWF_NOWAIT != 0 && !regular && !file.poll(None).intersects(PollEvents::IN | PollEvents::HUP) {
+    if flags & RWF_NOWAIT != 0 && would_wait(&file)? {
         return Err(Errno::EAGAIN);
     }
     if at == -1 { readv(task, fd, iov, count) } else { preadv(task, fd, iov, count, at) }
+}
+
+/// Whether a read would have to wait. Files are in memory, or as good as; the rest is asked.
+pub(super) fn would_wait(file: &File) -> Result<bool> {
+    let regular = file.attr()?.kind == Kind::Regular;
+    Ok(!regular && !file.poll(None).intersects(PollEvents::IN | PollEvents::HUP))
 }
 
 fn pwritev2(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, at: i64, _high: u64, flags: u32) -> Result<usize> {

@@ -24,6 +24,7 @@ pub mod args;
 #[macro_use]
 pub mod table;
 
+pub mod aio;
 pub mod attr;
 pub mod cred;
 pub mod fs;

@@ -79,6 +79,8 @@ const CALLS: &[u32] = &[
     nr::__NR_signalfd4,
     nr::__NR_timerfd_create,
     nr::__NR_timer_create,
+    nr::__NR_io_setup,
+    nr::__NR_io_submit,
     nr::__NR_inotify_init,
     nr::__NR_inotify_init1,
     nr::__NR_inotify_add_watch,

@@ -67,6 +67,7 @@ pub const LIMIT: usize = 512;
 
 /// The families. One line each.
 const FAMILIES: &[&[Row]] = &[
+    super::aio::ROWS,
     super::attr::ROWS,
     super::cred::ROWS,
     super::fs::ROWS,

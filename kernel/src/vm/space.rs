@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::log::{Change, UpdateLog};
 use umbel_mm::{PAGE, Pfn, frame, heap, view};
-use umbel_smp::lock::{Mutex, Rank};
+use umbel_smp::lock::{Mutex, Once, Rank};
 
 /// No limit (`RLIM_INFINITY`).
 pub const UNLIMITED: u64 = u64::MAX;
@@ -92,6 +92,8 @@ pub struct Space {
     me: Weak<Space>,
     pub(super) log: UpdateLog,
     pub(super) inner: Mutex<Inner>,
+    /// See [`Space::attach`].
+    attached: Once<Keep>,
 }
 
 /// What a space keeps for as long as it lives: the mark of the program that runs in it.
@@ -207,6 +209,7 @@ impl Space {
             me: me.clone(),
             log: UpdateLog::new(),
             inner: Mutex::new(Rank::Space, inner),
+            attached: Once::new(),
         };
         // Hot: the exit reads the head of the log when cold memory is locked already.
         heap::hot(|| Arc::new_cyclic(build))
@@ -234,6 +237,16 @@ impl Space {
     /// Keeps `what` until the space and all its copies are gone.
     pub fn keep(&self, what: Keep) {
         self.inner.lock().kept = Kept(Some(what));
+    }
+
+    /// Gives the space something of another part of the kernel that lives as long as it does, unless it has it: not for its copies.
+    pub fn attach(&self, make: impl FnOnce() -> Keep) {
+        self.attached.call_once(make);
+    }
+
+    /// What was attached.
+    pub fn attachment(&self) -> Option<&(dyn core::any::Any + Send + Sync)> {
+        self.attached.get().map(|kept| &**kept)
     }
 
     /// Layout, now.

@@ -14,6 +14,7 @@ const OPTIONS: &[&str] = &[
     "SIGNALFD",
     "TIMERFD",
     "EVENTFD",
+    "AIO",
     "SHMEM",
     "ADVISE_SYSCALLS",
     "MEMBARRIER",

@@ -3,8 +3,8 @@
 
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
-use crate::ipc::pipe;
 use crate::ipc::sysv::{Limits, namespace};
+use crate::ipc::{aio, pipe};
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
@@ -47,12 +47,25 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
                 .add("inotify", sub(fixed(INOTIFY)))
                 .add("mqueue", sub(fixed(MQUEUE)))
                 .add("pipe-max-size", pipe_limit(fs))
-                .add("file-nr", text(file_count))),
+                .add("file-nr", text(file_count))
+                .add("aio-max-nr", number(fs, &aio::MAX_NR))
+                .add("aio-nr", text(|| format!("{}", aio::charged())))),
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
         .add("vm", sub(fixed(VM).add("drop_caches", drop_caches(fs))));
     sub(root)
+}
+
+/// A number that administrators may change.
+fn number(fs: &Arc<PseudoFs>, value: &'static AtomicU64) -> InodeRef {
+    let read = || Ok(format!("{}\n", value.load(Relaxed)).into_bytes());
+    let write = |text: &[u8]| {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+        value.store(text.trim().parse().map_err(|_| Errno::EINVAL)?, Relaxed);
+        Ok(())
+    };
+    TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
 
 /// Open files, free ones, and most.
@@ -158,8 +171,6 @@ const VM: &[(&str, &str)] = &[
 ];
 
 const FS: &[(&str, &str)] = &[
-    ("aio-max-nr", "0"),
-    ("aio-nr", "0"),
     ("file-max", "9223372036854775807"),
     ("lease-break-time", "45"),
     ("nr_open", "1048576"),
