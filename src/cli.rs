@@ -128,12 +128,27 @@ pub struct RunOptions {
     /// Print the guest kernel's log on standard error, down to this level
     #[arg(long, value_name = "LEVEL", default_value = "off")]
     pub log: LogLevel,
+    /// Let virtual time pass: what `umbel scale --virtual` runs
+    #[arg(long = "virtual", hide = true, value_name = "MODE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "", value_parser = virtual_time)]
+    pub virtual_time: Option<VirtualTime>,
     /// Leave slots open to debuggers of the host: gives up a protection
     #[arg(long)]
     pub debug_host: bool,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
     pub command: Vec<OsString>,
+}
+
+/// How virtual time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualTime {
+    /// By fixed costs of events instead of the processor time that is used.
+    pub model: bool,
+    /// How far the clocks of virtual CPUs that run may drift apart, us.
+    pub quantum_us: u32,
+    /// What is arbitrary in a model is drawn from it.
+    pub seed: u64,
 }
 
 /// How much of the kernel's log is shown.
@@ -212,6 +227,22 @@ fn size(text: &str) -> Result<u64, String> {
         MEM_MIN..=MEM_MAX => Ok(bytes),
         _ => Err(usage()),
     }
+}
+
+fn virtual_time(text: &str) -> Result<VirtualTime, String> {
+    let usage = || "give model, seed=N (1 or more), quantum=MICROSECONDS (1 to 100000), with commas between".to_owned();
+    let mut time = VirtualTime { model: false, quantum_us: 1000, seed: 1 };
+    for word in text.split(',').filter(|word| !word.is_empty()) {
+        match word.split_once('=') {
+            None if word == "model" => time.model = true,
+            Some(("seed", value)) => time.seed = value.parse().ok().filter(|seed| *seed > 0).ok_or_else(usage)?,
+            Some(("quantum", value)) => {
+                time.quantum_us = value.parse().ok().filter(|us| (1..=100_000).contains(us)).ok_or_else(usage)?;
+            }
+            _ => return Err(usage()),
+        }
+    }
+    Ok(time)
 }
 
 fn directory(text: &str) -> Result<PathBuf, String> {

@@ -1,6 +1,6 @@
 //! `umbel run`: builds a machine, starts it, waits for its end.
 
-use crate::cli::{self, RunOptions};
+use crate::cli::{self, RunOptions, VirtualTime};
 use crate::image::{Image, ImageError};
 use crate::manage::registry::{self, Description, Entry, RegistryError};
 use crate::manage::server;
@@ -164,8 +164,14 @@ fn describe<'a>(
         info.tsc_khz = cpu::tsc_khz();
         (info.hwcap, info.hwcap2) = cpu::hwcaps();
         info.seed = seed;
-        for (pin, core) in info.pin.iter_mut().zip(pins.iter().cycle()) {
+        // In virtual time one virtual CPU runs at a time: all on the last host CPU, which interrupts least.
+        let cores =
+            if options.virtual_time.is_some() { pins.get(pins.len().saturating_sub(1)..) } else { pins.get(..) };
+        for (pin, core) in info.pin.iter_mut().zip(cores.unwrap_or_default().iter().cycle()) {
             *pin = core.id as u16;
+        }
+        if let Some(VirtualTime { quantum_us, seed, .. }) = options.virtual_time {
+            (info.virtual_quantum_us, info.virtual_seed) = (quantum_us, seed);
         }
         info.argc = options.command.len() as u32;
         info.envc = environment;
@@ -201,6 +207,8 @@ fn option_bits(options: &RunOptions) -> u32 {
         (options.debug_host, BootInfo::DEBUG_HOST),
         (options.pin, BootInfo::PIN),
         (options.lockstat, BootInfo::LOCKSTAT),
+        (options.virtual_time.is_some(), BootInfo::VIRTUAL | BootInfo::PIN),
+        (options.virtual_time.is_some_and(|time| time.model), BootInfo::VIRTUAL_MODEL),
     ]
     .iter()
     .filter(|(set, _)| *set)

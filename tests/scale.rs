@@ -69,3 +69,39 @@ fn a_workload_that_fails_is_named() {
         assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{wrong:?}: {outcome:#?}");
     }
 }
+
+/// What a workload of `scaling.c` says it took in virtual time, us: the least of three runs, because what else the host
+/// does can only make it longer.
+fn virtual_us(cpus: u32, workload: &[&str]) -> f64 {
+    let program = common::guest_program("scaling", false);
+    let cpus_text = cpus.to_string();
+    let mut args = vec!["run", "--virtual", "--cpus", &cpus_text, "--", program.to_str().expect("UTF-8")];
+    args.extend(workload);
+    let run = || {
+        let outcome = Run::umbel(&args).limit(120).finish();
+        let us = outcome.stdout.split_whitespace().next().and_then(|word| word.parse().ok());
+        us.unwrap_or_else(|| panic!("{workload:?} on {cpus}: {outcome:#?}"))
+    };
+    (0..3).map(|_| run()).fold(f64::MAX, f64::min)
+}
+
+#[test]
+fn virtual_time_jumps_over_sleeps() {
+    // Where input may come at any time a sleep takes the host's time.
+    let script = "a=$(date +%s); sleep 1000; (sleep 5000 & sleep 6000 & wait); b=$(date +%s); echo $((b - a))";
+    let machine =
+        format!("exec {} run --virtual --cpus 3 -- /bin/sh -c '{script}' < /dev/null", common::umbel().display());
+    let outcome = Run::on_host("/bin/sh", &["-c", &machine]).limit(60).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "7000\n"), "{outcome:#?}");
+}
+
+#[test]
+fn virtual_processors_are_more_than_the_host_has() {
+    for kind in ["processes", "threads"] {
+        let speed_up = virtual_us(1, &[kind, "200000"]) / virtual_us(8, &[kind, "200000"]);
+        assert!((7.0..8.5).contains(&speed_up), "{kind}: {speed_up}");
+    }
+    // A pair keeps two processors busy and no more.
+    let [one, two, four] = [1, 2, 4].map(|cpus| virtual_us(cpus, &["pair", "20000"]));
+    assert!((1.6..2.2).contains(&(one / two)) && (0.8..1.2).contains(&(two / four)), "{one} {two} {four}");
+}

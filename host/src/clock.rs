@@ -7,6 +7,8 @@ const NR_CLOCK_GETTIME: u32 = 228;
 pub const REALTIME: i32 = 0;
 /// `CLOCK_MONOTONIC`.
 pub const MONOTONIC: i32 = 1;
+/// `CLOCK_THREAD_CPUTIME_ID`.
+pub const THREAD_CPU: i32 = 3;
 /// `CLOCK_BOOTTIME`.
 pub const BOOTTIME: i32 = 7;
 

@@ -23,6 +23,7 @@ use umbel_gate::UserContext;
 use umbel_smp::cpu as vcpu;
 use umbel_smp::cpu::Report;
 use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::vtime;
 
 /// The command's process.
 pub const FIRST: Pid = Pid(2);
@@ -56,6 +57,7 @@ pub fn boot() -> ! {
     umbel_host::raw::set_opener(umbel_mm::heap::open_cold);
     umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
     time::clock::init(info.tsc_khz);
+    sched::begin_virtual_time();
     STARTED_NS.store(time::monotonic_ns(), Relaxed);
     if option(BootInfo::LOCKSTAT) {
         umbel_smp::lock::stat::enable(info.cpus, time::monotonic_ns);
@@ -69,12 +71,16 @@ pub fn boot() -> ! {
     umbel_mm::frame::init(info).expect("the machine's own facts");
     start_init();
     READY.store(true, Release);
+    sched::admit_others();
     vcpu::set_state(ControlState::Running);
     sched::idle_forever()
 }
 
 /// Starts the kernel on another virtual CPU, once virtual CPU 0 is ready. Never returns.
 pub fn boot_secondary() -> ! {
+    if option(BootInfo::VIRTUAL) {
+        vtime::enter();
+    }
     while !READY.load(Acquire) {
         core::hint::spin_loop();
     }

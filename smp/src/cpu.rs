@@ -9,6 +9,7 @@
 use crate::handover::Owner;
 use crate::lock::HeldLocks;
 use crate::slot::{SLOTS_PER_CPU, Slot};
+use crate::vtime::Meter;
 use core::fmt;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::machine::{Control, ControlState, MAX_CPUS, Mailbox, VcpuShared, layout};
@@ -43,6 +44,8 @@ pub struct Vcpu {
     pub(crate) host_cpu: AtomicI32,
     /// When the next timer interrupt is wanted, CLOCK_MONOTONIC, 0 = never.
     pub(crate) deadline_ns: AtomicU64,
+    /// Its clock in virtual time.
+    pub(crate) meter: Meter,
     /// Hand-overs between slots.
     pub teleports: AtomicU64,
     /// Slots emptied for another address space.
@@ -133,6 +136,7 @@ impl Vcpu {
             turns_at_tick: AtomicU64::new(0),
             host_cpu: AtomicI32::new(-1),
             deadline_ns: AtomicU64::new(0),
+            meter: Meter::new(),
             teleports: AtomicU64::new(0),
             recycles: AtomicU64::new(0),
             dead_slots: AtomicU64::new(0),

@@ -21,6 +21,12 @@ pub fn sleep(deadline_ns: Option<u64>, mut busy: impl FnMut() -> bool) {
     sleep_resumably(&mut nap);
 }
 
+/// Runs `nap`, which sleeps at the doorbell and says so. May return early, in a fresh host task of the same slot.
+pub(crate) fn rest(mut nap: impl FnMut()) {
+    (slot::hooks().save)();
+    sleep_resumably(&mut nap);
+}
+
 fn sleep_resumably<F: FnMut()>(nap: &mut F) {
     extern "C" fn call<F: FnMut()>(nap: &mut F) {
         nap();

@@ -5,6 +5,8 @@
 //! sees the other, so no cross-call waits for the next one. Model: `loom-tests/tests/ipi.rs`, over this very code.
 
 use crate::sync::{AtomicU32, Ordering::*, full_fence, futex_wait_until, futex_wake, mutant};
+#[cfg(not(loom))]
+use crate::vtime;
 use umbel_abi::machine::VcpuState;
 #[cfg(not(loom))]
 use umbel_abi::machine::{Control, VcpuShared, layout};
@@ -135,6 +137,12 @@ pub fn send(cpu: u32, bits: u32) {
     let Some(shared) = control().vcpus.get(cpu as usize) else {
         return;
     };
+    if vtime::on() {
+        // Nobody else runs: there is nobody to signal.
+        shared.mailbox.pending.fetch_or(bits, AcqRel);
+        vtime::call(cpu);
+        return;
+    }
     if line(shared).post(bits) == Poke::Signal {
         let tid = shared.tid.load(Acquire) as i32;
         // It may have left guest mode or moved to another slot since: then it has looked, or will.

@@ -5,7 +5,7 @@
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
 //! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
 //!   where slots come from.
-//! * [`turns`]: who runs when, in virtual time.
+//! * [`vtime`]: virtual time. [`turns`]: who runs when in it.
 //! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
 
 #![no_std]
@@ -31,6 +31,8 @@ pub mod sync;
 pub mod testing;
 pub mod thread;
 pub mod turns;
+#[cfg(not(loom))]
+pub mod vtime;
 pub mod wait;
 #[cfg(not(loom))]
 pub mod zygote;

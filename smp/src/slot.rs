@@ -12,6 +12,7 @@
 
 use crate::cpu::{self, Vcpu};
 use crate::handover::Park;
+use crate::vtime;
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::linux::Errno;
@@ -51,7 +52,7 @@ pub struct Hooks {
     pub masked: fn(),
     /// In the slot that runs: it is now bound to the space; `residue` says that it must be emptied first.
     pub enter_space: fn(&'static Slot, u64, Residue),
-    /// CLOCK_MONOTONIC, without a host call.
+    /// The host's CLOCK_MONOTONIC, without a host call if possible.
     pub now_ns: fn() -> u64,
     /// Whether the slot was killed in guest mode (or in the windows beside it).
     pub in_guest: fn(&'static Slot) -> bool,
@@ -263,6 +264,7 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
 pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
     let me = this();
     let vcpu = me.vcpu();
+    vtime::pause(vcpu);
     target.follow(vcpu);
     me.phase.store(SlotPhase::Parked as u32, Release);
     vcpu.teleports.fetch_add(1, Relaxed);
@@ -400,6 +402,7 @@ impl Slot {
     pub(crate) fn park(&'static self) -> u64 {
         let vcpu = self.vcpu();
         vcpu.owner.wait(self.local, &self.doorbell);
+        vtime::resume(vcpu);
         self.phase.store(SlotPhase::Kernel as u32, Release);
         // Not by who hands over: that may know the tid of a host task that has died since.
         vcpu.shared().tid.store(self.tid() as u32, Release);

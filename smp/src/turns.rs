@@ -15,7 +15,7 @@
 //! The table alone decides; doorbells may ring too often. Rest keeps nothing on the stack: a slot that the host kills there
 //! is replaced by one that rests on.
 //!
-//! Used by the scheduler. Lock: the table's, innermost. Model: `loom-tests/tests/turns.rs`.
+//! Used by [`crate::vtime`]. Lock: the table's, innermost. Model: `loom-tests/tests/turns.rs`.
 
 use crate::const_new;
 use crate::ipi::Line;
@@ -160,6 +160,11 @@ impl<const N: usize> Turns<N> {
         self.locked(|table| matches!(table.seats[target], Seat::Idle { .. }))
     }
 
+    /// Whether `me` has the baton.
+    pub fn runs(&self, me: usize) -> bool {
+        matches!(self.look(me), Look::Mine)
+    }
+
     /// Virtual time at which the running one must give up the baton.
     #[inline]
     pub fn limit(&self) -> u64 {
@@ -197,7 +202,7 @@ impl<const N: usize> Turns<N> {
             if !in_time {
                 self.expire(me);
             }
-            if matches!(self.look(me), Look::Mine) {
+            if self.runs(me) {
                 return;
             }
         }

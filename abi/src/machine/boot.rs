@@ -86,6 +86,10 @@ pub struct BootInfo {
     pub hwcap2: u64,
     /// 16 random bytes twice a boot: seed of the kernel's generator.
     pub seed: [u8; 32],
+    /// With [`BootInfo::VIRTUAL`]: how far the clocks of running virtual CPUs may drift apart, us.
+    pub virtual_quantum_us: u32,
+    /// With [`BootInfo::VIRTUAL_MODEL`]: what the schedule is drawn from.
+    pub virtual_seed: u64,
     /// With [`BootInfo::PIN`]: the host CPU of each virtual CPU.
     pub pin: [u16; MAX_CPUS],
     /// Bytes of [`BootInfo::strings`] in use.
@@ -109,6 +113,10 @@ impl BootInfo {
     pub const PIN: u32 = 8;
     /// `--lockstat`.
     pub const LOCKSTAT: u32 = 16;
+    /// Virtual time; all virtual CPUs are on one host CPU.
+    pub const VIRTUAL: u32 = 32;
+    /// With `VIRTUAL`: it passes by fixed costs of events.
+    pub const VIRTUAL_MODEL: u32 = 64;
 }
 
 /// What the machine's terminal last told us, and what we told it.

@@ -10,7 +10,7 @@ pub static HOOKS: Hooks = Hooks {
     prepare,
     arm,
     save: umbel_gate::save_before_switch,
-    now_ns: umbel_kernel::time::monotonic_ns,
+    now_ns: umbel_kernel::time::clock::host_ns,
     masked,
     enter_space,
     in_guest,

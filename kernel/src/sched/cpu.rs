@@ -1,7 +1,7 @@
 //! One virtual CPU's queue, the running thread, and the switch from one to the next.
 
 use super::entity::QueueEntity;
-use super::{idle, place};
+use super::{idle, place, virt};
 use crate::stats;
 use crate::task::Task;
 use crate::time::{self, timer};
@@ -301,6 +301,7 @@ fn switch((next, entity): Next, why: Leave) {
         }
         old
     };
+    virt::before_switch(&next);
     next.sched.since_ns.store(time::monotonic_ns(), Relaxed);
     next.thread.run();
     cpu.resched.store(false, Relaxed);
@@ -346,6 +347,7 @@ pub fn finish_switch() {
 
 /// Requeues a runnable thread, or moves it if it may not run here any more.
 fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: Requeue) {
+    virt::note_ready(task);
     let mut queue = cpu.queue.lock();
     if task.sched.affinity().has(id) {
         queue.run.requeue(entity, why);

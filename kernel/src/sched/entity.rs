@@ -73,6 +73,8 @@ pub struct Entity {
     pub(super) hands_over: AtomicU32,
     /// When it last woke somebody.
     pub(super) woke_ns: AtomicU64,
+    /// In virtual time: since when it could run, by the clock of whoever queued it.
+    pub(super) ready_ns: AtomicU64,
 }
 
 /// Protected by `Entity::class`.
@@ -106,6 +108,7 @@ impl Entity {
             involuntary: AtomicU64::new(0),
             hands_over: AtomicU32::new(0),
             woke_ns: AtomicU64::new(0),
+            ready_ns: AtomicU64::new(0),
         }
     }
 

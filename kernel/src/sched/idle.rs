@@ -8,7 +8,7 @@ use crate::stats;
 use crate::time::{self, timer};
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
-use umbel_smp::{cpu as vcpu, ipi};
+use umbel_smp::{cpu as vcpu, ipi, vtime};
 
 /// Longest poll: about what waking a sleeping host thread costs.
 const POLL_MAX_NS: u64 = 50_000;
@@ -24,18 +24,26 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     cpu.idle.store(true, SeqCst);
     let line = ipi::line(vcpu::this().shared());
     let done = || cpu.queued.load(Relaxed) != 0 || line.pending.load(Relaxed) != 0 || ready();
-    if !poll(id, cpu, start_ns, deadline_ns, &done) {
-        let timer_ns = timer::next_deadline(id);
-        let until_ns = match (deadline_ns, timer_ns) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+    if vtime::on() {
+        // Nobody else runs: what is not there now does not come before this one rests.
+        if !done() && !place::steal(id, cpu) {
+            vtime::idle(earlier(deadline_ns, timer::next_deadline(id)));
+        }
+    } else if !poll(id, cpu, start_ns, deadline_ns, &done) {
+        let until_ns = earlier(deadline_ns, timer::next_deadline(id));
         let slept_ns = time::monotonic_ns();
         umbel_smp::idle::sleep(until_ns, done);
         adapt(id, time::monotonic_ns() - slept_ns);
     }
     cpu.idle.store(false, SeqCst);
     stats::IDLE_NS.add(time::monotonic_ns() - start_ns);
+}
+
+fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
 }
 
 /// Polls for a while, stealing what waits elsewhere; returns whether there is something to do.

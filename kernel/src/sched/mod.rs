@@ -3,6 +3,7 @@
 //! * [`schedule`], [`start`], [`interrupt`], [`yield_now`], [`cond_resched`]: what other subsystems call.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
+//!   `virt`: virtual time.
 //!
 //! A thread that blocks stays on its stack and idles there if nothing else is runnable: a sleep that ends soon costs no
 //! switch. Its run-queue entity travels: queue → running → (queue | the task's pocket while it is blocked).
@@ -15,6 +16,7 @@ mod cpu;
 mod entity;
 mod idle;
 mod place;
+mod virt;
 
 pub use cpu::{
     adopt_boot_thread, current, exit_current, finish_switch, has_work, idle_forever, need_resched, schedule,
@@ -22,6 +24,7 @@ pub use cpu::{
 };
 pub use entity::{Affinity, Entity};
 pub use place::program_timer;
+pub use virt::{admit_others, begin_virtual_time, take_turns};
 
 use crate::Result;
 use crate::task::{Completion, Task};
@@ -98,6 +101,7 @@ pub fn yield_now() {
 /// For long loops in the kernel: serves interrupts and gives way if something else should run. May block.
 pub fn cond_resched() {
     serve_interrupts();
+    take_turns();
     if need_resched() {
         schedule();
     }

@@ -5,6 +5,7 @@
 //! an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
 
 use super::cpu::{self, Cpu};
+use super::virt;
 use crate::task::Task;
 use crate::time::{self, timer};
 use alloc::sync::Arc;
@@ -29,6 +30,7 @@ pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
         entity.set_class(task.sched.class());
     }
     task.sched.cpu.store(target, Relaxed);
+    virt::note_ready(task);
     let cpu = cpu::get(target);
     let urgent = {
         let mut queue = cpu.queue.lock();
@@ -107,7 +109,7 @@ fn call_idle(here: u32) {
     let first = NEXT.fetch_add(1, Relaxed);
     for step in 0..count {
         let id = (first.wrapping_add(step)) % count;
-        if id != here && cpu::get(id).idle.load(SeqCst) {
+        if id != here && cpu::get(id).idle.load(SeqCst) && virt::may_be_called(id) {
             ipi::send(id, Mailbox::RESCHEDULE);
             return;
         }
@@ -229,6 +231,7 @@ pub fn program_timer() {
         Some(deadline) if slice == 0 || deadline < slice => deadline,
         _ => slice,
     };
+    let next = virt::timer_deadline(next);
     if next != cpu.timer_ns.load(Relaxed) {
         // An earlier setting than needed is harmless: the receiver looks at the clock.
         let set = cpu.timer_ns.load(Relaxed);
@@ -236,7 +239,7 @@ pub fn program_timer() {
             return;
         }
         cpu.timer_ns.store(next, Relaxed);
-        vcpu::set_timer(next);
+        vcpu::set_timer(time::clock::host_deadline(next));
     }
 }
 

@@ -29,6 +29,7 @@ pub extern "C" fn task_main(_: u64) -> ! {
 /// Runs guest code until the thread ends.
 fn run(task: &Arc<Task>) {
     let strace = crate::boot::option(BootInfo::STRACE);
+    let virtual_time = crate::boot::option(BootInfo::VIRTUAL);
     exit_to_user(task, false);
     while !task.must_exit() {
         let Some(space) = task.space() else { return };
@@ -57,6 +58,9 @@ fn run(task: &Arc<Task>) {
             Trap::Interrupt => {}
             Trap::SlotDied => exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false)),
             Trap::BadFrame(kill) => refuse(task, kill),
+        }
+        if virtual_time {
+            sched::take_turns();
         }
         exit_to_user(task, restart);
     }

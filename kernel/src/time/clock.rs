@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU64, Ordering::*, fence};
 use umbel_abi::machine::SlotPage;
 use umbel_host::clock as host;
 use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::vtime;
 
 /// Binary digits behind the point of `mult`.
 const SHIFT: u32 = 24;
@@ -81,19 +82,47 @@ pub fn init(tsc_khz: u64) {
     publish(&Scale { base_tsc: tsc, base_ns: mono_ns, mult: rate }, mono_ns);
 }
 
+/// Time becomes virtual: it starts at the host's, which it no longer follows. Once, at boot.
+pub fn detach() {
+    let first = CLOCK.first.lock();
+    let now_ns = monotonic_ns();
+    publish(&Scale { base_tsc: host::tsc(), base_ns: now_ns, mult: 0 }, now_ns);
+    CLOCK.due_ns.store(u64::MAX, Relaxed);
+    drop(first);
+}
+
 /// CLOCK_MONOTONIC, ns.
 #[inline]
 pub fn monotonic_ns() -> u64 {
     loop {
         let seq = CLOCK.seq.load(Acquire);
         let scale = load();
-        let now_ns = if scale.mult == 0 { host::now_ns(host::MONOTONIC) } else { scale.at(host::tsc()) };
+        let now_ns = if scale.mult == 0 { asked_ns() } else { scale.at(host::tsc()) };
         fence(Acquire);
         if seq & 1 == 0 && CLOCK.seq.load(Relaxed) == seq {
             return now_ns;
         }
         core::hint::spin_loop();
     }
+}
+
+/// CLOCK_MONOTONIC without a counter: virtual time, or the host is asked.
+#[cold]
+fn asked_ns() -> u64 {
+    if vtime::on() { vtime::now_ns() } else { host::now_ns(host::MONOTONIC) }
+}
+
+/// The host's CLOCK_MONOTONIC, ns: what its timers go by.
+pub fn host_ns() -> u64 {
+    if vtime::on() { host::now_ns(host::MONOTONIC) } else { monotonic_ns() }
+}
+
+/// The host's CLOCK_MONOTONIC when ours will be `at_ns`, if this virtual CPU runs until then.
+pub fn host_deadline(at_ns: u64) -> u64 {
+    if at_ns == 0 || !vtime::on() {
+        return at_ns;
+    }
+    host::now_ns(host::MONOTONIC).saturating_add(at_ns.saturating_sub(vtime::now_ns()))
 }
 
 /// CLOCK_REALTIME - CLOCK_MONOTONIC, ns.
