@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <stdint.h>
+#include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -227,6 +228,18 @@ static void steps(void) {
     CHECK(umount("v") == 0 && umount("w") == 0 && rmdir("v") == 0 && rmdir("w") == 0);
 }
 
+/* Watches end with the file system that they watch. */
+static void watched(void) {
+    CHECK(mkdir("n", 0755) == 0 && mount("x", "n", "tmpfs", 0, 0) == 0);
+    int fd = inotify_init1(IN_NONBLOCK);
+    CHECK(inotify_add_watch(fd, "n", IN_OPEN) == 1 && umount("n") == 0);
+    struct inotify_event event[2];
+    CHECK(read(fd, event, sizeof event) == sizeof event);
+    CHECK(event[0].wd == 1 && event[0].mask == (IN_UNMOUNT | IN_ISDIR) && event[1].wd == 1 && event[1].mask == IN_IGNORED);
+    CHECK(rmdir("n") == 0);
+    close(fd);
+}
+
 /* In a child: chroot and pivot_root change what it sees. */
 static void roots(void) {
     fflush(stdout);
@@ -261,6 +274,7 @@ int main(void) {
     flags();
     propagation();
     steps();
+    watched();
     roots();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();

@@ -140,6 +140,24 @@ static void breakpoints(void) {
     CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && status_of(pid) == 7 << 8);
 }
 
+static void handler(int signo) { word = signo; }
+static void handle_it(void) {
+    signal(SIGUSR1, handler);
+    raise(SIGUSR1);
+}
+
+/* A step that delivers a signal ends before the handler's first instruction, which the next step executes. */
+static void step_into_a_handler(void) {
+    pid_t pid = traced(handle_it);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && STOPPED(status_of(pid), SIGUSR1));
+    struct user_regs_struct regs;
+    CHECK(ptrace(PTRACE_SINGLESTEP, pid, 0, SIGUSR1) == 0 && STOPPED(status_of(pid), SIGTRAP));
+    CHECK(ptrace(PTRACE_GETREGS, pid, 0, &regs) == 0 && regs.rip == (unsigned long)handler && regs.rdi == SIGUSR1);
+    CHECK(ptrace(PTRACE_SINGLESTEP, pid, 0, 0) == 0 && STOPPED(status_of(pid), SIGTRAP));
+    CHECK(ptrace(PTRACE_GETREGS, pid, 0, &regs) == 0 && regs.rip > (unsigned long)handler);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && status_of(pid) == 7 << 8);
+}
+
 static void three_calls(void) {
     syscall(SYS_getpid);
     syscall(SYS_close, -1);
@@ -361,6 +379,7 @@ int main(void) {
     refusals();
     memory_and_registers();
     breakpoints();
+    step_into_a_handler();
     system_calls();
     signals();
     events();

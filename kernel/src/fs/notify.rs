@@ -208,7 +208,8 @@ pub fn unmounted(dev: u64) {
     let keys: Vec<usize> = TABLE.lock().keys().copied().collect();
     for key in keys {
         for entry in take(key, |entry| entry.inode.fs().dev() == dev) {
-            entry.watch.tell(&Event { events: Events::UNMOUNT, cookie: 0, name: b"", unlinked: false });
+            let events = of_kind(&entry.inode, Events::UNMOUNT);
+            entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false });
             entry.watch.ended();
         }
     }
