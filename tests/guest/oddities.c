@@ -40,6 +40,18 @@ static void files(void) {
     CHECK_ERRNO(readlinkat(fd, "", text, sizeof text), ENOENT);
 }
 
+/* Only the lower half of rax is looked at. */
+static long raw_call(unsigned long number) {
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(0), "S"(0), "d"(0) : "rcx", "r11", "memory");
+    return result;
+}
+
+static void numbers_of_calls(void) {
+    CHECK(raw_call(-1) == -ENOSYS && raw_call(0xffffffff) == -ENOSYS && raw_call(1023) == -ENOSYS);
+    CHECK(raw_call(1UL << 32 | SYS_getpid) == getpid() && raw_call(SYS_getpid) == getpid());
+}
+
 static void types_of_file_systems(void) {
     char name[64] = "";
     long proc = syscall(SYS_sysfs, 1, "proc");
@@ -69,6 +81,7 @@ static void comparing(void) {
 }
 
 int main(void) {
+    numbers_of_calls();
     ids_and_priorities();
     files();
     types_of_file_systems();
