@@ -138,6 +138,11 @@ fn namespaces() {
 }
 
 #[test]
+fn pidns() {
+    same_as_host("pidns");
+}
+
+#[test]
 fn oddities() {
     same_as_host("oddities");
 }

@@ -9,6 +9,7 @@ use crate::loader::{self, open, stack::Strings};
 use crate::sched::{self, Entity};
 use crate::signal;
 use crate::syscall::Pid;
+use crate::task::ns::PidNs;
 use crate::task::ns::{NsProxy, uts};
 use crate::task::wait::{self, WaitFor, WaitOptions};
 use crate::task::{self, Cred, Image, Limits, NewTask, Process, Task, WaitStatus, exec, ids};
@@ -108,7 +109,7 @@ pub fn start_kernel_thread(name: &str, body: fn(&Arc<Task>)) -> crate::Result<()
 
 fn try_kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> crate::Result<Arc<Task>> {
     let limits = Limits::first(info().ram_pages);
-    let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
+    let process = Process::new((pid, PidNs::first()), signal::Shared::new(), limits, Arc::new(Image::default()));
     let thread = match body {
         Some(_) => sched::new_thread(0)?,
         None => sched::adopted_thread(),
@@ -265,7 +266,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
     let request = loader::Request { file, name: path, strings, unreachable: false, limits, randomize: true };
     let loaded = loader::load(init, request, &|_| Ok((cred.clone(), false)))?;
     let pid = ids::table().reserve_id()?;
-    let process = Process::new(pid, signal::Shared::new(), limits, Arc::new(Image::default()));
+    let process = Process::new((pid, PidNs::first()), signal::Shared::new(), limits, Arc::new(Image::default()));
     process.exit_signal.store(signal::SIGCHLD, Relaxed);
     let files = Arc::new(FdTable::new());
     for (fd, file) in drivers::stdio().into_iter().enumerate() {

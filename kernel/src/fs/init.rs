@@ -7,6 +7,7 @@ use super::{
     devtmpfs,
 };
 use crate::task::Cred;
+use crate::task::ns::PidNs;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -33,7 +34,7 @@ pub fn init(boot: &BootInfo) -> Result<()> {
     let _ = ROOT.set(mount.root_path()?);
     let half = boot.ram_pages / 2;
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount_at(b"/proc", super::proc::new(), b"proc", strict)?;
+    mount_at(b"/proc", super::proc::new(&PidNs::first()), b"proc", strict)?;
     mount_at(b"/sys", super::sys::new(), b"sysfs", strict)?;
     mount_at(b"/tmp", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
     mount_at(b"/dev", TmpFs::new("devtmpfs", 0o755, half), b"devtmpfs", MountFlags::NOSUID)?;

@@ -6,6 +6,7 @@ use super::tmpfs::{self, TmpFs};
 use super::tree::{self, Kind};
 use super::walk::Follow;
 use super::{FileSystem, proc, sys};
+use crate::task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_abi::linux::uapi;
@@ -76,7 +77,7 @@ pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> 
     let fs: Arc<dyn FileSystem> = match kind {
         b"" => return Err(Errno::EINVAL),
         b"tmpfs" | b"ramfs" => TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?),
-        b"proc" => proc::new(),
+        b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
         // There is one of each; a further mount shows the same.
         b"devpts" | b"devtmpfs" => {

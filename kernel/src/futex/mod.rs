@@ -163,7 +163,7 @@ fn abandon(task: &Arc<Task>, addr: u64) -> Result<()> {
     let addr = UserAddr(addr);
     loop {
         let old = user::fetch_u32(addr)?;
-        if old & raw::FUTEX_TID_MASK != task.tid().0 as u32 {
+        if old & raw::FUTEX_TID_MASK != task.process().sees(task.tid()) as u32 {
             return Ok(());
         }
         let new = old & raw::FUTEX_WAITERS | raw::FUTEX_OWNER_DIED;

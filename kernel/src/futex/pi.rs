@@ -7,7 +7,7 @@
 //! Lock: the queue's (rank `Futex`); one for all, as such locks are rare. The owner is not boosted.
 
 use super::{Key, key_of};
-use crate::syscall::Pid;
+use crate::task::ns::pid::of_caller;
 use crate::task::{self, Task};
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
@@ -67,7 +67,7 @@ enum Attempt {
 /// owner does not exist, `EPERM` for an owner that is not allowed, `ERESTARTNOINTR`, `EFAULT`.
 pub fn lock(task: &Arc<Task>, addr: u64, shared: bool, patience: Patience) -> Result<()> {
     let key = key_of(task, addr, shared)?;
-    let own = task.tid().0 as u32;
+    let own = task.process().sees(task.tid()) as u32;
     let mut orphaned = false;
     loop {
         // Compared with itself, so that it does not fault under the lock.
@@ -145,7 +145,7 @@ fn attempt(
 
 /// A guest's thread.
 fn find(tid: u32) -> Option<Arc<Task>> {
-    task::find_task(Pid(tid as i32)).filter(|task| task.body.is_none())
+    task::find_task(of_caller(tid as i32)).filter(|task| task.body.is_none())
 }
 
 /// Whether `own` may wait for `owner`: `EDEADLK` if that waits for it.
@@ -199,7 +199,7 @@ fn set(waiter: &Waiter, state: u8) {
 /// `EPERM` if it is not the caller's; `EFAULT`.
 pub fn unlock(task: &Arc<Task>, addr: u64, shared: bool) -> Result<()> {
     let key = key_of(task, addr, shared)?;
-    let own = task.tid().0 as u32;
+    let own = task.process().sees(task.tid()) as u32;
     let place = UserAddr(addr);
     loop {
         let word = user::fetch_u32(place)?;
@@ -233,7 +233,7 @@ fn next_of(queue: &[Waiter], key: Key) -> Option<usize> {
 
 /// A thread ends: those who wait for its locks look again.
 pub fn owner_exit(task: &Task) {
-    let own = task.tid().0 as u32;
+    let own = task.process().sees(task.tid()) as u32;
     let queue = QUEUE.lock();
     queue.iter().filter(|waiter| waiter.owner == own).for_each(|waiter| set(waiter, ORPHANED));
 }

@@ -241,7 +241,7 @@ impl Notify {
     fn tell(self) {
         let (Some(process), Some((signo, value))) = (self.process.upgrade(), self.signal) else { return };
         let sender = task::current();
-        let (pid, uid) = (sender.process().pid().0 as u32, sender.cred().uid);
+        let (pid, uid) = (process.sees(sender.process().pid()) as u32, sender.cred().uid);
         let ids = u64::from(pid) | u64::from(uid) << 32;
         signal::send_to_process(&process, SigInfo::raw(signo, SI_MESGQ, &[ids, value]));
     }

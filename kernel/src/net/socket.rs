@@ -8,6 +8,8 @@ use super::option::Switches;
 use super::uapi::*;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGPIPE, SigInfo};
+use crate::syscall::io::shown;
+use crate::task::ns::pid::of_caller;
 use crate::task::{self, Task};
 use crate::{Errno, Result, time};
 use alloc::format;
@@ -367,10 +369,11 @@ impl FileOps for Ops {
                     return Err(Errno::EINVAL);
                 }
                 // `F_OWNER_PID`, `F_OWNER_PGRP`.
-                file.set_owner(owner, if owner < 0 { 2 } else { 1 });
+                let id = of_caller(owner.abs()).0 * owner.signum();
+                file.set_owner(id, if owner < 0 { 2 } else { 1 });
                 Ok(0)
             }
-            FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &file.owner()).map(|()| 0),
+            FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &shown(file.owner())).map(|()| 0),
             SIOCGSTAMP => Err(Errno::ENOENT),
             FIONREAD if !self.0.is_listening() => {
                 user::write_val(UserAddr(arg), &(self.0.waiting().min(i32::MAX as usize) as i32))?;

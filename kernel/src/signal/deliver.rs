@@ -107,6 +107,9 @@ pub(super) fn take_pending(private: &mut PrivateState, shared: &mut Pending, blo
 /// The action of a signal without a handler. `continues`: the count of SIGCONTs when it was taken.
 fn by_default(task: &Arc<Task>, signo: Signo, continues: u64) {
     let process = task.process();
+    if process.unkillable.load(Relaxed) && bit(signo) & UNBLOCKABLE == 0 {
+        return;
+    }
     let core = match default_action(signo) {
         number::Default::Ignore | number::Default::Continue => return,
         number::Default::Stop => return begin_stop(task, signo, continues),

@@ -98,6 +98,11 @@ impl SigInfo {
         (self.0.code == code::SI_TIMER).then_some(self.0.fields[0] as i32)
     }
 
+    /// Stores `si_pid`.
+    pub fn set_pid(&mut self, pid: i32) {
+        self.0.fields[0] = pack(pid, (self.0.fields[0] >> 32) as i32);
+    }
+
     /// Stores `si_overrun`.
     pub fn set_overrun(&mut self, overrun: i32) {
         self.0.fields[0] = pack(self.0.fields[0] as i32, overrun);

@@ -28,7 +28,7 @@ pub use number::*;
 pub use queue::{Pending, Queued};
 pub use restart::Restart;
 pub use send::{
-    force_fault, ignores_child_stops, ignores_children, may_signal, on_exit, queue_to_process, queue_to_task,
+    force_fault, ignores_child_stops, ignores_children, kill_now, may_signal, on_exit, queue_to_process, queue_to_task,
     send_to_pgrp, send_to_process, send_to_task, set_action,
 };
 pub use state::{FaultRegs, Private, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, Shared};

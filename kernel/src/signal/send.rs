@@ -3,7 +3,7 @@
 use super::queue::Queued;
 use super::*;
 use crate::syscall::Pid;
-use crate::task::{Cred, Process, Task, WaitStatus, cap, exit, ids, stop};
+use crate::task::{self, Cred, Process, Task, WaitStatus, cap, exit, ids, stop};
 use crate::{Errno, Result, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -45,7 +45,7 @@ pub fn queue_to_process(process: &Arc<Process>, info: SigInfo) -> Result<Queued>
 }
 
 /// Ends a thread's process by SIGKILL: nothing can block or handle it, so it is not queued at all.
-fn kill_now(process: &Arc<Process>) {
+pub fn kill_now(process: &Arc<Process>) {
     process.set_killed();
     exit::group_exit(process, WaitStatus::signaled(SIGKILL, false));
     if process.is_exiting() {
@@ -60,6 +60,10 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
         // The kernel's own threads take no signals.
         return Ok(Queued::Already);
     }
+    let shielded = process.unkillable.load(Relaxed) && !(bit(signo) & UNBLOCKABLE != 0 && is_forced(process, &info));
+    if signo == SIGKILL && shielded {
+        return Ok(Queued::Already);
+    }
     if signo == SIGKILL {
         kill_now(process);
         return Ok(Queued::New);
@@ -71,7 +75,9 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let user = process.user();
     let mut shared = process.signal.state.lock();
     let wanted = first.signal.mask() & bit(signo) != 0;
-    let ignored = shared.actions.get(signo).ignores(signo) && !first.trace.is_traced();
+    let action = shared.actions.get(signo);
+    let dropped = action.ignores(signo) || (shielded && action.handler == SIG_DFL);
+    let ignored = dropped && !first.trace.is_traced();
     if !wanted && ignored && !first.signal.waits_for(signo) {
         return Ok(Queued::Already);
     }
@@ -88,6 +94,12 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
         process.signal.watchers.wake_all();
     }
     Ok(queued)
+}
+
+/// Whether SIGKILL and SIGSTOP reach even the init of a PID namespace: from the kernel, and from those whom it cannot see.
+fn is_forced(process: &Process, info: &SigInfo) -> bool {
+    let by_process = info.code() <= code::SI_USER && info.timer_id().is_none();
+    info.code() == code::SI_KERNEL || (by_process && process.sees(task::current().process().pid()) == 0)
 }
 
 /// The live threads of `process`.
@@ -152,6 +164,10 @@ pub fn force_fault(task: &Arc<Task>, info: SigInfo) {
     if blocked || shared.actions.get(signo).handler == SIG_IGN {
         shared.actions.set(signo, Action::default());
         task.signal.store_mask(task.signal.mask() & !bit(signo));
+    }
+    if shared.actions.get(signo).handler == SIG_DFL && !task.trace.is_traced() {
+        // No init of a PID namespace lives through its own fault.
+        task.process().unkillable.store(false, Relaxed);
     }
     // The first fault counts: its reason replaces an older one.
     let mut private = task.signal.state.lock();

@@ -4,6 +4,7 @@
 //! A flags type made by `bitflags!` gets all it needs from `flag_args!`.
 
 use crate::task::Task;
+use crate::task::ns::pid;
 use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -48,7 +49,7 @@ impl Fd {
     pub const CWD: Fd = Fd(-100);
 }
 
-/// A process, thread or process-group id as guests write it.
+/// The id of a process, thread, process group or session: its number in the first PID namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pid(pub i32);
 
@@ -163,7 +164,26 @@ macro_rules! newtype_args {
         }
     )* };
 }
-newtype_args!(Fd, Pid);
+newtype_args!(Fd);
+
+/// Guests write the numbers of their PID namespace, handlers have ids.
+impl FromArg for Pid {
+    fn from_arg(raw: u64) -> Result<Self> {
+        Ok(pid::of_caller(raw as i32))
+    }
+}
+
+impl ArgFmt for Pid {
+    fn arg_fmt(&self, _: &Task, out: &mut String) {
+        let _ = write!(out, "{}", pid::caller_sees(*self));
+    }
+}
+
+impl IntoRet for Pid {
+    fn into_ret(self) -> u64 {
+        i64::from(pid::caller_sees(self)) as u64
+    }
+}
 
 impl FromArg for UserStr {
     fn from_arg(raw: u64) -> Result<Self> {

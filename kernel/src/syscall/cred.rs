@@ -1,6 +1,7 @@
 //! User and group ids, capabilities. Source: credentials(7), setresuid(2), capset(2).
 
 use super::Pid;
+use crate::task::ns::pid::of_caller;
 use crate::task::ns::user::{Which, may_set_groups};
 use crate::task::{self, Cred, Task, cap};
 use crate::{Errno, Result};
@@ -247,7 +248,7 @@ fn cap_header(header: UserAddr) -> Result<(usize, Pid)> {
             return Err(Errno::EINVAL);
         }
     };
-    if (pid as i32) < 0 { Err(Errno::EINVAL) } else { Ok((words, Pid(pid as i32))) }
+    if (pid as i32) < 0 { Err(Errno::EINVAL) } else { Ok((words, of_caller(pid as i32))) }
 }
 
 fn capget(task: &Arc<Task>, header: UserAddr, data: UserAddr) -> Result<()> {

@@ -3,10 +3,12 @@
 //! Sources: the man pages of the calls.
 
 use super::Fd;
+use super::Pid;
 use crate::fs::notify::Events;
 use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, lock};
 use crate::signal;
 use crate::task::Task;
+use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -340,25 +342,27 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             file.set_signal(arg as u32);
             Ok(0)
         }
-        F_GETOWN_EX => user::write_val(UserAddr(arg), &owner_ex(file.owner(), file.owner_kind())).map(|()| 0),
+        F_GETOWN_EX => user::write_val(UserAddr(arg), &owner_ex(shown(file.owner()), file.owner_kind())).map(|()| 0),
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = user::read_val(UserAddr(arg))?;
             if !(0..=2).contains(&kind) || id < 0 {
                 return Err(Errno::EINVAL);
             }
+            let id = of_caller(id).0;
             file.set_owner(if kind == F_OWNER_PGRP { -id } else { id }, kind);
             Ok(0)
         }
         F_GETLEASE => Ok(u64::from(F_UNLCK)),
         // Asking for no events takes a watch away; there never is one.
         F_NOTIFY if arg as u32 & !DN_MULTISHOT == 0 => Ok(0),
-        F_GETOWN => Ok(i64::from(file.owner()) as u64),
+        F_GETOWN => Ok(i64::from(shown(file.owner())) as u64),
         F_SETOWN => {
             let owner = arg as i32;
             if owner == i32::MIN {
                 return Err(Errno::EINVAL);
             }
-            file.set_owner(owner, if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID });
+            let id = of_caller(owner.abs()).0;
+            file.set_owner(id * owner.signum(), if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID });
             Ok(0)
         }
         F_GETLK | F_OFD_GETLK => get_lock(task, &file, command, UserAddr(arg)),
@@ -366,6 +370,11 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         // Pipe sizes and seals belong to what is behind the file.
         _ => file.ops().fcntl(task, &file, command, arg),
     }
+}
+
+/// An owner as the caller sees it: a group if negative.
+pub(crate) fn shown(owner: i32) -> i32 {
+    caller_sees(Pid(owner.abs())) * owner.signum()
 }
 
 /// `struct f_owner_ex`, from what `F_SETOWN` would take.
@@ -442,7 +451,7 @@ fn get_lock(task: &Arc<Task>, file: &File, command: u32, at: UserAddr) -> Result
             request.whence = SEEK_SET as i16;
             request.start = other.first as i64;
             request.len = if other.last == lock::TO_THE_END { 0 } else { (other.last - other.first + 1) as i64 };
-            request.pid = other.pid;
+            request.pid = if other.pid == -1 { -1 } else { task.process().sees(Pid(other.pid)) };
         }
     }
     user::write_val(at, &request).map(|()| 0)

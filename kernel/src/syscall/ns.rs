@@ -11,8 +11,8 @@ use alloc::sync::Arc;
 use linux_raw_sys::general as nr;
 
 rows! {
-    nr::__NR_unshare, unshare(flags: u64) => unshare, Partial("no pid and time namespaces");
-    nr::__NR_setns, setns(fd: Fd, kind: u32) => setns, Partial("no pid and time namespaces");
+    nr::__NR_unshare, unshare(flags: u64) => unshare, Partial("no time namespaces");
+    nr::__NR_setns, setns(fd: Fd, kind: u32) => setns, Partial("no time namespaces");
 }
 
 fn unshare(task: &Arc<Task>, flags: u64) -> Result<()> {

@@ -94,7 +94,7 @@ fn read_info(task: &Task, pidfd: &PidFd, signo: u64, info: UserAddr, target: Tar
     let (own, uid) = (task.process().pid(), task.cred().uid);
     if info.is_null() {
         let plain = if target == Target::Thread { SigInfo::tkill } else { SigInfo::kill };
-        return Ok(plain(signo as u32, own.0, uid));
+        return Ok(plain(signo as u32, pidfd.any_process().sees(own), uid));
     }
     let bytes: [u8; 128] = read_val(info)?;
     let [a, b, c, d, ..] = bytes;

@@ -6,6 +6,7 @@ use crate::loader::open::{EmptyPath, Link, open_exec, open_exec_at};
 use crate::loader::stack::{STRING_MAX, Strings};
 use crate::task::clone::{self, CloneArgs, CloneFlags};
 use crate::task::limits::Limit;
+use crate::task::ns::pid::{LEVELS_MAX, of_caller};
 use crate::task::wait::{self, WaitFor, WaitOptions, WaitResult};
 use crate::task::{self, Task, Usage, WaitStatus, cap, exec, exit, ids, session};
 use crate::{Errno, Result, time};
@@ -20,8 +21,8 @@ rows! {
     nr::__NR_getpid, getpid() => getpid, Full;
     nr::__NR_gettid, gettid() => gettid, Full;
     nr::__NR_getppid, getppid() => getppid, Full;
-    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Partial("no pid and time namespaces");
-    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Partial("no pid and time namespaces");
+    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Partial("no time namespaces");
+    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Partial("no time namespaces");
     nr::__NR_fork, fork() => fork, Full;
     nr::__NR_vfork, vfork() => vfork, Full;
     nr::__NR_execve, execve(path: UserStr, argv: UserAddr, envp: UserAddr) => execve, Full;
@@ -29,7 +30,7 @@ rows! {
     nr::__NR_exit, exit(code: i32) => exit, Full;
     nr::__NR_exit_group, exit_group(code: i32) => exit_group, Full;
     nr::__NR_wait4, wait4(pid: Pid, status: UserAddr, options: WaitOptions, usage: UserAddr) => wait4, Full;
-    nr::__NR_waitid, waitid(which: u32, id: Pid, info: UserAddr, options: WaitOptions, usage: UserAddr) => waitid, Full;
+    nr::__NR_waitid, waitid(which: u32, id: i32, info: UserAddr, options: WaitOptions, usage: UserAddr) => waitid, Full;
     nr::__NR_set_tid_address, set_tid_address(addr: UserAddr) => set_tid_address, Full;
     nr::__NR_set_robust_list, set_robust_list(head: UserAddr, len: usize) => set_robust_list, Full;
     nr::__NR_get_robust_list, get_robust_list(pid: Pid, head: UserAddr, len: UserAddr) => get_robust_list, Full;
@@ -67,7 +68,7 @@ fn clone(
     parent_tid: UserAddr,
     child_tid: UserAddr,
     tls: u64,
-) -> Result<Pid> {
+) -> Result<i32> {
     let known = CloneFlags::from_bits_truncate(flags & 0xffff_ff00);
     if known.contains(CloneFlags::PIDFD | CloneFlags::PARENT_SETTID) {
         // Both would go to the same place.
@@ -82,7 +83,7 @@ fn clone(
         parent_tid: parent_tid.0,
         child_tid: child_tid.0,
         pidfd: parent_tid.0,
-        set_tid: 0,
+        set_tid: Vec::new(),
     };
     clone::clone(task, &args)
 }
@@ -92,10 +93,7 @@ const CLONE_ARGS_WORDS: usize = 11;
 const CLONE_ARGS_MIN: usize = 64;
 /// With the member `cgroup`.
 const CLONE_ARGS_CGROUP: usize = 88;
-/// Deepest nesting of pid namespaces.
-const LEVELS_MAX: u64 = 32;
-
-fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
+fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<i32> {
     if size < CLONE_ARGS_MIN {
         return Err(Errno::EINVAL);
     }
@@ -120,7 +118,7 @@ fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
         || exit_signal > 64
         || known.contains(CloneFlags::DETACHED)
         || (set_tid == 0) != (set_tid_size == 0)
-        || set_tid_size > LEVELS_MAX
+        || set_tid_size > LEVELS_MAX as u64
         || (known.contains(CloneFlags::INTO_CGROUP) && (size < CLONE_ARGS_CGROUP || cgroup > i32::MAX as u64))
     {
         return Err(Errno::EINVAL);
@@ -130,29 +128,42 @@ fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<Pid> {
         return Err(Errno::EBADF);
     }
     let stack = stack.checked_add(stack_size).ok_or(Errno::EINVAL)?;
-    let set_tid = if set_tid_size == 0 { 0 } else { wanted_tid(task, UserAddr(set_tid), set_tid_size)? };
+    let set_tid = wanted_tids(task, known, UserAddr(set_tid), set_tid_size as usize)?;
     let exit_signal = exit_signal as u32;
     clone::clone(task, &CloneArgs { flags: known, exit_signal, stack, tls, parent_tid, child_tid, pidfd, set_tid })
 }
 
-/// The id that `set_tid` asks for.
-fn wanted_tid(task: &Task, list: UserAddr, count: u64) -> Result<i32> {
+/// The numbers that `set_tid` asks for, from the child's own PID namespace outwards.
+fn wanted_tids(task: &Task, flags: CloneFlags, list: UserAddr, count: usize) -> Result<Vec<i32>> {
     const CHECKPOINT_RESTORE: u32 = 40;
-    let wanted: i32 = read_val(list)?;
-    if count > 1 || !(1..ids::PID_MAX).contains(&wanted) {
+    let ns = task.ns().pid_for_children.clone();
+    let levels = ns.level() + 1 + usize::from(flags.contains(CloneFlags::NEWPID));
+    if count > levels {
         return Err(Errno::EINVAL);
     }
-    let allowed = task.capable(cap::SYS_ADMIN) || task.capable(CHECKPOINT_RESTORE);
-    if allowed { Ok(wanted) } else { Err(Errno::EPERM) }
+    let mut wanted = Vec::new();
+    for index in 0..count {
+        let number: i32 = read_val(list.add(index as u64 * 4))?;
+        if !(1..ids::PID_MAX).contains(&number) {
+            return Err(Errno::EINVAL);
+        }
+        wanted.push(number);
+    }
+    let cred = task.cred();
+    // The first may be that of a namespace that is yet to be made, which its maker rules.
+    let made = usize::from(flags.contains(CloneFlags::NEWPID));
+    let refused = |owner| !cred.capable_in(owner, cap::SYS_ADMIN) && !cred.capable_in(owner, CHECKPOINT_RESTORE);
+    let outer = count.saturating_sub(made);
+    if ns.lineage().take(outer).any(|ns| refused(&ns.owner)) { Err(Errno::EPERM) } else { Ok(wanted) }
 }
 
 const SIGCHLD: u32 = crate::signal::SIGCHLD;
 
-fn fork(task: &Arc<Task>) -> Result<Pid> {
+fn fork(task: &Arc<Task>) -> Result<i32> {
     clone::clone(task, &plain(CloneFlags::empty()))
 }
 
-fn vfork(task: &Arc<Task>) -> Result<Pid> {
+fn vfork(task: &Arc<Task>) -> Result<i32> {
     clone::clone(task, &plain(CloneFlags::VM | CloneFlags::VFORK))
 }
 
@@ -246,7 +257,7 @@ fn exit_group(task: &Arc<Task>, code: i32) -> Result<()> {
     Ok(())
 }
 
-fn wait4(task: &Arc<Task>, pid: Pid, status: UserAddr, options: WaitOptions, usage: UserAddr) -> Result<Pid> {
+fn wait4(task: &Arc<Task>, pid: Pid, status: UserAddr, options: WaitOptions, usage: UserAddr) -> Result<i32> {
     if options.intersects(WaitOptions::WNOWAIT | WaitOptions::WEXITED) {
         return Err(Errno::EINVAL);
     }
@@ -257,20 +268,20 @@ fn wait4(task: &Arc<Task>, pid: Pid, status: UserAddr, options: WaitOptions, usa
         pgid if pgid < 0 => WaitFor::Pgrp(Pid(-pgid)),
         _ => WaitFor::Pid(pid),
     };
-    let Some(found) = wait::wait(task, which, options | WaitOptions::WEXITED)? else { return Ok(Pid(0)) };
+    let Some(found) = wait::wait(task, which, options | WaitOptions::WEXITED)? else { return Ok(0) };
     if !status.is_null() {
         write_val(status, &found.status.0)?;
     }
     if !usage.is_null() {
         write_usage(usage, &found.usage)?;
     }
-    Ok(found.pid)
+    Ok(found.number)
 }
 
 /// `idtype_t` of a pidfd.
 const P_PIDFD: u32 = 3;
 
-fn waitid(task: &Arc<Task>, which: u32, id: Pid, info: UserAddr, options: WaitOptions, usage: UserAddr) -> Result<()> {
+fn waitid(task: &Arc<Task>, which: u32, id: i32, info: UserAddr, options: WaitOptions, usage: UserAddr) -> Result<()> {
     let wanted = WaitOptions::WEXITED | WaitOptions::WUNTRACED | WaitOptions::WCONTINUED;
     if !options.intersects(wanted) {
         return Err(Errno::EINVAL);
@@ -278,11 +289,11 @@ fn waitid(task: &Arc<Task>, which: u32, id: Pid, info: UserAddr, options: WaitOp
     let mut nonblock = false;
     let which = match which {
         0 => WaitFor::Any,
-        1 if id.0 > 0 => WaitFor::Pid(id),
-        2 if id.0 == 0 => WaitFor::Pgrp(session::getpgid(task, Pid(0))?),
-        2 if id.0 > 0 => WaitFor::Pgrp(id),
-        P_PIDFD if id.0 >= 0 => {
-            let file = task.files()?.get(Fd(id.0))?;
+        1 if id > 0 => WaitFor::Pid(of_caller(id)),
+        2 if id == 0 => WaitFor::Pgrp(session::getpgid(task, Pid(0))?),
+        2 if id > 0 => WaitFor::Pgrp(of_caller(id)),
+        P_PIDFD if id >= 0 => {
+            let file = task.files()?.get(Fd(id))?;
             nonblock = file.nonblocking();
             let pidfd = file.ops_as::<task::pidfd::PidFd>().ok_or(Errno::EBADF)?;
             WaitFor::Process(pidfd.any_process().clone())
@@ -310,7 +321,7 @@ fn write_info(info: UserAddr, found: Option<&WaitResult>) -> Result<()> {
     let words: [i32; 7] = match found {
         Some(found) => {
             let (code, value) = wait::code_of(found.status);
-            [SIGCHLD as i32, 0, code, 0, found.pid.0, found.uid as i32, value]
+            [SIGCHLD as i32, 0, code, 0, found.number, found.uid as i32, value]
         }
         None => [0; 7],
     };

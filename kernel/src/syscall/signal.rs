@@ -24,7 +24,7 @@ rows! {
     nr::__NR_rt_sigreturn, rt_sigreturn() => rt_sigreturn, Full;
     nr::__NR_restart_syscall, restart_syscall() => restart_syscall, Full;
     nr::__NR_sigaltstack, sigaltstack(new: u64, old: u64) => sigaltstack, Full;
-    nr::__NR_kill, kill(pid: i32, signo: u64) => kill, Full;
+    nr::__NR_kill, kill(pid: Pid, signo: u64) => kill, Full;
     nr::__NR_tkill, tkill(tid: Pid, signo: u64) => tkill, Full;
     nr::__NR_tgkill, tgkill(pid: Pid, tid: Pid, signo: u64) => tgkill, Full;
     nr::__NR_signalfd, signalfd(fd: Fd, set: u64, size: u64) => signalfd, Full;
@@ -154,18 +154,18 @@ pub(super) fn check_permission(task: &Task, process: &Process, signo: u64) -> Re
 fn send(task: &Task, process: &Arc<Process>, signo: u64) -> Result<()> {
     check_permission(task, process, signo)?;
     if signo != 0 {
-        let info = SigInfo::kill(signo as u32, task.process().pid().0, task.cred().uid);
+        let info = SigInfo::kill(signo as u32, process.sees(task.process().pid()), task.cred().uid);
         signal::queue_to_process(process, info)?;
     }
     Ok(())
 }
 
-fn kill(task: &Arc<Task>, pid: i32, signo: u64) -> Result<()> {
+fn kill(task: &Arc<Task>, pid: Pid, signo: u64) -> Result<()> {
     check_signo(signo)?;
-    let targets: Vec<Arc<Process>> = match pid {
+    let targets: Vec<Arc<Process>> = match pid.0 {
         1.. => {
-            let thread = || find_task(Pid(pid)).map(|task| task.process().clone());
-            let process = find_process(Pid(pid)).or_else(thread).ok_or(Errno::ESRCH)?;
+            let thread = || find_task(pid).map(|task| task.process().clone());
+            let process = find_process(pid).or_else(thread).ok_or(Errno::ESRCH)?;
             return send(task, &process, signo);
         }
         0 => {
@@ -174,7 +174,8 @@ fn kill(task: &Arc<Task>, pid: i32, signo: u64) -> Result<()> {
         }
         -1 => {
             let others = ids::all_processes().into_iter();
-            others.filter(|process| !Arc::ptr_eq(process, task.process())).collect()
+            let own = task.process();
+            others.filter(|other| !Arc::ptr_eq(other, own) && own.sees(other.pid()) > 1).collect()
         }
         i32::MIN => return Err(Errno::ESRCH),
         group => ids::find_pgrp(Pid(-group)),
@@ -217,7 +218,7 @@ fn send_to_thread(task: &Arc<Task>, pid: Option<Pid>, tid: Pid, signo: u64) -> R
     check_signo(signo)?;
     check_permission(task, target.process(), signo)?;
     if signo != 0 {
-        let info = SigInfo::tkill(signo as u32, task.process().pid().0, task.cred().uid);
+        let info = SigInfo::tkill(signo as u32, target.process().sees(task.process().pid()), task.cred().uid);
         signal::queue_to_task(&target, info)?;
     }
     Ok(())
@@ -240,11 +241,14 @@ fn read_info(task: &Task, target: Pid, signo: u64, info: u64) -> Result<SigInfo>
 }
 
 fn rt_sigqueueinfo(task: &Arc<Task>, pid: Pid, signo: u64, info: u64) -> Result<()> {
-    let info = read_info(task, pid, signo, info)?;
+    let mut info = read_info(task, pid, signo, info)?;
     let thread = || find_task(pid).map(|task| task.process().clone());
     let process = find_process(pid).or_else(thread).ok_or(Errno::ESRCH)?;
     check_signo(signo)?;
     check_permission(task, &process, signo)?;
+    if process.sees(task.process().pid()) == 0 {
+        info.set_pid(0);
+    }
     if signo != 0 {
         signal::queue_to_process(&process, info)?;
     }

@@ -2,7 +2,9 @@
 
 use super::UserStr;
 use crate::fs::proc::FILESYSTEMS;
+use crate::signal;
 use crate::task::ns::uts;
+use crate::task::{self, Process, WaitStatus};
 use crate::task::{Task, cap, ids};
 use crate::{Errno, Result, random, time};
 use alloc::sync::Arc;
@@ -129,7 +131,27 @@ fn reboot(task: &Arc<Task>, magic: u32, _magic2: u32, command: u32) -> Result<()
     if !task.capable(cap::SYS_BOOT) {
         return Err(Errno::EPERM);
     }
+    let process = task.process();
+    if process.pid_ns().level() > 0 {
+        return if magic == MAGIC { reboot_namespace(process, command) } else { Err(Errno::EINVAL) };
+    }
     if magic == MAGIC && CAD.contains(&command) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// reboot(2) in a PID namespace: ends its init as a signal would.
+fn reboot_namespace(process: &Process, command: u32) -> Result<()> {
+    const RESTART: u32 = 0x0123_4567;
+    const RESTART2: u32 = 0xa1b2_c3d4;
+    const HALT: u32 = 0xcdef_0123;
+    const POWER_OFF: u32 = 0x4321_fedc;
+    let signo = match command {
+        RESTART | RESTART2 => signal::SIGHUP,
+        HALT | POWER_OFF => signal::SIGINT,
+        _ => return Err(Errno::EINVAL),
+    };
+    let init = process.pid_ns().init().and_then(task::find_process).ok_or(Errno::ESRCH)?;
+    task::group_exit(&init, WaitStatus::signaled(signo, false));
+    Ok(())
 }
 
 /// The types of file systems: by name, by number, and how many.

@@ -1,9 +1,11 @@
 //! System V IPC: arguments, structures, commands. Semantics: [`crate::ipc::sysv`]; sources: the calls' man pages.
 
+use super::Pid;
 use crate::ipc::sysv::msg::{self, Message, Queue};
 use crate::ipc::sysv::sem::{self, Op, Set};
 use crate::ipc::sysv::shm::{self, Segment};
 use crate::ipc::sysv::{GetRequest, IPC_NOWAIT, Limits, Namespace, Object, Perm, Table, namespace, now};
+use crate::task::ns::pid::caller_sees;
 use crate::task::{Task, cap};
 use crate::vm::map::Place;
 use crate::vm::{Backing, MapRequest, Prot, VmaFlags};
@@ -111,6 +113,11 @@ fn stat<T: Object>(task: &Task, table: &Table<T>, id: i32, by_index: bool, any: 
         perm.check(&task.cred(), 0o444)?;
     }
     Ok((object, if by_index { perm.id } else { 0 }))
+}
+
+/// The number that process `pid` has for the caller.
+fn seen(pid: i32) -> i32 {
+    caller_sees(Pid(pid))
 }
 
 fn own_pid(task: &Task) -> i32 {
@@ -262,8 +269,8 @@ fn describe_segment(segment: &Segment) -> ShmArg {
         atime: state.atime,
         dtime: state.dtime,
         ctime: state.perm.ctime,
-        creator: segment.creator,
-        last: state.last,
+        creator: seen(segment.creator),
+        last: seen(state.last),
         attached: segment.attached() as u64,
         unused: [0; 2],
     }
@@ -408,7 +415,7 @@ fn sem_values(task: &Task, set: &Set, num: i32, command: u32, arg: u64) -> Resul
             allowed(0o444)?;
             let index = index()?;
             Ok(match command {
-                GETPID => set.semaphore(index)?.pid,
+                GETPID => seen(set.semaphore(index)?.pid),
                 GETVAL => set.semaphore(index)?.value,
                 _ => set.waiters(index, command == GETZCNT)? as i32,
             })
@@ -509,8 +516,8 @@ fn describe_queue(facts: &msg::Facts) -> MsgArg {
         bytes: facts.bytes,
         count: facts.count,
         max_bytes: facts.max_bytes,
-        last_sender: facts.last_sender,
-        last_receiver: facts.last_receiver,
+        last_sender: seen(facts.last_sender),
+        last_receiver: seen(facts.last_receiver),
         unused: [0; 2],
     }
 }

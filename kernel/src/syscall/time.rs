@@ -1,8 +1,9 @@
 //! Clocks, sleeps, timers.
 
-use super::{Fd, Pid};
+use super::Fd;
 use crate::fs::{OnExec, OpenFlags};
 use crate::signal::{Signo, is_valid};
+use crate::task::ns::pid::of_caller;
 use crate::task::{Task, find_task};
 use crate::time::posix::{self, Notify, Which};
 use crate::time::{self, ClockId, Setting, sleep, timerfd};
@@ -161,8 +162,8 @@ fn read_event(task: &Task, addr: u64) -> Result<Notify> {
         nr::SIGEV_SIGNAL | nr::SIGEV_THREAD => Ok(Notify::Process { signo, value }),
         nr::SIGEV_THREAD_ID => {
             let ours = |thread: &Arc<Task>| Arc::ptr_eq(thread.process(), task.process());
-            find_task(Pid(tid)).filter(ours).ok_or(Errno::EINVAL)?;
-            Ok(Notify::Thread { tid, signo, value })
+            let thread = find_task(of_caller(tid)).filter(ours).ok_or(Errno::EINVAL)?;
+            Ok(Notify::Thread { tid: thread.tid().0, signo, value })
         }
         _ => Err(Errno::EINVAL),
     }

@@ -4,6 +4,7 @@
 //! nothing is left behind. Nothing here may hold the table's lock while it copies memory.
 
 use super::ids::{self, INIT, Table};
+use super::ns::PidNs;
 use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
@@ -13,6 +14,7 @@ use crate::signal;
 use crate::syscall::{Fd, Pid};
 use crate::{Errno, Result, sched};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use bitflags::bitflags;
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as raw;
@@ -71,7 +73,7 @@ impl CloneFlags {
 }
 
 /// What clone(2) and clone3(2) ask for.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct CloneArgs {
     pub flags: CloneFlags,
     /// Signal to the parent at exit.
@@ -83,23 +85,25 @@ pub struct CloneArgs {
     pub child_tid: u64,
     /// Where the child's pidfd goes.
     pub pidfd: u64,
-    /// The id that the child shall have, 0 = the next free one.
-    pub set_tid: i32,
+    /// Numbers that the child shall have, that in its own PID namespace first.
+    pub set_tid: Vec<i32>,
 }
 
-/// Makes a thread or a process; returns its id (to the caller) once it may run.
+/// Makes a thread or a process; returns the number that it has for the caller once it may run.
 ///
 /// # Errors
 /// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit, `ENOMEM`.
-pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
+pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
     args.flags.check()?;
     let process = task.process();
-    if args.flags.contains(CloneFlags::PARENT) && process.pid() == INIT {
+    if args.flags.contains(CloneFlags::PARENT) && (process.pid() == INIT || process.is_ns_init()) {
         return Err(Errno::EINVAL);
     }
     check_limit(task)?;
     let child = build(task, args)?;
     let tid = child.tid();
+    // Once it runs, it may be gone with its numbers at any time.
+    let number = process.sees(tid);
     let pidfd = match give_pidfd(task, &child, args) {
         Ok(pidfd) => pidfd,
         Err(errno) => {
@@ -109,12 +113,13 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
     };
     if args.flags.contains(CloneFlags::PARENT_SETTID) {
         // As Linux does, a bad address is not an error here.
-        let _ = user::write_val(user::UserAddr(args.parent_tid), &tid.0);
+        let _ = user::write_val(user::UserAddr(args.parent_tid), &number);
     }
     if args.flags.contains(CloneFlags::CHILD_SETTID)
         && let Some(space) = child.space()
     {
-        let _ = space.write_remote(user::UserAddr(args.child_tid), &tid.0.to_ne_bytes());
+        let seen = child.process().sees(tid);
+        let _ = space.write_remote(user::UserAddr(args.child_tid), &seen.to_ne_bytes());
     }
     let done = args.flags.contains(CloneFlags::VFORK).then(|| {
         let done = Arc::new(Completion::new());
@@ -122,6 +127,7 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
         done
     });
     let event = ptrace::stops::clone_event(task, args);
+    let message = ptrace::stops::seen_by_tracer(task, tid);
     if let Err(errno) = enter(task, &child, args, event.is_some()) {
         if let (Some(fd), Ok(files)) = (pidfd, task.files()) {
             drop(files.remove(fd));
@@ -133,13 +139,13 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<Pid> {
     sched::start(&child);
     crate::stats::FORKS.add(1);
     if let Some(event) = event {
-        ptrace::stops::event(task, event, tid.0 as u64);
+        ptrace::stops::event(task, event, message);
     }
     if let Some(done) = done {
         wait_vfork(task, &done);
-        ptrace::stops::event(task, ptrace::Event::VforkDone, tid.0 as u64);
+        ptrace::stops::event(task, ptrace::Event::VforkDone, message);
     }
-    Ok(tid)
+    Ok(number)
 }
 
 /// Gives the caller a descriptor of the child, if it asked for one.
@@ -182,6 +188,11 @@ fn check_limit(task: &Task) -> Result<()> {
 fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     let flags = args.flags;
     let fresh = ns::make(task, flags)?;
+    let ns = fresh.ns.unwrap_or_else(|| task.ns());
+    let pid_ns = &ns.pid_for_children;
+    if flags.contains(CloneFlags::THREAD) && !Arc::ptr_eq(pid_ns, task.process().pid_ns()) {
+        return Err(Errno::EINVAL);
+    }
     let space = task.space().ok_or(Errno::EINVAL)?;
     let space = if flags.contains(CloneFlags::VM) { space } else { space.fork()? };
     let files = task.files()?;
@@ -206,12 +217,12 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         user.set_bases(bases);
     }
     let thread = sched::new_thread(space.id())?;
-    let tid = match args.set_tid {
-        0 => ids::table().reserve_id()?,
-        wanted => ids::table().reserve_this(Pid(wanted))?,
+    let tid = ids::table().reserve_in(pid_ns, &args.set_tid)?;
+    let process = if flags.contains(CloneFlags::THREAD) {
+        task.process().clone()
+    } else {
+        new_process(task, (tid, pid_ns), args)
     };
-    let process =
-        if flags.contains(CloneFlags::THREAD) { task.process().clone() } else { new_process(task, tid, args) };
     let drop_altstack = flags.contains(CloneFlags::VM) && !flags.contains(CloneFlags::VFORK);
     let child = Task::new(NewTask {
         tid,
@@ -228,7 +239,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         fs: Some(fs),
         rseq: if flags.contains(CloneFlags::VM) { Default::default() } else { task.rseq.copy() },
         seccomp: task.seccomp.copy(),
-        ns: fresh.ns.unwrap_or_else(|| task.ns()),
+        ns,
     });
     child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
     child.io_priority.store(task.io_priority.load(Relaxed), Relaxed);
@@ -241,14 +252,14 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     Ok(child)
 }
 
-fn new_process(task: &Task, pid: Pid, args: &CloneArgs) -> Arc<Process> {
+fn new_process(task: &Task, (pid, ns): (Pid, &Arc<PidNs>), args: &CloneArgs) -> Arc<Process> {
     let parent = task.process();
     let signal = signal::Shared::for_clone(
         &parent.signal,
         args.flags.contains(CloneFlags::SIGHAND),
         args.flags.contains(CloneFlags::CLEAR_SIGHAND),
     );
-    let child = Process::new(pid, signal, parent.limits(), parent.image());
+    let child = Process::new((pid, ns.clone()), signal, parent.limits(), parent.image());
     child.exit_signal.store(args.exit_signal, Relaxed);
     child.set_uid(parent.uid.load(Relaxed));
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
@@ -277,6 +288,10 @@ fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs, traced: bool) ->
 
 fn enter_process(table: &mut Table, task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs) -> Result<()> {
     let own = task.process().pid();
+    let ns = child.process().pid_ns();
+    if ns.lineage().any(|ns| ns.is_closed()) {
+        return Err(Errno::ENOMEM);
+    }
     let node = table.node(own)?;
     let pgrp = node.pgrp.clone();
     let parent = if args.flags.contains(CloneFlags::PARENT) { node.parent } else { own };
@@ -284,6 +299,9 @@ fn enter_process(table: &mut Table, task: &Arc<Task>, child: &Arc<Task>, args: &
         child.process().exit_signal.store(task.process().exit_signal.load(Relaxed), Relaxed);
     }
     table.enter_process(child, parent, pgrp);
+    if child.process().unkillable.load(Relaxed) {
+        ns.set_init(child.tid());
+    }
     Ok(())
 }
 

@@ -42,7 +42,7 @@ pub fn exec(task: &Arc<Task>, program: Program, strings: Strings) -> Result<()> 
     let request = loader::Request { file, name, strings, unreachable, limits: process.limits(), randomize };
     let loaded =
         loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
-    let old_tid = task.tid().0;
+    let old_tid = ptrace::stops::seen_by_tracer(task, task.tid());
     de_thread(task)?;
     commit(task, loaded);
     if !task.must_exit() {
@@ -126,6 +126,7 @@ fn become_leader(task: &Arc<Task>) -> Result<()> {
         task.set_tid(pid);
         ptrace::relation::renamed(&mut table, task, old);
         table.tasks.insert(pid.0, task.clone());
+        table.release(old);
         process.exit_signal.store(signal::SIGCHLD, Relaxed);
     }
     Ok(())

@@ -4,10 +4,10 @@
 //! [`leave`] gives up what it shares, takes it out of the tree and, if it was the last of its group, makes the process a
 //! zombie and tells the parent.
 
-use super::ids::{self, INIT, Node, Table, WaitStatus};
+use super::ids::{self, Node, Table, WaitStatus};
 use super::process::{Process, Usage};
-use super::ptrace;
 use super::task::Task;
+use super::{ptrace, reaper};
 use crate::signal::{self, SigInfo};
 use crate::syscall::Pid;
 use crate::{futex, sched};
@@ -63,16 +63,21 @@ pub fn leave(task: &Arc<Task>) {
     }
     let status = process.group_exit().unwrap_or(own);
     let usage = task.sched.usage();
-    let (gone, tracer) = {
+    let (gone, tracer) = loop {
         let mut table = ids::table();
+        if reaper::is_due(&table, &process) {
+            drop(table);
+            reaper::end_namespace(&process);
+            continue;
+        }
         let tracer = ptrace::relation::tracee_exit(&mut table, task, status, usage);
-        (remove_thread(&mut table, task, &process, status), tracer)
+        break (remove_thread(&mut table, task, &process, status), tracer);
     };
     futex::pi::owner_exit(task);
     if let (Some(tracer), Gone::Thread) = (&tracer, &gone)
         && !task.is_leader()
     {
-        let info = thread_info(task.tid(), &process, status, &usage);
+        let info = thread_info(tracer.sees(task.tid()), &process, status, &usage);
         signal::send_to_process(tracer, info);
         tracer.child_events.wake_all();
     }
@@ -150,6 +155,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     let tid = task.tid();
     if tid != pid {
         table.tasks.remove(&tid.0);
+        table.release(tid);
     }
     let Ok(node) = table.node_mut(pid) else { return Gone::Thread };
     node.threads.retain(|other| !Arc::ptr_eq(other, task));
@@ -161,7 +167,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     process.ended.store(true, Release);
     table.tasks.remove(&pid.0);
     let ended = ptrace::relation::tracer_gone(table, pid);
-    let orphaned = orphan_children(table, pid);
+    let orphaned = orphan_children(table, process);
     let hangup = newly_orphaned(table, pid, &orphaned.0);
     let node = match table.node(pid) {
         Ok(node) => node,
@@ -181,10 +187,10 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
 
 type Orphans = (Vec<(Arc<Process>, u32)>, Vec<Arc<Process>>);
 
-/// Gives the children of `pid` to the nearest subreaper, or init.
-fn orphan_children(table: &mut Table, pid: Pid) -> Orphans {
-    let reaper = find_reaper(table, pid);
-    let Ok(node) = table.node_mut(pid) else { return Default::default() };
+/// Gives the children of `process` to whom [`reaper`] says.
+fn orphan_children(table: &mut Table, process: &Process) -> Orphans {
+    let reaper = reaper::find(table, process);
+    let Ok(node) = table.node_mut(process.pid()) else { return Default::default() };
     let children = core::mem::take(&mut node.children);
     let mut orphans = Vec::new();
     let mut parents = Vec::new();
@@ -207,19 +213,6 @@ fn orphan_children(table: &mut Table, pid: Pid) -> Orphans {
         }
     }
     (orphans, parents)
-}
-
-fn find_reaper(table: &Table, pid: Pid) -> Pid {
-    let parent_of = |pid: Pid| table.node(pid).map_or(INIT, |node| node.parent);
-    let mut at = parent_of(pid);
-    for _ in 0..table.processes.len() {
-        match table.node(at) {
-            Ok(node) if node.zombie.is_none() && node.process.subreaper.load(Relaxed) => return at,
-            Ok(_) if at != INIT && at.0 != 0 => at = parent_of(at),
-            _ => break,
-        }
-    }
-    INIT
 }
 
 /// Members of groups that the end of `pid` leaves without job control while one of them is stopped.
@@ -249,6 +242,7 @@ fn newly_orphaned(table: &Table, pid: Pid, children: &[(Arc<Process>, u32)]) -> 
 
 fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
     process.end_queue.wake_all();
+    reaper::tell_inits(process);
     if let Some(session) = &end.session_leader_of {
         super::session::leader_exit(session);
     }
@@ -270,7 +264,7 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
     match (&end.tracer, &end.parent) {
         (Some(tracer), _) => {
             let usage = process.times.lock().own;
-            signal::send_to_process(tracer, child_info(signal::SIGCHLD, process, status, &usage));
+            signal::send_to_process(tracer, child_info(signal::SIGCHLD, (process, tracer), status, &usage));
             tracer.child_events.wake_all();
         }
         (None, Some(parent)) => tell_parent(parent, process, status),
@@ -297,29 +291,30 @@ pub(super) fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status:
     }
     if wanted != 0 && signal::is_valid(u64::from(wanted)) {
         let usage = process.times.lock().own;
-        signal::send_to_process(parent, child_info(wanted, process, status, &usage));
+        signal::send_to_process(parent, child_info(wanted, (process, parent), status, &usage));
     }
     parent.child_events.wake_all();
 }
 
-/// The `siginfo_t` of a child's end.
-fn child_info(signo: u32, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
+/// The `siginfo_t` of a process's end, for `hearer`.
+fn child_info(signo: u32, (process, hearer): (&Process, &Process), status: WaitStatus, usage: &Usage) -> SigInfo {
     let (code, value) = super::wait::code_of(status);
     let uid = process.uid.load(Relaxed);
-    SigInfo::child(signo, code, process.pid().0, uid, value, usage.user_ns, usage.system_ns)
+    SigInfo::child(signo, code, hearer.sees(process.pid()), uid, value, usage.user_ns, usage.system_ns)
 }
 
 /// The same of a traced thread.
-fn thread_info(tid: Pid, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
+fn thread_info(tid: i32, process: &Process, status: WaitStatus, usage: &Usage) -> SigInfo {
     let (code, value) = super::wait::code_of(status);
     let uid = process.uid.load(Relaxed);
-    SigInfo::child(signal::SIGCHLD, code, tid.0, uid, value, usage.user_ns, usage.system_ns)
+    SigInfo::child(signal::SIGCHLD, code, tid, uid, value, usage.user_ns, usage.system_ns)
 }
 
 /// Removes the zombie `pid` from the tree; its times go to its parent. Returns whether it was there.
 pub fn reap(pid: Pid) -> bool {
     let mut table = ids::table();
     let Some(node) = table.processes.remove(&pid.0) else { return false };
+    let group = node.pgrp.id;
     let parent = table.processes.get_mut(&node.parent.0).map(|parent| {
         parent.children.remove(&pid.0);
         parent.process.clone()
@@ -331,6 +326,12 @@ pub fn reap(pid: Pid) -> bool {
         let mut all = parent.times.lock();
         all.children.add(&times.own);
         all.children.add(&times.children);
+    }
+    let nested = node.process.pid_ns().level() > 0;
+    drop(node);
+    if nested {
+        let mut table = ids::table();
+        [pid, group].into_iter().for_each(|id| table.release(id));
     }
     true
 }

@@ -4,8 +4,10 @@
 //! so a fork, an exit, a reparenting or a `kill(-pgrp)` sees the tree as it was at one instant. Nothing blocks or
 //! copies user memory under it. Used by: clone, exit, wait, kill, tty job control, /proc.
 //!
-//! An id is free when no thread, process, group or session has it.
+//! An id is free when no thread, process, group or session has it. Numbers that it has in PID namespaces ([`super::ns::pid`])
+//! go with it, some only when it is used again.
 
+use super::ns::pid::{self, PidNs};
 use super::{Process, Task, Usage};
 use crate::syscall::Pid;
 use crate::tty::Tty;
@@ -19,7 +21,7 @@ use umbel_smp::lock::{Rank, SpinGuard, SpinLock};
 /// Highest id + 1, as `/proc/sys/kernel/pid_max` says.
 pub const PID_MAX: i32 = 32768;
 /// Ids below this are not given out again after the first round.
-const RESERVED: i32 = 300;
+pub(super) const RESERVED: i32 = 300;
 /// The kernel's init: adopts orphans.
 pub const INIT: Pid = Pid(1);
 
@@ -149,6 +151,8 @@ pub struct Table {
     sessions: BTreeMap<i32, Weak<Session>>,
     /// Given out by `reserve_id`, not entered yet.
     reserved: BTreeSet<i32>,
+    /// Ids that have numbers besides the first namespace's: the namespace that each was made in.
+    nested: BTreeMap<i32, Arc<PidNs>>,
     /// Last id given out.
     last: i32,
 }
@@ -161,6 +165,7 @@ impl Table {
             pgrps: BTreeMap::new(),
             sessions: BTreeMap::new(),
             reserved: BTreeSet::new(),
+            nested: BTreeMap::new(),
             last: 0,
         }
     }
@@ -170,28 +175,61 @@ impl Table {
     /// # Errors
     /// `EAGAIN` if all are in use.
     pub fn reserve_id(&mut self) -> Result<Pid> {
-        let mut id = self.last;
-        for _ in 0..PID_MAX {
-            id = if id + 1 >= PID_MAX { RESERVED } else { id + 1 };
-            if self.is_free(id) {
-                self.last = id;
-                self.reserved.insert(id);
-                return Ok(Pid(id));
-            }
-        }
-        Err(Errno::EAGAIN)
+        let id = pid::next(self.last, |id| self.is_free(id)).ok_or(Errno::EAGAIN)?;
+        self.last = id;
+        Ok(self.take_id(Pid(id)))
     }
 
-    /// Takes the free id `wanted` (clone3(2)'s `set_tid`).
+    /// As [`Self::reserve_id`], with numbers in `ns` and those around it. `wanted`: numbers that are asked for, for `ns` first
+    /// (clone3(2)'s `set_tid`).
     ///
     /// # Errors
-    /// `EEXIST` if it is in use.
-    pub fn reserve_this(&mut self, wanted: Pid) -> Result<Pid> {
-        if !self.is_free(wanted.0) {
-            return Err(Errno::EEXIST);
+    /// `EEXIST` for a number in use, `ENOMEM` if the namespace's init has ended, `EAGAIN`, `EINVAL`.
+    pub fn reserve_in(&mut self, ns: &Arc<PidNs>, wanted: &[i32]) -> Result<Pid> {
+        let id = match wanted.get(ns.level()) {
+            None => self.reserve_id()?,
+            Some(&id) if self.is_free(id) => self.take_id(Pid(id)),
+            Some(_) => return Err(Errno::EEXIST),
+        };
+        if ns.level() == 0 {
+            return Ok(id);
         }
-        self.reserved.insert(wanted.0);
-        Ok(wanted)
+        self.sweep();
+        self.nested.insert(id.0, ns.clone());
+        for (depth, ns) in ns.lineage().filter(|ns| ns.level() > 0).enumerate() {
+            if let Err(errno) = ns.enter(id, wanted.get(depth).copied().unwrap_or(0), |other| self.is_free(other)) {
+                self.unreserve(id);
+                return Err(errno);
+            }
+        }
+        Ok(id)
+    }
+
+    fn take_id(&mut self, id: Pid) -> Pid {
+        self.forget_numbers(id);
+        self.reserved.insert(id.0);
+        id
+    }
+
+    /// Whoever had `id` is gone: if nothing else has it, its numbers go, too.
+    pub(super) fn release(&mut self, id: Pid) {
+        if self.nested.contains_key(&id.0) && self.is_free(id.0) {
+            self.forget_numbers(id);
+        }
+    }
+
+    fn forget_numbers(&mut self, id: Pid) {
+        if let Some(ns) = self.nested.remove(&id.0) {
+            ns.lineage().for_each(|ns| ns.leave(id));
+        }
+    }
+
+    /// Forgets numbers of groups and sessions that went without anybody's notice.
+    fn sweep(&mut self) {
+        if self.nested.len() > 64 + 2 * self.tasks.len() {
+            let stale: Vec<i32> = self.nested.keys().copied().filter(|id| self.is_free(*id)).collect();
+            stale.into_iter().for_each(|id| self.forget_numbers(Pid(id)));
+        }
     }
 
     /// Keeps the id of a thread that is gone until [`Self::unreserve`].
@@ -215,6 +253,7 @@ impl Table {
     /// Gives an id back that was never used.
     pub fn unreserve(&mut self, id: Pid) {
         self.reserved.remove(&id.0);
+        self.release(id);
     }
 
     /// Enters a new process with its first thread.

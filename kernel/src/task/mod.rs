@@ -20,6 +20,7 @@ pub mod ns;
 pub mod pidfd;
 mod process;
 pub mod ptrace;
+mod reaper;
 pub mod rseq;
 mod run;
 pub mod seccomp;

@@ -6,10 +6,12 @@
 use super::{Process, Task, ids};
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
 use crate::syscall::Pid;
+use crate::task;
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::any::Any;
 
 /// See the module.
@@ -118,8 +120,16 @@ impl FileOps for PidFd {
             Some((_, tid)) => self.task().map(|_| *tid),
             None => self.process().map(|process| process.pid()),
         };
-        let pid = pid.unwrap_or(Pid(-1));
-        format!("Pid:\t{pid}\nNSpid:\t{pid}\n")
+        let Ok(pid) = pid else { return String::from("Pid:\t-1\nNSpid:\t-1\n") };
+        let viewer = task::current().process().pid_ns().clone();
+        let own = viewer.number_of(pid);
+        let mut out = format!("Pid:\t{own}\nNSpid:\t{own}");
+        let inside: Vec<_> = self.process.pid_ns().lineage().filter(|ns| ns.is_within(&viewer)).collect();
+        for ns in inside.iter().rev().skip(1) {
+            out += &format!("\t{}", ns.number_of(pid));
+        }
+        out.push('\n');
+        out
     }
 
     fn describe(&self, _: &File) -> String {

@@ -1,5 +1,6 @@
 //! A thread group.
 
+use super::ns::PidNs;
 use super::{Limits, Task, User, WaitStatus};
 use crate::signal;
 use crate::syscall::Pid;
@@ -13,6 +14,10 @@ use umbel_smp::wait::WaitQueue;
 pub struct Process {
     /// Immutable.
     pid: Pid,
+    /// Where it and its threads have numbers. Immutable.
+    pid_ns: Arc<PidNs>,
+    /// It is a PID namespace's init: signals that it does not handle are dropped.
+    pub unkillable: AtomicBool,
     /// Signals of the group. Own locks.
     pub signal: signal::Shared,
     /// setitimer's and timer_create's timers. Own locks.
@@ -141,9 +146,13 @@ impl Usage {
 
 impl Process {
     /// A process in no table yet.
-    pub fn new(pid: Pid, signal: signal::Shared, limits: Limits, image: Arc<Image>) -> Process {
+    pub fn new(pid: (Pid, Arc<PidNs>), signal: signal::Shared, limits: Limits, image: Arc<Image>) -> Process {
+        let (pid, pid_ns) = pid;
+        let unkillable = AtomicBool::new(pid_ns.level() > 0 && pid_ns.number_of(pid) == 1);
         Process {
             pid,
+            pid_ns,
+            unkillable,
             signal,
             timers: crate::time::ProcessTimers::new(),
             limits: SpinLock::new(Rank::Process, limits),
@@ -175,6 +184,21 @@ impl Process {
     /// Its id: that of its first thread.
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The PID namespace that it is in.
+    pub fn pid_ns(&self) -> &Arc<PidNs> {
+        &self.pid_ns
+    }
+
+    /// The number that `id` has for it; 0 if none.
+    pub fn sees(&self, id: Pid) -> i32 {
+        self.pid_ns.number_of(id)
+    }
+
+    /// Whether it is the init of a PID namespace.
+    pub fn is_ns_init(&self) -> bool {
+        self.pid_ns.level() > 0 && self.pid_ns.init() == Some(self.pid)
     }
 
     /// Whether all its threads are gone.

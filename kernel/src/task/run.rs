@@ -117,9 +117,9 @@ fn publish_identity(task: &Task, page: &SlotPage) {
     let cred = task.cred();
     let process = task.process();
     let words = [
-        (&page.pid, process.pid().0 as u32),
-        (&page.tid, task.tid().0 as u32),
-        (&page.ppid, ids::table().node(process.pid()).map_or(0, |node| node.parent.0 as u32)),
+        (&page.pid, process.sees(process.pid()) as u32),
+        (&page.tid, process.sees(task.tid()) as u32),
+        (&page.ppid, ids::table().node(process.pid()).map_or(0, |node| process.sees(node.parent) as u32)),
         (&page.uid, cred.show_uid(cred.uid)),
         (&page.euid, cred.show_uid(cred.euid)),
         (&page.gid, cred.show_gid(cred.gid)),

@@ -110,7 +110,7 @@ fn tell_parent(process: &Arc<Process>, code: i32, signo: u32) {
         }
     };
     if !signal::ignores_child_stops(&parent) {
-        let info = SigInfo::child(signal::SIGCHLD, code, process.pid().0, uid, signo as i32, 0, 0);
+        let info = SigInfo::child(signal::SIGCHLD, code, parent.sees(process.pid()), uid, signo as i32, 0, 0);
         signal::send_to_process(&parent, info);
     }
     parent.child_events.wake_all();

@@ -41,6 +41,8 @@ pub enum WaitFor {
 #[derive(Clone, Copy, Debug)]
 pub struct WaitResult {
     pub pid: Pid,
+    /// What it is for the waiter, as it was before it could be reaped.
+    pub number: i32,
     pub uid: u32,
     pub status: WaitStatus,
     pub usage: Usage,
@@ -65,7 +67,7 @@ pub enum Of {
 pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let process = task.process();
     let mut look = || match scan(process, &which, options) {
-        Ok(Some(found)) => Some(Ok(Some(found))),
+        Ok(Some(found)) => Some(Ok(Some(WaitResult { number: process.sees(found.pid), ..found }))),
         Ok(None) if options.contains(WaitOptions::WNOHANG) => Some(Ok(None)),
         Ok(None) => None,
         Err(errno) => Some(Err(errno)),
@@ -137,7 +139,7 @@ fn scan_tracees(table: &Table, own: &Node, which: &WaitFor, options: WaitOptions
                 let uid = dead.process.uid.load(Relaxed);
                 let status = dead.process.group_exit().unwrap_or(dead.status);
                 let (pid, usage) = (dead.tid, dead.usage);
-                return Some(Some(WaitResult { pid, uid, status, usage, of: Of::Thread }));
+                return Some(Some(WaitResult { pid, number: 0, uid, status, usage, of: Of::Thread }));
             }
         }
     }
@@ -170,7 +172,7 @@ fn end_of(node: &Node, status: WaitStatus) -> WaitResult {
     let process = &node.process;
     let mut usage = process.times.lock().own;
     usage.add(&process.times.lock().children);
-    WaitResult { pid: process.pid(), uid: process.uid.load(Relaxed), status, usage, of: Of::Child }
+    WaitResult { pid: process.pid(), number: 0, uid: process.uid.load(Relaxed), status, usage, of: Of::Child }
 }
 
 /// One look at all children.

@@ -2,6 +2,7 @@
 
 use super::clock;
 use crate::syscall::Pid;
+use crate::task::ns::pid::of_caller;
 use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
 use crate::{Errno, Result};
 
@@ -50,12 +51,12 @@ impl ClockId {
         let current = task::current();
         let user = kind == CPU_VIRT;
         if raw & PER_THREAD != 0 {
-            let tid = if pid == 0 { current.tid() } else { Pid(pid) };
+            let tid = if pid == 0 { current.tid() } else { of_caller(pid) };
             let ours = find_task(tid).filter(|task| task.process().pid() == current.process().pid());
             ours.ok_or(Errno::EINVAL)?;
             return Ok(if user { ClockId::ThreadUser(tid) } else { ClockId::ThreadCpu(tid) });
         }
-        let pid = if pid == 0 { current.process().pid() } else { Pid(pid) };
+        let pid = if pid == 0 { current.process().pid() } else { of_caller(pid) };
         find_process(pid).ok_or(Errno::EINVAL)?;
         Ok(if user { ClockId::ProcessUser(pid) } else { ClockId::ProcessCpu(pid) })
     }

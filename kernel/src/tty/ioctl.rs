@@ -4,7 +4,7 @@ use super::termios::Termios;
 use super::{Tty, job};
 use crate::fs::{Dev, File};
 use crate::signal::SIGTTOU;
-use crate::syscall::Pid;
+use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -74,8 +74,8 @@ pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64, 
 /// The requests of job control that a master may make.
 fn master_request(tty: &Arc<Tty>, addr: UserAddr, cmd: u32) -> Result<u64> {
     match cmd {
-        nr::TIOCGPGRP => put(addr, tty.foreground().map_or(0, |group| group.0)),
-        nr::TIOCGSID => put(addr, tty.session().ok_or(Errno::ENOTTY)?.0),
+        nr::TIOCGPGRP => put(addr, tty.foreground().map_or(0, caller_sees)),
+        nr::TIOCGSID => put(addr, caller_sees(tty.session().ok_or(Errno::ENOTTY)?)),
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -93,12 +93,12 @@ fn job_request(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64
         nr::TIOCNOTTY => job::give_up(task, tty).map(|()| 0),
         nr::TIOCGPGRP => {
             own(task, tty)?;
-            put(addr, tty.foreground().map_or(0, |group| group.0))
+            put(addr, tty.foreground().map_or(0, caller_sees))
         }
-        nr::TIOCSPGRP => job::set_foreground(task, tty, Pid(read_val(addr)?)).map(|()| 0),
+        nr::TIOCSPGRP => job::set_foreground(task, tty, of_caller(read_val(addr)?)).map(|()| 0),
         nr::TIOCGSID => {
             own(task, tty)?;
-            put(addr, tty.session().ok_or(Errno::ENOTTY)?.0)
+            put(addr, caller_sees(tty.session().ok_or(Errno::ENOTTY)?))
         }
         nr::TIOCVHANGUP => {
             if !task.cred().capable(cap::SYS_ADMIN) {

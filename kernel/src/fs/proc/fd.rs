@@ -13,13 +13,13 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// `fd`: links to the open files.
-pub fn dir(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
-    Dir::new(owned(fs, subject, 0o500), Files { fs: fs.clone(), subject, info: false })
+pub fn dir(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
+    Dir::new(owned(fs, subject, 0o500), Files { fs: fs.clone(), subject: subject.clone(), info: false })
 }
 
 /// `fdinfo`: a text file for each.
-pub fn info_dir(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
-    Dir::new(owned(fs, subject, 0o555), Files { fs: fs.clone(), subject, info: true })
+pub fn info_dir(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
+    Dir::new(owned(fs, subject, 0o555), Files { fs: fs.clone(), subject: subject.clone(), info: true })
 }
 
 struct Files {
@@ -28,23 +28,23 @@ struct Files {
     info: bool,
 }
 
-fn file(subject: Subject, fd: Fd) -> Result<Arc<File>> {
+fn file(subject: &Subject, fd: Fd) -> Result<Arc<File>> {
     subject.task()?.files()?.get(fd).map_err(|_| Errno::ENOENT)
 }
 
 impl DirSource for Files {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
-        let number = if name == b"0" { Some(0) } else { super::parse_id(name).map(|id| id.0) };
+        let number = if name == b"0" { Some(0) } else { super::parse_id(name) };
         let fd = Fd(number.ok_or(Errno::ENOENT)?);
-        let subject = self.subject;
+        let subject = self.subject.clone();
         may_inspect(&*subject.task().map_err(|_| Errno::ENOENT)?)?;
-        let open = file(subject, fd)?;
+        let open = file(&subject, fd)?;
         if self.info {
-            return Ok(TextFile::new(owned(&self.fs, subject, 0o444), move || info(subject, fd)));
+            return Ok(TextFile::new(owned(&self.fs, &self.subject, 0o444), move || info(&subject, fd)));
         }
         let flags = open.flags();
         let mode = 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 };
-        Ok(Link::new(owned(&self.fs, subject, mode), move || target(&file(subject, fd)?)))
+        Ok(Link::new(owned(&self.fs, &self.subject, mode), move || target(&file(&subject, fd)?)))
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
@@ -72,7 +72,7 @@ fn target(file: &Arc<File>) -> Result<Target> {
     }
 }
 
-fn info(subject: Subject, fd: Fd) -> Result<Vec<u8>> {
+fn info(subject: &Subject, fd: Fd) -> Result<Vec<u8>> {
     let files = subject.task()?.files()?;
     let open = files.get(fd).map_err(|_| Errno::ENOENT)?;
     let cloexec = files.on_exec(fd) == Ok(OnExec::Close);

@@ -16,8 +16,8 @@ use umbel_mm::UserAddr;
 const CHUNK: usize = 1024;
 
 /// The file of `subject`.
-pub fn file(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
-    Arc::new(MemFile { meta: owned(fs, subject, 0o600), subject })
+pub fn file(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
+    Arc::new(MemFile { meta: owned(fs, subject, 0o600), subject: subject.clone() })
 }
 
 struct MemFile {

@@ -28,6 +28,7 @@ pub use system::{FILESYSTEMS, load, uptime_ns};
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};
 use super::{FileSystem, InodeRef, Kind};
 use crate::syscall::Pid;
+use crate::task::ns::PidNs;
 use crate::task::{self, access, ids};
 use crate::{Errno, Result};
 use alloc::format;
@@ -41,17 +42,21 @@ const FIRST_PID: u64 = 256;
 /// Inode number of the root.
 const ROOT_INO: u64 = 1;
 
-/// A new instance.
-pub fn new() -> Arc<dyn FileSystem> {
+/// A new instance, which shows the processes of `ns`.
+pub fn new(ns: &Arc<PidNs>) -> Arc<dyn FileSystem> {
     let fs = PseudoFs::new("proc", MAGIC);
     let link = |target: fn() -> Result<Target>| -> InodeRef { Link::new(Meta::new(&fs, 0o777), target) };
+    let own = |target: fn(&PidNs) -> Result<Target>| -> InodeRef {
+        let ns = ns.clone();
+        Link::new(Meta::new(&fs, 0o777), move || target(&ns))
+    };
     let fixed = StaticDir::new()
-        .add("self", link(|| Ok(Target::text(format!("{}", task::current().process().pid())))))
+        .add("self", own(|ns| Ok(Target::text(format!("{}", own_number(ns)?)))))
         .add(
             "thread-self",
-            link(|| {
-                let task = task::current();
-                Ok(Target::text(format!("{}/task/{}", task.process().pid(), task.tid())))
+            own(|ns| {
+                let tid = ns.number_of(task::current().tid());
+                Ok(Target::text(format!("{}/task/{tid}", own_number(ns)?)))
             }),
         )
         .add("mounts", link(|| Ok(Target::text("self/mounts"))))
@@ -59,22 +64,31 @@ pub fn new() -> Arc<dyn FileSystem> {
         .add("sys", sysctl::dir(&fs))
         .add("sysvipc", sysvipc::dir(&fs));
     let fixed = system::add(&fs, fixed);
-    let root = Root { fs: fs.clone(), fixed };
+    let root = Root { fs: fs.clone(), fixed, ns: ns.clone() };
     fs.set_root(Dir::new(Meta::new(&fs, 0o555).numbered(ROOT_INO), root));
     fs
+}
+
+/// The caller's number in `ns`.
+fn own_number(ns: &PidNs) -> Result<i32> {
+    match ns.number_of(task::current().process().pid()) {
+        0 => Err(Errno::ENOENT),
+        number => Ok(number),
+    }
 }
 
 /// The root directory: files of the machine, then processes by id.
 struct Root {
     fs: Arc<PseudoFs>,
     fixed: StaticDir,
+    ns: Arc<PidNs>,
 }
 
 impl DirSource for Root {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
-        let Some(id) = parse_id(name) else { return self.fixed.lookup(name) };
+        let Some(number) = parse_id(name) else { return self.fixed.lookup(name) };
         // Threads have a directory too, which is not listed.
-        process::dir(&self.fs, id)
+        process::dir(&self.fs, &self.ns, self.ns.find(number).ok_or(Errno::ENOENT)?)
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
@@ -86,11 +100,16 @@ impl DirSource for Root {
             })?;
         }
         let first = from.saturating_sub(FIRST_PID);
-        let pids: Vec<i32> = ids::table().processes.keys().copied().collect();
-        for pid in pids {
-            let at = pid as u64;
+        let mut pids: Vec<(i32, Pid)> = {
+            let table = ids::table();
+            let shown = table.processes.keys().map(|&pid| (self.ns.number_of(Pid(pid)), Pid(pid)));
+            shown.filter(|(number, _)| *number != 0).collect()
+        };
+        pids.sort_unstable();
+        for (number, pid) in pids {
+            let at = number as u64;
             if at >= first && go_on {
-                go_on = emit(FIRST_PID + at, format!("{pid}").as_bytes(), process::ino(Pid(pid)), Kind::Directory);
+                go_on = emit(FIRST_PID + at, format!("{number}").as_bytes(), process::ino(pid), Kind::Directory);
             }
         }
         Ok(())
@@ -98,10 +117,10 @@ impl DirSource for Root {
 }
 
 /// A number without sign or leading zero.
-fn parse_id(name: &[u8]) -> Option<Pid> {
+fn parse_id(name: &[u8]) -> Option<i32> {
     let well_formed = name.first().is_some_and(|first| (b'1'..=b'9').contains(first));
     let text = core::str::from_utf8(name).ok().filter(|_| well_formed)?;
-    text.parse().ok().map(Pid)
+    text.parse().ok()
 }
 
 /// Whether the running task may look into `of` as a debugger could (ptrace(2), access mode checks).
@@ -115,7 +134,7 @@ mod tests {
 
     #[test]
     fn only_numbers_are_ids() {
-        assert_eq!(parse_id(b"42"), Some(Pid(42)));
+        assert_eq!(parse_id(b"42"), Some(42));
         for name in [&b"0"[..], b"042", b"-1", b"4x", b"", b"99999999999"] {
             assert_eq!(parse_id(name), None, "{name:?}");
         }

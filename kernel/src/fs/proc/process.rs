@@ -4,6 +4,7 @@ use super::{fd, maps, may_inspect, mem, mounts, status, users};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
+use crate::task::ns::PidNs;
 use crate::task::ns::user::Which;
 use crate::task::{self, Process, Task, cap, ids};
 use crate::{Errno, Result};
@@ -20,12 +21,14 @@ const STRINGS_MAX: u64 = 1 << 20;
 const INO_BASE: u64 = 1 << 32;
 
 /// Who a directory is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Subject {
     /// A thread's id; the process's own for its directory.
     pub tid: Pid,
     /// Whether this is a directory below `task`.
     pub thread: bool,
+    /// Whose numbers are shown: the PID namespace that the file system was mounted in.
+    pub ns: Arc<PidNs>,
 }
 
 impl Subject {
@@ -33,7 +36,7 @@ impl Subject {
     ///
     /// # Errors
     /// `ESRCH` once it is gone, or a zombie.
-    pub fn task(self) -> Result<Arc<Task>> {
+    pub fn task(&self) -> Result<Arc<Task>> {
         ids::find_task(self.tid).ok_or(Errno::ESRCH)
     }
 
@@ -41,7 +44,7 @@ impl Subject {
     ///
     /// # Errors
     /// `ESRCH` once it is gone.
-    pub fn process(self) -> Result<Arc<Process>> {
+    pub fn process(&self) -> Result<Arc<Process>> {
         match ids::find_process(self.tid) {
             Some(process) => Ok(process),
             None => self.task().map(|task| task.process().clone()),
@@ -54,22 +57,22 @@ pub fn ino(id: Pid) -> u64 {
     INO_BASE + id.0 as u64
 }
 
-/// The directory `/proc/ID`.
+/// The directory `/proc/NUMBER` of `id`, as `ns` shows it.
 ///
 /// # Errors
 /// `ENOENT` if there is no such process or thread.
-pub fn dir(fs: &Arc<PseudoFs>, id: Pid) -> Result<InodeRef> {
-    make(fs, Subject { tid: id, thread: false })
+pub fn dir(fs: &Arc<PseudoFs>, ns: &Arc<PidNs>, id: Pid) -> Result<InodeRef> {
+    make(fs, Subject { tid: id, thread: false, ns: ns.clone() })
 }
 
 fn make(fs: &Arc<PseudoFs>, subject: Subject) -> Result<InodeRef> {
     subject.process().map_err(|_| Errno::ENOENT)?;
-    let meta = owned(fs, subject, 0o555).numbered(ino(subject.tid));
+    let meta = owned(fs, &subject, 0o555).numbered(ino(subject.tid));
     Ok(Dir::new(meta, Entries { fs: fs.clone(), subject }))
 }
 
 /// Attributes of a file about `subject`: owned by whom it runs as.
-pub fn owned(fs: &Arc<PseudoFs>, subject: Subject, mode: Mode) -> Meta {
+pub fn owned(fs: &Arc<PseudoFs>, subject: &Subject, mode: Mode) -> Meta {
     let meta = Meta::new(fs, mode);
     match subject.task() {
         Ok(task) => {
@@ -82,11 +85,11 @@ pub fn owned(fs: &Arc<PseudoFs>, subject: Subject, mode: Mode) -> Meta {
 
 /// How an entry is made.
 enum Make {
-    Text(Mode, fn(Subject) -> Result<Vec<u8>>),
-    Write(fn(Subject) -> Result<Vec<u8>>, fn(Subject, &[u8]) -> Result<()>),
-    Link(fn(Subject) -> Result<Target>),
-    Dir(fn(&Arc<PseudoFs>, Subject) -> InodeRef),
-    File(fn(&Arc<PseudoFs>, Subject) -> InodeRef),
+    Text(Mode, fn(&Subject) -> Result<Vec<u8>>),
+    Write(fn(&Subject) -> Result<Vec<u8>>, fn(&Subject, &[u8]) -> Result<()>),
+    Link(fn(&Subject) -> Result<Target>),
+    Dir(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
+    File(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
 }
 
 use Make::{Dir as D, File as F, Link as L, Text as T, Write as W};
@@ -127,7 +130,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
-    ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s }))),
+    ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s.clone() }))),
     ("timerslack_ns", T(0o444, timer_slack)),
     ("uid_map", W(|s| users::map(s, Which::Users), |s, text| users::set_map(s, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
@@ -136,7 +139,7 @@ const ENTRIES: &[(&str, Make)] = &[
 /// The process that `inode` is the directory of (`/proc/PID`).
 pub fn process_of(inode: &InodeRef) -> Option<Pid> {
     let dir: &Dir<Entries> = inode.as_any().downcast_ref()?;
-    let subject = dir.source().subject;
+    let subject = &dir.source().subject;
     (!subject.thread).then_some(subject.tid)
 }
 
@@ -147,18 +150,19 @@ struct Entries {
 
 impl Entries {
     fn make(&self, entry: &'static Make) -> InodeRef {
-        let subject = self.subject;
-        let meta = |mode| owned(&self.fs, subject, mode);
+        let subject = self.subject.clone();
+        let meta = |mode| owned(&self.fs, &self.subject, mode);
         match entry {
-            T(mode, generate) => TextFile::new(meta(*mode), move || generate(subject)),
+            T(mode, generate) => TextFile::new(meta(*mode), move || generate(&subject)),
             W(generate, accept) => {
-                TextFile::writable(meta(0o644), move || generate(subject), move |text| accept(subject, text))
+                let other = subject.clone();
+                TextFile::writable(meta(0o644), move || generate(&subject), move |text| accept(&other, text))
             }
             L(target) => Link::new(meta(0o777), move || {
                 may_inspect(&*subject.task()?)?;
-                target(subject)
+                target(&subject)
             }),
-            D(make) | F(make) => make(&self.fs, subject),
+            D(make) | F(make) => make(&self.fs, &subject),
         }
     }
 
@@ -200,26 +204,28 @@ struct Threads {
 
 impl DirSource for Threads {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
-        let tid = super::parse_id(name).ok_or(Errno::ENOENT)?;
+        let ns = &self.subject.ns;
+        let tid = super::parse_id(name).and_then(|number| ns.find(number)).ok_or(Errno::ENOENT)?;
         let own = self.subject.process()?.pid();
         let belongs = ids::find_task(tid).is_some_and(|task| task.process().pid() == own);
         if !belongs && tid != own {
             return Err(Errno::ENOENT);
         }
-        make(&self.fs, Subject { tid, thread: true })
+        make(&self.fs, Subject { tid, thread: true, ns: ns.clone() })
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
         let pid = self.subject.process()?.pid();
-        let mut tids: Vec<i32> = {
+        let mut tids: Vec<(i32, Pid)> = {
             let table = ids::table();
             let node = table.node(pid).map_err(|_| Errno::ENOENT)?;
-            node.threads.iter().map(|thread| thread.tid().0).collect()
+            let shown = node.threads.iter().map(|thread| (self.subject.ns.number_of(thread.tid()), thread.tid()));
+            shown.filter(|(number, _)| *number != 0).collect()
         };
         tids.sort_unstable();
-        for tid in tids {
-            let at = tid as u64;
-            if at >= from && !emit(at, format!("{tid}").as_bytes(), ino(Pid(tid)), Kind::Directory) {
+        for (number, tid) in tids {
+            let at = number as u64;
+            if at >= from && !emit(at, format!("{number}").as_bytes(), ino(tid), Kind::Directory) {
                 break;
             }
         }
@@ -228,7 +234,7 @@ impl DirSource for Threads {
 }
 
 /// Bytes `range` of the subject's memory, as much of it as is mapped.
-fn memory(subject: Subject, range: core::ops::Range<u64>) -> Result<Vec<u8>> {
+fn memory(subject: &Subject, range: core::ops::Range<u64>) -> Result<Vec<u8>> {
     let Some(space) = subject.task().ok().and_then(|task| task.space()) else { return Ok(Vec::new()) };
     let len = range.end.saturating_sub(range.start).min(STRINGS_MAX) as usize;
     let mut bytes = Vec::new();
@@ -240,7 +246,7 @@ fn memory(subject: Subject, range: core::ops::Range<u64>) -> Result<Vec<u8>> {
 }
 
 /// What it read and wrote; nothing goes to a device.
-fn io(subject: Subject) -> Result<Vec<u8>> {
+fn io(subject: &Subject) -> Result<Vec<u8>> {
     let process = subject.process()?;
     if let Ok(task) = subject.task() {
         may_inspect(&task)?;
@@ -255,7 +261,7 @@ fn io(subject: Subject) -> Result<Vec<u8>> {
 }
 
 /// The arguments; a program that overwrote the NUL behind them (setproctitle) shows what is there up to the next one.
-fn cmdline(subject: Subject) -> Result<Vec<u8>> {
+fn cmdline(subject: &Subject) -> Result<Vec<u8>> {
     let image = subject.process()?.image();
     let bytes = memory(subject, image.args.clone())?;
     if bytes.last().is_none_or(|last| *last == 0) {
@@ -268,18 +274,18 @@ fn cmdline(subject: Subject) -> Result<Vec<u8>> {
     Ok(all)
 }
 
-fn environ(subject: Subject) -> Result<Vec<u8>> {
+fn environ(subject: &Subject) -> Result<Vec<u8>> {
     may_inspect(&*subject.task()?)?;
     memory(subject, subject.process()?.image().env.clone())
 }
 
-fn comm(subject: Subject) -> Result<Vec<u8>> {
+fn comm(subject: &Subject) -> Result<Vec<u8>> {
     let mut name = status::comm_of(subject);
     name.push(b'\n');
     Ok(name)
 }
 
-fn set_comm(subject: Subject, text: &[u8]) -> Result<()> {
+fn set_comm(subject: &Subject, text: &[u8]) -> Result<()> {
     let task = subject.task()?;
     if task.process().pid() != task::current().process().pid() {
         return Err(Errno::EINVAL);
@@ -288,7 +294,7 @@ fn set_comm(subject: Subject, text: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn exe(subject: Subject) -> Result<Target> {
+fn exe(subject: &Subject) -> Result<Target> {
     let image = subject.process()?.image();
     if image.exe.is_empty() { Err(Errno::ENOENT) } else { Ok(Target::text(image.exe.clone())) }
 }
@@ -298,12 +304,12 @@ fn path_target(path: crate::fs::Path) -> Result<Target> {
     Ok(Target { text: path.display(&root), jump: Some(path) })
 }
 
-fn personality(subject: Subject) -> Result<Vec<u8>> {
+fn personality(subject: &Subject) -> Result<Vec<u8>> {
     let value = subject.process()?.personality.load(Relaxed);
     Ok(format!("{value:08x}\n").into_bytes())
 }
 
-fn timer_slack(subject: Subject) -> Result<Vec<u8>> {
+fn timer_slack(subject: &Subject) -> Result<Vec<u8>> {
     let value = subject.task()?.timer_slack_ns.load(Relaxed);
     Ok(format!("{value}\n").into_bytes())
 }
@@ -318,13 +324,13 @@ fn number(text: &[u8], min: i32, max: i32) -> Result<i32> {
 /// Ends of the scale of the old file `oom_adj`; those of the new one are -1000 and 1000.
 const OOM_ADJ: core::ops::RangeInclusive<i32> = -17..=15;
 
-fn oom_adj(subject: Subject) -> Result<Vec<u8>> {
+fn oom_adj(subject: &Subject) -> Result<Vec<u8>> {
     let value = subject.process()?.oom_score_adj.load(Relaxed);
     let value = if value == 1000 { *OOM_ADJ.end() } else { value * 17 / 1000 };
     Ok(format!("{value}\n").into_bytes())
 }
 
-fn set_oom_adj(subject: Subject, text: &[u8]) -> Result<()> {
+fn set_oom_adj(subject: &Subject, text: &[u8]) -> Result<()> {
     let value = number(text, *OOM_ADJ.start(), *OOM_ADJ.end())?;
     let value = if value == *OOM_ADJ.end() { 1000 } else { value * 1000 / 17 };
     let process = subject.process()?;
@@ -332,11 +338,11 @@ fn set_oom_adj(subject: Subject, text: &[u8]) -> Result<()> {
     adjust_oom(&process, value, now)
 }
 
-fn oom_score_adj(subject: Subject) -> Result<Vec<u8>> {
+fn oom_score_adj(subject: &Subject) -> Result<Vec<u8>> {
     Ok(format!("{}\n", subject.process()?.oom_score_adj.load(Relaxed)).into_bytes())
 }
 
-fn set_oom_score_adj(subject: Subject, text: &[u8]) -> Result<()> {
+fn set_oom_score_adj(subject: &Subject, text: &[u8]) -> Result<()> {
     let value = number(text, -1000, 1000)?;
     let process = subject.process()?;
     let least = process.oom_score_adj_min.load(Relaxed);
@@ -357,9 +363,10 @@ fn adjust_oom(process: &Process, value: i32, least: i32) -> Result<()> {
 }
 
 /// `/proc/PID/net`: the process's network namespace.
-fn net(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
+fn net(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     let mut dir = crate::fs::pseudo::StaticDir::new();
     for (name, make) in crate::net::procfs::FILES {
+        let subject = subject.clone();
         let generate = move || Ok(make(&crate::net::namespace::of(&*subject.task()?)).into_bytes());
         dir = dir.add(name, TextFile::new(Meta::new(fs, 0o444), generate));
     }

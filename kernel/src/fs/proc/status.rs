@@ -3,6 +3,7 @@
 use super::process::Subject;
 use super::system::TICK_NS;
 use crate::sched;
+use crate::syscall::Pid;
 use crate::task::{Image, Limits, Task, Usage, WaitStatus, ids};
 use crate::{Result, vm};
 use alloc::format;
@@ -19,26 +20,28 @@ const PAGE: u64 = 4096;
 
 /// A process in the tree at one instant.
 struct Place {
-    pid: i32,
+    pid: Pid,
+    /// As the reader's file system shows it.
     parent: i32,
-    group: i32,
-    session: i32,
+    group: Pid,
+    session: Pid,
     threads: usize,
     zombie: Option<WaitStatus>,
     /// Device number and foreground group of the controlling terminal.
     tty: (u32, i32),
 }
 
-fn place(subject: Subject) -> Result<Place> {
+fn place(subject: &Subject) -> Result<Place> {
     let pid = subject.process()?.pid();
+    let sees = |id| subject.ns.number_of(id);
     let (mut place, session) = {
         let table = ids::table();
         let node = table.node(pid)?;
         let place = Place {
-            pid: pid.0,
-            parent: node.parent.0,
-            group: node.pgrp.id.0,
-            session: node.pgrp.session.id.0,
+            pid,
+            parent: sees(node.parent),
+            group: node.pgrp.id,
+            session: node.pgrp.session.id,
             threads: node.threads.len(),
             zombie: node.zombie,
             tty: (0, -1),
@@ -47,7 +50,7 @@ fn place(subject: Subject) -> Result<Place> {
     };
     if let Some(tty) = session.tty() {
         let (major, minor) = tty.rdev;
-        place.tty = (major << 8 | minor, tty.foreground().map_or(-1, |group| group.0));
+        place.tty = (major << 8 | minor, tty.foreground().map_or(-1, sees));
     }
     Ok(place)
 }
@@ -71,7 +74,7 @@ fn state(task: Option<&Arc<Task>>) -> (char, &'static str) {
 }
 
 /// The name without its padding.
-pub fn comm_of(subject: Subject) -> Vec<u8> {
+pub fn comm_of(subject: &Subject) -> Vec<u8> {
     match subject.task() {
         Ok(task) => task.comm().iter().copied().take_while(|byte| *byte != 0).collect(),
         Err(_) => {
@@ -84,7 +87,7 @@ pub fn comm_of(subject: Subject) -> Vec<u8> {
 }
 
 /// Own and children's usage: of the thread below `task`, of the whole process else.
-fn usage(subject: Subject, task: Option<&Arc<Task>>) -> (Usage, Usage) {
+fn usage(subject: &Subject, task: Option<&Arc<Task>>) -> (Usage, Usage) {
     if subject.thread {
         return (task.map(|task| task.sched.usage()).unwrap_or_default(), Usage::default());
     }
@@ -117,7 +120,7 @@ fn scheduling(class: Class, batch: bool) -> (i64, i64, u32, u32) {
 }
 
 /// `/proc/PID/stat`.
-pub fn stat(subject: Subject) -> Result<String> {
+pub fn stat(subject: &Subject) -> Result<String> {
     let place = place(subject)?;
     let process = subject.process()?;
     let task = subject.task().ok();
@@ -134,11 +137,17 @@ pub fn stat(subject: Subject) -> Result<String> {
     let start = process.start_ns.saturating_sub(crate::boot::started_ns()) / TICK_NS;
     let ticks = |ns: u64| ns / TICK_NS;
     let mut out = String::new();
-    let _ = write!(out, "{} ({}) {} ", subject.tid, String::from_utf8_lossy(&name), state(task.as_ref()).0);
+    let _ = write!(
+        out,
+        "{} ({}) {} ",
+        subject.ns.number_of(subject.tid),
+        String::from_utf8_lossy(&name),
+        state(task.as_ref()).0
+    );
     let head: [i64; 6] = [
         i64::from(place.parent),
-        i64::from(place.group),
-        i64::from(place.session),
+        i64::from(subject.ns.number_of(place.group)),
+        i64::from(subject.ns.number_of(place.session)),
         i64::from(place.tty.0),
         i64::from(place.tty.1),
         // PF_RANDOMIZE, which is all that Linux shows of a plain process.
@@ -170,7 +179,7 @@ fn push<T: core::fmt::Display>(out: &mut String, values: &[T]) {
 }
 
 /// `/proc/PID/statm`: sizes in pages.
-pub fn statm(subject: Subject) -> Result<String> {
+pub fn statm(subject: &Subject) -> Result<String> {
     let space = subject.task().ok().and_then(|task| task.space());
     subject.process()?;
     let sizes = space.map(|space| space.usage()).unwrap_or_default();
@@ -186,7 +195,7 @@ pub fn statm(subject: Subject) -> Result<String> {
 }
 
 /// `/proc/PID/status`.
-pub fn status(subject: Subject) -> Result<String> {
+pub fn status(subject: &Subject) -> Result<String> {
     let place = place(subject)?;
     let task = subject.task().ok();
     let mut out = String::new();
@@ -202,15 +211,16 @@ pub fn status(subject: Subject) -> Result<String> {
     Ok(out)
 }
 
-fn identity(out: &mut String, subject: Subject, place: &Place, task: Option<&Arc<Task>>) -> core::fmt::Result {
+fn identity(out: &mut String, subject: &Subject, place: &Place, task: Option<&Arc<Task>>) -> core::fmt::Result {
     let (letter, word) = state(task);
     writeln!(out, "Name:\t{}", String::from_utf8_lossy(&comm_of(subject)))?;
     if let Some(fs) = task.and_then(|task| task.fs().ok()) {
         writeln!(out, "Umask:\t{:04o}", fs.umask())?;
     }
     writeln!(out, "State:\t{letter} ({word})")?;
-    let tracer = task.and_then(|task| task.trace.tracer()).map_or(0, |tracer| tracer.pid().0);
-    writeln!(out, "Tgid:\t{}\nNgid:\t0\nPid:\t{}\nPPid:\t{}", place.pid, subject.tid, place.parent)?;
+    let tracer = task.and_then(|task| task.trace.tracer()).map_or(0, |tracer| subject.ns.number_of(tracer.pid()));
+    let [pid, tid] = [place.pid, subject.tid].map(|id| subject.ns.number_of(id));
+    writeln!(out, "Tgid:\t{pid}\nNgid:\t0\nPid:\t{tid}\nPPid:\t{}", place.parent)?;
     writeln!(out, "TracerPid:\t{tracer}")?;
     let cred = task.map(|task| task.cred());
     if let Some(cred) = &cred {
@@ -225,8 +235,23 @@ fn identity(out: &mut String, subject: Subject, place: &Place, task: Option<&Arc
     for group in cred.iter().flat_map(|cred| cred.groups.iter()) {
         write!(out, "{group} ")?;
     }
-    let (tid, group, session) = (subject.tid, place.group, place.session);
-    writeln!(out, "\nNStgid:\t{}\nNSpid:\t{tid}\nNSpgid:\t{group}\nNSsid:\t{session}\nKthread:\t0", place.pid)
+    out.push('\n');
+    let titles = ["NStgid", "NSpid", "NSpgid", "NSsid"];
+    for (title, id) in titles.into_iter().zip([place.pid, subject.tid, place.group, place.session]) {
+        writeln!(out, "{title}:{}", numbers(subject, id))?;
+    }
+    writeln!(out, "Kthread:\t0")
+}
+
+/// The numbers of `id` from the reader's PID namespace to that of the subject.
+fn numbers(subject: &Subject, id: Pid) -> String {
+    let mut out = String::new();
+    let Ok(process) = subject.process() else { return out };
+    let inside: Vec<_> = process.pid_ns().lineage().filter(|ns| ns.is_within(&subject.ns)).collect();
+    for ns in inside.iter().rev() {
+        let _ = write!(out, "\t{}", ns.number_of(id));
+    }
+    out
 }
 
 fn memory(out: &mut String, sizes: &vm::Usage) -> core::fmt::Result {
@@ -255,7 +280,7 @@ fn memory(out: &mut String, sizes: &vm::Usage) -> core::fmt::Result {
     Ok(())
 }
 
-fn signals(out: &mut String, subject: Subject, task: Option<&Arc<Task>>) -> Result<()> {
+fn signals(out: &mut String, subject: &Subject, task: Option<&Arc<Task>>) -> Result<()> {
     let process = subject.process()?;
     let (shared, ignored, caught) = process.signal.sets();
     let (own, blocked) = task.map_or((0, 0), |task| (task.signal.pending_set(), task.signal.mask()));

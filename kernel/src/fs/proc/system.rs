@@ -7,6 +7,7 @@ use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::sched;
 use crate::stats;
 use crate::syscall::system;
+use crate::task;
 use crate::task::{Usage, ids};
 use alloc::format;
 use alloc::string::String;
@@ -229,7 +230,9 @@ pub fn load() -> [u64; 3] {
 fn loadavg() -> String {
     let averages = load().map(|value| format!("{}.{:02}", value / ONE, value % ONE * 100 / ONE));
     let (running, all) = counts();
-    format!("{} {running}/{all} {}\n", averages.join(" "), ids::table().last_id().0)
+    let ns = task::current().process().pid_ns().clone();
+    let last = if ns.level() == 0 { ids::table().last_id().0 } else { ns.last() };
+    format!("{} {running}/{all} {}\n", averages.join(" "), last)
 }
 
 fn stat() -> String {

@@ -2,24 +2,28 @@
 
 use super::may_inspect;
 use super::process::{Subject, owned};
-use crate::Result;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Link, PseudoFs, StaticDir, Target};
 use crate::task;
 use crate::task::ns::user::{self, Which};
 use crate::task::ns::{KINDS, file};
+use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
 /// The directory of namespaces: links that lead to what they name.
-pub fn namespaces(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
+pub fn namespaces(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     let mut dir = StaticDir::new();
     for (name, of) in KINDS {
+        let about = subject.clone();
         let target = move || {
-            let task = subject.task()?;
+            let task = about.task()?;
             may_inspect(&task)?;
             let ns = of(&task);
+            if !ns.is_ready() {
+                return Err(Errno::ENOENT);
+            }
             Ok(Target { text: file::name(&ns).into_bytes(), jump: Some(file::path_of(ns)?) })
         };
         dir = dir.add(name, Link::new(owned(fs, subject, 0o777), target));
@@ -28,7 +32,7 @@ pub fn namespaces(fs: &Arc<PseudoFs>, subject: Subject) -> InodeRef {
 }
 
 /// A map of the subject's user namespace.
-pub fn map(subject: Subject, which: Which) -> Result<Vec<u8>> {
+pub fn map(subject: &Subject, which: Which) -> Result<Vec<u8>> {
     let (ns, viewer) = (subject.task()?.cred().user_ns.clone(), task::current().cred().user_ns.clone());
     // One's own map is shown with the ids of the parent.
     let outside = if ns == viewer { ns.parent().unwrap_or(viewer) } else { viewer };
@@ -36,17 +40,17 @@ pub fn map(subject: Subject, which: Which) -> Result<Vec<u8>> {
 }
 
 /// Sets it.
-pub fn set_map(subject: Subject, which: Which, text: &[u8]) -> Result<()> {
+pub fn set_map(subject: &Subject, which: Which, text: &[u8]) -> Result<()> {
     user::write_map(&task::current(), &*subject.task()?, which, text)
 }
 
 /// Whether setgroups(2) may be used.
-pub fn setgroups(subject: Subject) -> Result<Vec<u8>> {
+pub fn setgroups(subject: &Subject) -> Result<Vec<u8>> {
     let denied = subject.task()?.cred().user_ns.deny_groups.load(Relaxed);
     Ok(if denied { b"deny\n".to_vec() } else { b"allow\n".to_vec() })
 }
 
 /// Denies it.
-pub fn set_setgroups(subject: Subject, text: &[u8]) -> Result<()> {
+pub fn set_setgroups(subject: &Subject, text: &[u8]) -> Result<()> {
     user::write_setgroups(&task::current(), &*subject.task()?, text)
 }

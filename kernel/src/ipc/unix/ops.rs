@@ -6,6 +6,8 @@ use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, OnExec, OpenFlags, Pol
 use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
+use crate::syscall::Pid;
+use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::task::{Task, cap, ids, pidfd};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -130,7 +132,7 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
         }
         let bytes: &[u8; 12] = message.bytes.first_chunk().ok_or(Errno::EINVAL)?;
         let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| bytes[at + i]));
-        let (pid, uid, gid) = (word(0) as i32, word(4), word(8));
+        let (pid, uid, gid) = (of_caller(word(0) as i32).0, word(4), word(8));
         let cred = task.cred();
         let pid_ok = pid == own.pid || cred.capable_here(cap::SYS_ADMIN);
         let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable_here(cap::SETUID);
@@ -138,7 +140,7 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
         if !(pid_ok && uid_ok && gid_ok) {
             return Err(Errno::EPERM);
         }
-        if pid != own.pid && ids::find_process(crate::syscall::Pid(pid)).is_none() {
+        if pid != own.pid && ids::find_process(Pid(pid)).is_none() {
             return Err(Errno::ESRCH);
         }
         return Ok(Sender { pid, uid, gid });
@@ -148,7 +150,7 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
 
 /// Gives the caller a descriptor of process `pid`.
 fn open_pidfd(task: &Task, pid: i32) -> Result<Vec<u8>> {
-    let process = ids::find_process(crate::syscall::Pid(pid)).ok_or(Errno::ESRCH)?;
+    let process = ids::find_process(Pid(pid)).ok_or(Errno::ESRCH)?;
     let file = pidfd::of_process(process, OpenFlags::empty());
     let fd = task.files()?.install(file, OnExec::Close, task.process().limit(RLIMIT_NOFILE))?;
     Ok(fd.0.to_le_bytes().to_vec())
@@ -230,7 +232,7 @@ impl AnySocket for Socket {
         let mut control = Vec::new();
         if self.passes_credentials() {
             let Sender { pid, uid, gid } = got.extras.sender;
-            let bytes = words(&[pid as u32, uid, gid]);
+            let bytes = words(&[caller_sees(Pid(pid)) as u32, uid, gid]);
             control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
         }
         if self.common.switches.get(so::PASSPIDFD)
@@ -253,8 +255,9 @@ impl AnySocket for Socket {
         }
         match name {
             so::PEERCRED => {
-                let (pid, uid, gid) =
-                    self.peer_cred().map_or((0, u32::MAX, u32::MAX), |who| (who.pid as u32, who.uid, who.gid));
+                let (pid, uid, gid) = self
+                    .peer_cred()
+                    .map_or((0, u32::MAX, u32::MAX), |who| (caller_sees(Pid(who.pid)) as u32, who.uid, who.gid));
                 Ok(words(&[pid, uid, gid]))
             }
             so::PEERPIDFD => open_pidfd(task, self.peer_cred().ok_or(Errno::ENODATA)?.pid),

@@ -1,12 +1,12 @@
 //! Namespaces as files: `/proc/PID/ns/*`, what setns(2) takes. Source: namespaces(7), ioctl_ns(2).
 
-use super::Ns;
+use super::{Ns, PidNs};
 use crate::fs::pseudo::PseudoFs;
 use crate::fs::{
     Attr, Dentry, File, FileOps, FileSystem, Inode, InodeRef, Kind, Mount, MountFlags, OpenContext, OpenFlags, Path,
 };
 use crate::syscall::Fd;
-use crate::task::Task;
+use crate::task::{self, Task};
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
@@ -22,6 +22,10 @@ const NS_GET_USERNS: u32 = 0xb701;
 const NS_GET_PARENT: u32 = 0xb702;
 const NS_GET_NSTYPE: u32 = 0xb703;
 const NS_GET_OWNER_UID: u32 = 0xb704;
+const NS_GET_PID_FROM_PIDNS: u32 = 0x8004_b706;
+const NS_GET_TGID_FROM_PIDNS: u32 = 0x8004_b707;
+const NS_GET_PID_IN_PIDNS: u32 = 0x8004_b708;
+const NS_GET_TGID_IN_PIDNS: u32 = 0x8004_b709;
 
 fn mount() -> &'static Arc<Mount> {
     static MOUNT: Once<Arc<Mount>> = Once::new();
@@ -78,19 +82,38 @@ impl FileOps for NsFile {
             NS_GET_USERNS => open(task, Ns::User(self.0.owner())),
             NS_GET_PARENT => match &self.0 {
                 Ns::User(user) => open(task, Ns::User(user.parent().ok_or(Errno::EPERM)?)),
-                Ns::Pid => Err(Errno::EPERM),
+                Ns::Pid(pid) => {
+                    let parent = pid.parent().filter(|parent| parent.is_within(task.process().pid_ns()));
+                    open(task, Ns::Pid(parent.ok_or(Errno::EPERM)?.clone()))
+                }
                 _ => Err(Errno::EINVAL),
             },
             NS_GET_OWNER_UID => match &self.0 {
                 Ns::User(user) => write_val(UserAddr(arg), &task.cred().show_uid(user.owner())).map(|()| 0),
                 _ => Err(Errno::EINVAL),
             },
+            NS_GET_PID_FROM_PIDNS | NS_GET_TGID_FROM_PIDNS | NS_GET_PID_IN_PIDNS | NS_GET_TGID_IN_PIDNS => {
+                let Ns::Pid(ns) = &self.0 else { return Err(Errno::EINVAL) };
+                translate(task, ns, cmd, arg as i32)
+            }
             _ => Err(Errno::ENOTTY),
         }
     }
 
     fn as_any(&self) -> &dyn Any {
         self
+    }
+}
+
+/// A thread's number in the caller's namespace from that in `ns`, or the other way round; of its process for the `TGID` requests.
+fn translate(task: &Arc<Task>, ns: &Arc<PidNs>, cmd: u32, number: i32) -> Result<u64> {
+    let own = task.process().pid_ns();
+    let (from, to) = if matches!(cmd, NS_GET_PID_FROM_PIDNS | NS_GET_TGID_FROM_PIDNS) { (ns, own) } else { (own, ns) };
+    let found = from.find(number).and_then(task::find_task).ok_or(Errno::ESRCH)?;
+    let of_process = matches!(cmd, NS_GET_TGID_FROM_PIDNS | NS_GET_TGID_IN_PIDNS);
+    match to.number_of(if of_process { found.process().pid() } else { found.tid() }) {
+        0 => Err(Errno::ESRCH),
+        number => Ok(number as u64),
     }
 }
 

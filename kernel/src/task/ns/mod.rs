@@ -6,6 +6,7 @@
 //! * [`unshare`], [`setns`]: the calls. clone(2) uses [`NsProxy::for_clone`].
 
 pub mod file;
+pub mod pid;
 pub mod user;
 pub mod uts;
 
@@ -17,6 +18,7 @@ use crate::ipc::sysv;
 use crate::net;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
+pub use pid::PidNs;
 use umbel_smp::lock::Once;
 pub use user::UserNs;
 pub use uts::Uts;
@@ -45,7 +47,8 @@ pub const MADE: CloneFlags = CloneFlags::NEWUTS
     .union(CloneFlags::NEWNET)
     .union(CloneFlags::NEWUSER)
     .union(CloneFlags::NEWNS)
-    .union(CloneFlags::NEWCGROUP);
+    .union(CloneFlags::NEWCGROUP)
+    .union(CloneFlags::NEWPID);
 
 /// A namespace that is nothing but an identity: there are no control groups to see.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ pub struct NsProxy {
     pub ipc: Owned<sysv::Namespace>,
     pub net: Owned<net::namespace::Namespace>,
     pub cgroup: Arc<Cgroup>,
+    /// Where its children get numbers; a process stays in the one that it was made in.
+    pub pid_for_children: Arc<PidNs>,
     /// Who owns the mounts that the task's `FsContext` shows.
     pub mounts_owner: Arc<UserNs>,
 }
@@ -88,6 +93,7 @@ impl NsProxy {
                 ipc: Owned { ns: sysv::first(), owner: owner.clone() },
                 net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
                 cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone() }),
+                pid_for_children: PidNs::first(),
                 mounts_owner: owner,
             })
         };
@@ -95,7 +101,7 @@ impl NsProxy {
     }
 
     /// A copy with new namespaces where `flags` ask for them, owned by `owner`.
-    fn with_new(&self, flags: CloneFlags, owner: &Arc<UserNs>) -> NsProxy {
+    fn with_new(&self, flags: CloneFlags, owner: &Arc<UserNs>) -> Result<NsProxy> {
         let mut new = self.clone();
         if flags.contains(CloneFlags::NEWUTS) {
             new.uts = self.uts.copy(owner);
@@ -112,7 +118,10 @@ impl NsProxy {
         if flags.contains(CloneFlags::NEWNS) {
             new.mounts_owner = owner.clone();
         }
-        new
+        if flags.contains(CloneFlags::NEWPID) {
+            new.pid_for_children = PidNs::new(&self.pid_for_children, owner)?;
+        }
+        Ok(new)
     }
 }
 
@@ -128,7 +137,7 @@ pub struct Fresh {
 ///
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN` (in the new user namespace, if one is asked for); `EINVAL` for kinds that are not there;
-/// `ENOSPC` for user namespaces nested too deeply.
+/// `ENOSPC` for user or PID namespaces nested too deeply.
 pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     let wanted = flags & ALL;
     if !MADE.contains(wanted) {
@@ -144,7 +153,11 @@ pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     if !acting.capable_here(cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    let ns = Arc::new(task.ns().with_new(others, &acting.user_ns));
+    let now = task.ns();
+    if others.contains(CloneFlags::NEWPID) && !Arc::ptr_eq(&now.pid_for_children, task.process().pid_ns()) {
+        return Err(Errno::EINVAL);
+    }
+    let ns = Arc::new(now.with_new(others, &acting.user_ns)?);
     let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?)?) } else { None };
     Ok(Fresh { cred, ns: Some(ns), fs })
 }
@@ -198,8 +211,8 @@ pub enum Ns {
     User(Arc<UserNs>),
     Cgroup(Arc<Cgroup>),
     Mounts(Owned<MountNamespace>),
-    /// The only ones of their kinds.
-    Pid,
+    Pid(Arc<PidNs>),
+    /// The only one of its kind.
     Time,
 }
 
@@ -212,8 +225,8 @@ pub const KINDS: &[(&str, NsOf)] = &[
     ("ipc", |task| Ns::Ipc(task.ns().ipc.clone())),
     ("mnt", mounts_of),
     ("net", |task| Ns::Net(task.ns().net.clone())),
-    ("pid", |_| Ns::Pid),
-    ("pid_for_children", |_| Ns::Pid),
+    ("pid", |task| Ns::Pid(task.process().pid_ns().clone())),
+    ("pid_for_children", |task| Ns::Pid(task.ns().pid_for_children.clone())),
     ("time", |_| Ns::Time),
     ("time_for_children", |_| Ns::Time),
     ("user", |task| Ns::User(task.cred().user_ns.clone())),
@@ -239,7 +252,7 @@ impl Ns {
             Ns::User(user) => user.id,
             Ns::Cgroup(cgroup) => cgroup.id,
             Ns::Mounts(mounts) => mounts.ns.id(),
-            Ns::Pid => first::PID,
+            Ns::Pid(pid) => pid.id,
             Ns::Time => first::TIME,
         }
     }
@@ -253,10 +266,15 @@ impl Ns {
             Ns::User(_) => ("user", CloneFlags::NEWUSER),
             Ns::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
             Ns::Mounts(_) => ("mnt", CloneFlags::NEWNS),
-            Ns::Pid => ("pid", CloneFlags::NEWPID),
+            Ns::Pid(_) => ("pid", CloneFlags::NEWPID),
             Ns::Time => return ("time", 0x80),
         };
         (name, flag.bits())
+    }
+
+    /// Whether anybody can be in it: not a PID namespace whose first process is still to come.
+    pub fn is_ready(&self) -> bool {
+        !matches!(self, Ns::Pid(pid) if pid.init().is_none())
     }
 
     /// The user namespace that owns it.
@@ -268,7 +286,8 @@ impl Ns {
             Ns::User(user) => user.parent().unwrap_or_else(|| user.clone()),
             Ns::Cgroup(cgroup) => cgroup.owner.clone(),
             Ns::Mounts(mounts) => mounts.owner.clone(),
-            Ns::Pid | Ns::Time => UserNs::first(),
+            Ns::Pid(pid) => pid.owner.clone(),
+            Ns::Time => UserNs::first(),
         }
     }
 }
@@ -295,7 +314,13 @@ pub fn setns(task: &Arc<Task>, ns: Ns) -> Result<()> {
             enter_mounts(task, &cred, &mounts)?;
             new.mounts_owner = mounts.owner;
         }
-        Ns::User(_) | Ns::Pid | Ns::Time => {}
+        Ns::Pid(pid) => {
+            if !pid.is_within(task.process().pid_ns()) {
+                return Err(Errno::EINVAL);
+            }
+            new.pid_for_children = pid;
+        }
+        Ns::User(_) | Ns::Time => {}
     }
     task.set_ns(Arc::new(new));
     Ok(())

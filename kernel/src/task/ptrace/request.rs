@@ -67,7 +67,10 @@ pub fn ptrace(task: &Arc<Task>, request: u32, pid: Pid, addr: u64, data: u64) ->
     match request {
         op::INTERRUPT => return interrupt(&target),
         op::KILL => {
-            signal::send_to_task(&target, SigInfo::kill(signal::SIGKILL, task.process().pid().0, task.cred().uid));
+            signal::send_to_task(
+                &target,
+                SigInfo::kill(signal::SIGKILL, target.process().sees(task.process().pid()), task.cred().uid),
+            );
             return Ok(());
         }
         _ => {}

@@ -2,6 +2,7 @@
 
 use super::{Event, Stop, flag};
 use crate::signal::{self, SIGKILL, SIGTRAP, SigInfo, code};
+use crate::syscall::Pid;
 use crate::task::clone::{CloneArgs, CloneFlags};
 use crate::task::{Process, Task, stop};
 use alloc::sync::Arc;
@@ -53,7 +54,7 @@ fn stand(task: &Arc<Task>, stop: Stop, cause: i32, until: Until) -> u32 {
 fn tell(tracer: &Arc<Process>, task: &Task, cause: i32, status: u32) {
     if !signal::ignores_child_stops(tracer) {
         let uid = task.cred().uid;
-        let info = SigInfo::child(signal::SIGCHLD, cause, task.tid().0, uid, status as i32, 0, 0);
+        let info = SigInfo::child(signal::SIGCHLD, cause, tracer.sees(task.tid()), uid, status as i32, 0, 0);
         signal::send_to_process(tracer, info);
     }
     tracer.child_events.wake_all();
@@ -67,7 +68,8 @@ fn trap_stop(task: &Arc<Task>, code: u32, message: u64, until: Until) -> u32 {
 }
 
 fn own_ids(task: &Task) -> u64 {
-    u64::from(task.tid().0 as u32) | u64::from(task.cred().uid) << 32
+    let tracer = task.trace.tracer().unwrap_or_else(|| task.process().clone());
+    u64::from(tracer.sees(task.tid()) as u32) | u64::from(task.cred().uid) << 32
 }
 
 fn event_stop(task: &Arc<Task>, event: Event, message: u64, until: Until) -> u32 {
@@ -87,6 +89,11 @@ pub fn event(task: &Arc<Task>, event: Event, message: u64) -> bool {
     wanted
 }
 
+/// The number that `id` has for the tracer of `task`: the message of an event.
+pub fn seen_by_tracer(task: &Task, id: Pid) -> u64 {
+    task.trace.tracer().map_or(0, |tracer| tracer.sees(id) as u64)
+}
+
 /// The event that a clone means, if the tracer asked for it.
 pub fn clone_event(task: &Task, args: &CloneArgs) -> Option<Event> {
     if args.flags.contains(CloneFlags::UNTRACED) {
@@ -103,12 +110,12 @@ pub fn clone_event(task: &Task, args: &CloneArgs) -> Option<Event> {
 }
 
 /// After execve(2): the event, or the signal of those who did not ask for it.
-pub fn exec(task: &Arc<Task>, old_tid: i32) {
-    if !task.trace.is_traced() || event(task, Event::Exec, old_tid as u64) {
+pub fn exec(task: &Arc<Task>, old_tid: u64) {
+    if !task.trace.is_traced() || event(task, Event::Exec, old_tid) {
         return;
     }
     if !task.trace.state.0.lock().seized {
-        signal::send_to_task(task, SigInfo::kill(SIGTRAP, task.process().pid().0, task.cred().uid));
+        signal::send_to_task(task, SigInfo::kill(SIGTRAP, task.process().sees(task.process().pid()), task.cred().uid));
     }
 }
 
@@ -175,7 +182,7 @@ pub fn delivery(task: &Arc<Task>, regs: &mut Regs, info: SigInfo) -> Option<SigI
                 .trace
                 .tracer()
                 .filter(|_| traced(task))
-                .map_or((0, 0), |tracer| (tracer.pid().0, tracer.uid.load(Relaxed)));
+                .map_or((0, 0), |tracer| (task.process().sees(tracer.pid()), tracer.uid.load(Relaxed)));
             Some(SigInfo::kill(other, pid, uid))
         }
     }

@@ -266,7 +266,11 @@ pub fn add_filter(task: &Arc<Task>, flags: u32, addr: UserAddr) -> Result<u64> {
     }
     let threads = ids::table().node(task.process().pid())?.threads.clone();
     if let Some(other) = threads.iter().find(|other| !may_follow(task, other, previous.as_ref())) {
-        return if flags & flag::TSYNC_ESRCH != 0 { Err(Errno::ESRCH) } else { Ok(other.tid().0 as u64) };
+        return if flags & flag::TSYNC_ESRCH != 0 {
+            Err(Errno::ESRCH)
+        } else {
+            Ok(task.process().sees(other.tid()) as u64)
+        };
     }
     for other in &threads {
         give(other, filter.clone());
