@@ -152,6 +152,18 @@ static int lock(int fd, int command, short kind, off_t start, off_t length) {
     return command == F_GETLK || command == F_OFD_GETLK ? (result ? -1 : l.l_type) : result;
 }
 
+/* Whichever descriptor of a file is closed, the process's locks on it go; those of a description stay. */
+static void locks_end_with_a_close(int fd) {
+    int probe = open("k", O_RDWR), extra = -1;
+    CHECK(lock(fd, F_SETLK, F_WRLCK, 0, 10) == 0 && lock(fd, F_OFD_SETLK, F_WRLCK, 20, 10) == 0);
+    CHECK(lock(probe, F_OFD_GETLK, F_WRLCK, 0, 10) == F_WRLCK);
+    CHECK(close(open("k", O_RDONLY)) == 0 && lock(probe, F_OFD_GETLK, F_WRLCK, 0, 10) == F_UNLCK);
+    CHECK(lock(fd, F_SETLK, F_WRLCK, 0, 10) == 0 && (extra = open("k", O_RDONLY)) >= 0 && dup2(0, extra) == extra);
+    CHECK(lock(probe, F_OFD_GETLK, F_WRLCK, 0, 10) == F_UNLCK);
+    CHECK(lock(probe, F_OFD_GETLK, F_WRLCK, 20, 10) == F_WRLCK && lock(fd, F_OFD_SETLK, F_UNLCK, 0, 0) == 0);
+    close(extra), close(probe);
+}
+
 static void locks(void) {
     int fd = open("k", O_RDWR | O_CREAT, 0600), other = open("k", O_RDWR), status;
     CHECK(lock(fd, F_SETLK, F_WRLCK, 0, 10) == 0 && lock(other, F_GETLK, F_WRLCK, 0, 10) == F_UNLCK);
@@ -186,6 +198,7 @@ static void locks(void) {
     usleep(50000);
     CHECK_ERRNO(lock(fd, F_SETLKW, F_WRLCK, 20, 10), EDEADLK);
     CHECK(lock(fd, F_SETLK, F_UNLCK, 0, 0) == 0 && waitpid(child, &status, 0) == child && status == 0);
+    locks_end_with_a_close(fd);
     other = open("k", O_RDWR);
     CHECK(flock(fd, LOCK_SH) == 0 && flock(other, LOCK_SH | LOCK_NB) == 0);
     CHECK_ERRNO(flock(other, LOCK_EX | LOCK_NB), EWOULDBLOCK);
