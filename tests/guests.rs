@@ -35,6 +35,11 @@ fn seals() {
 }
 
 #[test]
+fn resident() {
+    same_as_host("resident");
+}
+
+#[test]
 fn files() {
     same_as_host("files");
 }

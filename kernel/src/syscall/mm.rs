@@ -22,7 +22,7 @@ rows! {
     nr::__NR_brk, brk(to: UserAddr) => brk, Full;
     nr::__NR_madvise, madvise(addr: UserAddr, len: u64, advice: u32) => madvise, Partial("no hwpoison, no MADV_REMOVE; caching advice has no effect");
     nr::__NR_msync, msync(addr: UserAddr, len: u64, flags: u32) => msync, Full;
-    nr::__NR_mincore, mincore(addr: UserAddr, len: u64, vec: UserAddr) => mincore, Partial("pages of files count as resident");
+    nr::__NR_mincore, mincore(addr: UserAddr, len: u64, vec: UserAddr) => mincore, Partial("all pages of the host's files count as resident");
     nr::__NR_mlock, mlock(addr: UserAddr, len: u64) => mlock, Full;
     nr::__NR_mlock2, mlock2(addr: UserAddr, len: u64, flags: u32) => mlock2, Full;
     nr::__NR_munlock, munlock(addr: UserAddr, len: u64) => munlock, Full;

@@ -447,7 +447,7 @@ fn own_usage(task: &Task) -> Usage {
         usage.add(&thread.sched.usage());
     }
     if let Some(space) = task.space() {
-        usage.max_rss_kib = usage.max_rss_kib.max(space.usage().peak / 1024);
+        usage.max_rss_kib = usage.max_rss_kib.max(space.peak() / 1024);
     }
     usage
 }

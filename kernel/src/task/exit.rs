@@ -113,7 +113,7 @@ pub(super) fn release_memory_for_exec(task: &Arc<Task>) {
     if clear != 0 && user::write_val(UserAddr(clear), &0_u32).is_ok() {
         futex::wake_address(task, UserAddr(clear), 1);
     }
-    let peak = space.usage().peak / 1024;
+    let peak = space.peak() / 1024;
     {
         let mut times = task.process().times.lock();
         times.own.max_rss_kib = times.own.max_rss_kib.max(peak);

@@ -106,22 +106,6 @@ impl Space {
         self.inner.lock().vmas.iter().any(writer)
     }
 
-    /// One byte a page: 1 = in memory. Source: mincore(2).
-    pub fn resident(&self, addr: UserAddr, len: u64) -> Result<Vec<u8>> {
-        let range = checked(addr, len)?;
-        let inner = self.inner.lock();
-        if !inner.vmas.covers(&range) {
-            return Err(Errno::ENOMEM);
-        }
-        let mut pages = Vec::new();
-        pages.try_reserve_exact(((range.end - range.start) / PAGE) as usize).map_err(|_| Errno::ENOMEM)?;
-        for vma in inner.vmas.within(&range) {
-            let of_file = matches!(vma.backing, Backing::File { .. });
-            pages.extend(vma.pages().map(|vpn| u8::from(of_file || inner.table.get(vpn).is_present())));
-        }
-        Ok(pages)
-    }
-
     /// Checks a range for msync(2): our objects need no writing back.
     pub fn sync(&self, addr: UserAddr, len: u64) -> Result<()> {
         let range = checked(addr, len)?;
@@ -169,7 +153,7 @@ impl Space {
 }
 
 /// The range, rounded to pages; empty ranges are fine and do nothing.
-fn checked(addr: UserAddr, len: u64) -> Result<Range<u64>> {
+pub(super) fn checked(addr: UserAddr, len: u64) -> Result<Range<u64>> {
     if len == 0 && addr.is_page_aligned() {
         return Ok(addr.0..addr.0);
     }

@@ -95,13 +95,14 @@ impl Space {
     pub fn populate(&self, start: u64, end: u64) {
         let mut at = start;
         while at < end {
-            let inner = self.inner.lock();
+            let mut inner = self.inner.lock();
             let Some(vma) = inner.vmas.find_from(at) else {
                 return;
             };
             let (from, to) = (at.max(vma.start), end.min(vma.end));
             let access = if vma.prot.contains(Prot::WRITE) && vma.is_private() { Access::Write } else { Access::Read };
-            let absent = inner.table.iter(from / PAGE..from / PAGE + 1).next().is_none();
+            let absent = !inner.table.get(from / PAGE).is_present();
+            inner.table.update(from / PAGE..from / PAGE + 1, |_, pte| *pte = pte.touched());
             drop(inner);
             if from >= end {
                 return;
@@ -136,6 +137,7 @@ impl Space {
     ) -> FaultResult<()> {
         let pte = inner.table.get(vpn);
         if pte.is_present() {
+            inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
             if write && !pte.is_writable() {
                 return self.unshare(inner, vma, vpn, map);
             }
@@ -160,7 +162,7 @@ impl Space {
                 release(inner.table.set(vpn, Pte::shared(frame.into_raw())));
             }
             PageSource::Frame(frame) if !write => {
-                release(inner.table.set(vpn, Pte::private(frame.into_raw(), false)));
+                release(inner.table.set(vpn, Pte::of_object(frame.into_raw())));
             }
             PageSource::Frame(frame) => {
                 let copy = FrameRef::alloc()?;
@@ -329,7 +331,9 @@ pub(super) fn allocate_range(
             Err(errno) => return Err(errno.into()),
         };
         inner.table.fill(at, run.first, run.count);
-        at += u64::from(run.count);
+        let pages = at..at + u64::from(run.count);
+        inner.table.update(pages.clone(), |page, pte| *pte = if page == vpn { *pte } else { pte.ahead() });
+        at = pages.end;
     }
     Ok(())
 }
@@ -403,7 +407,7 @@ fn contiguous(inner: &Inner, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -
 
 /// Maps the run of present pages around `vpn` in the current slot.
 fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultResult<()> {
-    let near = around(vma, vpn, MAP_AROUND);
+    let near = around(vma, vpn, if inner.watched { 1 } else { MAP_AROUND });
     let window = window.start.max(near.start)..window.end.min(near.end);
     let pte = inner.table.get(vpn);
     let run = contiguous(inner, vpn, &window, |other| other.is_writable() == pte.is_writable());

@@ -33,6 +33,11 @@ impl MappingSet {
         spaces.push(space.clone());
     }
 
+    /// Spaces that have, or had, an area.
+    pub fn count(&self) -> usize {
+        self.spaces.lock().iter().filter(|space| space.strong_count() > 0).count()
+    }
+
     /// Whether an area of the object (at `object`, by address) is shared, and writable or may become so. Sleeps.
     pub fn has_writer(&self, object: *const ()) -> bool {
         let spaces: Vec<Arc<Space>> = self.spaces.lock().iter().filter_map(Weak::upgrade).collect();

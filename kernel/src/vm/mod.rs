@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -11,6 +11,7 @@
 //!
 //! Locks: `Rank::Space` (sleeping), then what [`Mappable::page`] takes (`Rank::Pages` and below).
 
+pub mod account;
 pub mod advise;
 pub mod fault;
 pub mod fork;
@@ -31,6 +32,7 @@ mod word;
 #[cfg(test)]
 mod tests;
 
+pub use account::{PageState, Resident};
 pub use fault::{Access, Fault};
 pub use map::MapRequest;
 pub use mapping_set::MappingSet;

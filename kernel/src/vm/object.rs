@@ -45,6 +45,11 @@ pub trait Mappable: Send + Sync {
     /// Length in bytes, now.
     fn size(&self) -> u64;
 
+    /// Whether page `index` is in memory, for mincore(2).
+    fn is_resident(&self, index: u64) -> bool {
+        index < self.size().div_ceil(umbel_mm::PAGE)
+    }
+
     /// The spaces that map the object, for objects whose pages can go away (truncation).
     fn mappings(&self) -> Option<&MappingSet> {
         None
@@ -68,10 +73,17 @@ pub trait Mappable: Send + Sync {
     }
 }
 
+/// A page, and whether it was asked for or allocated along with another.
+#[derive(Debug)]
+struct SharedPage {
+    frame: FrameRef,
+    touched: bool,
+}
+
 /// Memory shared between processes through fork: `MAP_SHARED | MAP_ANONYMOUS`.
 #[derive(Debug)]
 pub struct SharedMemory {
-    pages: SpinLock<BTreeMap<u64, FrameRef>>,
+    pages: SpinLock<BTreeMap<u64, SharedPage>>,
     size: u64,
 }
 
@@ -83,7 +95,7 @@ impl SharedMemory {
 
     /// Pages that have been touched.
     pub fn resident(&self) -> u64 {
-        self.pages.lock().len() as u64
+        self.pages.lock().values().filter(|page| page.touched).count() as u64
     }
 }
 
@@ -96,8 +108,9 @@ impl Mappable for SharedMemory {
         if index >= limit {
             return Err(Errno::EFAULT);
         }
-        if let Some(frame) = self.pages.lock().get(&index) {
-            return Ok(PageSource::Frame(frame.clone()));
+        if let Some(page) = self.pages.lock().get_mut(&index) {
+            page.touched = true;
+            return Ok(PageSource::Frame(page.frame.clone()));
         }
         let start = index / AROUND * AROUND;
         let run = frame::FrameRef::alloc_run((limit - start).min(AROUND) as u32)?;
@@ -105,9 +118,15 @@ impl Mappable for SharedMemory {
         // A short run starts at the page itself; pages that came meanwhile win.
         let start = if run.len() as u64 > index - start { start } else { index };
         for (at, frame) in (start..limit).zip(run) {
-            pages.entry(at).or_insert(frame);
+            pages.entry(at).or_insert(SharedPage { frame, touched: false });
         }
-        pages.get(&index).cloned().map(PageSource::Frame).ok_or(Errno::ENOMEM)
+        let page = pages.get_mut(&index).ok_or(Errno::ENOMEM)?;
+        page.touched = true;
+        Ok(PageSource::Frame(page.frame.clone()))
+    }
+
+    fn is_resident(&self, index: u64) -> bool {
+        self.pages.lock().get(&index).is_some_and(|page| page.touched)
     }
 
     fn size(&self) -> u64 {

@@ -41,7 +41,7 @@ impl Space {
             return Err(Errno::EFAULT);
         }
         let vpn = addr.0 / PAGE;
-        let old = inner.table.set(vpn, Pte::private(page.into_raw(), false));
+        let old = inner.table.set(vpn, Pte::of_object(page.into_raw()));
         self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
         view::shootdown(&self.log);
         if old.is_present() {

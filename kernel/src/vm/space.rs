@@ -1,5 +1,6 @@
 //! One guest address space: its state, its lock, its end.
 
+use super::account;
 use super::table::{Detached, PageTable, Pte};
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
 use super::warm::Family;
@@ -68,22 +69,38 @@ pub struct VmaInfo {
     /// Offset in the file.
     pub offset: u64,
     pub file: Option<Arc<dyn MappedFile>>,
-    /// Bytes present in RAM.
-    pub resident: u64,
+}
+
+impl VmaInfo {
+    pub(super) fn of(vma: &Vma) -> VmaInfo {
+        let (offset, file) = match &vma.backing {
+            Backing::Anonymous => (0, None),
+            Backing::File { offset, file, .. } => (*offset, file.clone()),
+        };
+        VmaInfo { start: vma.start, end: vma.end, prot: vma.prot, flags: vma.flags, offset, file }
+    }
 }
 
 /// Sizes, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
     pub size: u64,
+    /// Most that `size` was.
+    pub size_peak: u64,
     pub resident: u64,
     /// Most that `resident` was.
     pub peak: u64,
+    /// Of `resident`: pages of objects in RAM, mapped shared.
     pub shared: u64,
+    /// Of `resident`: pages of files that the process has not written to.
+    pub file: u64,
+    /// Executable areas.
     pub code: u64,
     pub data: u64,
     pub stack: u64,
     pub locked: u64,
+    /// The page table itself.
+    pub table: u64,
 }
 
 /// A guest address space.
@@ -119,6 +136,8 @@ pub(super) struct Inner {
     /// Page behind the last anonymous run, and that run's size: a fault there doubles it.
     pub next_run: (u64, u64),
     pub peak: u64,
+    /// Faults say which pages were touched, one by one (`clear_refs`).
+    pub watched: bool,
     /// Faults that may still be noted, if the space was made by fork.
     pub notes_left: Option<u32>,
     /// Since the last exec.
@@ -275,13 +294,7 @@ impl Space {
     pub fn for_each_vma(&self, mut visit: impl FnMut(&VmaInfo)) {
         let inner = self.inner.lock();
         for vma in inner.vmas.iter() {
-            let (offset, file) = match &vma.backing {
-                Backing::Anonymous => (0, None),
-                Backing::File { offset, file, .. } => (*offset, file.clone()),
-            };
-            let resident = inner.table.iter(vma.pages()).count() as u64 * PAGE;
-            let (start, end, prot, flags) = (vma.start, vma.end, vma.prot, vma.flags);
-            visit(&VmaInfo { start, end, prot, flags, offset, file, resident });
+            visit(&VmaInfo::of(vma));
         }
     }
 
@@ -290,12 +303,26 @@ impl Space {
         let mut inner = self.inner.lock();
         let resident = inner.resident();
         inner.peak = inner.peak.max(resident);
-        let mut usage = Usage { size: inner.vmas.bytes(), resident, peak: inner.peak, ..Usage::default() };
+        let mut usage = Usage { size: inner.vmas.bytes(), size_peak: inner.vmas.peak(), ..Usage::default() };
         for vma in inner.vmas.iter() {
             usage.count(vma);
+            usage.file += account::host_bytes(&inner.table, vma);
         }
-        usage.shared = inner.table.iter(0..USER_TOP / PAGE).filter(|(_, pte)| pte.is_shared()).count() as u64 * PAGE;
+        usage.resident = resident + usage.file;
+        usage.peak = inner.peak + usage.file;
+        for (_, pte) in inner.table.iter(0..USER_TOP / PAGE) {
+            usage.shared += if pte.is_shared() { PAGE } else { 0 };
+            usage.file += if pte.is_object() { PAGE } else { 0 };
+        }
+        usage.table = inner.table.bytes();
         usage
+    }
+
+    /// Most bytes of RAM that it has had.
+    pub fn peak(&self) -> u64 {
+        let mut inner = self.inner.lock();
+        inner.note_peak();
+        inner.peak
     }
 }
 
@@ -304,9 +331,9 @@ impl Usage {
         if vma.flags.contains(VmaFlags::LOCKED) {
             self.locked += vma.len();
         }
-        if vma.flags.contains(VmaFlags::STACK) {
+        if vma.flags.contains(VmaFlags::GROWSDOWN) {
             self.stack += vma.len();
-        } else if vma.prot.contains(Prot::EXEC) {
+        } else if vma.prot.contains(Prot::EXEC) && !vma.prot.contains(Prot::WRITE) {
             self.code += vma.len();
         } else if vma.prot.contains(Prot::WRITE) && vma.is_private() {
             self.data += vma.len();

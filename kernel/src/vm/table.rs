@@ -20,6 +20,9 @@ impl Pte {
     const PRESENT: u64 = 1;
     const WRITE: u64 = 2;
     const SHARED: u64 = 4;
+    const AHEAD: u64 = 8;
+    const OLD: u64 = 16;
+    const OBJECT: u64 = 32;
 
     /// No page.
     pub const NONE: Pte = Pte(0);
@@ -32,6 +35,11 @@ impl Pte {
     /// A frame of an object that is mapped shared: never copied.
     pub fn shared(pfn: Pfn) -> Pte {
         Pte((u64::from(pfn.0) << 12) | Self::PRESENT | Self::WRITE | Self::SHARED)
+    }
+
+    /// A frame of an object that is mapped private: copied before the first write.
+    pub fn of_object(pfn: Pfn) -> Pte {
+        Pte(Self::private(pfn, false).0 | Self::OBJECT)
     }
 
     /// Whether there is a frame.
@@ -47,6 +55,21 @@ impl Pte {
     /// Whether the frame belongs to an object mapped shared.
     pub fn is_shared(self) -> bool {
         self.0 & Self::SHARED != 0
+    }
+
+    /// Whether the frame belongs to an object mapped private.
+    pub fn is_object(self) -> bool {
+        self.0 & Self::OBJECT != 0
+    }
+
+    /// Whether it was made along with another page and nobody is known to have touched it.
+    pub fn is_ahead(self) -> bool {
+        self.0 & Self::AHEAD != 0
+    }
+
+    /// Whether nobody is known to have touched it since `clear_refs`.
+    pub fn is_old(self) -> bool {
+        self.0 & Self::OLD != 0
     }
 
     /// The frame. Meaningless unless present.
@@ -65,10 +88,28 @@ impl Pte {
         Pte(self.0 & !Self::WRITE)
     }
 
-    /// The same, writable.
+    /// The same, writable; its frame is nobody else's.
     #[must_use]
     pub fn writable(self) -> Pte {
-        Pte(self.0 | Self::WRITE)
+        Pte((self.0 | Self::WRITE) & !Self::OBJECT)
+    }
+
+    /// The same, made along with another.
+    #[must_use]
+    pub fn ahead(self) -> Pte {
+        Pte(self.0 | Self::AHEAD)
+    }
+
+    /// The same, not touched from now on.
+    #[must_use]
+    pub fn old(self) -> Pte {
+        Pte(self.0 | Self::OLD)
+    }
+
+    /// The same, touched.
+    #[must_use]
+    pub fn touched(self) -> Pte {
+        Pte(self.0 & !(Self::AHEAD | Self::OLD))
     }
 }
 
@@ -89,6 +130,11 @@ impl PageTable {
     /// Entries present.
     pub fn present(&self) -> u64 {
         self.present
+    }
+
+    /// Bytes that it takes itself.
+    pub fn bytes(&self) -> u64 {
+        (self.chunks.len() * size_of::<Chunk>()) as u64
     }
 
     /// The entry of page `vpn`.

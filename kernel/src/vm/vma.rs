@@ -45,6 +45,18 @@ bitflags! {
         const STACK = 256;
         /// Never executed: a file on a mount that forbids it.
         const NOEXEC = 512;
+        /// Pages are locked when they come (`MLOCK_ONFAULT`).
+        const ONFAULT = 1 << 10;
+        /// Advice of madvise(2), kept to be shown.
+        const SEQUENTIAL = 1 << 11;
+        const RANDOM = 1 << 12;
+        const MERGEABLE = 1 << 13;
+        const HUGEPAGE = 1 << 14;
+        const NOHUGEPAGE = 1 << 15;
+        /// Not counted as committed memory (`MAP_NORESERVE`).
+        const NORESERVE = 1 << 16;
+        /// Never changed again (mseal(2)).
+        const SEALED = 1 << 17;
     }
 }
 
@@ -170,6 +182,8 @@ pub struct VmaSet {
     areas: BTreeMap<u64, Vma>,
     /// Bytes in all areas.
     bytes: u64,
+    /// Most that `bytes` was.
+    peak: u64,
 }
 
 impl VmaSet {
@@ -202,6 +216,11 @@ impl VmaSet {
     /// Bytes in all areas.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Most bytes that were in all areas at once.
+    pub fn peak(&self) -> u64 {
+        self.peak
     }
 
     /// The parts of areas within `range`, by address.
@@ -253,6 +272,7 @@ impl VmaSet {
             return;
         }
         self.bytes += vma.len();
+        self.peak = self.peak.max(self.bytes);
         if let Some(left) = self.find_below(vma.start)
             && left.joins(&vma)
         {
@@ -282,6 +302,7 @@ impl VmaSet {
     pub fn grow_down(&mut self, start: u64, to: u64) {
         if let Some(mut vma) = self.areas.remove(&start) {
             self.bytes += start - to;
+            self.peak = self.peak.max(self.bytes);
             vma.start = to;
             self.areas.insert(to, vma);
         }

@@ -55,7 +55,9 @@ impl Space {
             Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= SMALL_AREA * PAGE => {
                 let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
                 let end = inner.table.next_present(vpn..end);
-                allocate_range(&mut inner, &vma, vpn..end, vpn, true)
+                let made = allocate_range(&mut inner, &vma, vpn..end, vpn, true);
+                inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.ahead());
+                made
             }
             _ => Ok(()),
         };
@@ -129,6 +131,11 @@ impl Plan {
     fn area(&mut self, inner: &Inner, vma: &Vma, Range { start: mut at, end }: Range<u64>) {
         while at < end && self.calls > 0 {
             let pte = inner.table.get(at);
+            if pte.is_present() && pte.is_old() {
+                // Who touches it must be noted.
+                at += 1;
+                continue;
+            }
             if pte.is_present() {
                 self.add(at, pte.pfn(), pte.allows(vma.prot));
                 at += 1;

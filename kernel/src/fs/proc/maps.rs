@@ -23,7 +23,8 @@ pub fn text(task: &Task) -> Result<Vec<u8>> {
     Ok(areas.iter().flat_map(line).collect())
 }
 
-fn line(area: &VmaInfo) -> Vec<u8> {
+/// The line of an area.
+pub fn line(area: &VmaInfo) -> Vec<u8> {
     let (dev, ino, mut name) = match &area.file {
         Some(file) => {
             let (dev, ino) = file.identity();
@@ -37,6 +38,11 @@ fn line(area: &VmaInfo) -> Vec<u8> {
         name = b"[stack]".to_vec();
     }
     format_line(area, dev, ino, &name)
+}
+
+/// Fills a line up to where names begin.
+pub fn name_column(line: &mut Vec<u8>) {
+    line.resize(line.len().max(NAME_COLUMN), b' ');
 }
 
 fn format_line(area: &VmaInfo, dev: Dev, ino: u64, name: &[u8]) -> Vec<u8> {
@@ -55,7 +61,7 @@ fn format_line(area: &VmaInfo, dev: Dev, ino: u64, name: &[u8]) -> Vec<u8> {
     )
     .into_bytes();
     if !name.is_empty() {
-        line.resize(line.len().max(NAME_COLUMN), b' ');
+        name_column(&mut line);
         for byte in name {
             match byte {
                 b'\n' => line.extend_from_slice(b"\\012"),
@@ -80,7 +86,6 @@ mod tests {
             flags: VmaFlags::empty(),
             offset: 0x2000,
             file: None,
-            resident: 0,
         };
         let line = format_line(&area, Dev::new(0xfe, 0), 247_282, b"/usr/bin/head");
         assert_eq!(

@@ -2,7 +2,7 @@
 //!
 //! * [`system`]: files of the whole machine, [`config`] and [`cpuinfo`] among them. [`sysctl`]: /proc/sys, with [`net`].
 //! * System V IPC: [`sysvipc`].
-//! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`fd`], [`mounts`]: its larger files.
+//! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`smaps`], [`pagemap`], [`fd`], [`mounts`]: its larger files.
 //!
 //! Nothing is kept: directories list the table of ids at the moment, files are made at the first read after an open.
 //! Locks: those of what is shown, one after the other, never two.
@@ -14,7 +14,9 @@ mod maps;
 mod mem;
 mod mounts;
 mod net;
+mod pagemap;
 mod process;
+mod smaps;
 mod status;
 mod sysctl;
 mod system;

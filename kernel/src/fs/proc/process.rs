@@ -1,6 +1,6 @@
 //! The directory of a process, and of each of its threads.
 
-use super::{fd, maps, may_inspect, mem, mounts, status, users};
+use super::{fd, maps, may_inspect, mem, mounts, pagemap, smaps, status, users};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
@@ -99,6 +99,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("autogroup", T(0o444, |_| Ok(b"/autogroup-1 nice 0\n".to_vec()))),
     ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
     ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
+    ("clear_refs", F(clear_refs)),
     ("cmdline", T(0o444, cmdline)),
     ("comm", W(comm, set_comm)),
     ("coredump_filter", T(0o444, |_| Ok(b"00000033\n".to_vec()))),
@@ -122,11 +123,14 @@ const ENTRIES: &[(&str, Make)] = &[
     ("oom_adj", W(oom_adj, set_oom_adj)),
     ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
+    ("pagemap", F(pagemap::file)),
     ("personality", T(0o400, personality)),
     ("root", L(|s| path_target(s.task()?.fs()?.root()))),
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
     ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("setgroups", W(users::setgroups, users::set_setgroups)),
+    ("smaps", T(0o444, smaps::text)),
+    ("smaps_rollup", T(0o444, smaps::rollup)),
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
@@ -277,6 +281,13 @@ fn cmdline(subject: &Subject) -> Result<Vec<u8>> {
 fn environ(subject: &Subject) -> Result<Vec<u8>> {
     may_inspect(&*subject.task()?)?;
     memory(subject, subject.process()?.image().env.clone())
+}
+
+/// Takes writes only.
+fn clear_refs(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
+    let (meta, subject) = (owned(fs, subject, 0o200), subject.clone());
+    let write = move |text: &[u8]| smaps::clear_refs(&subject, text);
+    TextFile::writable(meta, || Err(Errno::EINVAL), write)
 }
 
 fn comm(subject: &Subject) -> Result<Vec<u8>> {

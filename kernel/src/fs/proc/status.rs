@@ -188,8 +188,8 @@ pub fn statm(subject: &Subject) -> Result<String> {
         "{} {} {} {} 0 {} 0\n",
         pages(sizes.size),
         pages(sizes.resident),
-        pages(sizes.shared),
-        pages(sizes.code),
+        pages(sizes.shared + sizes.file),
+        pages(text_bytes(subject)),
         pages(sizes.data + sizes.stack)
     ))
 }
@@ -201,7 +201,7 @@ pub fn status(subject: &Subject) -> Result<String> {
     let mut out = String::new();
     let _ = identity(&mut out, subject, &place, task.as_ref());
     if let Some(space) = task.as_ref().and_then(|task| task.space()) {
-        let _ = memory(&mut out, &space.usage());
+        let _ = memory(&mut out, &space.usage(), text_bytes(subject));
     }
     let _ = writeln!(out, "CoreDumping:\t0\nTHP_enabled:\t1\nThreads:\t{}", place.threads);
     signals(&mut out, subject, task.as_ref())?;
@@ -254,23 +254,29 @@ fn numbers(subject: &Subject, id: Pid) -> String {
     out
 }
 
-fn memory(out: &mut String, sizes: &vm::Usage) -> core::fmt::Result {
+/// Bytes of the program's own text.
+fn text_bytes(subject: &Subject) -> u64 {
+    let code = subject.process().map(|process| process.image().code.clone()).unwrap_or_default();
+    code.end.next_multiple_of(PAGE).saturating_sub(code.start / PAGE * PAGE)
+}
+
+fn memory(out: &mut String, sizes: &vm::Usage, text: u64) -> core::fmt::Result {
     let kib = |bytes: u64| bytes / 1024;
     let lines = [
-        ("VmPeak", sizes.size),
+        ("VmPeak", sizes.size_peak),
         ("VmSize", sizes.size),
         ("VmLck", sizes.locked),
         ("VmPin", 0),
         ("VmHWM", sizes.peak),
         ("VmRSS", sizes.resident),
-        ("RssAnon", sizes.resident.saturating_sub(sizes.shared)),
-        ("RssFile", 0),
+        ("RssAnon", sizes.resident.saturating_sub(sizes.shared + sizes.file)),
+        ("RssFile", sizes.file),
         ("RssShmem", sizes.shared),
         ("VmData", sizes.data),
         ("VmStk", sizes.stack),
-        ("VmExe", sizes.code),
-        ("VmLib", 0),
-        ("VmPTE", 0),
+        ("VmExe", text),
+        ("VmLib", sizes.code.saturating_sub(text)),
+        ("VmPTE", sizes.table),
         ("VmSwap", 0),
         ("HugetlbPages", 0),
     ];

@@ -473,6 +473,11 @@ impl Mappable for Mapping {
         }
     }
 
+    fn is_resident(&self, index: u64) -> bool {
+        let in_ram = self.node.content().is_ok_and(|content| content.page(index).is_some());
+        in_ram || self.lower().is_some_and(|data| index < data.size().div_ceil(PAGE))
+    }
+
     fn mappings(&self) -> Option<&MappingSet> {
         Some(&self.set)
     }
