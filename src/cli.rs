@@ -46,6 +46,35 @@ pub enum Command {
     /// CPU and STOLEN (waiting for a host CPU) are per cent of one CPU; SHARE is the machine's part of what all machines
     /// used, BY-CPUS the part it would have by its number of virtual CPUs. DEVICES is the machine's own threads.
     Top(TopOptions),
+    /// Add virtual CPUs to a running machine, remove them, list them
+    #[command(subcommand)]
+    Cpu(CpuAction),
+}
+
+/// What `umbel cpu` is asked to do.
+#[derive(Subcommand, Debug)]
+pub enum CpuAction {
+    /// Bring one more virtual CPU up: the lowest number that is offline, or one that never was there, up to --max-cpus
+    Add(CpuChange),
+    /// Take a virtual CPU down: its threads go on elsewhere. It may be added again. CPU 0 cannot be removed
+    Remove(CpuChange),
+    /// List the virtual CPUs of a machine: state, host process of their slots' parent, processor time
+    List {
+        /// Name or process id as in umbel ps
+        #[arg(value_name = "MACHINE")]
+        machine: String,
+    },
+}
+
+/// Arguments of `umbel cpu add` and `remove`.
+#[derive(Args, Debug)]
+pub struct CpuChange {
+    /// Name or process id as in umbel ps
+    #[arg(value_name = "MACHINE")]
+    pub machine: String,
+    /// Number of the virtual CPU [default: the lowest that is offline; to remove, the highest that is online]
+    #[arg(value_name = "CPU", value_parser = cpu_number)]
+    pub cpu: Option<u32>,
 }
 
 /// Options of `umbel top`.
@@ -91,6 +120,9 @@ pub struct RunOptions {
     /// Number of virtual CPUs, 1 to 256 [default: the host's number]
     #[arg(long, value_name = "N", value_parser = cpus)]
     pub cpus: Option<u32>,
+    /// Most virtual CPUs that `umbel cpu add` may give it, 1 to 256 [default: twice --cpus, at least 8]
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub max_cpus: Option<u32>,
     /// Memory of the machine: bytes, or with suffix K, M, G; at least 32M
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
     pub mem: u64,
@@ -179,7 +211,7 @@ pub fn parse() -> Result<Command, ExitCode> {
 /// Clap's first line without its prefix; its usage text goes beyond one line.
 fn first_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a command is missing: umbel run CMD, scale CMD, check, ps or top (see umbel --help)".into();
+        return "a command is missing: umbel run CMD, scale CMD, check, ps, top or cpu (see umbel --help)".into();
     }
     let text = error.to_string();
     let mut lines = text.lines().map(str::trim);
@@ -196,6 +228,10 @@ fn cpus(text: &str) -> Result<u32, String> {
         Ok(count @ 1..=256) => Ok(count),
         _ => Err("give a number from 1 to 256".into()),
     }
+}
+
+fn cpu_number(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|cpu| *cpu < 256).ok_or_else(|| "give a number from 0 to 255".into())
 }
 
 /// A word for lists and paths: letters, digits and `._-`, not a number (that is a process id).

@@ -36,13 +36,19 @@ fn obey(command: cli::Command) -> Result<ExitCode, (String, u8)> {
     match command {
         cli::Command::Check => Ok(check::check()),
         cli::Command::Run(options) => run::run(&options).map(ExitCode::from).map_err(|error| match error {
-            RunError::Registry(RegistryError::NameTaken(_)) => (error.to_string(), cli::STATUS_USAGE),
+            RunError::Registry(RegistryError::NameTaken(_)) | RunError::MaxCpus(..) => {
+                (error.to_string(), cli::STATUS_USAGE)
+            }
             _ => (error.to_string(), STATUS_MACHINE),
         }),
         cli::Command::Scale(options) => {
             scale::scale(&options).map(|()| ExitCode::SUCCESS).map_err(|error| (error.to_string(), STATUS_MACHINE))
         }
         cli::Command::Ps => manage::ps::ps().map(|()| ExitCode::SUCCESS).map_err(failed),
+        cli::Command::Cpu(action) => manage::cpu::obey(&action).map(|()| ExitCode::SUCCESS).map_err(|error| {
+            let status = if error.is_usage() { cli::STATUS_USAGE } else { STATUS_MACHINE };
+            (error.to_string(), status)
+        }),
         cli::Command::Top(options) => {
             manage::top::top(options.delay, options.count).map(|()| ExitCode::SUCCESS).map_err(failed)
         }

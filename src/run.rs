@@ -17,13 +17,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use thiserror::Error;
-use umbel_abi::machine::{BootInfo, StdioKind, StdioStat, layout};
+use umbel_abi::machine::{BootInfo, MAX_CPUS, StdioKind, StdioStat, layout};
 
 /// Descriptors that the machine and all slots share at most. Growing a shared table later costs milliseconds.
 const DESCRIPTORS: u64 = 1 << 16;
 /// Says how often the machine has started anew because its place was taken.
 const RETRY_VARIABLE: &str = "UMBEL_ADDRESS_RETRY";
 const RETRIES: u32 = 16;
+/// Virtual CPUs that every machine may have unless it is told otherwise.
+const MAX_CPUS_LEAST: u32 = 8;
 /// `makedev(1, 3)`.
 const NULL_DEVICE: u64 = 0x103;
 
@@ -34,6 +36,8 @@ pub enum RunError {
     Root(String, nix::Error),
     #[error("the command and its environment are {0} bytes, more than the {1} that a machine takes")]
     Strings(usize, usize),
+    #[error("--max-cpus {0} is less than the {1} virtual CPUs that the machine starts with")]
+    MaxCpus(u32, u32),
     #[error("no place for the kernel in this process's address space")]
     NoPlace,
     #[error("cannot {0}: {1}")]
@@ -54,12 +58,13 @@ pub enum RunError {
 pub fn run(options: &RunOptions) -> Result<u8, RunError> {
     ensure_place()?;
     let cpus = options.cpus.unwrap_or_else(host_cpus);
+    let possible = possible(options, cpus)?;
     let mut memory = Memory::new(options.mem, cpus)?;
     let image = Image::load(&mut memory)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(&options.root, flags, Mode::empty())
         .map_err(|error| RunError::Root(options.root.display().to_string(), error))?;
-    let boot = describe(options, cpus, &memory, &root)?;
+    let boot = describe(options, cpus, possible, &memory, &root)?;
     memory.shared.fill(boot);
     grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
     let supervisor = Supervisor::prepare(memory.shared.control())?;
@@ -127,6 +132,12 @@ fn ensure_place() -> Result<(), RunError> {
     Err(RunError::Host("start anew", error))
 }
 
+/// How many virtual CPUs the machine may ever have.
+fn possible(options: &RunOptions, cpus: u32) -> Result<u32, RunError> {
+    let most = options.max_cpus.unwrap_or_else(|| (2 * cpus).max(MAX_CPUS_LEAST).min(MAX_CPUS as u32));
+    if most < cpus { Err(RunError::MaxCpus(most, cpus)) } else { Ok(most) }
+}
+
 fn host_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get().min(256) as u32)
 }
@@ -135,6 +146,7 @@ fn host_cpus() -> u32 {
 fn describe<'a>(
     options: &'a RunOptions,
     cpus: u32,
+    possible: u32,
     memory: &Memory,
     root: &OwnedFd,
 ) -> Result<impl FnOnce(&mut BootInfo) + use<'a>, RunError> {
@@ -151,6 +163,7 @@ fn describe<'a>(
     let (ram_pages, arena_pages) = (memory.ram_pages, memory.arena_pages);
     Ok(move |info: &mut BootInfo| {
         info.cpus = cpus;
+        info.possible = possible;
         info.ram_pages = ram_pages;
         info.arena_count = arena_count;
         info.arena_pages = arena_pages;

@@ -164,7 +164,7 @@ impl Watcher {
 
     /// The slots of a virtual CPU are the process group of their parent.
     fn signal_slots(&self, signal: Signal) {
-        for vcpu in &self.control.vcpus[..self.control.boot.cpus as usize] {
+        for vcpu in &self.control.vcpus[..self.control.boot.possible as usize] {
             let parent = vcpu.parent_pid.load(Acquire) as i32;
             if parent > 1 {
                 let _ = kill(Pid::from_raw(-parent), signal);

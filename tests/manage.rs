@@ -116,6 +116,49 @@ fn a_name_is_one_machines() {
 }
 
 #[test]
+fn virtual_cpus_are_added_and_removed() {
+    let mut fleet = Fleet::new("cpus");
+    let load = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 60";
+    fleet.start("grows", "2", load);
+    let states = |fleet: &Fleet| -> Vec<String> {
+        let shown = fleet.ask(&["cpu", "list", "grows"]).stdout;
+        shown.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap_or_default().into()).collect()
+    };
+    assert_eq!(states(&fleet), ["online", "online", "absent", "absent", "absent", "absent", "absent", "absent"]);
+    assert_eq!(fleet.ask(&["cpu", "add", "grows"]).stdout, "virtual CPU 2 is online\n");
+    assert_eq!(line(&fleet.ask(&["ps"]).stdout, "grows")[2], "3");
+    assert_eq!(fleet.ask(&["cpu", "remove", "grows", "1"]).stdout, "virtual CPU 1 is offline\n");
+    assert_eq!(states(&fleet)[..4], ["online", "offline", "online", "absent"]);
+    // The one that went takes no time any more, the others do.
+    let used = |fleet: &Fleet, cpu: usize| -> f64 {
+        let shown = fleet.ask(&["cpu", "list", "grows"]).stdout;
+        let time = shown.lines().nth(cpu + 1).and_then(|line| line.split_whitespace().nth(4));
+        time.expect("a time").trim_end_matches('s').parse().expect("seconds")
+    };
+    let before = (used(&fleet, 1), used(&fleet, 2));
+    fleet.wait_for(&["cpu", "list", "grows"], |_| used(&fleet, 2) > before.1 + 0.1);
+    assert_eq!(used(&fleet, 1), before.0);
+    assert_eq!(fleet.ask(&["cpu", "remove", "grows"]).stdout, "virtual CPU 2 is offline\n");
+    for wrong in [
+        ["remove", "grows", "0"],
+        ["remove", "grows", "2"],
+        ["remove", "grows", "77"],
+        ["remove", "grows", "x"],
+        ["add", "grows", "0"],
+        ["add", "grows", "4"],
+        ["add", "nobody", "1"],
+    ] {
+        let outcome = fleet.ask(&[&["cpu"], &wrong[..]].concat());
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{wrong:?}: {outcome:#?}");
+    }
+    let outcome = fleet.ask(&["cpu", "remove", "grows"]);
+    assert_eq!(outcome.status, 2, "the last one stays: {outcome:#?}");
+    assert_eq!(fleet.ask(&["cpu", "add", "grows"]).stdout, "virtual CPU 1 is online\n");
+    let outcome = fleet.ask(&["run", "--cpus", "4", "--max-cpus", "3", "/bin/true"]);
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (2, 1), "{outcome:#?}");
+}
+
+#[test]
 fn a_directory_open_to_others_is_not_used() {
     let fleet = Fleet::new("open");
     let dir = fleet.dir.join("umbel");

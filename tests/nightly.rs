@@ -31,6 +31,12 @@ fn a_hundred_thousand_processes() {
 }
 
 #[test]
+fn virtual_cpus_come_and_go_a_thousand_times() {
+    let outcome = Run::in_machine(4, guest_program("hotplug", false), &["1000"]).limit(900).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+}
+
+#[test]
 fn system_calls_that_nobody_means() {
     let seed = std::process::id().to_string();
     println!("seed {seed}");

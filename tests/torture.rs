@@ -27,6 +27,14 @@ fn no_freed_page_is_seen_through_an_old_mapping() {
 }
 
 #[test]
+fn virtual_cpus_come_and_go_and_nobody_misses_them() {
+    let program = guest_program("hotplug", false);
+    for cpus in [2, 4] {
+        passes(&Run::in_machine(cpus, &program, &["60"]).finish());
+    }
+}
+
+#[test]
 fn ten_thousand_processes_leave_nothing_behind() {
     let program = guest_program("storm", false);
     passes(&Run::on_host(&program, &["100"]).finish());

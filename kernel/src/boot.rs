@@ -64,13 +64,19 @@ pub fn boot() -> ! {
         umbel_smp::lock::stat::enable(info.cpus, time::monotonic_ns);
     }
     random::seed(&info.seed);
-    sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
+    for cpu in 0..info.cpus {
+        sched::prepare_idle_task(cpu, idle_task().expect("memory for the first threads"));
+    }
+    sched::adopt_boot_thread();
     sched::init();
     crate::vm::init(|| task::current().space());
     drivers::init();
     crate::ipc::init();
     umbel_mm::frame::init(info).expect("the machine's own facts");
     start_init();
+    if start_kernel_thread("cpuhp", sched::hotplug::serve_machine).is_err() {
+        log::warn!("no memory for the thread that adds and removes CPUs");
+    }
     READY.store(true, Release);
     sched::admit_others();
     vcpu::set_state(ControlState::Running);
@@ -85,8 +91,16 @@ pub fn boot_secondary() -> ! {
     while !READY.load(Acquire) {
         core::hint::spin_loop();
     }
-    sched::adopt_boot_thread(kernel_task(Pid(0), "swapper", None));
+    sched::adopt_boot_thread();
     sched::idle_forever()
+}
+
+/// The boot thread of a virtual CPU.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn idle_task() -> Result<Arc<Task>> {
+    try_kernel_task(Pid(0), "swapper", None)
 }
 
 /// A kernel thread; with a body it gets a stack to run it on.

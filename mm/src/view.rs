@@ -187,6 +187,11 @@ pub fn enter_guest() {
     }
 }
 
+/// The running virtual CPU acts on no log until it publishes one again: it goes offline.
+pub fn leave() {
+    VIEWS[percpu::cpu()].log.store(0, Ordering::Release);
+}
+
 /// What the gate looks at once more before it leaves: the head of the log that the current slot is bound to, and the
 /// count that the slot has applied. The pointer holds until the slot is bound to another log.
 pub fn watched() -> Option<(*const AtomicU64, u64)> {

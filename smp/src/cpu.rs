@@ -7,6 +7,7 @@
 //! Used by: locks (held ranks), the scheduler, `mm` (per-CPU caches), [`crate::slot`] and [`crate::switch`].
 
 use crate::handover::Owner;
+use crate::hotplug::Life;
 use crate::lock::HeldLocks;
 use crate::slot::{SLOTS_PER_CPU, Slot};
 use crate::vtime::Meter;
@@ -22,6 +23,10 @@ use umbel_host::process;
 pub struct Vcpu {
     /// Host process that stands for it in unit tests; unused in slots.
     host_owner: AtomicI32,
+    /// Whether it is there.
+    pub life: Life,
+    /// 1 = the zygote shall fork the parent of its slots.
+    pub(crate) parent_wanted: AtomicU32,
     /// Spinning locks that this virtual CPU holds, for the rank check.
     pub held: HeldLocks,
     /// Its slots; entries are only ever added.
@@ -73,7 +78,7 @@ pub fn this() -> &'static Vcpu {
     host_thread()
 }
 
-/// Number of virtual CPUs.
+/// Number of virtual CPUs that were ever made: all numbers below it, some of which may be offline.
 pub fn count() -> u32 {
     COUNT.load(Relaxed)
 }
@@ -125,6 +130,8 @@ impl Vcpu {
     const fn new() -> Vcpu {
         Vcpu {
             host_owner: AtomicI32::new(0),
+            life: Life::new(),
+            parent_wanted: AtomicU32::new(0),
             held: HeldLocks::new(),
             slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; SLOTS_PER_CPU],
             spaces: [const { AtomicU64::new(0) }; SLOTS_PER_CPU],
@@ -142,6 +149,11 @@ impl Vcpu {
             dead_slots: AtomicU64::new(0),
             cookies: [const { AtomicU64::new(0) }; 4],
         }
+    }
+
+    /// Whether it runs threads, or could.
+    pub fn is_online(&self) -> bool {
+        self.life.takes_threads()
     }
 
     /// Its number, `0..count()`.
@@ -178,6 +190,11 @@ impl Vcpu {
 pub(crate) fn set_count(cpus: u32) {
     COUNT.store(cpus.clamp(1, MAX_CPUS as u32), Relaxed);
     crate::lock::register_cpu_held(|| &this().held);
+}
+
+/// There is one more.
+pub(crate) fn raise_count(cpus: u32) {
+    COUNT.fetch_max(cpus.clamp(1, MAX_CPUS as u32), AcqRel);
 }
 
 /// Unit tests on the host: every thread claims a virtual CPU of its own; beyond [`MAX_CPUS`] threads they are shared.

@@ -1,8 +1,8 @@
 //! Sleeping at the doorbell so that the death of the slot costs nothing.
 //!
 //! A virtual CPU that sleeps has its whole context in KDATA: what the CPU held of the guest thread is saved, and so are the
-//! callee-saved registers and the stack pointer, before the state says [`VcpuState::Idle`]. If the host kills the slot while
-//! the state says so, its parent lets a fresh one return from the sleep ([`crate::zygote`]); the caller finds out by
+//! callee-saved registers and the stack pointer, before the state says [`VcpuState::Idle`] or `Offline`. If the host kills
+//! the slot while the state says so, its parent lets a fresh one return from the sleep ([`crate::zygote`]); the caller finds out by
 //! itself whether it was woken for something, as after any sleep.
 //!
 //! Between the saved context and the end of the sleep nothing may be done that cannot be left undone or done twice.
@@ -11,7 +11,8 @@
 use crate::switch::{self, save_context};
 use crate::{cpu, ipi, slot};
 use core::arch::naked_asm;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use umbel_abi::machine::VcpuState;
 
 /// Sleeps until the virtual CPU is rung or CLOCK_MONOTONIC reaches `deadline_ns`; not at all if a cause is pending or
 /// `busy` says that there is work. May return early, and in a fresh host task of the same slot. Holds no lock.
@@ -25,6 +26,16 @@ pub fn sleep(deadline_ns: Option<u64>, mut busy: impl FnMut() -> bool) {
 pub(crate) fn rest(mut nap: impl FnMut()) {
     (slot::hooks().save)();
     sleep_resumably(&mut nap);
+}
+
+/// Sleeps while the virtual CPU is offline. As [`sleep`]: may return early.
+pub fn sleep_offline() {
+    rest(|| {
+        let vcpu = cpu::this();
+        vcpu.shared().state.store(VcpuState::Offline as u32, Release);
+        vcpu.life.rest();
+        vcpu.shared().state.store(VcpuState::Kernel as u32, Release);
+    });
 }
 
 fn sleep_resumably<F: FnMut()>(nap: &mut F) {

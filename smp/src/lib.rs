@@ -6,6 +6,7 @@
 //! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
 //!   where slots come from.
 //! * [`vtime`]: virtual time. [`turns`]: who runs when in it.
+//! * [`hotplug`]: virtual CPUs that come and go.
 //! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
 
 #![no_std]
@@ -15,6 +16,7 @@ extern crate alloc;
 #[cfg(not(loom))]
 pub mod cpu;
 pub mod handover;
+pub mod hotplug;
 #[cfg(not(loom))]
 pub mod idle;
 pub mod ipi;

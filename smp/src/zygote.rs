@@ -5,10 +5,14 @@
 //! scheduling entity of the host, where the host groups by session). A parent forks its virtual CPU's slots on request,
 //! reaps them, and replaces those that the host killed. Each dies with its maker: machine, zygote, parent, slots.
 //!
+//! Virtual CPUs that are added later ([`create`]) get their parent from the zygote then; if the host refuses, nothing but the
+//! request fails.
+//!
 //! Parents take no locks and allocate nothing: they run beside their virtual CPU without being one.
 
 use crate::cpu::{self, Vcpu};
 use crate::handover::Death;
+use crate::hotplug::Stage;
 use crate::idle;
 use crate::slot::{self, Slot};
 use crate::switch;
@@ -16,9 +20,9 @@ use alloc::alloc::{Layout, alloc_zeroed};
 use core::arch::naked_asm;
 use core::cell::UnsafeCell;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicI32, Ordering::*};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::*};
 use umbel_abi::linux::Errno;
-use umbel_abi::machine::{ControlState, SlotPage, SlotPhase, VcpuState, layout};
+use umbel_abi::machine::{ControlState, Mailbox, SlotPage, SlotPhase, VcpuState, layout};
 use umbel_host::{futex, process, space};
 
 /// Virtual CPUs up to which each starts with a slot in reserve; beyond, kernel memory is dearer than a fork now and then.
@@ -31,6 +35,10 @@ const PRIVATE_LEN: u64 = 0x8000;
 const TASK_SIZE: u64 = 0x7fff_ffff_f000;
 
 static ZYGOTE: AtomicI32 = AtomicI32::new(0);
+/// What runs first on each virtual CPU.
+static BOOT: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// Exit status of a parent whose first slot the host refused.
+const SLOT_REFUSED: i32 = 3;
 
 /// What the machine tells the zygote in registers.
 #[derive(Clone, Copy, Debug)]
@@ -58,17 +66,83 @@ pub unsafe fn run(inherited: Inheritance, boot: extern "C" fn(u64) -> !) -> ! {
         give_up(step, errno);
     }
     ZYGOTE.store(process::getpid(), Relaxed);
-    for vcpu in cpu::all() {
-        let stack = parent_start_stack(vcpu);
-        // SAFETY: the stack is used by this parent alone, and only until it has one of its own.
-        let forked = unsafe { process::fork_onto(stack, parent_main, vcpu.id().into()) };
-        if let Err(errno) = forked {
-            give_up("fork a parent of slots", errno);
-        }
+    BOOT.store(boot as *mut (), Release);
+    let word = &cpu::control().zygote_word;
+    if let Err((step, errno)) = listen(word) {
+        give_up(step, errno);
     }
-    while process::wait().is_none() {}
-    // A parent died, and its slots with it: nothing can go on.
-    give_up("keep the parent of a virtual CPU's slots", Errno::ESRCH)
+    loop {
+        let seen = word.load(Acquire);
+        while let Some((pid, status)) = process::reap() {
+            lose_parent(pid, status);
+        }
+        for vcpu in cpu::all() {
+            if vcpu.parent_wanted.swap(0, AcqRel) != 0 {
+                start_parent(vcpu);
+            }
+        }
+        let _ = futex::wait(word, seen, None);
+    }
+}
+
+/// Forks the parent of a virtual CPU's slots.
+fn start_parent(vcpu: &'static Vcpu) {
+    let stack = parent_start_stack(vcpu);
+    // SAFETY: the stack is used by this parent alone, and only until it has one of its own.
+    let forked = unsafe { process::fork_onto(stack, parent_main, vcpu.id().into()) };
+    match forked {
+        Ok(pid) => vcpu.shared().parent_pid.store(pid as u32, Release),
+        Err(_) if is_added(vcpu) => refuse(vcpu),
+        Err(errno) => give_up("fork a parent of slots", errno),
+    }
+}
+
+/// A parent died, and its slots with it: nothing can go on, unless it never had one.
+fn lose_parent(pid: i32, status: i32) {
+    let vcpu = cpu::all().find(|vcpu| vcpu.shared().parent_pid.load(Acquire) == pid as u32);
+    match vcpu {
+        Some(vcpu) if status == SLOT_REFUSED << 8 && is_added(vcpu) => {
+            vcpu.shared().parent_pid.store(0, Release);
+            refuse(vcpu);
+        }
+        _ => give_up("keep the parent of a virtual CPU's slots", Errno::ESRCH),
+    }
+}
+
+/// Whether the virtual CPU is being added to a machine that runs.
+fn is_added(vcpu: &Vcpu) -> bool {
+    vcpu.id() >= cpu::control().boot.cpus && vcpu.life.stage() == Stage::Coming
+}
+
+/// The host has no room for one more virtual CPU: whoever asked is told.
+fn refuse(vcpu: &Vcpu) {
+    vcpu.life.fail();
+    crate::ipi::send(0, Mailbox::DEVICE);
+}
+
+/// Has the zygote make virtual CPU `cpu`, which boots and then arrives. On another virtual CPU, one at a time; `cpu` is the
+/// next number, or one that could not be made. If the host refuses, its life is absent again and virtual CPU 0 is interrupted.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn create(cpu: u32) -> Result<(), Errno> {
+    let vcpu = cpu::at(cpu);
+    // SAFETY: `run` stores such a function before the first slot.
+    let boot = unsafe { core::mem::transmute::<*mut (), extern "C" fn(u64) -> !>(BOOT.load(Acquire)) };
+    if vcpu.slot(0).is_none() {
+        prepare_cpu(vcpu, 1, boot).map_err(|(_, errno)| errno)?;
+    }
+    if let Some(first) = vcpu.slot(0) {
+        first.wanted.store(1, Release);
+        first.ring();
+    }
+    vcpu.life.create();
+    cpu::raise_count(cpu + 1);
+    vcpu.parent_wanted.store(1, Release);
+    let word = &cpu::control().zygote_word;
+    word.fetch_add(1, AcqRel);
+    futex::wake(word, 1);
+    Ok(())
 }
 
 type Step<T> = Result<T, (&'static str, Errno)>;
@@ -174,27 +248,40 @@ impl MapsLine {
 
 /// First slots and boot threads of all virtual CPUs.
 fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
-    let short = ("allocate a virtual CPU", Errno::ENOMEM);
     let ready = if cpu::count() <= SPARE_UP_TO { 2 } else { 1 };
     for vcpu in cpu::all() {
-        for _ in 0..ready {
-            let slot = slot::add(vcpu).ok_or(short)?;
-            slot.wanted.store(1, Relaxed);
-        }
-        // The first one boots on it.
-        let len = if vcpu.id() == 0 { 2 * layout::KERNEL_STACK_LEN } else { layout::KERNEL_STACK_LEN };
-        // SAFETY: the size is not zero.
-        let stack = Layout::from_size_align(len as usize, 16).map(|layout| unsafe { alloc_zeroed(layout) });
-        let base = stack.ok().filter(|base| !base.is_null()).ok_or(short)?;
-        let top = base as u64 + len;
-        // SAFETY: the stack was just allocated and is never freed.
-        let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
-        vcpu.next_sp.store(sp, Relaxed);
-        let shared = vcpu.shared();
-        shared.state.store(VcpuState::Kernel as u32, Relaxed);
+        prepare_cpu(vcpu, ready, boot)?;
+        // They are there from the start, whatever is put on their queues until they run.
+        vcpu.life.create();
+        vcpu.life.arrive();
+        vcpu.shared().state.store(VcpuState::Kernel as u32, Relaxed);
+        vcpu.parent_wanted.store(1, Relaxed);
         if let Some(first) = vcpu.slot(0) {
             first.ring();
         }
+    }
+    Ok(())
+}
+
+/// `ready` slots and the boot thread of a virtual CPU.
+fn prepare_cpu(vcpu: &'static Vcpu, ready: u32, boot: extern "C" fn(u64) -> !) -> Step<()> {
+    let short = ("allocate a virtual CPU", Errno::ENOMEM);
+    // The first one boots on it.
+    let len = if vcpu.id() == 0 { 2 * layout::KERNEL_STACK_LEN } else { layout::KERNEL_STACK_LEN };
+    // Aligned as stacks are: that keeps it in the hot range.
+    let layout = Layout::from_size_align(len as usize, layout::PAGE as usize).map_err(|_| short)?;
+    // SAFETY: the size is not zero.
+    let base = unsafe { alloc_zeroed(layout) };
+    if base.is_null() {
+        return Err(short);
+    }
+    let top = base as u64 + len;
+    // SAFETY: the stack was just allocated and is never freed.
+    let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
+    vcpu.next_sp.store(sp, Relaxed);
+    for _ in 0..ready {
+        let slot = slot::add(vcpu).ok_or(short)?;
+        slot.wanted.store(1, Relaxed);
     }
     Ok(())
 }
@@ -207,10 +294,11 @@ fn parent_start_stack(vcpu: &Vcpu) -> u64 {
 extern "C" fn parent_main(cpu: u64) -> ! {
     let vcpu = cpu::at(cpu as u32);
     let shared = vcpu.shared();
+    shared.parent_pid.store(process::getpid() as u32, Release);
+    shared.state.store(VcpuState::Kernel as u32, Relaxed);
     if let Err((step, errno)) = become_parent(vcpu) {
         give_up(step, errno);
     }
-    shared.parent_pid.store(process::getpid() as u32, Release);
     // SAFETY: the private memory was just mapped; its end is the top of an unused stack.
     unsafe { serve_on(PRIVATE + PRIVATE_LEN, cpu) }
 }
@@ -222,11 +310,15 @@ fn become_parent(vcpu: &'static Vcpu) -> Step<()> {
     }
     let _ = process::setsid();
     process::set_name(c"umbel-vcpu");
-    // SAFETY: the window is not mapped in the zygote.
-    unsafe { space::map_private(PRIVATE, PRIVATE_LEN) }.map_err(|e| ("map a parent's stack", e))?;
-    let word = vcpu.shared().parent_word.as_ptr();
+    listen(&vcpu.shared().parent_word)
+}
+
+/// Private memory of the caller, and a handler that counts the deaths of its children at `word`.
+fn listen(word: &'static AtomicU32) -> Step<()> {
+    // SAFETY: neither zygote nor parents use the window for anything else; a parent loses its copy of the zygote's.
+    unsafe { space::map_private(PRIVATE, PRIVATE_LEN) }.map_err(|e| ("map a private stack", e))?;
     // SAFETY: just mapped.
-    unsafe { (PRIVATE as *mut u64).write(word as u64) };
+    unsafe { (PRIVATE as *mut u64).write(word.as_ptr() as u64) };
     // SAFETY: the handler only increments that word.
     unsafe { process::set_handler(process::SIGCHLD, on_child as *const () as u64, restorer as *const () as u64) }
         .map_err(|e| ("rt_sigaction", e))
@@ -282,6 +374,8 @@ fn start(slot: &'static Slot) {
     // SAFETY: the slot has no host task, so nobody uses its park stack.
     match unsafe { process::fork_onto(slot.park_top(), slot_main, arg) } {
         Ok(pid) => slot.tid.store(pid, Release),
+        // The first of a virtual CPU that is being added: nothing runs there yet.
+        Err(_) if is_added(slot.vcpu()) => process::exit(SLOT_REFUSED),
         Err(errno) => give_up("fork a slot", errno),
     }
 }
@@ -299,7 +393,7 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
         let shared = vcpu.shared();
         if (slot::hooks().in_guest)(slot) {
             slot.died.store(1, Relaxed);
-        } else if shared.state.load(Acquire) == VcpuState::Idle as u32 {
+        } else if [VcpuState::Idle as u32, VcpuState::Offline as u32].contains(&shared.state.load(Acquire)) {
             idle::wake_elsewhere(vcpu);
         } else {
             let mut report = cpu::Report::begin();

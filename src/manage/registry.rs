@@ -13,11 +13,8 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
-
-/// How long a machine may take to answer.
-const PATIENCE: Duration = Duration::from_millis(1000);
 
 /// Why the directory or a machine cannot be used.
 #[derive(Debug, Error)]
@@ -109,7 +106,7 @@ pub fn machines() -> Result<Vec<Description>, RegistryError> {
 pub fn ask(machine: &Description, request: &Request) -> Option<Reply> {
     let [_, socket] = files(&directory().ok()?, machine.pid);
     let mut stream = UnixStream::connect(socket).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.set_read_timeout(Some(request.patience())).ok()?;
     let mut line = serde_json::to_vec(request).ok()?;
     line.push(b'\n');
     stream.write_all(&line).ok()?;

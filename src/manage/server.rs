@@ -1,6 +1,7 @@
 //! The machine's end of its control socket: one thread that answers one request a connection.
 
-use super::status::{self, Status};
+use super::cpu;
+use super::status::{self, CpuState, Status};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -18,12 +19,30 @@ const REQUEST_MAX: u64 = 4096;
 pub enum Request {
     /// What it uses now.
     Status,
+    /// How its virtual CPUs stand.
+    Cpus,
+    /// Bring this virtual CPU up, or take it down.
+    SetCpu { cpu: u32, online: bool },
+}
+
+impl Request {
+    /// How long a machine may take to answer.
+    pub fn patience(&self) -> Duration {
+        match self {
+            // The kernel waits until what runs there has gone elsewhere.
+            Request::SetCpu { .. } => cpu::PATIENCE + PATIENCE,
+            _ => PATIENCE,
+        }
+    }
 }
 
 /// What it answers.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 pub enum Reply {
     Status(Status),
+    Cpus(Vec<CpuState>),
+    /// Done as asked.
+    Done,
     /// One line: why not.
     Refused(String),
 }
@@ -57,6 +76,11 @@ impl Server {
         }
         let reply = match serde_json::from_str(&line) {
             Ok(Request::Status) => Reply::Status(status::measure(self.control, &self.memory)),
+            Ok(Request::Cpus) => Reply::Cpus(status::cpus(self.control)),
+            Ok(Request::SetCpu { cpu, online }) => match cpu::change(self.control, cpu, online) {
+                Ok(()) => Reply::Done,
+                Err(why) => Reply::Refused(why),
+            },
             Err(error) => Reply::Refused(format!("not a request: {error}")),
         };
         let mut text = serde_json::to_vec(&reply)?;

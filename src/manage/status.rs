@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Acquire;
-use umbel_abi::machine::Control;
+use umbel_abi::machine::{Control, VcpuShared, VcpuState};
 
 /// Nanoseconds of a clock tick: USER_HZ is 100 on this architecture.
 const TICK_NS: u64 = 10_000_000;
@@ -17,7 +17,7 @@ const TICK_NS: u64 = 10_000_000;
 /// A machine at an instant.
 #[derive(Serialize, Deserialize, Clone, Debug, Default)]
 pub struct Status {
-    /// Virtual CPUs.
+    /// Virtual CPUs that are online.
     pub cpus: u32,
     /// Processor time of all virtual CPUs since the start, ns.
     pub cpu_ns: u64,
@@ -33,23 +33,49 @@ pub struct Status {
     pub state: String,
 }
 
-/// Measures this machine; `memory_files` are KDATA and RAM.
-pub fn measure(control: &Control, memory_files: &[OwnedFd]) -> Status {
-    let cpus = control.boot.cpus;
-    let mut status = Status { cpus, ..Status::default() };
+/// A virtual CPU at an instant.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct CpuState {
+    pub online: bool,
+    /// Host process id of its slots' parent, 0 if it was never there.
+    pub parent: i32,
+    /// Processor time since the machine's start, ns.
+    pub cpu_ns: u64,
+    /// Time in which it was runnable and waited for a host CPU, ns (of living slots).
+    pub wait_ns: u64,
+    /// Slots that are there.
+    pub slots: u32,
+}
+
+/// Measures all virtual CPUs that this machine may have.
+pub fn cpus(control: &Control) -> Vec<CpuState> {
     let children = children();
-    for vcpu in &control.vcpus[..cpus as usize] {
+    let measure = |vcpu: &VcpuShared| {
         let parent = vcpu.parent_pid.load(Acquire) as i32;
         if parent <= 1 {
-            continue;
+            return CpuState::default();
         }
-        status.cpu_ns += ended_ns(parent);
+        let online = vcpu.state.load(Acquire) != VcpuState::Offline as u32;
+        let mut state = CpuState { online, parent, cpu_ns: ended_ns(parent), ..CpuState::default() };
         for slot in children.get(&parent).into_iter().flatten() {
             let (ran, waited) = schedstat(&slot.to_string());
-            status.cpu_ns += ran;
-            status.wait_ns += waited;
-            status.slots += 1;
+            state.cpu_ns += ran;
+            state.wait_ns += waited;
+            state.slots += 1;
         }
+        state
+    };
+    control.vcpus[..control.boot.possible as usize].iter().map(measure).collect()
+}
+
+/// Measures this machine; `memory_files` are KDATA and RAM.
+pub fn measure(control: &Control, memory_files: &[OwnedFd]) -> Status {
+    let mut status = Status::default();
+    for cpu in cpus(control) {
+        status.cpus += u32::from(cpu.online);
+        status.cpu_ns += cpu.cpu_ns;
+        status.wait_ns += cpu.wait_ns;
+        status.slots += cpu.slots;
     }
     status.device_ns = nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
         .map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);

@@ -57,6 +57,8 @@ pub struct StdioStat {
 pub struct BootInfo {
     /// Number of virtual CPUs at boot, `1..=MAX_CPUS`.
     pub cpus: u32,
+    /// Number of virtual CPUs that there may ever be, `cpus..=MAX_CPUS`.
+    pub possible: u32,
     /// RAM in pages, all arenas together; each arena holds an equal share, the last one the rest.
     pub ram_pages: u64,
     /// Number of arenas in use.
@@ -128,6 +130,37 @@ pub struct Console {
     pub window_changes: AtomicU32,
 }
 
+/// The word by which the machine has a virtual CPU added or removed, one at a time: the machine writes a request and
+/// interrupts virtual CPU 0, the kernel replaces it by the answer, the machine takes that away (0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuRequest(pub u32);
+
+impl CpuRequest {
+    const REQUEST: u32 = 1 << 31;
+    const ANSWER: u32 = 1 << 30;
+    const ONLINE: u32 = 1 << 16;
+
+    /// Brings virtual CPU `cpu` up, or takes it down.
+    pub const fn new(cpu: u32, online: bool) -> CpuRequest {
+        CpuRequest(Self::REQUEST | cpu & 0xffff | if online { Self::ONLINE } else { 0 })
+    }
+
+    /// The virtual CPU and whether it shall be online, if this is a request.
+    pub const fn request(self) -> Option<(u32, bool)> {
+        if self.0 & Self::REQUEST == 0 { None } else { Some((self.0 & 0xffff, self.0 & Self::ONLINE != 0)) }
+    }
+
+    /// What the kernel answers: an error number, 0 if it is done.
+    pub const fn answered(errno: u32) -> CpuRequest {
+        CpuRequest(Self::ANSWER | errno & 0xffff)
+    }
+
+    /// That number, if this is an answer.
+    pub const fn answer(self) -> Option<u32> {
+        if self.0 & Self::ANSWER == 0 || self.0 & Self::REQUEST != 0 { None } else { Some(self.0 & 0xffff) }
+    }
+}
+
 /// How the machine's life stands. A futex word that the machine waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -156,6 +189,10 @@ pub struct Control {
     /// Text for [`Self::report_len`].
     pub report: [core::cell::UnsafeCell<u8>; 0x8000],
     pub console: Console,
+    /// Requests to the zygote: futex word, incremented per request and per child death.
+    pub zygote_word: AtomicU32,
+    /// What the machine asks of virtual CPUs, a [`CpuRequest`], and the answer; futex word.
+    pub cpu_request: AtomicU32,
     /// Rings by [`super::RingIndex`].
     pub rings: [Ring; super::RINGS],
     /// Shared part of each virtual CPU.

@@ -8,6 +8,8 @@ pub mod layout;
 mod ring;
 mod slot;
 
-pub use boot::{BootInfo, Console, Control, ControlState, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind, StdioStat};
+pub use boot::{
+    BootInfo, Console, Control, ControlState, CpuRequest, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind, StdioStat,
+};
 pub use ring::{RING_LEN, RINGS, Ring, RingIndex};
 pub use slot::{Mailbox, SlotPage, SlotPhase, VcpuShared, VcpuState};

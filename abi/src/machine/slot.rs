@@ -67,7 +67,7 @@ pub enum SlotPhase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum VcpuState {
-    /// Not started or removed.
+    /// Not started, or removed and asleep until it is called back.
     Offline = 0,
     /// In kernel mode: looks at its mailbox before it leaves.
     Kernel = 1,

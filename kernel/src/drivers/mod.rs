@@ -76,4 +76,5 @@ pub fn interrupt() {
     log_out().interrupt();
     console::interrupt();
     shutdown::look();
+    crate::sched::hotplug::look();
 }

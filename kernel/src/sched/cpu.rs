@@ -1,7 +1,7 @@
 //! One virtual CPU's queue, the running thread, and the switch from one to the next.
 
 use super::entity::QueueEntity;
-use super::{idle, place, virt};
+use super::{hotplug, idle, place, virt};
 use crate::stats;
 use crate::task::Task;
 use crate::time::{self, timer};
@@ -34,6 +34,8 @@ pub(super) struct Cpu {
     pub timer_ns: AtomicU64,
     /// When the oldest waiting entity came.
     pub waiting_since_ns: AtomicU64,
+    /// How long it was not there.
+    pub away_ns: AtomicU64,
 }
 
 /// Protected by `Cpu::queue`.
@@ -75,6 +77,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         slice_end_ns: AtomicU64::new(0),
         timer_ns: AtomicU64::new(0),
         waiting_since_ns: AtomicU64::new(0),
+        away_ns: AtomicU64::new(0),
     }
 }; MAX_CPUS];
 
@@ -101,12 +104,22 @@ pub(super) fn current_thread() -> ThreadRef {
     current().thread.clone()
 }
 
-/// Adopts the boot context of this virtual CPU as `task`, which has no stack of its own. It becomes the idle thread.
-pub fn adopt_boot_thread(task: Arc<Task>) {
+/// Gives virtual CPU `cpu`, which does not run yet, its boot thread.
+pub fn prepare_idle_task(cpu: u32, task: Arc<Task>) {
+    *get(cpu).idle_task.lock() = Some(task);
+}
+
+/// Adopts the boot context of this virtual CPU as the task prepared for it, which has no stack of its own. It becomes the
+/// idle thread, and the virtual CPU is there.
+pub fn adopt_boot_thread() {
     let (id, cpu) = this();
-    task.sched.cpu.store(id, Relaxed);
-    *cpu.idle_task.lock() = Some(task.clone());
-    *cpu.current.lock() = Some(task);
+    let task = cpu.idle_task.lock().clone();
+    if let Some(task) = &task {
+        task.sched.cpu.store(id, Relaxed);
+    }
+    *cpu.current.lock() = task;
+    cpu.away_ns.store(time::monotonic_ns().saturating_sub(crate::boot::started_ns()), Relaxed);
+    hotplug::start_here();
 }
 
 /// What the boot thread does for ever: runs whatever can run.
@@ -115,6 +128,7 @@ pub fn idle_forever() -> ! {
         serve_interrupts();
         match pick() {
             Some(next) => switch(next, Leave::Idles),
+            None if vcpu::this().life.is_leaving() => hotplug::go(),
             None => idle::wait(None, || false),
         }
     }
@@ -161,7 +175,7 @@ fn give_way(why: Requeue) {
     let (id, cpu) = this();
     cpu.resched.store(false, Relaxed);
     let task = current();
-    let must_move = !task.sched.affinity().has(id);
+    let must_move = !may_stay(&task, id);
     if cpu.queued.load(Relaxed) == 0 && !must_move {
         return;
     }
@@ -207,12 +221,14 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
             break;
         }
         let (_, cpu) = this();
-        if cpu.queued.load(Relaxed) != 0 {
+        // A virtual CPU that goes must not have anybody's stack.
+        let leaving = vcpu::this().life.is_leaving();
+        if cpu.queued.load(Relaxed) != 0 || leaving {
             if timer.is_none() {
                 timer = deadline_ns.and_then(|deadline| timer::arm(deadline, timer::Target::Wake(thread.clone())).ok());
             }
             account(&task, time::monotonic_ns());
-            if let Some(next) = pick() {
+            if let Some(next) = pick().or_else(|| if leaving { idle_task() } else { None }) {
                 switch(next, Leave::Blocks);
                 break;
             }
@@ -257,7 +273,7 @@ fn pick() -> Option<Next> {
         let mut queue = cpu.queue.lock();
         let mut entity = queue.run.pop();
         let Some(task) = entity.as_ref()?.item.owner::<Task>() else { continue };
-        let here = task.sched.affinity().has(id);
+        let here = may_stay(&task, id);
         if let Some(entity) = &mut entity
             && (!here || entity.class() != task.sched.class())
         {
@@ -279,6 +295,11 @@ fn pick() -> Option<Next> {
             }
         }
     }
+}
+
+/// Whether `task` may run on this virtual CPU, number `id`.
+fn may_stay(task: &Task, id: u32) -> bool {
+    task.sched.affinity().has(id) && !vcpu::this().life.is_leaving()
 }
 
 /// The boot thread, for when a thread must go and no other can run.
@@ -348,8 +369,9 @@ pub fn finish_switch() {
 /// Requeues a runnable thread, or moves it if it may not run here any more.
 fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: Requeue) {
     virt::note_ready(task);
+    let stays = may_stay(task, id);
     let mut queue = cpu.queue.lock();
-    if task.sched.affinity().has(id) {
+    if stays {
         queue.run.requeue(entity, why);
         cpu.queued.store(queue.run.len() as u32, Relaxed);
         drop(queue);

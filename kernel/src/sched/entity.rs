@@ -46,6 +46,23 @@ impl Affinity {
         })
     }
 
+    /// The virtual CPUs that there are and that run threads.
+    pub fn online() -> Affinity {
+        let mut set = [0_u64; MAX_CPUS / 64];
+        for vcpu in umbel_smp::cpu::all().filter(|vcpu| vcpu.is_online()) {
+            if let Some(word) = set.get_mut(vcpu.id() as usize / 64) {
+                *word |= 1 << (vcpu.id() % 64);
+            }
+        }
+        Affinity(set)
+    }
+
+    /// What is in both sets.
+    pub fn and(mut self, other: Affinity) -> Affinity {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word &= other);
+        self
+    }
+
     /// Whether no virtual CPU below `cpus` is in it.
     pub fn is_empty(&self, cpus: u32) -> bool {
         !(0..cpus).any(|cpu| self.has(cpu))

@@ -1,6 +1,7 @@
 //! The scheduler: which thread runs on which virtual CPU.
 //!
 //! * [`schedule`], [`start`], [`interrupt`], [`yield_now`], [`cond_resched`]: what other subsystems call.
+//! * [`hotplug`]: virtual CPUs that come and go.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
 //!   `virt`: virtual time.
@@ -14,13 +15,14 @@
 
 mod cpu;
 mod entity;
+pub mod hotplug;
 mod idle;
 mod place;
 mod virt;
 
 pub use cpu::{
-    adopt_boot_thread, current, exit_current, finish_switch, has_work, idle_forever, need_resched, schedule,
-    serve_interrupts,
+    adopt_boot_thread, current, exit_current, finish_switch, has_work, idle_forever, need_resched, prepare_idle_task,
+    schedule, serve_interrupts,
 };
 pub use entity::{Affinity, Entity};
 pub use place::program_timer;
@@ -159,9 +161,14 @@ pub fn load_average() -> [u64; 3] {
     place::load_average()
 }
 
-/// Number of virtual CPUs.
-pub fn cpus() -> u32 {
-    vcpu::count()
+/// Number of virtual CPUs that there may ever be: the length of sets of them.
+pub fn possible() -> u32 {
+    vcpu::control().boot.possible.max(1)
+}
+
+/// The virtual CPUs that run threads, ascending.
+pub fn online() -> impl Iterator<Item = u32> {
+    vcpu::all().filter(|vcpu| vcpu.is_online()).map(vcpu::Vcpu::id)
 }
 
 /// Sleeps until CLOCK_MONOTONIC `deadline_ns`, deaf to interrupts. For kernel threads.

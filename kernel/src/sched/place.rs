@@ -5,6 +5,8 @@
 //! an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
 
 use super::cpu::{self, Cpu};
+use super::entity::QueueEntity;
+use super::hotplug;
 use super::virt;
 use crate::task::Task;
 use crate::time::{self, timer};
@@ -24,18 +26,29 @@ const HABIT: u32 = 2;
 /// Queues a Runnable task, and makes somebody look if that is needed.
 pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
     let here = vcpu::this().id();
-    let target = choose(task, here);
     let Some(mut entity) = task.sched.pocket.lock().take() else { return };
     if entity.class() != task.sched.class() {
         entity.set_class(task.sched.class());
     }
+    loop {
+        match push(task, entity, arrival, here) {
+            Ok(()) => return,
+            // That virtual CPU has gone since.
+            Err(back) => entity = back,
+        }
+    }
+}
+
+/// Puts `entity` on the queue where its task should run, or gives it back if that takes no more.
+fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> Result<(), QueueEntity> {
+    let target = choose(task, here);
     task.sched.cpu.store(target, Relaxed);
     virt::note_ready(task);
     let cpu = cpu::get(target);
     let urgent = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
-        queue.run.push(entity, arrival);
+        queue.run.try_push(entity, arrival)?;
         let queued = queue.run.len() as u32;
         if queued == 1 {
             cpu.waiting_since_ns.store(time::monotonic_ns(), Relaxed);
@@ -51,29 +64,32 @@ pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
             cpu.resched.store(true, Relaxed);
         }
         ipi::send(target, Mailbox::RESCHEDULE);
-        return;
+        return Ok(());
     }
     if cpu.idle.load(Relaxed) {
-        return;
+        return Ok(());
     }
     if urgent {
         cpu.resched.store(true, Relaxed);
     }
     start_slice(here);
     called_for_help(here);
+    Ok(())
 }
 
 /// The virtual CPU for a task that becomes runnable.
-fn choose(task: &Task, here: u32) -> u32 {
+fn choose(task: &Arc<Task>, here: u32) -> u32 {
     let affinity = task.sched.affinity();
-    if affinity.has(here) {
+    let good = |&cpu: &u32| affinity.has(cpu) && hotplug::is_online(cpu);
+    if affinity.has(here) && vcpu::this().is_online() {
         return here;
     }
     let last = task.sched.last_cpu();
-    if affinity.has(last) && last < vcpu::count() {
-        return last;
+    if let Some(cpu) = Some(last).filter(good).or_else(|| (0..vcpu::count()).find(good)) {
+        return cpu;
     }
-    (0..vcpu::count()).find(|&cpu| affinity.has(cpu)).unwrap_or(here)
+    hotplug::break_affinity(task, last);
+    if vcpu::this().is_online() { here } else { 0 }
 }
 
 /// The running task woke somebody onto its own queue: calls an idle virtual CPU unless the task is about to block.
@@ -119,6 +135,9 @@ fn call_idle(here: u32) {
 /// Takes something that waits elsewhere; returns whether it did.
 pub(super) fn steal(here: u32, own: &Cpu) -> bool {
     let count = vcpu::count();
+    if !vcpu::this().is_online() {
+        return false;
+    }
     for step in 1..count {
         let other = cpu::get((here + step) % count);
         if other.queued.load(Relaxed) == 0 {
@@ -150,7 +169,8 @@ fn may_run(thread: &ThreadRef, cpu: u32) -> bool {
 
 /// A cross-call asked to look at the queue.
 pub(super) fn look(id: u32, cpu: &Cpu) {
-    if cpu.queued.load(Relaxed) != 0 {
+    hotplug::report_broken();
+    if cpu.queued.load(Relaxed) != 0 || vcpu::this().life.is_leaving() {
         cpu.resched.store(true, Relaxed);
     } else if cpu.idle.load(Relaxed) {
         steal(id, cpu);
@@ -199,7 +219,8 @@ fn balance(here: u32) {
     let count = vcpu::count();
     let own = cpu::get(here);
     let load = |id: u32| cpu::get(id).queued.load(Relaxed) + u32::from(!cpu::get(id).idle.load(Relaxed));
-    let Some(target) = (0..count).filter(|&id| id != here).min_by_key(|&id| load(id)) else { return };
+    let others = (0..count).filter(|&id| id != here && hotplug::is_online(id));
+    let Some(target) = others.min_by_key(|&id| load(id)) else { return };
     if load(target) + 2 > load(here) {
         return;
     }
@@ -214,10 +235,18 @@ fn balance(here: u32) {
         task.sched.cpu.store(target, Relaxed);
     }
     let cpu = cpu::get(target);
-    {
+    let pushed = {
         let mut queue = cpu.queue.lock();
-        queue.run.push(entity, Arrival::Moved);
+        let pushed = queue.run.try_push(entity, Arrival::Moved);
         cpu.queued.store(queue.run.len() as u32, SeqCst);
+        pushed
+    };
+    if let Err(entity) = pushed {
+        if let Some(task) = entity.item.owner::<Task>() {
+            *task.sched.pocket.lock() = Some(entity);
+            enqueue(&task, Arrival::Moved);
+        }
+        return;
     }
     crate::stats::STEALS.add(1);
     ipi::send(target, Mailbox::RESCHEDULE);

@@ -251,8 +251,8 @@ fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Re
     let bytes: Vec<u8> = read_vec(mask, len.min(MASK_MAX) as usize)?;
     let target = find_any(task, pid)?;
     may_change(task, &target)?;
-    let affinity = Affinity::from_bytes(&bytes, sched::cpus());
-    if affinity.is_empty(sched::cpus()) {
+    let affinity = Affinity::from_bytes(&bytes, sched::possible());
+    if affinity.and(Affinity::online()).is_empty(sched::possible()) {
         return Err(Errno::EINVAL);
     }
     target.sched.set_affinity(affinity);
@@ -261,7 +261,8 @@ fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Re
 }
 
 fn sched_getaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Result<usize> {
-    let bytes: Vec<u8> = find_any(task, pid)?.sched.affinity().to_bytes(sched::cpus()).collect();
+    let bytes: Vec<u8> =
+        find_any(task, pid)?.sched.affinity().and(Affinity::online()).to_bytes(sched::possible()).collect();
     if !len.is_multiple_of(8) || (len as usize) < bytes.len() {
         return Err(Errno::EINVAL);
     }

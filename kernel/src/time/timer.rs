@@ -4,14 +4,17 @@
 //! guest code, in the idle loop, in `schedule()`; whoever programs the host's timer asks [`next_deadline`]. Callbacks run
 //! in kernel mode, outside the queue's lock, on whatever thread was running: they must not block.
 //!
+//! The timers of a virtual CPU that is offline stay where they are, so that whoever armed them can still cancel them, and are
+//! run by virtual CPU 0, which is always there ([`leave_behind`], [`take_back`]).
+//!
 //! A callback may run just while [`Timer::cancel`] says that it came too late: state that both touch needs a lock of its own.
 //! Locks: a queue's (rank `Timer`).
 
 use super::queue::{Key, Queue};
 use crate::Result;
 use alloc::sync::{Arc, Weak};
-use core::sync::atomic::{AtomicU64, Ordering::*};
-use umbel_abi::machine::MAX_CPUS;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use umbel_abi::machine::{MAX_CPUS, Mailbox};
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::schedule::schedule;
 use umbel_smp::thread::ThreadRef;
@@ -39,10 +42,23 @@ struct CpuTimers {
     /// The earliest deadline, to look at without the lock.
     next: AtomicU64,
     queue: SpinLock<Queue<Target>>,
+    /// Virtual CPU 0 runs them. Changed under the queue's lock.
+    orphaned: AtomicBool,
 }
 
-static TIMERS: [CpuTimers; MAX_CPUS] =
-    [const { CpuTimers { next: AtomicU64::new(NEVER), queue: SpinLock::new(Rank::Timer, Queue::new()) } }; MAX_CPUS];
+static TIMERS: [CpuTimers; MAX_CPUS] = [const { CpuTimers::new() }; MAX_CPUS];
+/// The earliest deadline of orphaned timers, or earlier.
+static ORPHANS: AtomicU64 = AtomicU64::new(NEVER);
+
+impl CpuTimers {
+    const fn new() -> CpuTimers {
+        CpuTimers {
+            next: AtomicU64::new(NEVER),
+            queue: SpinLock::new(Rank::Timer, Queue::new()),
+            orphaned: AtomicBool::new(false),
+        }
+    }
+}
 
 /// An armed timer. Dropping it leaves it armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +92,55 @@ pub fn arm(deadline_ns: u64, target: Target) -> Result<Timer> {
     Ok(Timer { cpu, key })
 }
 
-/// When the next timer of virtual CPU `cpu` expires.
+/// When the next timer that virtual CPU `cpu` runs expires.
 pub fn next_deadline(cpu: u32) -> Option<u64> {
-    let next = TIMERS.get(cpu as usize)?.next.load(Relaxed);
+    let own = TIMERS.get(cpu as usize)?.next.load(Relaxed);
+    let next = if cpu == 0 { own.min(ORPHANS.load(Relaxed)) } else { own };
     (next != NEVER).then_some(next)
 }
 
-/// Runs the expired timers of virtual CPU `cpu`; returns how many that were. Cheap if there is none.
+/// Virtual CPU `cpu` goes offline: virtual CPU 0 runs its timers from now on.
+pub fn leave_behind(cpu: u32) {
+    let Some(timers) = TIMERS.get(cpu as usize) else { return };
+    // Under the lock, as all that concerns orphans: the list and the deadline fit each other.
+    let queue = timers.queue.lock();
+    timers.orphaned.store(true, Relaxed);
+    ORPHANS.fetch_min(queue.next().unwrap_or(NEVER), Relaxed);
+    drop(queue);
+    umbel_smp::ipi::send(0, Mailbox::RESCHEDULE);
+}
+
+/// Virtual CPU `cpu` is back and runs its timers itself.
+pub fn take_back(cpu: u32) {
+    if let Some(timers) = TIMERS.get(cpu as usize) {
+        let _queue = timers.queue.lock();
+        timers.orphaned.store(false, Relaxed);
+    }
+}
+
+/// By virtual CPU 0: the expired timers of those that are offline, and when the next of them expires.
+#[cold]
+fn run_orphans() -> usize {
+    ORPHANS.store(NEVER, SeqCst);
+    let mut count = 0;
+    for timers in TIMERS.iter().filter(|timers| timers.orphaned.load(Relaxed)) {
+        count += run(timers);
+        let _queue = timers.queue.lock();
+        if timers.orphaned.load(Relaxed) {
+            ORPHANS.fetch_min(timers.next.load(Relaxed), Relaxed);
+        }
+    }
+    count
+}
+
+/// Runs the expired timers that are virtual CPU `cpu`'s to run; returns how many that were. Cheap if there is none.
 pub fn run_expired(cpu: u32) -> usize {
     let Some(timers) = TIMERS.get(cpu as usize) else { return 0 };
+    let orphans = if cpu == 0 && ORPHANS.load(Relaxed) <= super::monotonic_ns() { run_orphans() } else { 0 };
+    orphans + run(timers)
+}
+
+fn run(timers: &CpuTimers) -> usize {
     if timers.next.load(Relaxed) == NEVER {
         return 0;
     }

@@ -19,6 +19,7 @@ mod tree;
 pub use entity::{BASE_SLICE_NS, Class, Entity, RR_SLICE_NS, weight_of_nice};
 pub use tree::Key;
 
+use crate::sync::mutant;
 use alloc::boxed::Box;
 use tree::Tree;
 
@@ -56,12 +57,23 @@ pub struct RunQueue<T> {
     /// Sequence numbers for arrivals at the back and at the front of their equals.
     back: i64,
     front: i64,
+    /// Its virtual CPU is going away: nothing may be pushed from elsewhere.
+    closed: bool,
 }
 
 impl<T> RunQueue<T> {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self { rt: Tree::new(), fair: Tree::new(), weight: 0, weighted: 0, average: 0, back: 0, front: -1 }
+        Self {
+            rt: Tree::new(),
+            fair: Tree::new(),
+            weight: 0,
+            weighted: 0,
+            average: 0,
+            back: 0,
+            front: -1,
+            closed: false,
+        }
     }
 
     /// Attaches and queues a detached entity. The key finds it again until it is popped.
@@ -72,6 +84,26 @@ impl<T> RunQueue<T> {
         }
         self.attach(&mut entity);
         self.insert(entity, Place::Back)
+    }
+
+    /// As [`Self::push`], for those who do not know whether the virtual CPU is still there: gives the entity back if not.
+    pub fn try_push(&mut self, entity: Box<Entity<T>>, arrival: Arrival) -> Result<Key, Box<Entity<T>>> {
+        if self.closed && !mutant("runqueue-closed-ignored") {
+            return Err(entity);
+        }
+        Ok(self.push(entity, arrival))
+    }
+
+    /// Takes no more entities, if none is queued; returns whether that is so now.
+    #[must_use]
+    pub fn close(&mut self) -> bool {
+        self.closed = self.is_empty();
+        self.closed
+    }
+
+    /// Takes entities again.
+    pub fn open(&mut self) {
+        self.closed = false;
     }
 
     /// Takes the entity that should run next; it stays attached.

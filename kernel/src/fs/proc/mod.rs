@@ -24,7 +24,7 @@ mod sysvipc;
 mod users;
 
 pub use process::process_of;
-pub use status::mask as cpu_mask;
+pub use status::{list as cpu_list, mask as cpu_mask};
 pub use system::{FILESYSTEMS, load, uptime_ns};
 
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};

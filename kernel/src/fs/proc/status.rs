@@ -316,7 +316,7 @@ fn rights(out: &mut String, task: &Task) -> core::fmt::Result {
     writeln!(out, "NoNewPrivs:\t{}", u32::from(task.no_new_privs.load(Relaxed)))?;
     writeln!(out, "Seccomp:\t{mode}\nSeccomp_filters:\t{filters}")?;
     writeln!(out, "Speculation_Store_Bypass:\tvulnerable\nSpeculationIndirectBranch:\talways enabled")?;
-    let cpus = sched::cpus();
+    let cpus = sched::possible();
     let affinity = task.sched.affinity();
     let allowed: Vec<u32> = (0..cpus).filter(|cpu| affinity.has(*cpu)).collect();
     writeln!(out, "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}", mask(&allowed, cpus), list(&allowed))?;

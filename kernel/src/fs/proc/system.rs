@@ -27,10 +27,10 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
     let text = |generate: fn() -> Result<Vec<u8>>| -> InodeRef { TextFile::new(Meta::new(fs, 0o444), generate) };
     dir.add("cmdline", text(|| Ok(b"umbel\n".to_vec())))
         .add("config.gz", text(|| Ok(config::gzip())))
-        .add("cpuinfo", text(|| Ok(cpuinfo::text(sched::cpus(), control().boot.tsc_khz))))
+        .add("cpuinfo", text(|| Ok(cpuinfo::text(&online(), control().boot.tsc_khz))))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
-        .add("interrupts", text(|| Ok(interrupts(sched::cpus()).into_bytes())))
+        .add("interrupts", text(|| Ok(interrupts(&online()).into_bytes())))
         .add("lock_stat", text(|| Ok(lock_stat().into_bytes())))
         .add("loadavg", text(|| Ok(loadavg().into_bytes())))
         .add("meminfo", text(|| Ok(meminfo(&memory()).into_bytes())))
@@ -47,7 +47,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("execdomains", text(|| Ok(b"0-0\tLinux           \t[kernel]\n".to_vec())))
         .add("locks", text(|| Ok(locks().into_bytes())))
         .add("misc", text(|| Ok(Vec::new())))
-        .add("softirqs", text(|| Ok(softirqs(sched::cpus()).into_bytes())))
+        .add("softirqs", text(|| Ok(softirqs(&online()).into_bytes())))
         .add("tty", Dir::new(Meta::new(fs, 0o555), StaticDir::new().add("drivers", text(|| Ok(TTY_DRIVERS.into())))))
 }
 
@@ -72,18 +72,23 @@ fn locks() -> String {
     out
 }
 
+/// The virtual CPUs that are online.
+fn online() -> Vec<u32> {
+    sched::online().collect()
+}
+
 /// There are none: the names with zeroes.
-fn softirqs(cpus: u32) -> String {
+fn softirqs(cpus: &[u32]) -> String {
     const NAMES: [&str; 10] =
         ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"];
     let mut out = String::from("                    ");
-    for cpu in 0..cpus {
+    for cpu in cpus {
         let _ = write!(out, "{:<11}", format!("CPU{cpu}"));
     }
     out.push('\n');
     for name in NAMES {
         let _ = write!(out, "{name:>12}:");
-        for _ in 0..cpus {
+        for _ in cpus {
             let _ = write!(out, " {:>10}", 0);
         }
         out.push('\n');
@@ -236,18 +241,18 @@ fn loadavg() -> String {
 }
 
 fn stat() -> String {
-    let cpus = sched::cpus().max(1);
     let up = uptime_ns();
     let (user, kernel) = busy();
-    let idle: Vec<u64> = (0..cpus).map(|cpu| stats::IDLE_NS.of(cpu).min(up)).collect();
     let mut out = String::new();
     let mut rows = String::new();
     let mut all = [0; 3];
-    for (cpu, idle) in idle.iter().enumerate() {
+    for cpu in online() {
+        let here = up.saturating_sub(sched::hotplug::away_ns(cpu));
+        let idle = stats::IDLE_NS.of(cpu).min(here);
         // Time in guest code is known for all CPUs together: each has its share of what it was not idle.
-        let own = up - idle;
+        let own = here - idle;
         let in_user = (own as u128 * u128::from(user) / u128::from((user + kernel).max(1))) as u64;
-        let row = [in_user, own - in_user, *idle].map(|ns| ns / TICK_NS);
+        let row = [in_user, own - in_user, idle].map(|ns| ns / TICK_NS);
         push_row(&mut rows, &format!("cpu{cpu}"), row);
         all.iter_mut().zip(row).for_each(|(sum, part)| *sum += part);
     }
@@ -275,8 +280,8 @@ fn lock_stat() -> String {
 /// Version 15 without domains: switches, and time of running and idling, by virtual CPU (sched-stats of Linux's documentation).
 fn schedstat() -> String {
     let mut out = format!("version 15\ntimestamp {}\n", uptime_ns() / TICK_NS);
-    for cpu in 0..sched::cpus() {
-        let ran_ns = uptime_ns().saturating_sub(stats::IDLE_NS.of(cpu));
+    for cpu in online() {
+        let ran_ns = uptime_ns().saturating_sub(sched::hotplug::away_ns(cpu)).saturating_sub(stats::IDLE_NS.of(cpu));
         let _ = writeln!(out, "cpu{cpu} 0 0 {} 0 0 0 {ran_ns} 0 {}", stats::SWITCHES.of(cpu), stats::SWITCHES.of(cpu));
     }
     out
@@ -302,9 +307,9 @@ fn busy() -> (u64, u64) {
     (all.user_ns, all.system_ns)
 }
 
-fn interrupts(cpus: u32) -> String {
+fn interrupts(cpus: &[u32]) -> String {
     let mut out = String::from("    ");
-    for cpu in 0..cpus {
+    for cpu in cpus {
         let _ = write!(out, "       {:<4}", format!("CPU{cpu}"));
     }
     out.push('\n');
@@ -314,7 +319,7 @@ fn interrupts(cpus: u32) -> String {
         ("DEV", stats::DEVICE_INTERRUPTS.sum(), "Device interrupts"),
     ] {
         let _ = write!(out, "{name}:");
-        for cpu in 0..cpus {
+        for &cpu in cpus {
             let _ = write!(out, " {:>10}", if cpu == 0 { count } else { 0 });
         }
         let _ = writeln!(out, "   {what}");

@@ -5,10 +5,13 @@ mod net;
 
 use super::pseudo::{Dir, DirSource, Meta, PseudoFs, StaticDir, TextFile};
 use super::{FileSystem, InodeRef, Kind};
-use crate::{Errno, Result, sched};
+use crate::sched::{self, hotplug};
+use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use umbel_abi::machine::MAX_CPUS;
 
 /// `SYSFS_MAGIC`.
 const MAGIC: u32 = 0x6265_6572;
@@ -65,8 +68,8 @@ impl Tree<'_> {
     fn devices(self) -> InodeRef {
         let cpu = self.dir(Cpus { fs: self.0.clone() });
         let node0 = StaticDir::new()
-            .add("cpulist", self.text(|| range(sched::cpus())))
-            .add("cpumap", self.text(|| mask(sched::cpus())))
+            .add("cpulist", self.text(|| list(sched::online())))
+            .add("cpumap", self.text(|| mask(sched::online())))
             .add("distance", self.text(|| "10".into()))
             .add("meminfo", self.text(node_meminfo));
         let node = StaticDir::new()
@@ -85,28 +88,42 @@ fn node_meminfo() -> String {
     format!("Node 0 MemTotal:       {:8} kB\nNode 0 MemFree:        {:8} kB", usage.total * 4, usage.free * 4)
 }
 
-/// `0`, or `0-N`.
-fn range(cpus: u32) -> String {
-    if cpus <= 1 { "0".into() } else { format!("0-{}", cpus - 1) }
+/// A set as ranges: `0-2,5`.
+fn list(cpus: impl Iterator<Item = u32>) -> String {
+    super::proc::cpu_list(&cpus.collect::<Vec<_>>())
 }
 
-/// The set of all, or of one.
-fn mask(cpus: u32) -> String {
-    let all: alloc::vec::Vec<u32> = (0..cpus).collect();
-    super::proc::cpu_mask(&all, cpus)
+/// A set as a mask.
+fn mask(cpus: impl Iterator<Item = u32>) -> String {
+    super::proc::cpu_mask(&cpus.collect::<Vec<_>>(), sched::possible())
 }
 
-/// Makes a text from the number of CPUs.
-type OfCpus = fn(u32) -> String;
+/// The virtual CPUs that are not there, or do not run.
+fn offline() -> impl Iterator<Item = u32> {
+    (0..sched::possible()).filter(|cpu| !hotplug::is_online(*cpu))
+}
+
+/// A text about all CPUs.
+type OfCpus = fn() -> String;
 
 /// Files of `/sys/devices/system/cpu` beside the CPUs.
-const FILES: [(&str, OfCpus); 5] = [
-    ("isolated", |_| String::new()),
-    ("kernel_max", |_| "255".into()),
-    ("online", range),
-    ("possible", range),
-    ("present", range),
+const FILES: [(&str, OfCpus); 6] = [
+    ("isolated", String::new),
+    ("kernel_max", || format!("{}", MAX_CPUS - 1)),
+    ("offline", || list(offline())),
+    ("online", || list(sched::online())),
+    ("possible", || list(0..sched::possible())),
+    ("present", || list(0..hotplug::present())),
 ];
+
+/// As the host reads truth values: 1, y, on and the like.
+fn truth(text: &[u8]) -> Result<bool> {
+    match text.trim_ascii() {
+        [b'1' | b'y' | b'Y' | b't' | b'T', ..] | [b'o' | b'O', b'n' | b'N', ..] => Ok(true),
+        [b'0' | b'n' | b'N' | b'f' | b'F', ..] | [b'o' | b'O', b'f' | b'F', ..] => Ok(false),
+        _ => Err(Errno::EINVAL),
+    }
+}
 
 /// `/sys/devices/system/cpu`.
 struct Cpus {
@@ -116,35 +133,43 @@ struct Cpus {
 impl Cpus {
     fn cpu(&self, cpu: u32) -> InodeRef {
         let tree = Tree(&self.fs);
-        let only = move || super::proc::cpu_mask(&[cpu], sched::cpus());
+        let only = move || super::proc::cpu_mask(&[cpu], sched::possible());
         let topology = StaticDir::new()
             .add("core_cpus", tree.text(only))
             .add("core_cpus_list", tree.text(move || format!("{cpu}")))
             .add("core_id", tree.text(move || format!("{cpu}")))
-            .add("core_siblings", tree.text(|| mask(sched::cpus())))
-            .add("core_siblings_list", tree.text(|| range(sched::cpus())))
+            .add("core_siblings", tree.text(|| mask(sched::online())))
+            .add("core_siblings_list", tree.text(|| list(sched::online())))
             .add("die_id", tree.text(|| "0".into()))
-            .add("package_cpus", tree.text(|| mask(sched::cpus())))
-            .add("package_cpus_list", tree.text(|| range(sched::cpus())))
+            .add("package_cpus", tree.text(|| mask(sched::online())))
+            .add("package_cpus_list", tree.text(|| list(sched::online())))
             .add("physical_package_id", tree.text(|| "0".into()))
             .add("thread_siblings", tree.text(only))
             .add("thread_siblings_list", tree.text(move || format!("{cpu}")));
-        tree.dir(StaticDir::new().add("online", tree.text(|| "1".into())).add("topology", tree.dir(topology)))
+        let dir = StaticDir::new().add("topology", tree.dir(topology));
+        // As on x86 since Linux 6.5 the first one cannot go.
+        tree.dir(if cpu == 0 { dir } else { dir.add("online", self.switch(cpu)) })
+    }
+
+    /// `cpuN/online`.
+    fn switch(&self, cpu: u32) -> InodeRef {
+        let text = move || Ok(format!("{}\n", u32::from(hotplug::is_online(cpu))).into_bytes());
+        TextFile::writable(Meta::new(&self.fs, 0o644), text, move |text| hotplug::set_online(cpu, truth(text)?))
     }
 }
 
 impl DirSource for Cpus {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         if let Some((_, make)) = FILES.iter().find(|(own, _)| own.as_bytes() == name) {
-            return Ok(Tree(&self.fs).text(move || make(sched::cpus())));
+            return Ok(Tree(&self.fs).text(make));
         }
         let number = name.strip_prefix(b"cpu").ok_or(Errno::ENOENT)?;
         let number: u32 = core::str::from_utf8(number).ok().and_then(|text| text.parse().ok()).ok_or(Errno::ENOENT)?;
-        if number < sched::cpus() { Ok(self.cpu(number)) } else { Err(Errno::ENOENT) }
+        if number < hotplug::present() { Ok(self.cpu(number)) } else { Err(Errno::ENOENT) }
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
-        let cpus = sched::cpus();
+        let cpus = hotplug::present();
         for at in from..u64::from(cpus) + FILES.len() as u64 {
             let taken = match FILES.get(at.wrapping_sub(u64::from(cpus)) as usize) {
                 Some((name, _)) => emit(at, name.as_bytes(), 0x1_0000 + at, Kind::Regular),
@@ -163,8 +188,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_those_of_sysfs() {
-        assert_eq!(range(1), "0");
-        assert_eq!(range(16), "0-15");
+    fn sets_are_written_as_in_sysfs() {
+        assert_eq!(list(0..1), "0");
+        assert_eq!(list(0..16), "0-15");
+        assert_eq!(list([0, 2, 3].into_iter()), "0,2-3");
+    }
+
+    #[test]
+    fn truth_has_many_names() {
+        assert_eq!([&b"1\n"[..], b"on", b"Y"].map(truth), [Ok(true); 3]);
+        assert_eq!([&b"0\n"[..], b"off", b"n"].map(truth), [Ok(false); 3]);
+        assert_eq!([&b""[..], b"2", b"o"].map(truth), [Err(Errno::EINVAL); 3]);
     }
 }
