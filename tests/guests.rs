@@ -96,6 +96,11 @@ fn transfers() {
 }
 
 #[test]
+fn leases() {
+    same_as_host("leases");
+}
+
+#[test]
 fn mounts() {
     if is_root() {
         same_as_host("mounts");

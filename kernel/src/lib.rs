@@ -19,6 +19,7 @@ pub mod log;
 pub mod net;
 pub mod random;
 pub mod sched;
+pub mod setting;
 pub mod signal;
 pub mod stats;
 pub mod syscall;

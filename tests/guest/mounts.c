@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
+#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -127,6 +129,9 @@ static void flags(void) {
     CHECK(mknod("n/null", S_IFCHR | 0666, 0x103) == 0 && symlink("null", "n/l") == 0);
     CHECK_ERRNO(open("n/null", O_RDWR), EACCES);
     CHECK_ERRNO(access("n/l", F_OK), ELOOP);
+    struct statfs facts;
+    /* ST_RDONLY, NOSUID, NODEV, NOEXEC, NOSYMFOLLOW */
+    CHECK(statfs("n", &facts) == 0 && (facts.f_flags & (1 | 2 | 4 | 8 | 0x2000)) == (4 | 8 | 0x2000));
     touch("n/run");
     CHECK(chmod("n/run", 0755) == 0);
     CHECK_ERRNO(execl("n/run", "run", (char *)0), EACCES);
@@ -264,6 +269,24 @@ static void roots(void) {
     CHECK(!exists("/marker") && rmdir("new") == (status == 0 ? 0 : -1));
 }
 
+/* Who waits for changes of the tree; places where nothing can be mounted. */
+static void changes(void) {
+    int list = open("/proc/self/mountinfo", O_RDONLY), epoll = epoll_create1(0), links = open("/proc/self/fd/0", O_PATH | O_NOFOLLOW);
+    struct pollfd p = {list, POLLPRI, 0};
+    struct epoll_event in = {.events = EPOLLPRI}, out;
+    CHECK(poll(&p, 1, 0) == 0 && epoll_ctl(epoll, EPOLL_CTL_ADD, list, &in) == 0 && epoll_wait(epoll, &out, 1, 0) == 0);
+    CHECK(mkdir("w", 0755) == 0 && mount("x", "w", "tmpfs", 0, 0) == 0);
+    CHECK(poll(&p, 1, 0) == 1 && (p.revents & (POLLPRI | POLLERR)) == (POLLPRI | POLLERR) && poll(&p, 1, 0) == 0);
+    CHECK(umount("w") == 0 && epoll_wait(epoll, &out, 1, 1000) == 1 && (out.events & EPOLLPRI));
+    CHECK(epoll_wait(epoll, &out, 1, 0) == 0 && rmdir("w") == 0);
+    char place[64];
+    snprintf(place, sizeof place, "/proc/self/fd/%d", links);
+    CHECK_ERRNO(mount(directory, place, 0, MS_BIND, 0), ENOENT);
+    touch("file");
+    CHECK_ERRNO(mount("file", place, 0, MS_BIND, 0), ENOENT);
+    CHECK(unlink("file") == 0 && close(list) == 0 && close(epoll) == 0 && close(links) == 0);
+}
+
 int main(void) {
     umask(022);
     CHECK(unshare(CLONE_NEWNS) == 0 || errno == ENOSYS);
@@ -275,6 +298,7 @@ int main(void) {
     propagation();
     steps();
     watched();
+    changes();
     roots();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();

@@ -36,6 +36,9 @@ fn swallow(src: &mut IoSrc<'_>) -> usize {
 struct Null;
 
 impl FileOps for Null {
+    fn pollable(&self, _: &File) -> bool {
+        false
+    }
     fn read(&self, _: &File, _: &mut IoDst<'_>) -> Result<usize> {
         Ok(0)
     }
@@ -78,6 +81,9 @@ fn read_zeroes(dst: &mut IoDst<'_>) -> Result<usize> {
 struct Zero;
 
 impl FileOps for Zero {
+    fn pollable(&self, _: &File) -> bool {
+        false
+    }
     fn read(&self, _: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         read_zeroes(dst)
     }
@@ -105,6 +111,9 @@ impl FileOps for Zero {
 struct Full;
 
 impl FileOps for Full {
+    fn pollable(&self, _: &File) -> bool {
+        false
+    }
     fn read(&self, _: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         read_zeroes(dst)
     }

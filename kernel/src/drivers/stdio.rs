@@ -43,6 +43,10 @@ pub struct StreamIn {
 }
 
 impl FileOps for StreamIn {
+    fn splices(&self) -> bool {
+        true
+    }
+
     fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         if dst.remaining() == 0 {
             return Ok(0);
@@ -139,6 +143,10 @@ impl StreamOut {
 }
 
 impl FileOps for StreamOut {
+    fn splices(&self) -> bool {
+        true
+    }
+
     fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
         let mut bytes = buffer(src.remaining().min(CHUNK))?;
         let mut done = 0;

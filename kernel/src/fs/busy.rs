@@ -1,14 +1,15 @@
 //! Programs that run are not written to, files that are written to do not run (`ETXTBSY`). Source: execve(2), open(2).
 //!
-//! Each inode that can be both has one signed count: descriptors open for writing, or programs that run it.
+//! Each inode that can be both has one signed count: descriptors open for writing, or programs that run it; and one of
+//! open files, for leases.
 
 use super::inode::InodeRef;
 use crate::{Errno, Result};
-use core::sync::atomic::{AtomicI32, Ordering::*};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
-/// The count of an inode: above zero = open for writing so often, below = running so often.
+/// The counts of an inode: the first above zero = open for writing so often, below = running so often; open files.
 #[derive(Debug, Default)]
-pub struct Busy(AtomicI32);
+pub struct Busy(AtomicI32, AtomicU32);
 
 /// An inode that is open for writing, until dropped.
 pub struct Writing(InodeRef);
@@ -17,6 +18,26 @@ pub struct Writing(InodeRef);
 pub struct Running(InodeRef);
 
 impl Busy {
+    /// Descriptors open for writing.
+    pub fn writers(&self) -> u32 {
+        self.0.load(Acquire).max(0) as u32
+    }
+
+    /// Open files.
+    pub fn opens(&self) -> u32 {
+        self.1.load(Acquire)
+    }
+
+    /// A file was opened, or its last reference goes.
+    pub(super) fn opened(&self) {
+        self.1.fetch_add(1, AcqRel);
+    }
+
+    /// See [`Self::opened`].
+    pub(super) fn closed(&self) {
+        self.1.fetch_sub(1, AcqRel);
+    }
+
     fn change(&self, step: i32) -> Result<()> {
         let next = |count: i32| if count.signum() == -step { None } else { count.checked_add(step) };
         self.0.fetch_update(AcqRel, Acquire, next).map(drop).map_err(|_| Errno::ETXTBSY)

@@ -3,6 +3,7 @@
 //! Lock: one spin lock a table (rank FdTable). Files are dropped outside it, since a last drop may do anything.
 
 use super::file::File;
+use crate::setting::Setting;
 use crate::syscall::Fd;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -11,7 +12,7 @@ use core::ops::RangeInclusive;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// Most descriptors of a process, whatever its limit (fs.nr_open).
-pub const NR_OPEN: u64 = 1 << 20;
+pub static NR_OPEN: Setting = Setting::new(1 << 20, 64, 1 << 30);
 
 #[derive(Clone)]
 struct Entry {
@@ -58,7 +59,19 @@ impl FdTable {
     }
 
     /// A copy, for fork(2).
-    pub fn duplicate(&self) -> Arc<FdTable> {
+    ///
+    /// # Errors
+    /// `EMFILE` if a descriptor is above what fs.nr_open has become meanwhile.
+    pub fn duplicate(&self) -> Result<Arc<FdTable>> {
+        let most = NR_OPEN.get().next_multiple_of(u64::from(u64::BITS));
+        let entries = self.entries.lock();
+        let used = entries.list.iter().rposition(Option::is_some).map_or(0, |last| last as u64 + 1);
+        drop(entries);
+        if used > most { Err(Errno::EMFILE) } else { Ok(self.copy()) }
+    }
+
+    /// A copy, for execve(2), which cannot fail any more.
+    pub fn copy(&self) -> Arc<FdTable> {
         let copy = self.entries.lock().clone();
         Arc::new(FdTable { entries: SpinLock::new(Rank::FdTable, copy) })
     }
@@ -85,7 +98,7 @@ impl FdTable {
         let index = (start..entries.list.len())
             .find(|&index| matches!(entries.list.get(index), Some(None)))
             .unwrap_or(start.max(entries.list.len()));
-        if index as u64 >= limit.min(NR_OPEN) {
+        if index as u64 >= limit.min(NR_OPEN.get()) {
             drop(entries);
             return Err(Errno::EMFILE);
         }
@@ -99,7 +112,7 @@ impl FdTable {
     /// Puts `file` at exactly `fd`, returning what was there (dup2(2)). `EBADF` if `fd` is not below `limit`.
     pub fn replace(&self, fd: Fd, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Option<Arc<File>>> {
         let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
-        if index as u64 >= limit.min(NR_OPEN) {
+        if index as u64 >= limit.min(NR_OPEN.get()) {
             return Err(Errno::EBADF);
         }
         let old = self.entries.lock().put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;

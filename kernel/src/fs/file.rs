@@ -16,7 +16,7 @@ use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use umbel_abi::linux::uapi;
 use umbel_smp::lock::{Mutex, Once, Rank};
 use umbel_smp::wait::PollTable;
@@ -101,6 +101,16 @@ pub trait FileOps: Send + Sync + Any {
     /// Registers with `table`, if there is one, and then says what is ready now.
     fn poll(&self, file: &File, table: Option<&mut PollTable>) -> PollEvents {
         PollEvents::READABLE | PollEvents::WRITABLE
+    }
+
+    /// Whether there is anything to wait for (epoll(7)).
+    fn pollable(&self, file: &File) -> bool {
+        !file.inode().is_some_and(|inode| matches!(inode.kind(), Kind::Regular | Kind::Directory | Kind::Block))
+    }
+
+    /// Whether splice(2) moves data from and to it.
+    fn splices(&self) -> bool {
+        self.seekable()
     }
 
     /// A request of ioctl(2) that is not common to all files.
@@ -189,6 +199,8 @@ pub struct File {
     owner: AtomicI32,
     owner_kind: AtomicI32,
     signal: AtomicU32,
+    /// The open made the file (`F_CREATED_QUERY`).
+    created: AtomicBool,
     id: u64,
     /// Held by files open for writing that could run.
     _writing: Option<super::Writing>,
@@ -235,6 +247,7 @@ impl File {
         OPEN.fetch_add(1, Relaxed);
         if let Some(path) = &path {
             path.mount().used();
+            path.inode().busy().filter(|_| !flags.contains(OpenFlags::PATH)).into_iter().for_each(super::Busy::opened);
         }
         if let Some(mount) = written_mount(path.as_ref(), flags) {
             mount.writers.fetch_add(1, Relaxed);
@@ -247,6 +260,7 @@ impl File {
             owner: AtomicI32::new(0),
             owner_kind: AtomicI32::new(1),
             signal: AtomicU32::new(0),
+            created: AtomicBool::new(false),
             id: super::next_ino(),
             _writing: writing,
         })
@@ -315,6 +329,16 @@ impl File {
         self.signal.store(signal, Relaxed);
     }
 
+    /// Whether the open(2) that it comes from made the file.
+    pub fn is_created(&self) -> bool {
+        self.created.load(Relaxed)
+    }
+
+    /// Notes that its open made the file.
+    pub(super) fn mark_created(&self) {
+        self.created.store(true, Relaxed);
+    }
+
     /// The position now.
     pub fn position(&self) -> u64 {
         *self.pos.lock()
@@ -333,8 +357,9 @@ impl File {
     /// Reads at the position. `EBADF` unless open for reading.
     pub fn read(&self, dst: &mut IoDst<'_>) -> Result<usize> {
         self.require(self.flags().readable())?;
+        let wanted = dst.remaining();
         let count = self.ops.read(self, dst)?;
-        self.notify(count, Events::ACCESS);
+        self.was_read(wanted, count);
         Ok(count)
     }
 
@@ -349,8 +374,9 @@ impl File {
     /// Reads at `offset`.
     pub fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         self.require(self.flags().readable())?;
+        let wanted = dst.remaining();
         let count = self.ops.read_at(self, dst, offset)?;
-        self.notify(count, Events::ACCESS);
+        self.was_read(wanted, count);
         Ok(count)
     }
 
@@ -423,7 +449,7 @@ impl File {
             *pos += 1;
         }
         *pos = self.ops.readdir(self, *pos, sink)?;
-        self.notify(1, Events::ACCESS);
+        self.was_read(1, 1);
         Ok(())
     }
 
@@ -462,14 +488,21 @@ impl File {
         Ok(*pos)
     }
 
-    /// Tells watches, if `count` bytes were moved; a read moves the access time too.
+    /// Moves the access time, at the end of the file too, and tells watches of bytes that were read.
+    fn was_read(&self, wanted: usize, count: usize) {
+        if let Some(path) = self.path.as_ref().filter(|_| wanted > 0)
+            && !self.flags().contains(OpenFlags::NOATIME)
+        {
+            path.accessed();
+        }
+        self.notify(count, Events::ACCESS);
+    }
+
+    /// Tells watches, if `count` bytes were moved.
     pub fn notify(&self, count: usize, events: Events) {
         if count > 0
             && let Some(path) = &self.path
         {
-            if events == Events::ACCESS && !self.flags().contains(OpenFlags::NOATIME) {
-                path.accessed();
-            }
             notify::changed(path.dentry(), events);
         }
     }
@@ -504,6 +537,10 @@ impl Drop for File {
             mount.writers.fetch_sub(1, Relaxed);
         }
         super::lock::release_description(self);
+        super::lease::release(self);
+        if let Some(path) = self.path.as_ref().filter(|_| !flags.contains(OpenFlags::PATH)) {
+            path.inode().busy().into_iter().for_each(super::Busy::closed);
+        }
         let ops = self.ops.clone();
         ops.release(self);
     }
@@ -537,6 +574,10 @@ impl FileOps for DirOps {
 
     fn seekable(&self) -> bool {
         true
+    }
+
+    fn splices(&self) -> bool {
+        false
     }
 
     /// Positions are those that readdir gave out; the end is not known.

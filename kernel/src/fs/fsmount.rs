@@ -174,6 +174,10 @@ impl FileOps for FsConfig {
         dst.write(message.as_bytes())
     }
 
+    fn pollable(&self, _: &File) -> bool {
+        false
+    }
+
     fn describe(&self, _: &File) -> String {
         String::from("anon_inode:[fscontext]")
     }

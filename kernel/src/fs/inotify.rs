@@ -6,6 +6,7 @@
 
 use super::notify::{self, Event, Events, Watch};
 use super::{File, FileOps, InodeRef, IoDst, OpenFlags, Path, PollEvents, PollTable};
+use crate::setting::Setting;
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::boxed::Box;
@@ -22,11 +23,11 @@ use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::WaitQueue;
 
 /// Events that a queue holds (fs.inotify.max_queued_events).
-pub const MAX_QUEUED: usize = 16384;
+pub static MAX_QUEUED: Setting = Setting::new(16384, 1, i32::MAX as u64);
 /// Instances of the machine (fs.inotify.max_user_instances).
-pub const MAX_INSTANCES: usize = 128;
+pub static MAX_INSTANCES: Setting = Setting::new(128, 0, i32::MAX as u64);
 /// Watches of the machine (fs.inotify.max_user_watches).
-pub const MAX_WATCHES: usize = 8192;
+pub static MAX_WATCHES: Setting = Setting::new(8192, 0, i32::MAX as u64);
 /// Bytes of the kernel's heap that queues and watches leave to others.
 const HEAP_MARGIN: u64 = 2 << 20;
 /// Bytes of `struct inotify_event` without its name; names are padded to a multiple of it.
@@ -64,6 +65,8 @@ struct State {
     last_wd: i32,
     events: VecDeque<Box<[u8]>>,
     bytes: usize,
+    /// Whether the overflow event is in the queue.
+    overflowed: bool,
 }
 
 /// A watch of one inode.
@@ -121,7 +124,7 @@ impl Inotify {
             return Ok(marker.wd);
         }
         umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOMEM)?;
-        if WATCHES.fetch_add(1, Relaxed) >= MAX_WATCHES {
+        if WATCHES.fetch_add(1, Relaxed) as u64 >= MAX_WATCHES.get() {
             WATCHES.fetch_sub(1, Relaxed);
             return Err(Errno::ENOSPC);
         }
@@ -158,11 +161,12 @@ impl Inotify {
     }
 
     fn push(&self, wd: i32, events: Events, cookie: u32, name: &[u8]) {
+        let most = MAX_QUEUED.get() as usize;
         let mut state = self.state.lock();
-        if state.events.len() > MAX_QUEUED {
+        let full = state.events.len() >= most || umbel_mm::heap::room_for(HEAP_MARGIN).is_err();
+        if full && core::mem::replace(&mut state.overflowed, true) {
             return;
         }
-        let full = state.events.len() == MAX_QUEUED || umbel_mm::heap::room_for(HEAP_MARGIN).is_err();
         let record = if full { encode(-1, Events::Q_OVERFLOW, 0, b"") } else { encode(wd, events, cookie, name) };
         let repeated = state.events.back().is_some_and(|last| **last == *record);
         if repeated && !events.contains(Events::IGNORED) {
@@ -182,6 +186,9 @@ impl Inotify {
         }
         let record = state.events.pop_front()?;
         state.bytes -= record.len();
+        if record.starts_with(&(-1_i32).to_ne_bytes()) {
+            state.overflowed = false;
+        }
         Some(Ok(record))
     }
 }
@@ -286,7 +293,7 @@ impl Drop for Inotify {
 /// # Errors
 /// `EMFILE` when there are too many.
 pub fn new(flags: OpenFlags) -> Result<Arc<File>> {
-    if INSTANCES.fetch_add(1, Relaxed) >= MAX_INSTANCES {
+    if INSTANCES.fetch_add(1, Relaxed) as u64 >= MAX_INSTANCES.get() {
         INSTANCES.fetch_sub(1, Relaxed);
         return Err(Errno::EMFILE);
     }
@@ -326,11 +333,14 @@ mod tests {
     fn a_full_queue_says_so_once() {
         let group = group();
         INSTANCES.fetch_add(1, Relaxed);
-        for cookie in 0..MAX_QUEUED as u32 + 5 {
+        let most = MAX_QUEUED.get() as usize;
+        for cookie in 0..most as u32 + 5 {
             group.push(1, Events::MOVED_TO, cookie, b"");
         }
+        assert!(group.pop(32).is_some_and(|popped| popped.is_ok()));
+        group.push(1, Events::MOVED_TO, 7, b"");
         let state = group.state.lock();
-        assert_eq!(state.events.len(), MAX_QUEUED + 1);
+        assert_eq!(state.events.len(), most);
         assert_eq!(state.events.back().map(|record| record[..4].to_vec()), Some(std::vec![0xff; 4]));
     }
 }

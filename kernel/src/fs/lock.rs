@@ -13,7 +13,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
@@ -96,11 +96,11 @@ impl Shown {
 struct Table {
     /// Locks by file; none overlap for one holder.
     held: BTreeMap<u64, (u64, u64, Vec<Lock>)>,
-    /// For whom each waiting POSIX holder waits.
-    waiting: BTreeMap<Holder, Holder>,
+    /// POSIX holders that wait for others, each waiting thread once: ticket, who waits, for whom.
+    waiting: Vec<(u64, Holder, Holder)>,
 }
 
-static TABLE: SpinLock<Table> = SpinLock::new(Rank::Leaf, Table { held: BTreeMap::new(), waiting: BTreeMap::new() });
+static TABLE: SpinLock<Table> = SpinLock::new(Rank::Leaf, Table { held: BTreeMap::new(), waiting: Vec::new() });
 /// Those who wait for any lock. Contention on file locks is rare; waking all of them is not.
 static RELEASED: WaitQueue = WaitQueue::new();
 /// Locks in the table: closing a file looks no further when there are none.
@@ -121,17 +121,20 @@ pub fn conflict(file: &File, wanted: &Lock) -> Option<Lock> {
 /// # Errors
 /// `EAGAIN`, `EDEADLK`, `ERESTARTSYS`.
 pub fn take(file: &File, wanted: Lock, wait: Wait) -> Result<()> {
-    let key = key(file);
-    let result = match attempt(key, &wanted, wait) {
+    static TICKETS: AtomicU64 = AtomicU64::new(0);
+    let (key, ticket) = (key(file), TICKETS.fetch_add(1, Relaxed));
+    let result = match attempt(key, &wanted, wait, ticket) {
         Some(result) => result,
-        None => match RELEASED.wait_interruptible(None, || attempt(key, &wanted, wait)) {
+        None => match RELEASED.wait_interruptible(None, || attempt(key, &wanted, wait, ticket)) {
             Ok(result) => result,
-            Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
+            Err(Wake::Interrupted | Wake::TimedOut) => {
+                TABLE.lock().stop_waiting(ticket);
+                Err(Errno::ERESTARTSYS)
+            }
         },
     };
     let attr = file.attr();
     let mut table = TABLE.lock();
-    table.waiting.remove(&wanted.holder);
     if let (Ok(attr), Some(entry)) = (attr, table.held.get_mut(&key)) {
         (entry.0, entry.1) = (attr.dev, attr.ino);
     }
@@ -147,8 +150,10 @@ pub enum Wait {
 }
 
 /// Once: `None` = wait.
-fn attempt(key: u64, wanted: &Lock, wait: Wait) -> Option<Result<()>> {
+fn attempt(key: u64, wanted: &Lock, wait: Wait, ticket: u64) -> Option<Result<()>> {
     let mut table = TABLE.lock();
+    // In the same breath as the lock is granted: who holds it does not wait for it.
+    table.stop_waiting(ticket);
     match table.conflict(key, wanted) {
         None => {
             let changed = table.grant(key, *wanted);
@@ -162,7 +167,10 @@ fn attempt(key: u64, wanted: &Lock, wait: Wait) -> Option<Result<()>> {
         Some(_) if wait == Wait::No => Some(Err(Errno::EAGAIN)),
         Some(other) if table.would_deadlock(wanted.holder, other.holder) => Some(Err(Errno::EDEADLK)),
         Some(other) => {
-            table.waiting.insert(wanted.holder, other.holder);
+            // Only processes wait for each other in a circle: an open file's locks anybody may release.
+            if let (Holder::Posix(_), Holder::Posix(_)) = (wanted.holder, other.holder) {
+                table.waiting.push((ticket, wanted.holder, other.holder));
+            }
             None
         }
     }
@@ -217,12 +225,33 @@ impl Table {
         self.held.get(&key)?.2.iter().find(bites).copied()
     }
 
-    /// Puts the lock in; true if the holder gave something up by it.
-    fn grant(&mut self, key: u64, lock: Lock) -> bool {
+    /// Puts the lock in, joined with those of the same mode that it touches; true if the holder gave something up by it.
+    ///
+    /// A holder's locks stand together, by their first byte, where its first one came: `F_GETLK` names the first.
+    fn grant(&mut self, key: u64, mut lock: Lock) -> bool {
+        let own = |other: &Lock| other.holder == lock.holder;
+        let place = self.held.get(&key).and_then(|(_, _, list)| list.iter().position(own));
         let changed = self.cut(key, lock.holder, lock.first, lock.last);
-        self.held.entry(key).or_default().2.push(lock);
-        COUNT.fetch_add(1, Relaxed);
+        let list = &mut self.held.entry(key).or_default().2;
+        let place = place.unwrap_or(list.len());
+        let (first, last) = (lock.first, lock.last);
+        list.retain(|other| {
+            let touches = other.last.checked_add(1) == Some(first) || last.checked_add(1) == Some(other.first);
+            let joins = touches && other.holder == lock.holder && other.mode == lock.mode;
+            if joins {
+                (lock.first, lock.last) = (lock.first.min(other.first), lock.last.max(other.last));
+            }
+            !joins
+        });
+        let before = |other: &&Lock| other.holder == lock.holder && other.first < lock.first;
+        let place = place + list.iter().skip(place).take_while(before).count();
+        list.insert(place, lock);
+        self.recount();
         changed
+    }
+
+    fn stop_waiting(&mut self, ticket: u64) {
+        self.waiting.retain(|(own, ..)| *own != ticket);
     }
 
     /// Takes a range away from what `holder` has; true if there was any.
@@ -258,18 +287,19 @@ impl Table {
 
     /// Whether `other`, for whom `holder` would wait, waits for `holder` itself.
     fn would_deadlock(&self, holder: Holder, mut other: Holder) -> bool {
-        if !matches!(holder, Holder::Posix(_)) {
+        /// Where threads share a holder, a walk may go round in a circle that `holder` is not in: Linux gives up, too.
+        const STEPS: usize = 10;
+        if !matches!((holder, other), (Holder::Posix(_), Holder::Posix(_))) {
             return false;
         }
-        // Each waits for one at most: a walk longer than the map goes round in a circle.
-        for _ in 0..=self.waiting.len() {
-            match self.waiting.get(&other) {
-                Some(next) if *next == holder => return true,
-                Some(next) => other = *next,
+        for _ in 0..STEPS {
+            match self.waiting.iter().find(|(_, waiter, _)| *waiter == other) {
+                Some((_, _, next)) if *next == holder => return true,
+                Some((_, _, next)) => other = *next,
                 None => return false,
             }
         }
-        true
+        false
     }
 }
 
@@ -305,12 +335,30 @@ mod tests {
     }
 
     #[test]
+    fn locks_that_touch_become_one_and_stand_by_holder() {
+        let mut table = Table::default();
+        table.grant(1, lock(1, Mode::Shared, 20, 29));
+        table.grant(1, lock(2, Mode::Shared, 0, 9));
+        table.grant(1, lock(1, Mode::Shared, 0, 9));
+        let ranges = |table: &Table| table.held[&1].2.iter().map(|l| (l.pid, l.first, l.last)).collect::<Vec<_>>();
+        assert_eq!(ranges(&table), [(1, 0, 9), (1, 20, 29), (2, 0, 9)]);
+        table.grant(1, lock(1, Mode::Shared, 10, 19));
+        assert_eq!(ranges(&table), [(1, 0, 29), (2, 0, 9)]);
+        table.grant(1, lock(1, Mode::Exclusive, 10, 19));
+        assert_eq!(ranges(&table), [(1, 0, 9), (1, 10, 19), (1, 20, 29), (2, 0, 9)]);
+        assert_eq!(table.conflict(1, &lock(3, Mode::Exclusive, 0, 99)).map(|l| l.first), Some(0));
+    }
+
+    #[test]
     fn circles_of_waiters_are_deadlocks() {
         let mut table = Table::default();
         let [a, b, c] = [1, 2, 3].map(Holder::Posix);
-        table.waiting.insert(b, c);
+        table.waiting.push((1, b, c));
         assert!(!table.would_deadlock(a, b));
-        table.waiting.insert(c, a);
+        table.waiting.push((2, c, a));
         assert!(table.would_deadlock(a, b));
+        assert!(!table.would_deadlock(a, Holder::Description(2)));
+        table.stop_waiting(2);
+        assert!(!table.would_deadlock(a, b));
     }
 }

@@ -19,6 +19,7 @@ pub mod host;
 mod init;
 mod inode;
 pub mod inotify;
+pub mod lease;
 pub mod lock;
 mod mount;
 pub mod mounting;

@@ -203,6 +203,12 @@ impl Mount {
     }
 }
 
+impl core::fmt::Debug for Path {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "mount {}: {}", self.mount.id, alloc::string::String::from_utf8_lossy(&self.dentry.name()))
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         ALL.lock().remove(&self.id);

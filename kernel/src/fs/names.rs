@@ -164,11 +164,11 @@ impl<'a> Names<'a> {
         }
     }
 
-    /// A node owned by the caller, umask applied.
+    /// A node owned by the caller; the umask is applied where it is made.
     pub fn node(&self, kind: Kind, mode: Mode) -> NewNode<'static> {
         NewNode {
             kind,
-            mode: mode & 0o7777 & !self.context.umask(),
+            mode: mode & 0o7777,
             uid: self.cred.fsuid,
             gid: self.cred.fsgid,
             rdev: Default::default(),
@@ -204,6 +204,7 @@ impl<'a> Names<'a> {
         if flags.contains(OpenFlags::NOATIME) {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
+        super::lease::break_for(&path, flags)?;
         let writing = if writes { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
@@ -220,7 +221,9 @@ impl<'a> Names<'a> {
         let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
-        Ok(File::for_writing(path, ops, flags, writing))
+        let file = File::for_writing(path, ops, flags, writing);
+        file.mark_created();
+        Ok(file)
     }
 
     fn open_unnamed(
@@ -241,12 +244,21 @@ impl<'a> Names<'a> {
         perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
         let linkable = !flags.contains(OpenFlags::EXCL);
         let mut node = self.node(Kind::Regular, mode);
-        inherit_group(&dir, &mut node, self.cred)?;
+        self.settle(&dir, &mut node)?;
         let inode = dir.inode().create_unnamed(&node, linkable)?;
         let name = alloc::format!("#{}", inode.attr()?.ino);
         let path = Path::new(dir.mount().clone(), Dentry::unnamed(dir.dentry(), name.as_bytes(), inode))?;
         let flags = flags.difference(OpenFlags::TMPFILE) | (flags & OpenFlags::EXCL);
         self.open_made(path, flags, task)
+    }
+
+    /// Gives `node` the group and the mode that it has in `dir`.
+    fn settle(&self, dir: &Path, node: &mut NewNode<'_>) -> Result<()> {
+        inherit_group(dir, node, self.cred)?;
+        if node.kind != Kind::Symlink {
+            node.mode &= !self.context.umask();
+        }
+        Ok(())
     }
 
     /// Makes `node` (its mode as [`Self::node`] made it) at `name`.
@@ -278,7 +290,7 @@ impl<'a> Names<'a> {
         }
         self.check_addition(dir)?;
         let mut node = *node;
-        inherit_group(dir, &mut node, self.cred)?;
+        self.settle(dir, &mut node)?;
         dentry.instantiate(dir.inode().create(name, &node)?);
         if let Some(inode) = dentry.inode() {
             notify::name(dir.inode(), name, inode, Events::CREATE);

@@ -7,14 +7,16 @@
 use super::file::{File, FileOps, OpenContext};
 use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
 use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
-use super::{IoDst, IoSrc, next_dev, next_ino};
+use super::{IoDst, IoSrc, PollEvents, PollTable, next_dev, next_ino};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_smp::lock::{Mutex, Once, Rank};
+use umbel_smp::wait::WaitQueue;
 
 /// What all pseudo inodes have.
 pub struct Meta {
@@ -232,18 +234,39 @@ pub type Generate = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
 /// Takes what one write(2) wrote.
 pub type Accept = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
+/// Says how often what a file shows has changed.
+pub type Changes = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// How to wait for changes of a file: `POLLPRI` says that there was one since the last look.
+pub struct Watched {
+    pub changes: Changes,
+    /// Woken after each.
+    pub queue: Arc<WaitQueue>,
+}
+
 /// A file whose contents are made on demand.
 pub struct TextFile {
     meta: Meta,
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
+    watched: Option<Arc<Watched>>,
 }
 
 impl TextFile {
     /// A file that reads as what `generate` makes.
     #[allow(clippy::new_ret_no_self)]
     pub fn new(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> InodeRef {
-        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None })
+        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched: None })
+    }
+
+    /// The same, whose changes can be waited for.
+    pub fn watched(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        watched: Watched,
+    ) -> InodeRef {
+        let watched = Some(Arc::new(watched));
+        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched })
     }
 
     /// The same, that also takes writes.
@@ -253,7 +276,8 @@ impl TextFile {
         accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> InodeRef {
         let accept: Accept = Box::new(accept);
-        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: Some(Arc::new(accept)) })
+        let accept = Some(Arc::new(accept));
+        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept, watched: None })
     }
 }
 
@@ -281,6 +305,8 @@ impl Inode for TextFile {
             text: Mutex::new(Rank::SleepLeaf, None),
             generate: self.generate.clone(),
             accept: self.accept.clone(),
+            seen: AtomicU64::new(self.watched.as_ref().map_or(0, |watched| (watched.changes)())),
+            watched: self.watched.clone(),
         }))
     }
 
@@ -295,9 +321,27 @@ struct TextOps {
     text: Mutex<Option<Arc<[u8]>>>,
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
+    /// The change that poll(2) has told of.
+    seen: AtomicU64,
+    watched: Option<Arc<Watched>>,
 }
 
 impl FileOps for TextOps {
+    fn pollable(&self, _: &File) -> bool {
+        self.watched.is_some()
+    }
+
+    fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
+        let ready = PollEvents::READABLE | PollEvents::WRITABLE;
+        let Some(watched) = &self.watched else { return ready };
+        if table.is_some_and(|table| table.register(&watched.queue).is_err()) {
+            return PollEvents::ERR;
+        }
+        let now = (watched.changes)();
+        let news = self.seen.swap(now, Relaxed) != now;
+        if news { PollEvents::READABLE | PollEvents::ERR | PollEvents::PRI } else { PollEvents::READABLE }
+    }
+
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         let missing = self.text.lock().is_none();
         if offset == 0 || missing {

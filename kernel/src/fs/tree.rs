@@ -13,16 +13,35 @@ use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use umbel_smp::lock::{Mutex, Rank, RwLock, SpinLock};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use umbel_smp::lock::{Mutex, Once, Rank, RwLock, SpinLock};
+use umbel_smp::wait::WaitQueue;
 
 static TREE: Mutex<()> = Mutex::new(Rank::Mount, ());
-static SPACES: SpinLock<BTreeMap<u64, Weak<MountNamespace>>> = SpinLock::new(Rank::Dentry, BTreeMap::new());
+/// Name spaces by number, each with its count of changes, which is looked at without holding it.
+type Spaces = BTreeMap<u64, (Weak<MountNamespace>, Arc<AtomicU64>)>;
+static SPACES: SpinLock<Spaces> = SpinLock::new(Rank::Dentry, BTreeMap::new());
 
 /// A tree of mounts that processes see.
 pub struct MountNamespace {
     id: u64,
     root: RwLock<Arc<Mount>>,
+    /// Mounts that came and went.
+    changes: Arc<AtomicU64>,
+}
+
+/// Woken when a mount comes or goes, in whatever name space.
+pub fn changed() -> Arc<WaitQueue> {
+    static QUEUE: Once<Arc<WaitQueue>> = Once::new();
+    QUEUE.call_once(|| Arc::new(WaitQueue::new())).clone()
+}
+
+/// Notes that a mount comes to, or goes from, the name space `id`.
+fn note_change(id: u64) {
+    if let Some((_, changes)) = SPACES.lock().get(&id) {
+        changes.fetch_add(1, Relaxed);
+    }
+    changed().wake_all();
 }
 
 impl MountNamespace {
@@ -30,14 +49,20 @@ impl MountNamespace {
     pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
         let id = super::next_ino();
         set_namespace(&root, id);
-        let space = Arc::new(MountNamespace { id, root: RwLock::new(Rank::Leaf, root) });
-        SPACES.lock().insert(id, Arc::downgrade(&space));
+        let root = RwLock::new(Rank::Leaf, root);
+        let space = Arc::new(MountNamespace { id, root, changes: Arc::default() });
+        SPACES.lock().insert(id, (Arc::downgrade(&space), space.changes.clone()));
         space
     }
 
     /// A number that no other name space has.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// How many mounts came and went.
+    pub fn changes(&self) -> Arc<AtomicU64> {
+        self.changes.clone()
     }
 
     /// The mount at its root.
@@ -64,7 +89,7 @@ impl Drop for MountNamespace {
 
 /// The name space that `mount` belongs to.
 pub fn namespace_of(mount: &Mount) -> Option<Arc<MountNamespace>> {
-    SPACES.lock().get(&mount.namespace())?.upgrade()
+    SPACES.lock().get(&mount.namespace())?.0.upgrade()
 }
 
 /// A copy of `context` in a name space of its own, a copy of its own (`CLONE_NEWNS`).
@@ -117,11 +142,12 @@ fn graft(mount: &Arc<Mount>, place: Path) {
     place.dentry().mounts.fetch_add(1, Relaxed);
     TABLE.write().insert(place.key(), mount.clone());
     *mount.at.write() = Some(place);
+    note_change(mount.namespace());
 }
 
 /// Takes one mount out of the tree.
 fn unhook(mount: &Arc<Mount>) {
-    mount.namespace.store(0, Relaxed);
+    note_change(mount.namespace.swap(0, Relaxed));
     let place = mount.at.write().take();
     if let Some(place) = place {
         let removed = TABLE.write().remove(&place.key());
@@ -232,11 +258,12 @@ pub fn attach(mount: &Arc<Mount>, place: Path) -> Result<()> {
 
 fn attach_locked(mount: &Arc<Mount>, place: Path) -> Result<()> {
     let place = place.top();
+    // The links of procfs are there for a moment only.
+    if place.is_deleted() || place.inode().kind() == super::Kind::Symlink && place.dentry().is_unhashed() {
+        return Err(Errno::ENOENT);
+    }
     if place.is_dir() != mount.root_path()?.is_dir() {
         return Err(Errno::ENOTDIR);
-    }
-    if place.is_deleted() {
-        return Err(Errno::ENOENT);
     }
     let group = place.mount().propagation().group;
     if group != 0 {

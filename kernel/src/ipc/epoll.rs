@@ -8,7 +8,7 @@
 //! Items do not keep files open: they hold weak references and are dropped when found dead.
 //! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`).
 
-use crate::fs::{File, FileOps, Kind, OpenFlags, PollEvents, PollTable};
+use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
 use crate::syscall::Fd;
 use crate::task::Task;
 use crate::{Errno, Result, signal, time};
@@ -24,6 +24,7 @@ use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
 /// `EPOLLET`, `EPOLLONESHOT`, `EPOLLWAKEUP`, `EPOLLEXCLUSIVE`.
 const EDGE: u32 = 1 << 31;
 const ONESHOT: u32 = 1 << 30;
+const EXCLUSIVE: u32 = 1 << 28;
 const OPTIONS: u32 = 0xf << 28;
 /// Reported whether asked for or not.
 const ALWAYS: u32 = PollEvents::ERR.union(PollEvents::HUP).bits();
@@ -60,9 +61,9 @@ impl Hook {
 }
 
 impl WakeTarget for Hook {
-    fn woken(&self) {
+    fn woken(&self) -> bool {
         self.raise();
-        self.queue.wake_all_nested();
+        self.queue.wake_all_nested()
     }
 }
 
@@ -127,7 +128,7 @@ impl Epoll {
         if file.flags().contains(OpenFlags::PATH) {
             return Err(Errno::EBADF);
         }
-        if file.inode().is_some_and(|inode| matches!(inode.kind(), Kind::Regular | Kind::Directory | Kind::Block)) {
+        if !file.ops().pollable(file) {
             return Err(Errno::EPERM);
         }
         if let Some(inner) = file.ops_as::<Epoll>() {
@@ -144,7 +145,10 @@ impl Epoll {
         }
         let (list, queue) = (self.raised.clone(), self.queue.clone());
         let hook = Arc::new(Hook { key, raised: AtomicBool::new(false), list, queue });
-        let mut table = PollTable::for_target(hook.clone());
+        let mut table = match event.events & EXCLUSIVE {
+            0 => PollTable::for_target(hook.clone()),
+            _ => PollTable::for_exclusive_target(hook.clone()),
+        };
         file.poll(Some(&mut table));
         let item = Item {
             file: Arc::downgrade(file),

@@ -62,7 +62,7 @@ impl EventFd {
             None if nonblock => return Err(Errno::EAGAIN),
             None => self.queue.wait_interruptible(None, attempt).map_err(|_| Errno::ERESTARTSYS)?,
         };
-        self.queue.wake_all();
+        self.queue.wake_taker();
         Ok(done)
     }
 }

@@ -6,6 +6,8 @@
 //! Locks (spinning): `NAMES` (InodeState), then a queue's `state` (Endpoint).
 
 use crate::fs::{Attr, File, FileOps, IoDst, Kind, OpenFlags, Owner, PollEvents, PollTable, Time};
+use crate::net::netlink;
+use crate::setting::Setting;
 use crate::signal::{self, SigInfo};
 use crate::task::{self, Cred, Process, cap};
 use crate::{Errno, Result};
@@ -21,12 +23,14 @@ use umbel_smp::wait::{WaitQueue, Wake};
 /// Highest priority and one (`MQ_PRIO_MAX`).
 pub const PRIO_MAX: u32 = 32768;
 /// fs.mqueue.queues_max, msg_max, msgsize_max, and the defaults of the latter two.
-pub const QUEUES_MAX: usize = 256;
-pub const MSG_MAX: i64 = 10;
-pub const MSGSIZE_MAX: i64 = 8192;
+pub static QUEUES_MAX: Setting = Setting::new(256, 0, i32::MAX as u64);
+pub static MSG_MAX: Setting = Setting::new(10, 1, HARD_MSG_MAX);
+pub static MSGSIZE_MAX: Setting = Setting::new(8192, 128, HARD_MSGSIZE_MAX);
+pub static MSG_DEFAULT: Setting = Setting::new(10, 1, HARD_MSG_MAX);
+pub static MSGSIZE_DEFAULT: Setting = Setting::new(8192, 128, HARD_MSGSIZE_MAX);
 /// What nobody may go beyond.
-const HARD_MSG_MAX: i64 = 65536;
-const HARD_MSGSIZE_MAX: i64 = 1 << 24;
+const HARD_MSG_MAX: u64 = 65536;
+const HARD_MSGSIZE_MAX: u64 = 1 << 24;
 /// `RLIMIT_MSGQUEUE`'s usual value: bytes that one queue may take.
 const BYTES_MAX: i64 = 819_200;
 /// Bytes of the kernel's heap that queues leave to others.
@@ -66,9 +70,22 @@ struct State {
 struct Notify {
     process: Weak<Process>,
     pid: i32,
-    /// The signal and its value; `None` = nothing is sent (`SIGEV_NONE`).
-    signal: Option<(u32, u64)>,
+    how: How,
 }
+
+/// How a process is told.
+#[derive(Clone)]
+pub enum How {
+    /// Not at all (`SIGEV_NONE`).
+    Silent,
+    /// By a signal with a value.
+    Signal(u32, u64),
+    /// By a cookie through a netlink socket, at which the C library's thread waits (`SIGEV_THREAD`).
+    Socket(Arc<File>, [u8; COOKIE]),
+}
+
+/// Bytes of a cookie; the last says why it comes.
+pub const COOKIE: usize = 32;
 
 /// Size of a queue as mq_open(3) is given it.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +113,7 @@ pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: 
         }
         None if !flags.contains(OpenFlags::CREAT) => return Err(Errno::ENOENT),
         None => {
-            if names.len() >= QUEUES_MAX && !cred.capable(cap::SYS_RESOURCE) {
+            if names.len() as u64 >= QUEUES_MAX.get() && !cred.capable(cap::SYS_RESOURCE) {
                 return Err(Errno::ENOSPC);
             }
             let queue = Arc::new(Queue::new(name, mode, checked(size, cred)?, cred));
@@ -110,9 +127,15 @@ pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: 
 
 /// Messages and bytes of a new queue.
 fn checked(size: Option<Size>, cred: &Cred) -> Result<Size> {
-    let Some(size) = size else { return Ok(Size { messages: MSG_MAX, bytes: MSGSIZE_MAX }) };
-    let (messages, bytes) =
-        if cred.capable(cap::SYS_RESOURCE) { (HARD_MSG_MAX, HARD_MSGSIZE_MAX) } else { (MSG_MAX, MSGSIZE_MAX) };
+    let usual = |default: &Setting, most: &Setting| default.get().min(most.get()) as i64;
+    let Some(size) = size else {
+        let (messages, bytes) = (usual(&MSG_DEFAULT, &MSG_MAX), usual(&MSGSIZE_DEFAULT, &MSGSIZE_MAX));
+        return Ok(Size { messages, bytes });
+    };
+    let (messages, bytes) = match cred.capable(cap::SYS_RESOURCE) {
+        true => (HARD_MSG_MAX as i64, HARD_MSGSIZE_MAX as i64),
+        false => (MSG_MAX.get() as i64, MSGSIZE_MAX.get() as i64),
+    };
     if !(1..=messages).contains(&size.messages) || !(1..=bytes).contains(&size.bytes) {
         return Err(Errno::EINVAL);
     }
@@ -239,11 +262,33 @@ impl State {
 
 impl Notify {
     fn tell(self) {
-        let (Some(process), Some((signo, value))) = (self.process.upgrade(), self.signal) else { return };
+        /// `NOTIFY_WOKENUP`.
+        const WOKEN: u8 = 1;
+        let (process, signo, value) = match (self.process.upgrade(), &self.how) {
+            (Some(process), How::Signal(signo, value)) => (process, *signo, *value),
+            (_, How::Socket(..)) => return self.send_cookie(WOKEN),
+            _ => return,
+        };
         let sender = task::current();
         let (pid, uid) = (process.sees(sender.process().pid()) as u32, sender.cred().uid);
         let ids = u64::from(pid) | u64::from(uid) << 32;
         signal::send_to_process(&process, SigInfo::raw(signo, SI_MESGQ, &[ids, value]));
+    }
+
+    /// The registration is over without a message.
+    fn end(self) {
+        /// `NOTIFY_REMOVED`.
+        const REMOVED: u8 = 2;
+        self.send_cookie(REMOVED);
+    }
+
+    fn send_cookie(&self, why: u8) {
+        if let How::Socket(file, cookie) = &self.how {
+            let mut cookie = *cookie;
+            cookie[COOKIE - 1] = why;
+            // A full queue loses it, as on Linux.
+            let _ = netlink::deliver(file, &cookie);
+        }
     }
 }
 
@@ -276,23 +321,25 @@ impl Mq {
         [self.0.max_messages as i64, self.0.max_size as i64, count as i64]
     }
 
-    /// mq_notify(3); `signal` as in [`Notify`].
+    /// mq_notify(3).
     ///
     /// # Errors
     /// `EBUSY` if somebody else is to be told.
-    pub fn notify(&self, process: &Arc<Process>, signal: Option<(u32, u64)>) -> Result<()> {
+    pub fn notify(&self, process: &Arc<Process>, how: How) -> Result<()> {
         let mut state = self.0.state.lock();
         if state.notify.as_ref().is_some_and(|notify| notify.process.strong_count() > 0) {
             return Err(Errno::EBUSY);
         }
-        state.notify = Some(Notify { process: Arc::downgrade(process), pid: process.pid().0, signal });
+        state.notify = Some(Notify { process: Arc::downgrade(process), pid: process.pid().0, how });
         Ok(())
     }
 
     /// Process `pid` is not to be told any more.
     pub fn forget(&self, pid: i32) {
-        let mut state = self.0.state.lock();
-        let _gone = state.notify.take_if(|notify| notify.pid == pid);
+        let gone = self.0.state.lock().notify.take_if(|notify| notify.pid == pid);
+        if let Some(notify) = gone {
+            notify.end();
+        }
     }
 }
 
@@ -302,7 +349,8 @@ impl FileOps for Mq {
         let line = {
             let state = self.0.state.lock();
             let (mode, signo) = match state.notify.as_ref() {
-                Some(Notify { signal: Some((signo, _)), .. }) => (0, *signo),
+                Some(Notify { how: How::Signal(signo, _), .. }) => (0, *signo),
+                Some(Notify { how: How::Socket(..), .. }) => (2, 0),
                 Some(_) => (1, 0),
                 None => (0, 0),
             };

@@ -178,9 +178,8 @@ impl Pipe {
                 Ok(None) if nonblock => break,
                 Ok(None) => {
                     let needed = needed(if packets { src.remaining().min(PIPE_BUF) } else { total });
-                    let ready = || (self.room.load(Acquire) >= needed || self.readers.load(Acquire) == 0).then_some(());
-                    if self.write_queue.wait_interruptible(None, ready).is_err() {
-                        return if done > 0 { Ok(done) } else { Err(Errno::ERESTARTSYS) };
+                    if let Err(error) = self.wait_room(needed) {
+                        return if done > 0 { Ok(done) } else { Err(error) };
                     }
                 }
                 Err(error) => {
@@ -213,8 +212,26 @@ impl Pipe {
         let result = ring.fill(src, packets);
         self.note(&ring.ring);
         drop(ring);
-        self.read_queue.wake_all();
+        self.read_queue.wake_taker();
         result.map(Some)
+    }
+
+    /// Writes what fits of `src` now, waiting for room unless `nonblock` (vmsplice(2)).
+    pub fn write_part(&self, src: &mut IoSrc<'_>, nonblock: bool) -> Result<usize> {
+        let total = src.remaining();
+        loop {
+            match self.write_some(src, total, false)? {
+                Some(count) => return Ok(count),
+                None if nonblock => return Err(Errno::EAGAIN),
+                None => self.wait_room(needed(total))?,
+            }
+        }
+    }
+
+    /// Waits for `needed` bytes of room, or until nobody reads.
+    fn wait_room(&self, needed: usize) -> Result<()> {
+        let ready = || (self.room.load(Acquire) >= needed || self.readers.load(Acquire) == 0).then_some(());
+        self.write_queue.wait_interruptible(None, ready).map_err(|_| Errno::ERESTARTSYS)
     }
 
     fn note(&self, ring: &ByteRing) {
@@ -225,7 +242,7 @@ impl Pipe {
     /// Writers are woken when a page is free, not for every byte: they would find too little room.
     fn wake_writers(&self) {
         if self.room.load(Acquire) >= PIPE_BUF {
-            self.write_queue.wake_all();
+            self.write_queue.wake_taker();
         }
     }
 
@@ -342,6 +359,10 @@ impl FileOps for PipeEnd {
             }
         }
         self.pipe.poll(self.access)
+    }
+
+    fn splices(&self) -> bool {
+        true
     }
 
     fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {

@@ -191,10 +191,11 @@ fn map_stack(
 
 fn describe(task: &Task, request: &Request, program: &Program, bias: u64, stack: stack::Image) -> Result<Image> {
     let root = task.fs()?.root();
-    let exe = request.file.path().map(|path| path.display(&root)).unwrap_or_default();
+    let place = request.file.path().cloned();
+    let exe = place.as_ref().map(|path| path.display(&root)).unwrap_or_default();
     let code = program.segments.iter().find(|segment| segment.exec);
     let code = code.map_or(0..0, |segment| bias + segment.vaddr..bias + segment.end());
-    Ok(Image { exe, args: stack.args, env: stack.envs, auxv: stack.auxv, stack_top: stack.sp, code })
+    Ok(Image { exe, place, args: stack.args, env: stack.envs, auxv: stack.auxv, stack_top: stack.sp, code })
 }
 
 /// For /proc and prctl(2).

@@ -335,6 +335,10 @@ pub trait Socket: Send + Sync + Any {
 struct Ops(Arc<dyn Socket>);
 
 impl FileOps for Ops {
+    fn splices(&self) -> bool {
+        true
+    }
+
     fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         if dst.remaining() == 0 {
             return Ok(0);

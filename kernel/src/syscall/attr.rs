@@ -4,7 +4,7 @@
 use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
-use crate::fs::{Attr, File, Kind, Mode, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm};
+use crate::fs::{Attr, File, Kind, Mode, Mount, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm};
 use crate::task::ns::user::Which;
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -128,13 +128,37 @@ fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, bu
 
 fn statfs(task: &Arc<Task>, path: UserStr, buf: UserAddr) -> Result<()> {
     let path = path_at(task, Fd::CWD, path, AtFlags::empty())?;
-    write_val(buf, &encode_statfs(&path.mount().fs().statfs()?, path.mount().flags().bits()))
+    write_val(buf, &encode_statfs(&path.mount().fs().statfs()?, mount_flags(path.mount())))
 }
 
 fn fstatfs(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
     let file = task.files()?.get(fd)?;
-    let flags = file.path().map_or(0, |path| path.mount().flags().bits());
+    let flags = file.path().map_or(0, |path| mount_flags(path.mount()));
     write_val(buf, &encode_statfs(&file.ops().statfs(&file)?, flags))
+}
+
+/// A mount's flags as statfs(2) shows them (`ST_*`).
+fn mount_flags(mount: &Mount) -> u32 {
+    const SAME: MountFlags = MountFlags::RDONLY
+        .union(MountFlags::NOSUID)
+        .union(MountFlags::NODEV)
+        .union(MountFlags::NOEXEC)
+        .union(MountFlags::NOATIME)
+        .union(MountFlags::NODIRATIME);
+    const RELATIME: u32 = 0x1000;
+    const NOSYMFOLLOW: u32 = 0x2000;
+    let flags = mount.flags();
+    let mut shown = (flags & SAME).bits();
+    if mount.fs_read_only() {
+        shown |= MountFlags::RDONLY.bits();
+    }
+    if !flags.intersects(MountFlags::NOATIME | MountFlags::STRICTATIME) {
+        shown |= RELATIME;
+    }
+    if flags.contains(MountFlags::NOSYMFOLLOW) {
+        shown |= NOSYMFOLLOW;
+    }
+    shown
 }
 
 fn encode_statfs(facts: &StatFs, flags: u32) -> uapi::statfs {
@@ -296,6 +320,7 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     }
     path.mount().check_writable()?;
     perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    crate::fs::lease::break_for(&path, OpenFlags::WRONLY)?;
     let _writing = crate::fs::Writing::new(path.inode())?;
     if size > path.attr()?.size {
         super::io::check_size_limit(task, task.process().limit(uapi::RLIMIT_FSIZE), size)?;

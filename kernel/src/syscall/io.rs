@@ -4,8 +4,9 @@
 
 use super::Fd;
 use super::Pid;
+use crate::fs::lease::Lease;
 use crate::fs::notify::Events;
-use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, lock};
+use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, lease, lock};
 use crate::signal;
 use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
@@ -35,7 +36,7 @@ rows! {
     nr::__NR_dup, dup(fd: Fd) => dup, Full;
     nr::__NR_dup2, dup2(fd: Fd, new: Fd) => dup2, Full;
     nr::__NR_dup3, dup3(fd: Fd, new: Fd, flags: u32) => dup3, Full;
-    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no leases, no directory notification; O_ASYNC and F_SETSIG are kept, no signal is sent");
+    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no directory notification; O_ASYNC and F_SETSIG are kept, no signal is sent");
     nr::__NR_flock, flock(fd: Fd, operation: u32) => flock, Full;
     nr::__NR_ioctl, ioctl(fd: Fd, request: u32, arg: u64) => ioctl, Full;
     nr::__NR_fsync, fsync(fd: Fd) => fsync, Full;
@@ -266,7 +267,7 @@ fn close_range(task: &Arc<Task>, first: u32, last: u32, flags: u32) -> Result<()
         return Err(Errno::EINVAL);
     }
     if flags & UNSHARE != 0 {
-        let own = task.files()?.duplicate();
+        let own = task.files()?.duplicate()?;
         drop(task.replace_files(Some(own)));
     }
     let files = task.files()?;
@@ -352,7 +353,18 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             file.set_owner(if kind == F_OWNER_PGRP { -id } else { id }, kind);
             Ok(0)
         }
-        F_GETLEASE => Ok(u64::from(F_UNLCK)),
+        F_CREATED_QUERY => Ok(u64::from(file.is_created())),
+        F_DUPFD_QUERY => Ok(u64::from(Arc::ptr_eq(&file, &files.get(Fd(arg as i32))?))),
+        F_GETLEASE => Ok(u64::from(lease_number(lease::of(&file)))),
+        F_SETLEASE => {
+            let wanted = match arg as u32 {
+                F_UNLCK => None,
+                F_RDLCK => Some(Lease::Read),
+                F_WRLCK => Some(Lease::Write),
+                _ => return Err(Errno::EINVAL),
+            };
+            lease::set(task, &file, fd, wanted).map(|()| 0)
+        }
         // Asking for no events takes a watch away; there never is one.
         F_NOTIFY if arg as u32 & !DN_MULTISHOT == 0 => Ok(0),
         F_GETOWN => Ok(i64::from(shown(file.owner())) as u64),
@@ -375,6 +387,10 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
 /// An owner as the caller sees it: a group if negative.
 pub(crate) fn shown(owner: i32) -> i32 {
     caller_sees(Pid(owner.abs())) * owner.signum()
+}
+
+fn lease_number(lease: Option<Lease>) -> u32 {
+    lease.map_or(F_UNLCK, |lease| if lease == Lease::Read { F_RDLCK } else { F_WRLCK })
 }
 
 /// `struct f_owner_ex`, from what `F_SETOWN` would take.
@@ -505,6 +521,8 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
     const FIOASYNC: u32 = 0x5452;
     const FIOQSIZE: u32 = 0x5460;
     const FIONREAD: u32 = 0x541b;
+    const FICLONE: u32 = 0x4004_9409;
+    const FICLONERANGE: u32 = 0x4020_940d;
     let file = file(task, fd)?;
     let toggle = |flag: OpenFlags| -> Result<u64> {
         let on = user::read_val::<i32>(UserAddr(arg))? != 0;
@@ -522,7 +540,23 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
             let left = file.attr()?.size.saturating_sub(file.position());
             user::write_val(UserAddr(arg), &(left.min(i32::MAX as u64) as i32)).map(|()| 0)
         }
+        FICLONE => clone_blocks(task, &file, Fd(arg as i32)),
+        FICLONERANGE => clone_blocks(task, &file, Fd(user::read_val::<i64>(UserAddr(arg))? as i32)),
         _ => file.ops().ioctl(task, &file, request, arg),
+    }
+}
+
+/// `FICLONE` and `FICLONERANGE`: no file system here shares blocks between files.
+fn clone_blocks(task: &Arc<Task>, to: &File, from: Fd) -> Result<u64> {
+    let from = file(task, from)?;
+    if !from.flags().readable() || !to.flags().writable() || to.flags().contains(OpenFlags::APPEND) {
+        return Err(Errno::EBADF);
+    }
+    match (from.attr()?.kind, to.attr()?.kind) {
+        (Kind::Directory, _) | (_, Kind::Directory) => Err(Errno::EISDIR),
+        (Kind::Regular, Kind::Regular) if !same_file_system(&from, to) => Err(Errno::EXDEV),
+        (Kind::Regular, Kind::Regular) => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EINVAL),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Fd, UserStr};
 use crate::fs::{File, OpenFlags};
-use crate::ipc::mqueue::{self, Mq, PRIO_MAX, Size};
+use crate::ipc::mqueue::{self, COOKIE, How, Mq, PRIO_MAX, Size};
+use crate::net::netlink;
 use crate::task::Task;
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
@@ -16,7 +17,7 @@ rows! {
     nr::__NR_mq_unlink, mq_unlink(name: UserStr) => mq_unlink, Full;
     nr::__NR_mq_timedsend, mq_timedsend(fd: Fd, text: UserAddr, len: u64, priority: u32, timeout: u64) => mq_timedsend, Full;
     nr::__NR_mq_timedreceive, mq_timedreceive(fd: Fd, text: UserAddr, room: u64, priority: UserAddr, timeout: u64) => mq_timedreceive, Full;
-    nr::__NR_mq_notify, mq_notify(fd: Fd, event: UserAddr) => mq_notify, Partial("no SIGEV_THREAD");
+    nr::__NR_mq_notify, mq_notify(fd: Fd, event: UserAddr) => mq_notify, Full;
     nr::__NR_mq_getsetattr, mq_getsetattr(fd: Fd, new: UserAddr, old: UserAddr) => mq_getsetattr, Full;
 }
 
@@ -120,16 +121,24 @@ umbel_mm::pod! {
 fn mq_notify(task: &Arc<Task>, fd: Fd, event: UserAddr) -> Result<()> {
     const SIGEV_SIGNAL: i32 = 0;
     const SIGEV_NONE: i32 = 1;
+    const SIGEV_THREAD: i32 = 2;
     /// Highest signal number.
     const SIGNALS: i32 = 64;
     let wanted = if event.is_null() { None } else { Some(read_val::<EventArg>(event)?) };
-    let signal = match &wanted {
+    let how = match &wanted {
         Some(event) => match event.notify {
-            SIGEV_NONE => None,
-            SIGEV_SIGNAL if (0..=SIGNALS).contains(&event.signo) => Some((event.signo as u32, event.value)),
+            SIGEV_NONE => How::Silent,
+            SIGEV_SIGNAL if event.signo == 0 => How::Silent,
+            SIGEV_SIGNAL if (1..=SIGNALS).contains(&event.signo) => How::Signal(event.signo as u32, event.value),
+            SIGEV_THREAD => {
+                let cookie: [u8; COOKIE] = read_val(UserAddr(event.value))?;
+                let socket = task.files()?.get(Fd(event.signo))?;
+                netlink::deliver(&socket, &[])?;
+                How::Socket(socket, cookie)
+            }
             _ => return Err(Errno::EINVAL),
         },
-        None => None,
+        None => How::Silent,
     };
     let file = task.files()?.get(fd)?;
     let queue = queue(&file)?;
@@ -137,7 +146,7 @@ fn mq_notify(task: &Arc<Task>, fd: Fd, event: UserAddr) -> Result<()> {
         queue.forget(task.process().pid().0);
         return Ok(());
     }
-    queue.notify(task.process(), signal.filter(|(signo, _)| *signo != 0))
+    queue.notify(task.process(), how)
 }
 
 fn mq_getsetattr(task: &Arc<Task>, fd: Fd, new: UserAddr, old: UserAddr) -> Result<()> {

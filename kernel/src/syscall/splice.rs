@@ -43,12 +43,15 @@ fn splice(
     if !input.flags().readable() || !out.flags().writable() {
         return Err(Errno::EBADF);
     }
-    let (from_pipe, to_pipe) = (is_pipe(&input)?, is_pipe(&out)?);
+    let (from_pipe, to_pipe) = (is_pipe(&input), is_pipe(&out));
     if (from_pipe && !in_at.is_null()) || (to_pipe && !out_at.is_null()) {
         return Err(Errno::ESPIPE);
     }
     let appends = out.flags().contains(OpenFlags::APPEND);
     if !(from_pipe || to_pipe) || appends || flags & !SPLICE_FLAGS != 0 || same_pipe(&input, &out) {
+        return Err(Errno::EINVAL);
+    }
+    if !input.ops().splices() || !out.ops().splices() {
         return Err(Errno::EINVAL);
     }
     if count == 0 {
@@ -88,7 +91,7 @@ fn tee(task: &Arc<Task>, input: Fd, out: Fd, count: usize, flags: u32) -> Result
         return Err(Errno::EBADF);
     }
     let from = input.ops_as::<PipeEnd>().ok_or(Errno::EINVAL)?;
-    if !is_pipe(&out)? || same_pipe(&input, &out) {
+    if !is_pipe(&out) || same_pipe(&input, &out) {
         return Err(Errno::EINVAL);
     }
     let nonblock = flags & SPLICE_F_NONBLOCK != 0;
@@ -107,8 +110,8 @@ fn tee(task: &Arc<Task>, input: Fd, out: Fd, count: usize, flags: u32) -> Result
     out.write(&mut IoSrc::kernel(buffer.get(..got).unwrap_or(&[])))
 }
 
-fn is_pipe(file: &File) -> Result<bool> {
-    Ok(file.attr()?.kind == Kind::Fifo)
+fn is_pipe(file: &File) -> bool {
+    file.ops_as::<PipeEnd>().is_some()
 }
 
 /// Reads once, and writes what was read.
@@ -161,9 +164,7 @@ fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -
     if flags & !SPLICE_FLAGS != 0 {
         return Err(Errno::EINVAL);
     }
-    if !is_pipe(&file)? {
-        return Err(Errno::EBADF);
-    }
+    let pipe = file.ops_as::<PipeEnd>().ok_or(Errno::EBADF)?.pipe();
     let pieces = read_iovecs(iov, count)?;
     let ready =
         if file.flags().writable() { PollEvents::OUT | PollEvents::ERR } else { PollEvents::IN | PollEvents::HUP };
@@ -172,7 +173,7 @@ fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -
         return Err(Errno::EAGAIN);
     }
     if file.flags().writable() {
-        file.write(&mut IoSrc::user_pieces(pieces))
+        pipe.write_part(&mut IoSrc::user_pieces(pieces), nonblock)
     } else {
         file.read(&mut IoDst::user_pieces(pieces))
     }

@@ -6,7 +6,7 @@ use crate::signal;
 use crate::task::ns::uts;
 use crate::task::{self, Process, WaitStatus};
 use crate::task::{Task, cap, ids};
-use crate::{Errno, Result, random, time};
+use crate::{Errno, Result, random, time, tty};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
@@ -21,7 +21,7 @@ rows! {
     nr::__NR_getrandom, getrandom(buf: UserAddr, len: usize, flags: u32) => getrandom, Full;
     nr::__NR_syslog, syslog(action: u32, buf: UserAddr, len: i32) => syslog, Full;
     nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
-    nr::__NR_vhangup, vhangup() => vhangup, Partial("refused");
+    nr::__NR_vhangup, vhangup() => vhangup, Partial("a terminal that was hung up stays so");
     nr::__NR_acct, acct(path: UserStr) => acct, Partial("refused");
     nr::__NR_sysfs, sysfs(option: u32, first: u64, second: u64) => sysfs, Full;
 }
@@ -173,8 +173,14 @@ fn sysfs(_: &Arc<Task>, option: u32, first: u64, second: u64) -> Result<usize> {
     }
 }
 
-fn vhangup(_: &Arc<Task>) -> Result<()> {
-    Err(Errno::EPERM)
+fn vhangup(task: &Arc<Task>) -> Result<()> {
+    if !task.capable(cap::SYS_TTY_CONFIG) {
+        return Err(Errno::EPERM);
+    }
+    if let Some(tty) = tty::controlling(task) {
+        tty.hang_up();
+    }
+    Ok(())
 }
 
 fn acct(_: &Arc<Task>, _path: UserStr) -> Result<()> {

@@ -147,7 +147,7 @@ fn shmget(task: &Arc<Task>, key: i32, size: u64, flags: u32) -> Result<i32> {
             return Err(Errno::EINVAL);
         }
         if flags & SHM_HUGETLB != 0 {
-            return Err(Errno::ENOMEM);
+            return Err(Errno::EINVAL);
         }
         let pages = size.div_ceil(PAGE);
         if pages > Limits::get(&limits.shmall) {

@@ -196,7 +196,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     let space = task.space().ok_or(Errno::EINVAL)?;
     let space = if flags.contains(CloneFlags::VM) { space } else { space.fork()? };
     let files = task.files()?;
-    let files = if flags.contains(CloneFlags::FILES) { files } else { files.duplicate() };
+    let files = if flags.contains(CloneFlags::FILES) { files } else { files.duplicate()? };
     let fs = task.fs()?;
     let fs = match fresh.fs {
         Some(own) => own,

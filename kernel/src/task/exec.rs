@@ -167,7 +167,7 @@ fn unshare(task: &Arc<Task>) {
             // The task's reference and this one.
             0..=2 => files.close_on_exec(),
             _ => {
-                let own = files.duplicate();
+                let own = files.copy();
                 own.close_on_exec();
                 drop(task.replace_files(Some(own)));
             }

@@ -90,6 +90,7 @@ pub fn leave(task: &Arc<Task>) {
         Gone::Process(end) => {
             process.timers.clear();
             process.signal.forget_pending();
+            process.leave_program();
             crate::ipc::sysv::exit(process.pid().0);
             finish_process(&process, status, end);
         }

@@ -84,6 +84,8 @@ pub struct IoCounts {
 pub struct Image {
     /// Absolute path of the executable.
     pub exe: Vec<u8>,
+    /// The executable itself, while the process runs it.
+    pub place: Option<crate::fs::Path>,
     /// Where its argument and environment strings lie, and the auxiliary vector's bytes.
     pub args: core::ops::Range<u64>,
     pub env: core::ops::Range<u64>,
@@ -245,6 +247,11 @@ impl Process {
         let image = Arc::new(image);
         let old = core::mem::replace(&mut *self.image.lock(), image);
         drop(old);
+    }
+
+    /// It runs its program no more: the mount may go.
+    pub fn leave_program(&self) {
+        self.set_image(Image { place: None, ..(*self.image()).clone() });
     }
 
     /// Whether its end has been decided.

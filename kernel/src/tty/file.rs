@@ -75,6 +75,10 @@ pub(super) fn adopt(context: &OpenContext<'_>, tty: &Arc<Tty>) {
 }
 
 impl FileOps for TtyFile {
+    fn splices(&self) -> bool {
+        true
+    }
+
     fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         job::check(&task::current(), &self.tty, SIGTTIN)?;
         let bytes = self.tty.read(dst.remaining().min(CHUNK), file.nonblocking())?;

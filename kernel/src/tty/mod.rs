@@ -18,7 +18,7 @@ mod terminal;
 pub mod termios;
 
 pub use file::{TtyFile, register_nodes};
-pub use job::attach;
+pub use job::{attach, controlling};
 pub use pts::devpts;
 pub use terminal::{Line, Tty};
 

@@ -211,6 +211,10 @@ impl Master {
 }
 
 impl FileOps for Master {
+    fn splices(&self) -> bool {
+        true
+    }
+
     fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         if dst.remaining() == 0 {
             return Ok(0);

@@ -19,6 +19,8 @@ pub(super) enum Target {
     Poller(ThreadRef),
     /// Something else that wants to know: stays, not counted.
     Other(Arc<dyn WakeTarget>),
+    /// As `Other`, where one of them is enough.
+    Exclusive(Arc<dyn WakeTarget>),
 }
 
 /// One entry.
@@ -114,8 +116,9 @@ impl List {
         queued
     }
 
-    /// Wakes at most `n` threads and everybody who does not count; returns how many threads were woken.
-    pub(super) fn wake(&mut self, n: usize) -> usize {
+    /// Wakes at most `n` threads, everybody who does not count, and at most `takers` of the exclusive ones, not counting
+    /// those with whom nobody waits; returns how many threads were woken.
+    pub(super) fn wake(&mut self, n: usize, mut takers: usize) -> usize {
         let mut woken = 0;
         let mut at = self.head;
         while let Some(node) = self.node(at) {
@@ -132,7 +135,14 @@ impl List {
                 Target::Poller(thread) => {
                     scheduler().wake(thread);
                 }
-                Target::Other(target) => target.woken(),
+                Target::Other(target) => {
+                    target.woken();
+                }
+                Target::Exclusive(target) => {
+                    if takers > 0 && target.woken() {
+                        takers -= 1;
+                    }
+                }
             }
         }
         woken

@@ -118,25 +118,37 @@ impl WaitQueue {
         self.wake_n(usize::MAX)
     }
 
-    /// As [`Self::wake_all`], for a [`WakeTarget`]: while another queue's lock is held.
-    pub fn wake_all_nested(&self) {
+    /// As [`Self::wake_all`] for something that one taker is enough for: of the targets that are exclusive only the first
+    /// with whom somebody waits is told.
+    pub fn wake_taker(&self) -> usize {
+        self.wake_some(usize::MAX, 1)
+    }
+
+    /// As [`Self::wake_all`], for a [`WakeTarget`]: while another queue's lock is held. Whether anybody was there.
+    pub fn wake_all_nested(&self) -> bool {
         full_fence("wait-waker-unfenced");
-        if self.len.load(Relaxed) != 0 {
-            let mut list = self.list.lock_nested();
-            list.wake(usize::MAX);
-            self.len.store(list.len(), Relaxed);
+        if self.len.load(Relaxed) == 0 {
+            return false;
         }
+        let mut list = self.list.lock_nested();
+        list.wake(usize::MAX, usize::MAX);
+        self.len.store(list.len(), Relaxed);
+        true
     }
 
     /// Wakes at most `n` waiters in the order of their arrival, and whoever polls; returns how many waiters that was.
     pub fn wake_n(&self, n: usize) -> usize {
+        self.wake_some(n, n)
+    }
+
+    fn wake_some(&self, n: usize, takers: usize) -> usize {
         // Pairs with the fence of `try_block`: the condition was changed before, the waiter enqueued before its test.
         full_fence("wait-waker-unfenced");
         if self.len.load(Relaxed) == 0 {
             return 0;
         }
         let mut list = self.list.lock();
-        let woken = list.wake(n);
+        let woken = list.wake(n, takers);
         self.len.store(list.len(), Relaxed);
         woken
     }

@@ -14,8 +14,9 @@ use umbel_abi::linux::Errno;
 
 /// Somebody who wants to know of wake-ups.
 pub trait WakeTarget: Send + Sync + fmt::Debug {
-    /// Called at each wake-up, under the queue's lock: may take ranks below `WaitQueue`, or `lock_nested` queues.
-    fn woken(&self);
+    /// Called at each wake-up, under the queue's lock: may take ranks below `WaitQueue`, or `lock_nested` queues. Says
+    /// whether somebody waits there.
+    fn woken(&self) -> bool;
 }
 
 /// A registration on one queue, removed when dropped.
@@ -49,6 +50,7 @@ impl Drop for PollEntry {
 enum Subscriber {
     CurrentThread,
     Target(Arc<dyn WakeTarget>),
+    Exclusive(Arc<dyn WakeTarget>),
 }
 
 /// The registrations of one poll, select or epoll item; dropping it removes them all.
@@ -71,12 +73,19 @@ impl PollTable {
         Self { subscriber: Subscriber::Target(target), entries: Vec::new() }
     }
 
+    /// As [`Self::for_target`], where it is enough that one of several such targets is told
+    /// ([`WaitQueue::wake_taker`]).
+    pub fn for_exclusive_target(target: Arc<dyn WakeTarget>) -> Self {
+        Self { subscriber: Subscriber::Exclusive(target), entries: Vec::new() }
+    }
+
     /// Registers on `queue`. Fails with ENOMEM.
     pub fn register(&mut self, queue: &Arc<WaitQueue>) -> Result<(), Errno> {
         self.entries.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         let target = match &self.subscriber {
             Subscriber::CurrentThread => Target::Poller(scheduler().current()),
             Subscriber::Target(target) => Target::Other(target.clone()),
+            Subscriber::Exclusive(target) => Target::Exclusive(target.clone()),
         };
         self.entries.push(PollEntry::with_target(queue, target));
         Ok(())

@@ -1,13 +1,17 @@
 //! `/proc/PID/mounts`, `mountinfo` and `mountstats`: mounts of the task's name space below its root. Source:
 //! proc_pid_mounts(5), proc_pid_mountinfo(5), proc_pid_mountstats(5).
 
+use super::process::Subject;
 use crate::Result;
-use crate::fs::{Dev, Mount, MountFlags, Path};
+use crate::fs::pseudo::Watched;
+use crate::fs::{Dev, Mount, MountFlags, Path, tree};
 use crate::task::Task;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// Mounts with their places below the task's root, by number.
 fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
@@ -20,6 +24,13 @@ fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
         at.is_below(&root).then(|| at.display(&root))
     };
     Ok(all.into_iter().filter_map(|mount| place(&mount).map(|at| (mount, at))).collect())
+}
+
+/// How to wait for changes of the name space that `subject` is in now.
+pub fn watched(subject: &Subject) -> Watched {
+    let changes = subject.task().ok().and_then(|task| Some(task.fs().ok()?.namespace()?.changes()));
+    let read = move || changes.as_ref().map_or(0, |changes| changes.load(Relaxed));
+    Watched { changes: Box::new(read), queue: tree::changed() }
 }
 
 /// Options of the mount, without the first, which says whether it may be written to.

@@ -86,13 +86,15 @@ pub fn owned(fs: &Arc<PseudoFs>, subject: &Subject, mode: Mode) -> Meta {
 /// How an entry is made.
 enum Make {
     Text(Mode, fn(&Subject) -> Result<Vec<u8>>),
+    /// A file about mounts, whose changes can be waited for.
+    Mounts(fn(&Task) -> Result<Vec<u8>>),
     Write(fn(&Subject) -> Result<Vec<u8>>, fn(&Subject, &[u8]) -> Result<()>),
     Link(fn(&Subject) -> Result<Target>),
     Dir(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
     File(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
 }
 
-use Make::{Dir as D, File as F, Link as L, Text as T, Write as W};
+use Make::{Dir as D, File as F, Link as L, Mounts as M, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
@@ -115,8 +117,8 @@ const ENTRIES: &[(&str, Make)] = &[
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("maps", T(0o444, |s| maps::text(&*s.task()?))),
     ("mem", F(mem::file)),
-    ("mountinfo", T(0o444, |s| mounts::mountinfo(&*s.task()?))),
-    ("mounts", T(0o444, |s| mounts::mounts(&*s.task()?))),
+    ("mountinfo", M(mounts::mountinfo)),
+    ("mounts", M(mounts::mounts)),
     ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
     ("ns", D(users::namespaces)),
@@ -158,6 +160,10 @@ impl Entries {
         let meta = |mode| owned(&self.fs, &self.subject, mode);
         match entry {
             T(mode, generate) => TextFile::new(meta(*mode), move || generate(&subject)),
+            M(generate) => {
+                let watched = mounts::watched(&subject);
+                TextFile::watched(meta(0o444), move || generate(&*subject.task()?), watched)
+            }
             W(generate, accept) => {
                 let other = subject.clone();
                 TextFile::writable(meta(0o644), move || generate(&subject), move |text| accept(&other, text))
@@ -188,7 +194,7 @@ impl DirSource for Entries {
         self.subject.process().map_err(|_| Errno::ENOENT)?;
         for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
             let kind = match entry {
-                T(..) | W(..) | F(_) => Kind::Regular,
+                T(..) | M(_) | W(..) | F(_) => Kind::Regular,
                 L(_) => Kind::Symlink,
                 D(_) => Kind::Directory,
             };
@@ -307,7 +313,7 @@ fn set_comm(subject: &Subject, text: &[u8]) -> Result<()> {
 
 fn exe(subject: &Subject) -> Result<Target> {
     let image = subject.process()?.image();
-    if image.exe.is_empty() { Err(Errno::ENOENT) } else { Ok(Target::text(image.exe.clone())) }
+    path_target(image.place.clone().ok_or(Errno::ENOENT)?)
 }
 
 fn path_target(path: crate::fs::Path) -> Result<Target> {

@@ -3,8 +3,10 @@
 
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::fs::{inotify, lease};
 use crate::ipc::sysv::{Limits, namespace};
-use crate::ipc::{aio, pipe};
+use crate::ipc::{aio, mqueue, pipe};
+use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
@@ -39,33 +41,21 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
-    let kernel = ipc_limits(fs, kernel);
+    let kernel = settings(fs, ipc_limits(fs, kernel), KERNEL_SETTINGS);
     let root = StaticDir::new()
         .add(
             "fs",
-            sub(fixed(FS)
-                .add("inotify", sub(fixed(INOTIFY)))
-                .add("mqueue", sub(fixed(MQUEUE)))
+            sub(settings(fs, fixed(FS), FS_SETTINGS)
+                .add("inotify", sub(settings(fs, StaticDir::new(), INOTIFY)))
+                .add("mqueue", sub(settings(fs, StaticDir::new(), MQUEUE)))
                 .add("pipe-max-size", pipe_limit(fs))
                 .add("file-nr", text(file_count))
-                .add("aio-max-nr", number(fs, &aio::MAX_NR))
                 .add("aio-nr", text(|| format!("{}", aio::charged())))),
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
         .add("vm", sub(fixed(VM).add("drop_caches", drop_caches(fs))));
     sub(root)
-}
-
-/// A number that administrators may change.
-fn number(fs: &Arc<PseudoFs>, value: &'static AtomicU64) -> InodeRef {
-    let read = || Ok(format!("{}\n", value.load(Relaxed)).into_bytes());
-    let write = |text: &[u8]| {
-        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-        value.store(text.trim().parse().map_err(|_| Errno::EINVAL)?, Relaxed);
-        Ok(())
-    };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
 
 /// Open files, free ones, and most.
@@ -141,7 +131,6 @@ const KERNEL: &[(&str, &str)] = &[
     ("core_pattern", "core"),
     ("core_uses_pid", "0"),
     ("dmesg_restrict", "0"),
-    ("io_uring_disabled", "2"),
     ("kptr_restrict", "1"),
     ("ngroups_max", "65536"),
     ("ostype", "Linux"),
@@ -172,8 +161,6 @@ const VM: &[(&str, &str)] = &[
 
 const FS: &[(&str, &str)] = &[
     ("file-max", "9223372036854775807"),
-    ("lease-break-time", "45"),
-    ("nr_open", "1048576"),
     ("overflowgid", "65534"),
     ("overflowuid", "65534"),
     ("pipe-user-pages-hard", "0"),
@@ -185,16 +172,38 @@ const FS: &[(&str, &str)] = &[
     ("suid_dumpable", "0"),
 ];
 
-const MQUEUE: &[(&str, &str)] = &[
-    ("msg_default", "10"),
-    ("msg_max", "10"),
-    ("msgsize_default", "8192"),
-    ("msgsize_max", "8192"),
-    ("queues_max", "256"),
+/// Settings that others heed.
+type Settings = &'static [(&'static str, &'static Setting)];
+
+const FS_SETTINGS: Settings =
+    &[("aio-max-nr", &aio::MAX_NR), ("lease-break-time", &lease::BREAK_SECONDS), ("nr_open", &crate::fs::NR_OPEN)];
+
+const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
+
+const MQUEUE: Settings = &[
+    ("msg_default", &mqueue::MSG_DEFAULT),
+    ("msg_max", &mqueue::MSG_MAX),
+    ("msgsize_default", &mqueue::MSGSIZE_DEFAULT),
+    ("msgsize_max", &mqueue::MSGSIZE_MAX),
+    ("queues_max", &mqueue::QUEUES_MAX),
 ];
 
-const INOTIFY: &[(&str, &str)] =
-    &[("max_queued_events", "16384"), ("max_user_instances", "128"), ("max_user_watches", "8192")];
+const INOTIFY: Settings = &[
+    ("max_queued_events", &inotify::MAX_QUEUED),
+    ("max_user_instances", &inotify::MAX_INSTANCES),
+    ("max_user_watches", &inotify::MAX_WATCHES),
+];
+
+/// There is none to enable: refused to all, whatever it says.
+static IO_URING_DISABLED: Setting = Setting::new(2, 0, 2);
+
+fn settings(fs: &Arc<PseudoFs>, dir: StaticDir, list: Settings) -> StaticDir {
+    list.iter().fold(dir, |dir, &(name, setting)| {
+        let read = || Ok(format!("{}\n", setting.get()).into_bytes());
+        let write = |text: &[u8]| setting.set(Setting::parse(text)?);
+        dir.add(name, TextFile::writable(Meta::new(fs, 0o644), read, write))
+    })
+}
 
 fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
     TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{value}\n").into_bytes()))

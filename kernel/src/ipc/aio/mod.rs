@@ -16,6 +16,7 @@ pub mod poll;
 
 use crate::fs::File;
 use crate::ipc::eventfd::EventFd;
+use crate::setting::Setting;
 use crate::task::Task;
 use crate::vm::map::Place as MapPlace;
 use crate::vm::{Backing, MapRequest, Prot, Space, VmaFlags};
@@ -29,7 +30,7 @@ use umbel_smp::lock::{Mutex, Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
 /// `fs.aio-max-nr`.
-pub static MAX_NR: AtomicU64 = AtomicU64::new(65_536);
+pub static MAX_NR: Setting = Setting::new(65_536, 0, i64::MAX as u64);
 /// `fs.aio-nr`: requests that all contexts together were asked for.
 static NR: AtomicU64 = AtomicU64::new(0);
 /// Bytes of an event, and of the head of Linux's ring: they decide how many requests a context takes.
@@ -49,7 +50,7 @@ struct Charge(u64);
 
 impl Charge {
     fn new(asked: u64) -> Result<Charge> {
-        let max = MAX_NR.load(Relaxed);
+        let max = MAX_NR.get();
         let sum = |nr: u64| nr.checked_add(asked).filter(|sum| *sum <= max);
         NR.fetch_update(Relaxed, Relaxed, sum).map_err(|_| Errno::EAGAIN)?;
         Ok(Charge(asked))

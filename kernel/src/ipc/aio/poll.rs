@@ -32,12 +32,13 @@ struct Hook {
 }
 
 impl WakeTarget for Hook {
-    fn woken(&self) {
+    fn woken(&self) -> bool {
         if !self.raised.swap(true, AcqRel) {
             // Room was made when the request was submitted.
             RAISED.lock().push_back(self.number);
             WORK.wake_all_nested();
         }
+        true
     }
 }
 

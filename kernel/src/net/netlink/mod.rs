@@ -11,7 +11,7 @@ mod route;
 use super::option::{bytes, number};
 use super::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
 use super::uapi::*;
-use crate::fs::{IoDst, IoSrc, PollEvents};
+use crate::fs::{File, IoDst, IoSrc, PollEvents};
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
@@ -72,6 +72,16 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
     }
     let common = Common::new(task, (AF_NETLINK, kind, protocol), BUFFERS);
     Ok(Arc::new(Netlink { common, state: SpinLock::new(Rank::Endpoint, State::default()), options: AtomicU32::new(0) }))
+}
+
+/// Puts `bytes` as they are into the queue of the netlink socket behind `file`, as mq_notify(2) wants it.
+///
+/// # Errors
+/// `EINVAL` if it is none, `ENOBUFS`.
+pub fn deliver(file: &File, bytes: &[u8]) -> Result<()> {
+    let socket = super::socket::of(file).map_err(|_| Errno::EINVAL)?;
+    let netlink = socket.as_any().downcast_ref::<Netlink>().ok_or(Errno::EINVAL)?;
+    if bytes.is_empty() { Ok(()) } else { netlink.push(alloc::vec![bytes.to_vec()]) }
 }
 
 /// Reads a `struct sockaddr_nl`: port and groups.

@@ -94,7 +94,10 @@ fn write_address(addr: u64, len: u64, name: &[u8]) -> Result<()> {
     }
     let room: i32 = user::read_val(UserAddr(len))?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
-    user::copy_out(UserAddr(addr), name.get(..name.len().min(room)).unwrap_or(&[]))?;
+    // Where there is no name, the place for it is not looked at.
+    if let Some(shown) = name.get(..name.len().min(room)).filter(|shown| !shown.is_empty()) {
+        user::copy_out(UserAddr(addr), shown)?;
+    }
     user::write_val(UserAddr(len), &(name.len() as u32))
 }
 

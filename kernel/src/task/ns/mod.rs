@@ -190,7 +190,7 @@ pub fn unshare(task: &Arc<Task>, flags: CloneFlags) -> Result<()> {
         drop(task.replace_fs(Some(own)));
     }
     if flags.contains(CloneFlags::FILES) {
-        let own = task.files()?.duplicate();
+        let own = task.files()?.duplicate()?;
         drop(task.replace_files(Some(own)));
     }
     if let Some(cred) = fresh.cred {
