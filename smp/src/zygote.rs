@@ -163,9 +163,9 @@ unsafe fn settle(inherited: &Inheritance) -> Step<()> {
     process::mask_signals(2, 0);
     for (start, end) in [
         (0, layout::IMAGE_BASE),
-        (inherited.image_end, layout::HOT_BASE),
-        (layout::HOT_BASE + layout::HOT_MAX, layout::SLOT_PAGE),
-        (layout::SLOT_PAGE + layout::PAGE, layout::COLD_BASE),
+        (inherited.image_end, layout::SLOT_PAGE),
+        (layout::SLOT_PAGE + layout::PAGE, layout::HOT_BASE),
+        (layout::HOT_BASE + layout::HOT_MAX, layout::COLD_BASE),
         (layout::COLD_BASE + layout::COLD_LEN, TASK_SIZE),
     ] {
         // SAFETY: the machine's memory, of which nothing is used any more.

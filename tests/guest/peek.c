@@ -22,7 +22,7 @@ int main(int argc, char **argv)
     char buf[64];
     for (int i = 1; i < argc; i++) {
         const char *pid = argv[i];
-        struct iovec to = {buf, 8}, from = {(void *)0x7f8050000000UL, 8};
+        struct iovec to = {buf, 8}, from = {(void *)0x7f807f800000UL, 8};
         if (open(of(pid, "mem"), O_RDWR) >= 0 || open(of(pid, "mem"), O_RDONLY) >= 0)
             printf("%s mem\n", pid);
         if (readlink(of(pid, "root"), buf, 64) >= 0 || readlink(of(pid, "cwd"), buf, 64) >= 0 ||

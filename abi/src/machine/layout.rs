@@ -18,23 +18,29 @@ pub const IMAGE_BASE: u64 = USER_TOP + 0x4000_0000;
 /// Bytes reserved for text and read-only data.
 pub const IMAGE_MAX: u64 = 0x0400_0000;
 
+/// What one entry of the page directory's second level spans: the host skips it at once while nothing lies in it.
+const GIGA: u64 = 1 << 30;
 /// KDATA, hot part: the range that the gate locks and unlocks. Begins with the image's statics.
-pub const HOT_BASE: u64 = USER_TOP + 0x5000_0000;
+///
+/// [`HOT_NEAR`] bytes before a gigabyte's border: what lies behind the border costs nothing until a machine uses it.
+pub const HOT_BASE: u64 = USER_TOP + 2 * GIGA - HOT_NEAR;
+/// Bytes of the hot range that each lock and unlock walks in any case.
+const HOT_NEAR: u64 = 8 << 20;
 /// Most bytes of the hot range.
 pub const HOT_MAX: u64 = 128 << 20;
 /// Bytes of the hot range of a machine with so many pages of RAM: an address range, populated in 2 MiB steps.
 ///
-/// Every lock and unlock walks it: 8 ns per empty 2 MiB step and 150 ns per populated one (measured), so it is small where there
+/// Every lock and unlock walks it: 8 ns per empty 2 MiB step and 125 ns per populated one (measured), so it is small where there
 /// is no RAM for thousands of processes. One length a machine, which the filter compares: an unlock that opened more than
 /// the next lock covers would leave the rest to the guest.
 pub const fn hot_len(ram_pages: u64) -> u64 {
-    if ram_pages < (3 << 30) / PAGE { 32 << 20 } else { HOT_MAX }
+    if ram_pages < (3 << 30) / PAGE { 48 << 20 } else { HOT_MAX }
 }
 /// Offset in the hot range of [`super::Control`] and the rings.
-pub const CONTROL_OFF: u64 = 0x0010_0000;
+pub const CONTROL_OFF: u64 = 0x000e_0000;
 /// Bytes reserved there.
-pub const CONTROL_LEN: u64 = 0x0010_0000;
-/// Offset of the first hot byte that the kernel's heap may use.
+pub const CONTROL_LEN: u64 = 0x000a_0000;
+/// Offset of the first hot byte that the kernel's heap may use: it begins in the huge page of the statics.
 pub const HOT_HEAP_OFF: u64 = CONTROL_OFF + CONTROL_LEN;
 
 /// The slot's own [`super::SlotPage`], read-only.
@@ -54,8 +60,10 @@ pub const WINDOW: u64 = USER_TOP + 0x7000_0000;
 /// Bytes of the window.
 pub const WINDOW_LEN: u64 = 0x0400_0000;
 
-/// KDATA, cold part: left locked, unlocked on demand in kernel mode.
-pub const COLD_BASE: u64 = USER_TOP + 0x8000_0000;
+/// KDATA, cold part: left locked, unlocked on demand in kernel mode. Before a gigabyte's border, as [`HOT_BASE`] is.
+pub const COLD_BASE: u64 = USER_TOP + 3 * GIGA - COLD_NEAR;
+/// Bytes of the cold range that each opening walks in any case.
+const COLD_NEAR: u64 = 32 << 20;
 /// Bytes of the cold range: an address range, populated in 2 MiB steps.
 pub const COLD_LEN: u64 = 0x4_0000_0000;
 

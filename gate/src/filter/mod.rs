@@ -273,7 +273,7 @@ mod tests {
             locks: [IMAGE_BASE + 0x230, IMAGE_BASE + 0x330],
             sigreturn: IMAGE_BASE + 0x2100,
             cold: IMAGE_BASE + 0x2200,
-            hot_len: 32 << 20,
+            hot_len: 48 << 20,
             text: IMAGE_BASE + 0x1000..IMAGE_BASE + 0x9_0000,
         }
     }
@@ -292,8 +292,8 @@ mod tests {
     }
 
     const KERNEL: u64 = IMAGE_BASE + 0x5000;
-    const UNLOCK: [u64; 6] = [HOT_BASE, 32 << 20, 3, 0, 0, 0];
-    const LOCK: [u64; 6] = [HOT_BASE, 32 << 20, 0, 0, 0, 0];
+    const UNLOCK: [u64; 6] = [HOT_BASE, 48 << 20, 3, 0, 0, 0];
+    const LOCK: [u64; 6] = [HOT_BASE, 48 << 20, 0, 0, 0, 0];
 
     #[test]
     fn the_gate_may_only_lock_and_unlock_at_their_own_places() {

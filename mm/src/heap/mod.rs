@@ -25,11 +25,11 @@ use umbel_abi::machine::{BootInfo, MAX_CPUS};
 /// Hot bytes in use when the first slot came up: slots and first stacks.
 static FIRST: AtomicU64 = AtomicU64::new(0);
 /// Hot bytes in use beyond these from which on cold allocations go to the cold region.
-const COLD_FROM: u64 = 4 << 20;
+const COLD_FROM: u64 = 10 << 20;
 /// Hot bytes in use from which on the rest does.
-const REST_FROM: u64 = 10 << 20;
+const REST_FROM: u64 = 14 << 20;
 /// Hot bytes that every machine has beside its RAM.
-const BASE: u64 = 6 << 20;
+const BASE: u64 = Kind::Hot.step_end(6 << 20);
 /// And those taken when RAM is used up: what infallible allocations can count on while memory is not low, and then some.
 const RESERVE: u64 = 6 << 20;
 /// Bytes left at which memory is low.

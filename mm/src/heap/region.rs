@@ -48,6 +48,13 @@ impl Kind {
         }
     }
 
+    /// The first end of a step from byte `at` of the region on: steps end on a huge page's border, and the hot region begins
+    /// within a huge page.
+    pub const fn step_end(self, at: u64) -> u64 {
+        let before = self.base() % HUGE;
+        (before + at).next_multiple_of(HUGE) - before
+    }
+
     /// Where byte `at` of the region lies in the memory file.
     const fn file_offset(self, at: u64) -> u64 {
         match self {
@@ -221,7 +228,7 @@ impl Region {
     /// Adds steps at the end, unless somebody else did since `seen`; false if the range or RAM is used up.
     fn grow(&self, layout: Layout, seen: u64) -> bool {
         let need = layout.size() as u64 + layout.align() as u64 + 4096;
-        let step = need.next_multiple_of(HUGE);
+        let step = self.kind.step_end(seen + need) - seen;
         if seen + step > self.kind.range() {
             return false;
         }
@@ -271,12 +278,15 @@ impl Region {
         if fd < 0 {
             return true;
         }
-        for at in (at..at + len).step_by(HUGE as usize) {
-            if mem::allocate(fd, self.kind.file_offset(at), HUGE).is_err() {
+        let (mut at, end) = (at, at + len);
+        while at < end {
+            let next = self.kind.step_end(at + 1);
+            if mem::allocate(fd, self.kind.file_offset(at), next - at).is_err() {
                 return false;
             }
-            // SAFETY: collapsing keeps contents. Where it fails plain pages do.
-            let _ = unsafe { mem::advise(self.kind.base() + at, HUGE, mem::MADV_COLLAPSE) };
+            // SAFETY: collapsing keeps contents. Where it fails, as in the statics' page, plain pages do.
+            let _ = unsafe { mem::advise(self.kind.base() + at, next - at, mem::MADV_COLLAPSE) };
+            at = next;
         }
         true
     }
@@ -290,7 +300,7 @@ impl Region {
         let Some(old) = end.as_ref() else { return };
         // SAFETY: `old` is the end that talc gave last.
         let top = unsafe { talc.reserved(old.0) }.up_to.as_ptr() as u64 - self.kind.base();
-        let keep = (top.next_multiple_of(HUGE) + HUGE).max(self.base);
+        let keep = (self.kind.step_end(top) + HUGE).max(self.base);
         if keep + HUGE > grown {
             return;
         }
