@@ -1,6 +1,6 @@
 //! The gate's state of one slot.
 
-use crate::{arm, fpu, image};
+use crate::{arm, cold, fpu, image};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_abi::linux::StackT;
 use umbel_abi::machine::layout::{SIGNAL_STACK, SIGNAL_STACK_LEN};
@@ -56,6 +56,8 @@ pub struct SlotBlock {
     pub phase: AtomicU32,
     /// Host thread id of the slot.
     pub tid: AtomicU32,
+    /// When cold KDATA is opened ahead of a fault.
+    pub(crate) ahead: cold::Ahead,
 }
 
 impl SlotBlock {
@@ -82,6 +84,7 @@ impl SlotBlock {
             park_word: AtomicU32::new(0),
             phase: AtomicU32::new(0),
             tid: AtomicU32::new(0),
+            ahead: cold::Ahead::new(),
         }
     }
 

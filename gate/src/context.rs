@@ -198,7 +198,10 @@ pub fn enter_user(context: &UserContext) -> Trap {
     // SAFETY: `context` and `block` are in KDATA and stay; the context's registers are those of a guest.
     let kind = unsafe { gate_leave(context.address(), block as *const SlotBlock as u64, u32::from(slow), fpu::mask()) };
     match Kind::from_raw(kind) {
-        Kind::Fast => Trap::Syscall,
+        Kind::Fast => {
+            crate::cold::entered(block);
+            Trap::Syscall
+        }
         Kind::Signal => signal::judge(context, block),
         Kind::Stay => {
             block.pending.store(0, Relaxed);
