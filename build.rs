@@ -127,7 +127,7 @@ fn linker_script() -> String {
   __image_start = .;
   .gate : {{ __gate_start = .; KEEP(*(.gate .gate.*)) . = ALIGN({page}); . = MAX(., __gate_start + {page}); __gate_end = .; }} :text =0xcccccccc
   .text : {{ __text_start = .; *(.text .text.*) __text_end = .; }} :text =0xcccccccc
-  . = ALIGN({page});
+  . = ALIGN({huge});
   .rodata : {{ *(.rodata .rodata.* .lrodata .lrodata.*) }} :rodata
   .data.rel.ro : {{ *(.data.rel.ro .data.rel.ro.*) }} :rodata
   .got : {{ *(.got .got.plt) }} :rodata
@@ -147,6 +147,7 @@ fn linker_script() -> String {
 ",
         image = layout::IMAGE_BASE,
         page = layout::PAGE,
+        huge = layout::HUGE,
         max = layout::IMAGE_MAX,
         hot = layout::HOT_BASE,
         statics = layout::CONTROL_OFF,

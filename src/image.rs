@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use thiserror::Error;
-use umbel_abi::machine::layout::{CONTROL_OFF, HOT_BASE, IMAGE_BASE, IMAGE_MAX, PAGE};
+use umbel_abi::machine::layout::{CONTROL_OFF, HOT_BASE, HUGE, IMAGE_BASE, IMAGE_MAX, PAGE};
 
 /// The kernel's ELF.
 pub static KERNEL: &[u8] = &EMBEDDED.0;
@@ -41,7 +41,7 @@ pub enum ImageError {
 pub struct Segment {
     /// First address, a multiple of the page size.
     pub start: u64,
-    /// Bytes, a multiple of the page size.
+    /// Bytes, a multiple of the page size; of code, of the huge page size.
     pub len: u64,
     /// Code, not data.
     pub exec: bool,
@@ -81,7 +81,8 @@ impl Image {
             if start < IMAGE_BASE || start + len > IMAGE_BASE + IMAGE_MAX || start % PAGE != 0 {
                 return Err(ImageError::Place(start));
             }
-            segments.push(Segment { start, len: len.next_multiple_of(PAGE), exec: p_flags & PF_X != 0 });
+            let exec = p_flags & PF_X != 0;
+            segments.push(Segment { start, len: len.next_multiple_of(if exec { HUGE } else { PAGE }), exec });
         }
         let end = segments.iter().map(|s| s.start + s.len).max().ok_or(ImageError::Missing)?;
         let file = File::from(memory_file(c"umbel-kernel", end - IMAGE_BASE)?);

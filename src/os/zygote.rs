@@ -62,6 +62,10 @@ fn map_image(image: &Image, kdata: &OwnedFd, hot_len: u64) -> io::Result<()> {
         // SAFETY: the segment was just mapped and nothing refers to it.
         unsafe { region::protect(segment.start as *const u8, segment.len as usize, protection) }
             .map_err(io::Error::other)?;
+        if segment.exec {
+            // SAFETY: collapsing keeps contents. Where it fails, the code stays on small pages.
+            unsafe { libc::madvise(segment.start as *mut libc::c_void, segment.len as usize, libc::MADV_COLLAPSE) };
+        }
     }
     let prot = libc::PROT_READ | libc::PROT_WRITE;
     map(HOT_BASE, hot_len, prot, kdata, 0)?;
