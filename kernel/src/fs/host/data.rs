@@ -3,24 +3,23 @@
 use super::super::file::{File, FileOps, Whence};
 use super::super::types::Attr;
 use super::super::{Inode, IoDst};
-use super::node::HostNode;
+use super::node::{Descriptor, HostNode};
 use crate::vm::{Mappable, PageSource};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::any::Any;
-use umbel_host::file::OwnedFd;
 
 const PAGE: u64 = 4096;
 
 /// The contents of one regular file, held open. One per node while anybody uses it: mappings compare by identity.
 pub struct HostData {
     node: Arc<HostNode>,
-    fd: Arc<OwnedFd>,
+    fd: Arc<Descriptor>,
 }
 
 impl HostData {
     /// The contents of `node` through `fd`, which is open for reading.
-    pub(super) fn new(node: Arc<HostNode>, fd: Arc<OwnedFd>) -> HostData {
+    pub(super) fn new(node: Arc<HostNode>, fd: Arc<Descriptor>) -> HostData {
         HostData { node, fd }
     }
 

@@ -21,7 +21,7 @@ use super::types::StatFs;
 use crate::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 pub use data::HostData;
-pub use listing::Entry;
+pub use listing::{Entry, Listing};
 pub use node::HostNode;
 
 use umbel_abi::linux::uapi;

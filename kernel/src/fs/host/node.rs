@@ -10,7 +10,7 @@ use super::super::file::{DirOps, FileOps, OpenContext};
 use super::super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef};
 use super::super::types::{Attr, Dev, Kind, Owner, Time};
 use super::data::{HostData, HostFile};
-use super::listing::{self, Entry};
+use super::listing::{self, Entry, Listing};
 use super::{HostFs, TRUST_NS, descriptors, is_refused};
 use crate::{Errno, Result, time};
 use alloc::boxed::Box;
@@ -27,8 +27,19 @@ use umbel_smp::lock::{Rank, SpinLock};
 /// Longest symbolic link (`PATH_MAX`).
 const LINK_MAX: usize = 4096;
 
-/// A list of names and when it was read.
-type Listing = (u64, Arc<Vec<Entry>>);
+/// A node's descriptor.
+pub struct Descriptor {
+    fd: OwnedFd,
+    /// Open for reading, of a directory whose records nobody has read through it.
+    unread: AtomicBool,
+}
+
+impl Descriptor {
+    /// The number, valid while `self` lives.
+    pub fn fd(&self) -> HostFd {
+        self.fd.fd()
+    }
+}
 
 /// One object of the host's tree.
 pub struct HostNode {
@@ -47,10 +58,11 @@ pub struct HostNode {
     pub(super) used: AtomicBool,
     /// The name was found to lead elsewhere, or nowhere.
     gone: AtomicBool,
-    open: SpinLock<Option<Arc<OwnedFd>>>,
+    open: SpinLock<Option<Arc<Descriptor>>>,
     data: SpinLock<Weak<HostData>>,
     facts: SpinLock<(u64, Attr)>,
-    list: SpinLock<Option<Listing>>,
+    /// The names and when they were read.
+    list: SpinLock<Option<(u64, Arc<Listing>)>>,
     me: Weak<HostNode>,
 }
 
@@ -89,7 +101,7 @@ impl HostNode {
     }
 
     /// Closes the descriptor as soon as nobody uses it.
-    pub(super) fn forget_descriptor(&self) -> Option<Arc<OwnedFd>> {
+    pub(super) fn forget_descriptor(&self) -> Option<Arc<Descriptor>> {
         self.open.lock().take()
     }
 
@@ -105,19 +117,13 @@ impl HostNode {
     }
 
     /// The descriptor, opened if it is not.
-    fn descriptor(&self) -> Result<Arc<OwnedFd>> {
+    fn descriptor(&self) -> Result<Arc<Descriptor>> {
         self.used.store(true, Ordering::Relaxed);
         if let Some(fd) = self.open.lock().clone() {
             return Ok(fd);
         }
-        let flags = match self.kind {
-            Kind::Directory => uapi::O_PATH | uapi::O_DIRECTORY,
-            // NONBLOCK: the host may have put a fifo there meanwhile.
-            Kind::Regular => uapi::O_RDONLY | uapi::O_NONBLOCK,
-            _ => return Err(Errno::ENXIO),
-        };
         let parent = self.parent.as_ref().ok_or(Errno::EIO)?;
-        let open = || parent.with_descriptor(|dir| file::open_beneath(dir, &self.name, flags));
+        let open = || parent.with_descriptor(|dir| self.open_in(dir));
         let fd = match open() {
             // The table is full: others' idle descriptors make room.
             Err(Errno::EMFILE | Errno::ENFILE) => {
@@ -138,6 +144,35 @@ impl HostNode {
             descriptors::opened(&me);
         }
         Ok(fd)
+    }
+
+    /// Opens the node in its parent: a directory for reading, so that its names need no further description, or just as a
+    /// place where that is all the machine's user may do.
+    fn open_in(&self, dir: HostFd) -> Result<Descriptor> {
+        let open = |flags| file::open_beneath(dir, &self.name, flags);
+        // NONBLOCK: the host may have put a fifo there meanwhile.
+        let reading = uapi::O_RDONLY | uapi::O_NONBLOCK;
+        let (fd, unread) = match self.kind {
+            Kind::Directory => match open(reading | uapi::O_DIRECTORY) {
+                Err(Errno::EACCES | Errno::EPERM) => (open(uapi::O_PATH | uapi::O_DIRECTORY)?, false),
+                opened => (opened?, true),
+            },
+            Kind::Regular => (open(reading)?, false),
+            _ => return Err(Errno::ENXIO),
+        };
+        Ok(Descriptor { fd, unread: AtomicBool::new(unread) })
+    }
+
+    /// Reads the names: through the node's own descriptor once, then through others, as its position is at the end.
+    fn read_names(&self) -> Result<Listing> {
+        if self.fixed.is_none() {
+            let own = self.descriptor()?;
+            if own.unread.swap(false, Ordering::Relaxed) {
+                return listing::read(own.fd());
+            }
+        }
+        let other = self.with_descriptor(file::reopen_dir)?;
+        listing::read(other.fd())
     }
 
     /// What the host says about the node now, or said lately.
@@ -213,15 +248,15 @@ impl HostNode {
     }
 
     /// The kind of an entry of this directory.
-    pub fn kind_of_entry(&self, entry: &Entry) -> Kind {
-        let ask = || self.with_descriptor(|dir| file::stat_at(dir, &entry.name));
+    pub fn kind_of_entry(&self, entry: &Entry<'_>) -> Kind {
+        let ask = || self.with_descriptor(|dir| file::stat_at(dir, entry.name));
         entry.kind.unwrap_or_else(|| ask().map_or(Kind::Regular, |found| kind_of(&found)))
     }
 
     /// The names in this directory; read again at the start of a listing and when too old.
-    pub fn names(&self, fresh: bool) -> Result<Arc<Vec<Entry>>> {
+    pub fn names(&self, fresh: bool) -> Result<Arc<Listing>> {
         if self.refused {
-            return Ok(Arc::new(Vec::new()));
+            return Ok(Arc::new(Listing::default()));
         }
         let now = time::monotonic_ns();
         let known = self.list.lock().clone();
@@ -230,7 +265,7 @@ impl HostNode {
         {
             return Ok(names);
         }
-        let names = Arc::new(self.with_descriptor(listing::read)?);
+        let names = Arc::new(self.read_names()?);
         *self.list.lock() = Some((now, names.clone()));
         Ok(names)
     }
@@ -295,8 +330,8 @@ impl Inode for HostNode {
         let names = self.names(pos <= FIRST)?;
         let mut pos = pos.max(FIRST);
         while let Some(entry) = usize::try_from(pos - FIRST).ok().and_then(|index| names.get(index)) {
-            let kind = self.kind_of_entry(entry);
-            if !sink(&DirEntry { name: &entry.name, ino: entry.ino, kind, next: pos + 1 }) {
+            let kind = self.kind_of_entry(&entry);
+            if !sink(&DirEntry { name: entry.name, ino: entry.ino, kind, next: pos + 1 }) {
                 break;
             }
             pos += 1;

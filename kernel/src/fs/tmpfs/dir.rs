@@ -2,7 +2,7 @@
 
 use super::node::Node;
 use crate::Result;
-use crate::fs::host::{self, HostNode};
+use crate::fs::host::{HostNode, Listing};
 use crate::fs::inode::{DirEntry, DirSink, Inode};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -108,14 +108,14 @@ impl Dir {
         if pos == END {
             return Ok(pos);
         }
-        let names: Arc<Vec<host::Entry>> = lower.names(pos == LOWER)?;
+        let names: Arc<Listing> = lower.names(pos == LOWER)?;
         let mut index = (pos - LOWER) as usize;
         while let Some(entry) = names.get(index) {
-            let hidden = self.entries.lock().by_name.contains_key(&*entry.name);
+            let hidden = self.entries.lock().by_name.contains_key(entry.name);
             if !hidden {
-                let kind = lower.kind_of_entry(entry);
+                let kind = lower.kind_of_entry(&entry);
                 let next = LOWER + index as u64 + 1;
-                if !sink(&DirEntry { name: &entry.name, ino: entry.ino, kind, next }) {
+                if !sink(&DirEntry { name: entry.name, ino: entry.ino, kind, next }) {
                     return Ok(LOWER + index as u64);
                 }
             }

@@ -239,7 +239,7 @@ impl Node {
         }
         let Some(lower) = &self.lower else { return Ok(()) };
         for entry in lower.names(true)?.iter() {
-            if dir.find(&entry.name).is_none() {
+            if dir.find(entry.name).is_none() {
                 return Err(Errno::ENOTEMPTY);
             }
         }
