@@ -131,6 +131,16 @@ fn stats_counts_calls() {
 }
 
 #[test]
+fn calls_of_siblings_are_patched_in_each_of_them() {
+    let program = guest_program("siblings", false);
+    let outcome = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy(), "8", "1000"]).finish();
+    assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
+    let by_signal = outcome.stderr.lines().find_map(|line| line.strip_prefix("system calls by signal"));
+    let by_signal: u32 = by_signal.and_then(|count| count.trim().parse().ok()).expect("a count");
+    assert!(by_signal < 1500, "{by_signal} of 16,000");
+}
+
+#[test]
 fn an_ordinary_user_can_run_it() {
     if !common::is_root() {
         return; // every other test of this file shows it

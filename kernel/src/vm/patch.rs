@@ -184,9 +184,7 @@ impl Space {
             let Backing::File { object, .. } = &vma.backing else { continue };
             let Some(file) = files.get(&(object_id(object) as usize)) else { continue };
             for (vpn, pte) in inner.table.iter(vma.pages()) {
-                let page = vma.object_page(vpn).map(|(_, page)| page);
-                let is_patch = |frame: &FrameRef| frame.pfn() == pte.pfn();
-                if page.and_then(|page| file.pages.get(&page)).is_some_and(|versions| versions.iter().any(is_patch)) {
+                if vma.object_page(vpn).is_some_and(|(_, page)| file.has_version(page, pte)) {
                     patched.push(vpn);
                 }
             }
@@ -233,8 +231,7 @@ impl Space {
         }
         let file = files.get_mut(&key).ok_or(Errno::ENOENT)?;
         let at = site.page * PAGE + site.call as u64;
-        let before = file.newest(site.page);
-        if !self.holds(site, before.as_ref()) {
+        if !self.holds(site, file) {
             return Err(Errno::EBUSY);
         }
         if !file.sites.contains_key(&at) {
@@ -246,10 +243,11 @@ impl Space {
         self.replace_page(UserAddr(site.page_addr), frame)
     }
 
-    /// Whether the space has the file's own page at the site, or an earlier patch of it.
-    fn holds(&self, site: &Site, patched: Option<&FrameRef>) -> bool {
+    /// Whether the space has the file's own page at the site, or any patch of it: what a child has of its parent is older
+    /// than what its siblings made of it.
+    fn holds(&self, site: &Site, file: &File) -> bool {
         let pte: Pte = self.inner.lock().table.get(site.page_addr / PAGE);
-        !pte.is_present() || patched.is_some_and(|frame| frame.pfn() == pte.pfn())
+        !pte.is_present() || file.has_version(site.page, pte)
     }
 
     fn map_trampolines(&self, at: u64, trampolines: &Arc<Trampolines>) -> Result<()> {
@@ -298,8 +296,8 @@ impl Patches {
 
     /// Whether what is mapped is a patched version of that page of the file.
     pub fn has(&self, object: &Arc<dyn Mappable>, page: u64, mapped: Pte) -> bool {
-        let versions = self.0.get(&(object_id(object) as usize)).and_then(|file| file.pages.get(&page));
-        mapped.is_present() && versions.is_some_and(|all| all.iter().any(|frame| frame.pfn() == mapped.pfn()))
+        mapped.is_present()
+            && self.0.get(&(object_id(object) as usize)).is_some_and(|file| file.has_version(page, mapped))
     }
 }
 
@@ -332,6 +330,11 @@ impl File {
             text: Weak::new(),
             outdated: 0,
         }
+    }
+
+    /// Whether what is mapped, a present page, is a patched version of `page`.
+    fn has_version(&self, page: u64, mapped: Pte) -> bool {
+        self.pages.get(&page).is_some_and(|all| all.iter().any(|frame| frame.pfn() == mapped.pfn()))
     }
 
     /// The newest version of a patched page.
