@@ -70,6 +70,11 @@ fn aio() {
 }
 
 #[test]
+fn keys() {
+    same_as_host("keys");
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

@@ -14,6 +14,7 @@ pub mod drivers;
 pub mod fs;
 pub mod futex;
 pub mod ipc;
+pub mod keys;
 pub mod loader;
 pub mod log;
 pub mod net;

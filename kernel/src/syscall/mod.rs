@@ -31,6 +31,7 @@ pub mod fs;
 pub mod io;
 pub mod ipc;
 pub mod kcmp;
+pub mod keys;
 pub mod mm;
 pub mod mount;
 pub mod mqueue;

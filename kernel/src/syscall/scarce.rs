@@ -99,6 +99,9 @@ const CALLS: &[u32] = &[
     nr::__NR_mq_timedsend,
     nr::__NR_seccomp,
     nr::__NR_setgroups,
+    nr::__NR_add_key,
+    nr::__NR_request_key,
+    nr::__NR_keyctl,
 ];
 
 /// One bit a number.

@@ -74,6 +74,7 @@ const FAMILIES: &[&[Row]] = &[
     super::io::ROWS,
     super::ipc::ROWS,
     super::kcmp::ROWS,
+    super::keys::ROWS,
     super::mm::ROWS,
     super::mount::ROWS,
     super::mqueue::ROWS,

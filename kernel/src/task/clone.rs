@@ -10,6 +10,7 @@ use super::process::Process;
 use super::task::{NewTask, Task};
 use super::{Completion, cap, ns, ptrace};
 use crate::fs::{OnExec, OpenFlags};
+use crate::keys::own::Rings;
 use crate::signal;
 use crate::syscall::{Fd, Pid};
 use crate::{Errno, Result, sched};
@@ -216,6 +217,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         bases.fs = super::arch::check_base(args.tls)?;
         user.set_bases(bases);
     }
+    let cred = Rings::for_child(fresh.cred.map_or_else(|| task.cred(), Arc::new), flags.contains(CloneFlags::THREAD))?;
     let thread = sched::new_thread(space.id())?;
     let tid = ids::table().reserve_in(pid_ns, &args.set_tid)?;
     let process = if flags.contains(CloneFlags::THREAD) {
@@ -232,7 +234,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         signal: signal::Private::for_clone(&task.signal, drop_altstack),
         body: None,
         sched: task.sched.for_child(),
-        cred: fresh.cred.map_or_else(|| task.cred(), Arc::new),
+        cred,
         comm: task.comm(),
         space: Some(space),
         files: Some(files),

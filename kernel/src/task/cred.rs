@@ -2,6 +2,7 @@
 
 use super::ns::UserNs;
 use super::ns::user::Which;
+use crate::keys::own::Rings;
 use alloc::sync::Arc;
 
 /// Capability numbers.
@@ -66,6 +67,8 @@ pub struct Cred {
     pub securebits: u32,
     /// Where the capabilities count, and ids are translated.
     pub user_ns: Arc<UserNs>,
+    /// Its keyrings.
+    pub keys: Rings,
 }
 
 impl Cred {
@@ -89,6 +92,7 @@ impl Cred {
             bounding: cap::ALL,
             securebits: 0,
             user_ns: UserNs::first(),
+            keys: Rings::default(),
         }
     }
 

@@ -79,6 +79,7 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     (cred.suid, cred.fsuid) = (cred.euid, cred.euid);
     (cred.sgid, cred.fsgid) = (cred.egid, cred.egid);
     cred.exec_caps();
+    cred.keys.exec();
     let secure = before != (cred.euid, cred.egid) || cred.euid != cred.uid || cred.egid != cred.gid;
     Ok((cred, secure))
 }

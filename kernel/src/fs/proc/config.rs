@@ -21,6 +21,8 @@ const OPTIONS: &[&str] = &[
     "RSEQ",
     "POSIX_TIMERS",
     "HIGH_RES_TIMERS",
+    "KEYS",
+    "BIG_KEYS",
     "SYSVIPC",
     "POSIX_MQUEUE",
     "NAMESPACES",

@@ -10,7 +10,7 @@ use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
-use crate::{Errno, Result, random};
+use crate::{Errno, Result, keys, random};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -41,7 +41,8 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
-    let kernel = settings(fs, ipc_limits(fs, kernel), KERNEL_SETTINGS);
+    let kernel =
+        settings(fs, ipc_limits(fs, kernel), KERNEL_SETTINGS).add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
     let root = StaticDir::new()
         .add(
             "fs",
@@ -179,6 +180,14 @@ const FS_SETTINGS: Settings =
     &[("aio-max-nr", &aio::MAX_NR), ("lease-break-time", &lease::BREAK_SECONDS), ("nr_open", &crate::fs::NR_OPEN)];
 
 const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
+
+const KEYS: Settings = &[
+    ("gc_delay", &keys::GC_DELAY),
+    ("maxbytes", &keys::MAX_BYTES),
+    ("maxkeys", &keys::MAX_KEYS),
+    ("root_maxbytes", &keys::ROOT_MAX_BYTES),
+    ("root_maxkeys", &keys::ROOT_MAX_KEYS),
+];
 
 const MQUEUE: Settings = &[
     ("msg_default", &mqueue::MSG_DEFAULT),

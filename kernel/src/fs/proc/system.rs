@@ -4,6 +4,7 @@ use super::{config, cpuinfo};
 use crate::Result;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::keys;
 use crate::sched;
 use crate::stats;
 use crate::syscall::system;
@@ -28,6 +29,8 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
     dir.add("cmdline", text(|| Ok(b"umbel\n".to_vec())))
         .add("config.gz", text(|| Ok(config::gzip())))
         .add("cpuinfo", text(|| Ok(cpuinfo::text(&online(), control().boot.tsc_khz))))
+        .add("key-users", text(|| Ok(keys::show::users().into_bytes())))
+        .add("keys", text(|| Ok(keys::show::keys().into_bytes())))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
         .add("interrupts", text(|| Ok(interrupts(&online()).into_bytes())))
