@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -179,14 +180,14 @@ static void attributes(void) {
     CHECK_ERRNO(syscall(SYS_sched_getattr, 0, &a, sizeof a, 1), EINVAL);
     CHECK_ERRNO(syscall(SYS_sched_getattr, -1, &a, sizeof a, 0), EINVAL);
     CHECK_ERRNO(syscall(SYS_sched_getattr, 32766, &a, sizeof a, 0), ESRCH);
-    CHECK(syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) == 0 && a.size >= 48 && a.policy == SCHED_OTHER && a.nice == 0);
+    CHECK(syscall(SYS_sched_getattr, 0, &a, sizeof a, 0) == 0 && a.size >= 48 && a.policy == SCHED_OTHER && a.nice == getpriority(PRIO_PROCESS, 0));
     a.size = sizeof a;
     a.runtime = 0;
     a.policy = SCHED_BATCH;
-    a.nice = 5;
+    a.nice = 19;
     a.flags = 0;
     CHECK(syscall(SYS_sched_setattr, 0, &a, 0) == 0);
-    CHECK(syscall(SYS_sched_getattr, 0, &b, sizeof b, 0) == 0 && b.policy == SCHED_BATCH && b.nice == 5);
+    CHECK(syscall(SYS_sched_getattr, 0, &b, sizeof b, 0) == 0 && b.policy == SCHED_BATCH && b.nice == 19);
     a.policy = SCHED_FIFO;
     a.priority = 0;
     CHECK_ERRNO(syscall(SYS_sched_setattr, 0, &a, 0), EINVAL);

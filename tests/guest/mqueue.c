@@ -83,6 +83,9 @@ int main(void) {
     CHECK_ERRNO(mq_notify(q, &event), EBUSY);
     CHECK(mq_send(q, "1", 1, 0) == 0 && told == 1 && code == SI_MESGQ && value == 77);
     CHECK(mq_send(q, "2", 1, 0) == 0 && told == 1 && mq_notify(q, &event) == 0 && mq_notify(q, 0) == 0);
+    /* Whichever descriptor of the queue its process closes, the registration goes. */
+    CHECK(mq_notify(q, &event) == 0 && mq_close(mq_open(NAME, O_RDONLY)) == 0 && mq_notify(q, &event) == 0);
+    CHECK(mq_notify(q, 0) == 0 && mq_notify(q, &event) == 0 && mq_notify(q, 0) == 0);
     event.sigev_signo = 65;
     CHECK_ERRNO(mq_notify(q, &event), EINVAL);
     fflush(stdout);
