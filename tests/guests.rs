@@ -158,6 +158,11 @@ fn pidns() {
 }
 
 #[test]
+fn timens() {
+    same_as_host("timens");
+}
+
+#[test]
 fn oddities() {
     same_as_host("oddities");
 }

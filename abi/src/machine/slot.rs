@@ -45,6 +45,8 @@ pub struct SlotPage {
     pub shift: AtomicU32,
     /// Bytes of hot KDATA: [`super::layout::hot_len`]. Offset 112.
     pub hot_len: u64,
+    /// What the thread's time namespace adds: part of `mono_ns`, taken off `real_offset_ns`.
+    pub time_offset_ns: AtomicU64,
 }
 
 const _: () = assert!(core::mem::offset_of!(SlotPage, hot_len) == 112);

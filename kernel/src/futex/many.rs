@@ -47,12 +47,12 @@ fn deadline(timeout: u64, clock: u32) -> Result<Option<u64>> {
     if timeout == 0 {
         return Ok(None);
     }
-    let offset_ns = match clock {
-        REALTIME => time::clock::real_offset_ns(),
-        MONOTONIC => 0,
+    let clock = match clock {
+        REALTIME => time::ClockId::Realtime,
+        MONOTONIC => time::ClockId::Monotonic,
         _ => return Err(Errno::EINVAL),
     };
-    Ok(Some(time::read_timespec(timeout)?.saturating_sub(offset_ns)))
+    Ok(Some(clock.to_monotonic(time::read_timespec(timeout)?)))
 }
 
 /// futex_waitv(2): waits until one of the words' waiters is woken; its index.

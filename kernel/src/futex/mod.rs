@@ -217,7 +217,7 @@ fn wait_call(
         } else if flags & raw::FUTEX_CLOCK_REALTIME != 0 {
             given_ns.saturating_sub(time::clock::real_offset_ns())
         } else {
-            given_ns
+            time::ClockId::Monotonic.to_monotonic(given_ns)
         })
     };
     wait_until(task, addr, flags, value, bitset, deadline_ns)

@@ -246,6 +246,6 @@ pub fn deadline(timeout: u64, monotonic: bool) -> Result<Option<u64>> {
     if timeout == 0 {
         return Ok(None);
     }
-    let offset_ns = if monotonic { 0 } else { time::clock::real_offset_ns() };
-    Ok(Some(time::read_timespec(timeout)?.saturating_sub(offset_ns)))
+    let clock = if monotonic { time::ClockId::Monotonic } else { time::ClockId::Realtime };
+    Ok(Some(clock.to_monotonic(time::read_timespec(timeout)?)))
 }

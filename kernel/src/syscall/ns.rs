@@ -11,8 +11,8 @@ use alloc::sync::Arc;
 use linux_raw_sys::general as nr;
 
 rows! {
-    nr::__NR_unshare, unshare(flags: u64) => unshare, Partial("no time namespaces");
-    nr::__NR_setns, setns(fd: Fd, kind: u32) => setns, Partial("no time namespaces");
+    nr::__NR_unshare, unshare(flags: u64) => unshare, Full;
+    nr::__NR_setns, setns(fd: Fd, kind: u32) => setns, Full;
 }
 
 fn unshare(task: &Arc<Task>, flags: u64) -> Result<()> {
@@ -28,7 +28,8 @@ fn setns(task: &Arc<Task>, fd: Fd, kind: u32) -> Result<()> {
         if kind == 0 || !known(kind) {
             return Err(Errno::EINVAL);
         }
-        let wanted = KINDS.iter().map(|(_, of)| of(&target)).filter(|ns| ns.kind().1 & kind != 0);
+        let own = KINDS.iter().filter(|(name, _)| !name.ends_with("_for_children"));
+        let wanted = own.map(|(_, of)| of(&target)).filter(|ns| ns.kind().1 & kind != 0);
         return wanted.into_iter().try_for_each(|wanted| ns::setns(task, wanted));
     }
     let ns = &file.ops_as::<NsFile>().ok_or(Errno::EINVAL)?.0;

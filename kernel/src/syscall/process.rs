@@ -21,8 +21,8 @@ rows! {
     nr::__NR_getpid, getpid() => getpid, Full;
     nr::__NR_gettid, gettid() => gettid, Full;
     nr::__NR_getppid, getppid() => getppid, Full;
-    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Partial("no time namespaces");
-    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Partial("no time namespaces");
+    nr::__NR_clone, clone(flags: u64, stack: UserAddr, parent_tid: UserAddr, child_tid: UserAddr, tls: u64) => clone, Full;
+    nr::__NR_clone3, clone3(args: UserAddr, size: usize) => clone3, Full;
     nr::__NR_fork, fork() => fork, Full;
     nr::__NR_vfork, vfork() => vfork, Full;
     nr::__NR_execve, execve(path: UserStr, argv: UserAddr, envp: UserAddr) => execve, Full;

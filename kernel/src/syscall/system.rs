@@ -1,12 +1,12 @@
 //! The machine as a whole: names, memory, random numbers, what only a real machine can do.
 
 use super::UserStr;
-use crate::fs::proc::FILESYSTEMS;
+use crate::fs::proc::{FILESYSTEMS, seen_uptime_ns};
 use crate::signal;
 use crate::task::ns::uts;
 use crate::task::{self, Process, WaitStatus};
 use crate::task::{Task, cap, ids};
-use crate::{Errno, Result, random, time, tty};
+use crate::{Errno, Result, random, tty};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
@@ -66,7 +66,7 @@ fn setdomainname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
 fn sysinfo(_: &Arc<Task>, info: UserAddr) -> Result<()> {
     let memory = frame::usage();
     let page = umbel_mm::PAGE;
-    let uptime = (time::monotonic_ns() - crate::boot::started_ns()) / 1_000_000_000;
+    let uptime = seen_uptime_ns() / 1_000_000_000;
     let loads = crate::sched::load_average().map(|load| load << 5);
     let tasks = ids::table().tasks.len().min(usize::from(u16::MAX)) as u64;
     let words = [

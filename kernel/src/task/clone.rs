@@ -43,6 +43,7 @@ bitflags! {
         const DETACHED = raw::CLONE_DETACHED as u64;
         const UNTRACED = raw::CLONE_UNTRACED as u64;
         const CHILD_SETTID = raw::CLONE_CHILD_SETTID as u64;
+        const NEWTIME = raw::CLONE_NEWTIME as u64;
         const NEWCGROUP = raw::CLONE_NEWCGROUP as u64;
         const NEWUTS = raw::CLONE_NEWUTS as u64;
         const NEWIPC = raw::CLONE_NEWIPC as u64;
@@ -189,7 +190,10 @@ fn check_limit(task: &Task) -> Result<()> {
 fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
     let flags = args.flags;
     let fresh = ns::make(task, flags)?;
-    let ns = fresh.ns.unwrap_or_else(|| task.ns());
+    let mut ns = fresh.ns.unwrap_or_else(|| task.ns());
+    if !flags.contains(CloneFlags::VM) {
+        ns = ns.in_time_for_children();
+    }
     let pid_ns = &ns.pid_for_children;
     if flags.contains(CloneFlags::THREAD) && !Arc::ptr_eq(pid_ns, task.process().pid_ns()) {
         return Err(Errno::EINVAL);

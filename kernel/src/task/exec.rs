@@ -196,6 +196,7 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
     }
     sched::enter_space(task, id);
     task.release_vfork();
+    task.set_ns(task.ns().in_time_for_children());
     task.set_comm(&comm);
     task.process().set_image(image);
     task.user.reset(&Regs::start(entry, sp));

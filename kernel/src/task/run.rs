@@ -1,6 +1,7 @@
 //! The run loop: one door into guest code, one way out of the kernel.
 
 use super::ids::{self, WaitStatus};
+use super::ns::time::Offset;
 use super::task::Task;
 use super::{exit, ptrace, rseq, seccomp, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
@@ -38,7 +39,7 @@ fn run(task: &Arc<Task>) {
         }
         drop(space);
         publish_identity(task, umbel_smp::slot::this().page());
-        time::clock::refresh(umbel_smp::slot::this().page());
+        time::clock::refresh(umbel_smp::slot::this().page(), task.time_offset_ns(Offset::Monotonic));
         sched::program_timer();
         let before_ns = time::monotonic_ns();
         let steps = task.trace.steps() && single_step(task, true);

@@ -1,6 +1,7 @@
 //! One guest thread.
 
 use super::ns::NsProxy;
+use super::ns::time::Offset;
 use super::{Cred, Process};
 use crate::fs::{FdTable, FsContext};
 use crate::signal;
@@ -8,7 +9,7 @@ use crate::syscall::Pid;
 use crate::vm::Space;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_gate::UserContext;
 use umbel_mm::heap;
 use umbel_mm::stack::KernelStack;
@@ -65,6 +66,8 @@ pub struct Task {
     pub exit_code: AtomicI32,
     /// Mark of the ids that slot pages show: unique among all threads, new after each change.
     identity: AtomicU32,
+    /// Offsets of its time namespace. See [`Self::time_offset_ns`].
+    time_offsets: [AtomicI64; 2],
     /// Scheduling parameters and accounts.
     pub sched: crate::sched::Entity,
 }
@@ -104,6 +107,7 @@ pub struct NewTask {
 impl Task {
     /// A task that is in no table and on no run queue yet.
     pub fn new(new: NewTask) -> Arc<Task> {
+        let time_offsets = new.ns.time.offsets().map(AtomicI64::new);
         let task = Task {
             tid: AtomicI32::new(new.tid.0),
             process: new.process,
@@ -137,6 +141,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
             identity: AtomicU32::new(next_identity()),
+            time_offsets,
             sched: new.sched,
         };
         // Hot: the gate's assembly reads the user context in it.
@@ -189,8 +194,18 @@ impl Task {
 
     /// Replaces its namespaces; the thread itself calls this.
     pub(super) fn set_ns(&self, ns: Arc<NsProxy>) {
+        for (own, new) in self.time_offsets.iter().zip(ns.time.offsets()) {
+            own.store(new, Relaxed);
+        }
         let old = core::mem::replace(&mut self.own.lock().ns, ns);
         drop(old);
+    }
+
+    /// What it sees a clock show, less what the clock of the first time namespace shows.
+    pub fn time_offset_ns(&self, clock: Offset) -> i64 {
+        let [monotonic, boottime] = &self.time_offsets;
+        let of = if clock == Offset::Monotonic { monotonic } else { boottime };
+        of.load(Relaxed)
     }
 
     /// Whether the capability counts for its network.

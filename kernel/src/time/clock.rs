@@ -161,10 +161,11 @@ pub fn reanchor() {
 }
 
 /// Brings a slot's page up to date, for readings without entering the kernel. Only the slot itself, in kernel mode, calls
-/// this, before it goes back to guest code: nobody reads the page meanwhile.
-pub fn refresh(page: &SlotPage) {
+/// this, before it goes back to guest code: nobody reads the page meanwhile. `offset_ns`: of the thread's time namespace.
+pub fn refresh(page: &SlotPage, offset_ns: i64) {
     let base_tsc = CLOCK.base_tsc.load(Relaxed);
-    if page.base_tsc.load(Relaxed) == base_tsc {
+    let offset_ns = offset_ns as u64;
+    if page.base_tsc.load(Relaxed) == base_tsc && page.time_offset_ns.load(Relaxed) == offset_ns {
         return;
     }
     let scale = loop {
@@ -176,8 +177,9 @@ pub fn refresh(page: &SlotPage) {
         }
     };
     page.seq.fetch_add(1, AcqRel);
-    page.mono_ns.store(scale.base_ns, Relaxed);
-    page.real_offset_ns.store(real_offset_ns(), Relaxed);
+    page.time_offset_ns.store(offset_ns, Relaxed);
+    page.mono_ns.store(scale.base_ns.wrapping_add(offset_ns), Relaxed);
+    page.real_offset_ns.store(real_offset_ns().wrapping_sub(offset_ns), Relaxed);
     page.mult.store(scale.mult as u32, Relaxed);
     page.shift.store(SHIFT, Relaxed);
     page.base_tsc.store(scale.base_tsc, Relaxed);

@@ -3,6 +3,7 @@
 use super::clock;
 use crate::syscall::Pid;
 use crate::task::ns::pid::of_caller;
+use crate::task::ns::time::Offset;
 use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
 use crate::{Errno, Result};
 
@@ -82,8 +83,26 @@ impl ClockId {
         })
     }
 
-    /// The time of CLOCK_MONOTONIC at which this clock shows `value_ns`. Not for CPU-time clocks.
+    /// What the time namespace of the running task adds to it, ns.
+    fn offset_ns(self) -> i64 {
+        match self {
+            ClockId::Monotonic => task::current().time_offset_ns(Offset::Monotonic),
+            ClockId::Boottime => task::current().time_offset_ns(Offset::Boottime),
+            _ => 0,
+        }
+    }
+
+    /// What it shows to the running task, ns.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn shown(self) -> Result<u64> {
+        Ok(self.read()?.saturating_add_signed(self.offset_ns()))
+    }
+
+    /// The time of CLOCK_MONOTONIC at which this clock shows `value_ns` to the running task. Not for CPU-time clocks.
     pub fn to_monotonic(self, value_ns: u64) -> u64 {
+        let value_ns = value_ns.saturating_add_signed(-self.offset_ns());
         match self {
             ClockId::Realtime => value_ns.saturating_sub(clock::real_offset_ns()),
             ClockId::Boottime => value_ns.saturating_sub(clock::boot_offset_ns()),

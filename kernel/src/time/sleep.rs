@@ -53,7 +53,7 @@ pub fn restart(task: &Arc<Task>, deadline_ns: u64, rem: u64) -> Result<()> {
 /// `ERESTARTNOHAND`.
 pub fn absolute(clock: ClockId, at_ns: u64) -> Result<()> {
     loop {
-        let now_ns = clock.read()?;
+        let now_ns = clock.shown()?;
         if now_ns >= at_ns {
             return Ok(());
         }

@@ -25,7 +25,7 @@ mod users;
 
 pub use process::process_of;
 pub use status::{list as cpu_list, mask as cpu_mask};
-pub use system::{FILESYSTEMS, load, uptime_ns};
+pub use system::{FILESYSTEMS, load, seen_uptime_ns};
 
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};
 use super::{FileSystem, InodeRef, Kind};

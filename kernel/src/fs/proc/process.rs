@@ -137,6 +137,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
     ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s.clone() }))),
+    ("timens_offsets", W(|s| Ok(s.task()?.ns().time_for_children.text().into_bytes()), set_time_offsets)),
     ("timerslack_ns", T(0o444, timer_slack)),
     ("uid_map", W(|s| users::map(s, Which::Users), |s, text| users::set_map(s, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
@@ -329,6 +330,10 @@ fn personality(subject: &Subject) -> Result<Vec<u8>> {
 fn timer_slack(subject: &Subject) -> Result<Vec<u8>> {
     let value = subject.task()?.timer_slack_ns.load(Relaxed);
     Ok(format!("{value}\n").into_bytes())
+}
+
+fn set_time_offsets(subject: &Subject, text: &[u8]) -> Result<()> {
+    subject.task()?.ns().time_for_children.set(&task::current(), text)
 }
 
 /// A number within limits.

@@ -4,6 +4,7 @@ use super::process::Subject;
 use super::system::TICK_NS;
 use crate::sched;
 use crate::syscall::Pid;
+use crate::task::ns::time::Offset;
 use crate::task::{Image, Limits, Task, Usage, WaitStatus, ids};
 use crate::{Result, vm};
 use alloc::format;
@@ -134,7 +135,9 @@ pub fn stat(subject: &Subject) -> Result<String> {
     let class = task.as_ref().map_or(Class::NORMAL, |task| task.sched.class());
     let batch = task.as_ref().is_some_and(|task| task.sched.flags().0);
     let (priority, nice, rt_priority, policy) = scheduling(class, batch);
-    let start = process.start_ns.saturating_sub(crate::boot::started_ns()) / TICK_NS;
+    let offset_ns = crate::task::current().time_offset_ns(Offset::Boottime);
+    let started_ns = process.start_ns.saturating_sub(crate::boot::started_ns());
+    let start = started_ns.saturating_add_signed(offset_ns) / TICK_NS;
     let ticks = |ns: u64| ns / TICK_NS;
     let mut out = String::new();
     let _ = write!(

@@ -9,6 +9,7 @@ use crate::sched;
 use crate::stats;
 use crate::syscall::system;
 use crate::task;
+use crate::task::ns::time::Offset;
 use crate::task::{Usage, ids};
 use alloc::format;
 use alloc::string::String;
@@ -180,12 +181,17 @@ pub fn uptime_ns() -> u64 {
     crate::time::monotonic_ns().saturating_sub(crate::boot::started_ns())
 }
 
+/// The same as the running task's time namespace has it.
+pub fn seen_uptime_ns() -> u64 {
+    uptime_ns().saturating_add_signed(task::current().time_offset_ns(Offset::Boottime))
+}
+
 fn hundredths(ns: u64) -> String {
     format!("{}.{:02}", ns / 1_000_000_000, ns / 10_000_000 % 100)
 }
 
 fn uptime() -> String {
-    format!("{} {}\n", hundredths(uptime_ns()), hundredths(stats::IDLE_NS.sum()))
+    format!("{} {}\n", hundredths(seen_uptime_ns()), hundredths(stats::IDLE_NS.sum()))
 }
 
 fn version() -> String {

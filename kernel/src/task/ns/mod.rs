@@ -7,6 +7,7 @@
 
 pub mod file;
 pub mod pid;
+pub mod time;
 pub mod user;
 pub mod uts;
 
@@ -19,6 +20,7 @@ use crate::net;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 pub use pid::PidNs;
+pub use time::TimeNs;
 use umbel_smp::lock::Once;
 pub use user::UserNs;
 pub use uts::Uts;
@@ -39,16 +41,8 @@ pub const ALL: CloneFlags = CloneFlags::NEWUTS
     .union(CloneFlags::NEWUSER)
     .union(CloneFlags::NEWCGROUP)
     .union(CloneFlags::NEWPID)
+    .union(CloneFlags::NEWTIME)
     .union(CloneFlags::NEWNS);
-
-/// Those that can be made.
-pub const MADE: CloneFlags = CloneFlags::NEWUTS
-    .union(CloneFlags::NEWIPC)
-    .union(CloneFlags::NEWNET)
-    .union(CloneFlags::NEWUSER)
-    .union(CloneFlags::NEWNS)
-    .union(CloneFlags::NEWCGROUP)
-    .union(CloneFlags::NEWPID);
 
 /// A namespace that is nothing but an identity: there are no control groups to see.
 #[derive(Debug)]
@@ -78,6 +72,9 @@ pub struct NsProxy {
     pub cgroup: Arc<Cgroup>,
     /// Where its children get numbers; a process stays in the one that it was made in.
     pub pid_for_children: Arc<PidNs>,
+    pub time: Arc<TimeNs>,
+    /// That of its children, and of what it executes.
+    pub time_for_children: Arc<TimeNs>,
     /// Who owns the mounts that the task's `FsContext` shows.
     pub mounts_owner: Arc<UserNs>,
 }
@@ -94,6 +91,8 @@ impl NsProxy {
                 net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
                 cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone() }),
                 pid_for_children: PidNs::first(),
+                time: TimeNs::first(),
+                time_for_children: TimeNs::first(),
                 mounts_owner: owner,
             })
         };
@@ -121,7 +120,19 @@ impl NsProxy {
         if flags.contains(CloneFlags::NEWPID) {
             new.pid_for_children = PidNs::new(&self.pid_for_children, owner)?;
         }
+        if flags.contains(CloneFlags::NEWTIME) {
+            new.time_for_children = self.time_for_children.copy(owner);
+        }
         Ok(new)
+    }
+
+    /// The same in the time namespace that is meant for children, if that is another one.
+    pub fn in_time_for_children(self: &Arc<NsProxy>) -> Arc<NsProxy> {
+        if Arc::ptr_eq(&self.time, &self.time_for_children) {
+            return self.clone();
+        }
+        self.time_for_children.enter();
+        Arc::new(NsProxy { time: self.time_for_children.clone(), ..(**self).clone() })
     }
 }
 
@@ -136,13 +147,10 @@ pub struct Fresh {
 /// What `flags` of clone(2) or unshare(2) make for `task`.
 ///
 /// # Errors
-/// `EPERM` without `CAP_SYS_ADMIN` (in the new user namespace, if one is asked for); `EINVAL` for kinds that are not there;
+/// `EPERM` without `CAP_SYS_ADMIN` (in the new user namespace, if one is asked for);
 /// `ENOSPC` for user or PID namespaces nested too deeply.
 pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     let wanted = flags & ALL;
-    if !MADE.contains(wanted) {
-        return Err(Errno::EINVAL);
-    }
     let own = task.cred();
     let cred = if wanted.contains(CloneFlags::NEWUSER) { Some(user::enter_new(task, &own)?) } else { None };
     let acting = cred.as_ref().unwrap_or(&own);
@@ -212,8 +220,7 @@ pub enum Ns {
     Cgroup(Arc<Cgroup>),
     Mounts(Owned<MountNamespace>),
     Pid(Arc<PidNs>),
-    /// The only one of its kind.
-    Time,
+    Time(Arc<TimeNs>),
 }
 
 /// Finds the namespace of one kind of a task.
@@ -227,8 +234,8 @@ pub const KINDS: &[(&str, NsOf)] = &[
     ("net", |task| Ns::Net(task.ns().net.clone())),
     ("pid", |task| Ns::Pid(task.process().pid_ns().clone())),
     ("pid_for_children", |task| Ns::Pid(task.ns().pid_for_children.clone())),
-    ("time", |_| Ns::Time),
-    ("time_for_children", |_| Ns::Time),
+    ("time", |task| Ns::Time(task.ns().time.clone())),
+    ("time_for_children", |task| Ns::Time(task.ns().time_for_children.clone())),
     ("user", |task| Ns::User(task.cred().user_ns.clone())),
     ("uts", |task| Ns::Uts(task.ns().uts.clone())),
 ];
@@ -238,7 +245,7 @@ fn mounts_of(task: &Task) -> Ns {
     let owner = task.ns().mounts_owner.clone();
     match task.fs().ok().and_then(|fs| fs.namespace()) {
         Some(ns) => Ns::Mounts(Owned { ns, owner }),
-        None => Ns::Time,
+        None => Ns::Time(TimeNs::first()),
     }
 }
 
@@ -253,7 +260,7 @@ impl Ns {
             Ns::Cgroup(cgroup) => cgroup.id,
             Ns::Mounts(mounts) => mounts.ns.id(),
             Ns::Pid(pid) => pid.id,
-            Ns::Time => first::TIME,
+            Ns::Time(time) => time.id,
         }
     }
 
@@ -267,7 +274,7 @@ impl Ns {
             Ns::Cgroup(_) => ("cgroup", CloneFlags::NEWCGROUP),
             Ns::Mounts(_) => ("mnt", CloneFlags::NEWNS),
             Ns::Pid(_) => ("pid", CloneFlags::NEWPID),
-            Ns::Time => return ("time", 0x80),
+            Ns::Time(_) => ("time", CloneFlags::NEWTIME),
         };
         (name, flag.bits())
     }
@@ -287,7 +294,7 @@ impl Ns {
             Ns::Cgroup(cgroup) => cgroup.owner.clone(),
             Ns::Mounts(mounts) => mounts.owner.clone(),
             Ns::Pid(pid) => pid.owner.clone(),
-            Ns::Time => UserNs::first(),
+            Ns::Time(time) => time.owner.clone(),
         }
     }
 }
@@ -320,7 +327,14 @@ pub fn setns(task: &Arc<Task>, ns: Ns) -> Result<()> {
             }
             new.pid_for_children = pid;
         }
-        Ns::User(_) | Ns::Time => {}
+        Ns::Time(time) => {
+            if task.process().live_threads() > 1 {
+                return Err(Errno::EUSERS);
+            }
+            time.enter();
+            (new.time, new.time_for_children) = (time.clone(), time);
+        }
+        Ns::User(_) => {}
     }
     task.set_ns(Arc::new(new));
     Ok(())
