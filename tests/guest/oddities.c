@@ -4,9 +4,13 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <signal.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -52,6 +56,56 @@ static void numbers_of_calls(void) {
     CHECK(raw_call(1UL << 32 | SYS_getpid) == getpid() && raw_call(SYS_getpid) == getpid());
 }
 
+#define SCHED_DEADLINE_ 6
+static volatile sig_atomic_t warned;
+static void warn(int signo) { warned = signo; }
+
+/* Beyond the soft limit SIGXCPU every second, at the hard one SIGKILL. */
+static void cpu_limit(void) {
+    struct rlimit limit = {1, 2};
+    fflush(stdout);
+    int ends[2], status = -1;
+    char got = 0;
+    CHECK(pipe(ends) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        setrlimit(RLIMIT_CPU, &limit);
+        if (fork() == 0) {
+            signal(SIGXCPU, warn);
+            for (int told = 0;;)
+                if (warned && !told)
+                    told = write(ends[1], "w", 1);
+        }
+        wait(&status);
+        _exit(WIFSIGNALED(status) ? WTERMSIG(status) : 0);
+    }
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == SIGKILL);
+    CHECK(read(ends[0], &got, 1) == 1 && got == 'w');
+}
+
+static void small_calls(void) {
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        struct timeval wait = {0, 1000};
+        personality(STICKY_TIMEOUTS);
+        int sticky = select(0, 0, 0, 0, &wait) == 0 && wait.tv_usec == 1000;
+        personality(PER_LINUX);
+        _exit(!(sticky && select(0, 0, 0, 0, &wait) == 0 && wait.tv_usec == 0));
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(sched_get_priority_max(SCHED_DEADLINE_) == 0 && sched_get_priority_min(SCHED_DEADLINE_) == 0);
+    int user = open("/proc/self/ns/user", O_RDONLY);
+    CHECK_ERRNO(ioctl(user, 0xb701), EPERM);
+    CHECK_ERRNO(syscall(SYS_membarrier, 8, 0, 0), EPERM);
+    CHECK(syscall(SYS_membarrier, 16, 0, 0) == 0 && syscall(SYS_membarrier, 8, 0, 0) == 0);
+    child = fork();
+    if (child == 0)
+        _exit(setsid() < 0 || vhangup() != 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 static void types_of_file_systems(void) {
     char name[64] = "";
     long proc = syscall(SYS_sysfs, 1, "proc");
@@ -82,6 +136,8 @@ static void comparing(void) {
 
 int main(void) {
     numbers_of_calls();
+    cpu_limit();
+    small_calls();
     ids_and_priorities();
     files();
     types_of_file_systems();

@@ -10,6 +10,7 @@ use crate::vm::{Backing, MapRequest, Prot, SharedMemory, Space, VmaFlags};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
 use umbel_mm::io::IoVec;
 use umbel_mm::{PAGE, UserAddr, user};
@@ -255,7 +256,7 @@ fn munlockall(task: &Arc<Task>) -> Result<()> {
 }
 
 /// Source: membarrier(2). A host barrier on all virtual CPUs serves every command.
-fn membarrier(_: &Arc<Task>, command: i32, flags: u32, _cpu: i32) -> Result<u32> {
+fn membarrier(task: &Arc<Task>, command: i32, flags: u32, _cpu: i32) -> Result<u32> {
     const GLOBAL: i32 = 1;
     const GLOBAL_EXPEDITED: i32 = 1 << 1;
     const REGISTER_GLOBAL: i32 = 1 << 2;
@@ -266,11 +267,16 @@ fn membarrier(_: &Arc<Task>, command: i32, flags: u32, _cpu: i32) -> Result<u32>
     }
     match command {
         0 => Ok((GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE) as u32),
+        PRIVATE_EXPEDITED if !task.process().expedites.load(Relaxed) => Err(Errno::EPERM),
         GLOBAL | GLOBAL_EXPEDITED | PRIVATE_EXPEDITED => {
             umbel_mm::view::barrier();
             Ok(0)
         }
-        REGISTER_GLOBAL | REGISTER_PRIVATE => Ok(0),
+        REGISTER_GLOBAL => Ok(0),
+        REGISTER_PRIVATE => {
+            task.process().expedites.store(true, Relaxed);
+            Ok(0)
+        }
         _ => Err(Errno::EINVAL),
     }
 }

@@ -9,6 +9,7 @@ use crate::task::Task;
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
 use umbel_abi::linux::SigSet;
 use umbel_mm::user::{self, UserAddr};
@@ -173,7 +174,11 @@ impl Timeout {
     }
 
     /// Writes back what is left. A timeout in memory that cannot be written stays as it is.
-    fn write_rest(self) {
+    fn write_rest(self, task: &Task) {
+        const STICKY_TIMEOUTS: u32 = 0x0400_0000;
+        if task.process().personality.load(Relaxed) & STICKY_TIMEOUTS != 0 {
+            return;
+        }
         let rest = |deadline_ns: u64| deadline_ns.saturating_sub(time::monotonic_ns());
         let _ = match self {
             Timeout::None => Ok(()),
@@ -187,7 +192,7 @@ fn ppoll(task: &Arc<Task>, fds: u64, count: u64, timeout: u64, mask: u64, size: 
     let timeout = Timeout::timespec(timeout)?;
     with_mask(task, mask, size, || {
         let waited = poll_until(task, fds, count, timeout.deadline_ns());
-        timeout.write_rest();
+        timeout.write_rest(task);
         waited?.map_err(|_| Errno::ERESTARTNOHAND)
     })
 }
@@ -282,7 +287,7 @@ fn select_until(task: &Task, count: i32, addrs: [u64; 3], timeout: Timeout) -> R
     let (fds, mut items) = sets.items(task)?;
     // A file may be ready in a way that no set counts, for example hung up for a writer: then the wait goes on.
     let waited = wait(&mut items, timeout.deadline_ns());
-    timeout.write_rest();
+    timeout.write_rest(task);
     match waited {
         Ok(_) => sets.write(&fds, &items),
         Err(_) => Err(Errno::ERESTARTNOHAND),

@@ -413,6 +413,8 @@ fn prlimit64(task: &Arc<Task>, pid: Pid, resource: u32, new: UserAddr, old: User
 
 /// Tells the address space of its process's limits.
 fn limits_changed(task: &Task) {
+    // Without memory for its timer the limit is noted, no more.
+    let _ = time::posix::watch_cpu_limit(task.process());
     if let Some(space) = task.space() {
         space.set_limits(crate::loader::memory_limits(&task.process().limits()));
     }

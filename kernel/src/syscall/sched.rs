@@ -24,7 +24,7 @@ rows! {
     nr::__NR_sched_rr_get_interval, sched_rr_get_interval(pid: Pid, interval: UserAddr) => sched_rr_get_interval, Full;
     nr::__NR_sched_setaffinity, sched_setaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_setaffinity, Full;
     nr::__NR_sched_getaffinity, sched_getaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_getaffinity, Full;
-    nr::__NR_sched_setattr, sched_setattr(pid: Pid, attr: UserAddr, flags: u32) => sched_setattr, Partial("no SCHED_DEADLINE, no utilization clamping");
+    nr::__NR_sched_setattr, sched_setattr(pid: Pid, attr: UserAddr, flags: u32) => sched_setattr, Partial("SCHED_DEADLINE is never admitted (EBUSY), no utilization clamping");
     nr::__NR_sched_getattr, sched_getattr(pid: Pid, attr: UserAddr, size: u32, flags: u32) => sched_getattr, Full;
     nr::__NR_getcpu, getcpu(cpu: UserAddr, node: UserAddr) => getcpu, Full;
     nr::__NR_getpriority, getpriority(which: u32, who: Pid) => getpriority, Full;
@@ -38,6 +38,7 @@ const SCHED_FIFO: u32 = 1;
 const SCHED_RR: u32 = 2;
 const SCHED_BATCH: u32 = 3;
 const SCHED_IDLE: u32 = 5;
+const SCHED_DEADLINE: u32 = 6;
 const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
 
 fn find(task: &Arc<Task>, pid: Pid) -> Result<Arc<Task>> {
@@ -138,11 +139,11 @@ fn priorities(policy: u32) -> Result<core::ops::RangeInclusive<u32>> {
 }
 
 fn sched_get_priority_max(_: &Arc<Task>, policy: u32) -> Result<u32> {
-    Ok(*priorities(policy)?.end())
+    if policy == SCHED_DEADLINE { Ok(0) } else { Ok(*priorities(policy)?.end()) }
 }
 
 fn sched_get_priority_min(_: &Arc<Task>, policy: u32) -> Result<u32> {
-    Ok(*priorities(policy)?.start())
+    if policy == SCHED_DEADLINE { Ok(0) } else { Ok(*priorities(policy)?.start()) }
 }
 
 fn sched_rr_get_interval(task: &Arc<Task>, pid: Pid, interval: UserAddr) -> Result<()> {
@@ -169,6 +170,8 @@ struct Attr {
     flags: u64,
     nice: i32,
     priority: u32,
+    /// Runtime, deadline and period, ns.
+    budget: [u64; 3],
 }
 
 fn read_attr(addr: UserAddr) -> Result<Attr> {
@@ -188,7 +191,8 @@ fn read_attr(addr: UserAddr) -> Result<Attr> {
     }
     let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
     let flags = u64::from(word(8)) | u64::from(word(12)) << 32;
-    Ok(Attr { policy: word(4), flags, nice: word(16) as i32, priority: word(20) })
+    let budget = [24, 32, 40].map(|at| u64::from(word(at)) | u64::from(word(at + 4)) << 32);
+    Ok(Attr { policy: word(4), flags, nice: word(16) as i32, priority: word(20), budget })
 }
 
 fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Result<()> {
@@ -203,6 +207,9 @@ fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Resu
     let target = find(task, pid)?;
     let (own_policy, own_priority) = policy_of(&target);
     let keeps = |flag| attr.flags & flag != 0;
+    if attr.policy == SCHED_DEADLINE && !keeps(FLAG_KEEP_POLICY) {
+        return refuse_deadline(task, &attr);
+    }
     let policy = if keeps(FLAG_KEEP_POLICY) { own_policy } else { attr.policy };
     let priority = if keeps(FLAG_KEEP_PARAMS) { own_priority } else { attr.priority };
     let reset = if keeps(FLAG_RESET_ON_FORK) { SCHED_RESET_ON_FORK } else { 0 };
@@ -217,6 +224,19 @@ fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Resu
         sched::class_changed(&target);
     }
     Ok(())
+}
+
+/// No deadline is ever admitted: what could be asked for at all is answered as where all bandwidth is given out.
+fn refuse_deadline(task: &Task, attr: &Attr) -> Result<()> {
+    /// Least runtime, ns.
+    const LEAST: u64 = 1 << 10;
+    let [runtime, deadline, period] = attr.budget;
+    let period = if period == 0 { deadline } else { period };
+    let sound = (LEAST..=deadline).contains(&runtime) && deadline <= period && period >> 63 == 0;
+    if !sound || attr.priority != 0 {
+        return Err(Errno::EINVAL);
+    }
+    Err(if task.capable(cap::SYS_NICE) { Errno::EBUSY } else { Errno::EPERM })
 }
 
 fn sched_getattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, size: u32, flags: u32) -> Result<()> {

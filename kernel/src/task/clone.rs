@@ -137,6 +137,10 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
         super::exit::discard(&child);
         return Err(errno);
     }
+    if !args.flags.contains(CloneFlags::THREAD) {
+        // Without memory for its timer the limit is noted, no more.
+        let _ = crate::time::posix::watch_cpu_limit(child.process());
+    }
     ptrace::relation::stop_first(&child);
     sched::start(&child);
     crate::stats::FORKS.add(1);
@@ -271,6 +275,7 @@ fn new_process(task: &Task, (pid, ns): (Pid, &Arc<PidNs>), args: &CloneArgs) -> 
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
     child.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
     child.oom_score_adj_min.store(parent.oom_score_adj_min.load(Relaxed), Relaxed);
+    child.expedites.store(parent.expedites.load(Relaxed), Relaxed);
     child.personality.store(parent.personality.load(Relaxed), Relaxed);
     Arc::new(child)
 }

@@ -175,6 +175,7 @@ fn unshare(task: &Arc<Task>) {
         }
     }
     task.process().signal.exec();
+    task.process().expedites.store(false, Relaxed);
     task.process().timers.exec();
     task.signal.exec();
     task.rseq.clear();

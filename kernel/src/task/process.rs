@@ -56,6 +56,8 @@ pub struct Process {
     pub(super) ended: AtomicBool,
     /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
     pub end_queue: Arc<WaitQueue>,
+    /// It registered for membarrier(2)'s private expedited command.
+    pub expedites: AtomicBool,
     /// personality(2).
     pub personality: AtomicU32,
     /// `/proc/PID/oom_score_adj`: kept and inherited; whoever lacks memory is killed whatever stands here.
@@ -174,6 +176,7 @@ impl Process {
             user: SpinLock::new(Rank::Process, User::of(0)),
             ended: AtomicBool::new(false),
             end_queue: Arc::new(WaitQueue::new()),
+            expedites: AtomicBool::new(false),
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
             oom_score_adj_min: AtomicI32::new(0),

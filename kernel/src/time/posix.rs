@@ -1,17 +1,18 @@
-//! Timers of processes: setitimer(2), alarm(2), timer_create(2).
+//! Timers of processes: setitimer(2), alarm(2), timer_create(2), and the one that watches `RLIMIT_CPU`.
 //!
 //! Timers on CPU-time clocks are checked at a time of CLOCK_MONOTONIC before which they cannot be due: what is left divided
 //! by the number of virtual CPUs, at least a millisecond.
 
 use super::interval::{Interval, Setting, cyclic};
 use super::timer::Expire;
-use super::{ClockId, monotonic_ns};
-use crate::signal::{self, Queued, SIGALRM, SIGPROF, SIGVTALRM, SigInfo, Signo};
+use super::{ClockId, SEC_NS, monotonic_ns};
+use crate::signal::{self, Queued, SIGALRM, SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU, SigInfo, Signo};
 use crate::task::{Process, Task, find_task};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU64, Ordering::*};
+use linux_raw_sys::general::RLIMIT_CPU;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// Most timers of a process.
@@ -27,6 +28,8 @@ pub enum Which {
     Real = 0,
     Virtual = 1,
     Prof = 2,
+    /// Not a guest's: `RLIMIT_CPU`.
+    CpuLimit = 3,
 }
 
 /// What an expiration sends.
@@ -38,12 +41,14 @@ pub enum Notify {
     Process { signo: Signo, value: u64 },
     /// A signal to one thread (`SIGEV_THREAD_ID`).
     Thread { tid: i32, signo: Signo, value: u64 },
+    /// SIGXCPU, at last SIGKILL.
+    CpuLimit,
 }
 
 /// The timers of a process.
 pub struct ProcessTimers {
-    /// REAL, VIRTUAL, PROF; made when first set.
-    itimers: SpinLock<[Option<Arc<ProcessTimer>>; 3]>,
+    /// REAL, VIRTUAL, PROF, the limit's; made when first set.
+    itimers: SpinLock<[Option<Arc<ProcessTimer>>; 4]>,
     posix: SpinLock<BTreeMap<i32, Arc<ProcessTimer>>>,
 }
 
@@ -51,7 +56,7 @@ impl ProcessTimers {
     /// None.
     pub const fn new() -> ProcessTimers {
         ProcessTimers {
-            itimers: SpinLock::new(Rank::Leaf, [const { None }; 3]),
+            itimers: SpinLock::new(Rank::Leaf, [const { None }; 4]),
             posix: SpinLock::new(Rank::Leaf, BTreeMap::new()),
         }
     }
@@ -181,6 +186,7 @@ impl ProcessTimer {
         };
         let queued = match self.notify {
             Notify::Nothing => return,
+            Notify::CpuLimit => return cpu_limit(&process, self.clock),
             Notify::Process { signo, value } => signal::queue_to_process(&process, info(signo, value)),
             Notify::Thread { tid, signo, value } => match find_task(crate::syscall::Pid(tid)) {
                 Some(task) => signal::queue_to_task(&task, info(signo, value)),
@@ -214,16 +220,44 @@ pub fn set_itimer(process: &Arc<Process>, which: Which, new: Setting) -> Result<
         let mut itimers = process.timers.itimers.lock();
         let slot = itimers.get_mut(which as usize).ok_or(Errno::EINVAL)?;
         slot.get_or_insert_with(|| {
-            let (clock, signo) = match which {
-                Which::Real => (ClockId::Monotonic, SIGALRM),
-                Which::Virtual => (ClockId::ProcessUser(process.pid()), SIGVTALRM),
-                Which::Prof => (ClockId::ProcessCpu(process.pid()), SIGPROF),
+            let signal = |signo| Notify::Process { signo, value: 0 };
+            let (clock, notify) = match which {
+                Which::Real => (ClockId::Monotonic, signal(SIGALRM)),
+                Which::Virtual => (ClockId::ProcessUser(process.pid()), signal(SIGVTALRM)),
+                Which::Prof => (ClockId::ProcessCpu(process.pid()), signal(SIGPROF)),
+                Which::CpuLimit => (ClockId::ProcessCpu(process.pid()), Notify::CpuLimit),
             };
-            ProcessTimer::new(process, clock, Notify::Process { signo, value: 0 }, None)
+            ProcessTimer::new(process, clock, notify, None)
         })
         .clone()
     };
-    timer.set(new, false)
+    timer.set(new, which == Which::CpuLimit)
+}
+
+/// The limit of CPU time is another one, or the process is new: watches it, if there is one.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn watch_cpu_limit(process: &Arc<Process>) -> Result<()> {
+    let soft = process.limit(RLIMIT_CPU);
+    let watched = process.timers.itimers.lock().last().is_some_and(|timer| timer.is_some());
+    if soft == u64::MAX && !watched {
+        return Ok(());
+    }
+    let value_ns = if soft == u64::MAX { 0 } else { soft.max(1).saturating_mul(SEC_NS) };
+    set_itimer(process, Which::CpuLimit, Setting { value_ns, interval_ns: SEC_NS }).map(drop)
+}
+
+/// Once a second beyond the soft limit: SIGXCPU, and SIGKILL at the hard one.
+fn cpu_limit(process: &Arc<Process>, clock: ClockId) {
+    let used = clock.read().unwrap_or(0) / SEC_NS;
+    let Ok(limit) = process.limits().get(RLIMIT_CPU) else { return };
+    let signo = match used {
+        used if used >= limit.hard => SIGKILL,
+        used if used >= limit.soft => SIGXCPU,
+        _ => return,
+    };
+    signal::send_to_process(process, SigInfo::kernel(signo));
 }
 
 /// The setting of an interval timer.

@@ -79,7 +79,10 @@ impl FileOps for NsFile {
     fn ioctl(&self, task: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
         match cmd {
             NS_GET_NSTYPE => Ok(self.0.kind().1),
-            NS_GET_USERNS => open(task, Ns::User(self.0.owner())),
+            NS_GET_USERNS => match &self.0 {
+                Ns::User(user) => open(task, Ns::User(user.parent().ok_or(Errno::EPERM)?)),
+                other => open(task, Ns::User(other.owner())),
+            },
             NS_GET_PARENT => match &self.0 {
                 Ns::User(user) => open(task, Ns::User(user.parent().ok_or(Errno::EPERM)?)),
                 Ns::Pid(pid) => {
