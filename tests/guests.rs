@@ -101,6 +101,13 @@ fn transfers() {
 }
 
 #[test]
+fn attributes() {
+    if is_root() {
+        same_as_host("attributes");
+    }
+}
+
+#[test]
 fn leases() {
     same_as_host("leases");
 }

@@ -129,6 +129,9 @@ impl FdTable {
     pub fn close(&self, fd: Fd) -> Result<()> {
         let file = self.remove(fd)?;
         super::lock::release_posix(&file, self);
+        if file.is_dir() && super::dnotify::is_used() {
+            super::dnotify::forget(&file);
+        }
         file.ops().flush(&file)
     }
 

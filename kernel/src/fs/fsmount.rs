@@ -18,6 +18,9 @@ use umbel_smp::lock::{Rank, SpinLock};
 /// Most bytes of options.
 const OPTIONS_MAX: usize = 4096;
 
+/// Options of every file system that change nothing where all is in memory.
+const HARMLESS: [&[u8]; 7] = [b"sync", b"async", b"dirsync", b"lazytime", b"nolazytime", b"mand", b"nomand"];
+
 /// How far a context is.
 enum Phase {
     /// Takes options for a new file system.
@@ -50,6 +53,8 @@ pub struct FsConfig {
 pub enum Step<'a> {
     Flag(&'a [u8]),
     Text(&'a [u8], &'a [u8]),
+    /// A place or a descriptor, of which no file system here takes any.
+    Object(&'a [u8]),
     Create,
     Reconfigure,
 }
@@ -83,6 +88,8 @@ impl FsConfig {
         match step {
             Step::Flag(key) => self.set(key, None),
             Step::Text(key, value) => self.set(key, Some(value)),
+            Step::Object(key) if HARMLESS.contains(key) => self.set(key, None),
+            Step::Object(_) => Err(Errno::EINVAL),
             Step::Create => self.create(),
             Step::Reconfigure => self.reconfigure(),
         }
@@ -94,8 +101,10 @@ impl FsConfig {
             return Err(Errno::EBUSY);
         }
         match (key, value) {
-            (b"ro", None) => state.read_only = true,
-            (b"rw", None) => state.read_only = false,
+            // Their values are not looked at.
+            (b"ro", _) => state.read_only = true,
+            (b"rw", _) => state.read_only = false,
+            (key, _) if HARMLESS.contains(&key) => {}
             (b"source", Some(value)) => state.source = value.to_vec(),
             (b"source", None) => return Err(Errno::EINVAL),
             _ => {

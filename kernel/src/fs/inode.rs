@@ -5,7 +5,7 @@
 //! and sticky bits have been checked by the caller. Names are bytes without slash, 1 to 255 of them, never `.` or `..`.
 
 use super::file::{FileOps, OpenContext};
-use super::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, StatFs};
+use super::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, StatFs};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -80,6 +80,16 @@ pub trait Inode: Send + Sync + Any {
     /// Its count of writers and programs, if it can be both.
     fn busy(&self) -> Option<&super::Busy> {
         None
+    }
+
+    /// What else restricts it.
+    fn flags(&self) -> InodeFlags {
+        InodeFlags::empty()
+    }
+
+    /// Changes [`Self::flags`]; `ENOTTY` where there are none. The caller has checked permissions.
+    fn set_flags(&self, flags: InodeFlags) -> Result<()> {
+        Err(Errno::ENOTTY)
     }
 
     /// Changes attributes.

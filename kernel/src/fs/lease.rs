@@ -6,11 +6,10 @@
 //!
 //! Lock: one table (rank Leaf, spinning) by inode, which the open files keep alive. Users: `names`, `syscall::io`.
 
-use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, PollEvents};
+use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, owner};
 use crate::setting::Setting;
-use crate::signal::{self, SIGIO, SigInfo};
-use crate::syscall::{Fd, Pid};
-use crate::task::{Task, cap, ids};
+use crate::syscall::Fd;
+use crate::task::{Task, cap};
 use crate::{Errno, Result, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -97,9 +96,7 @@ pub fn set(task: &Arc<Task>, file: &Arc<File>, fd: Fd, wanted: Option<Lease>) ->
     list.push(Held { file: Arc::downgrade(file), file_id, fd, lease, breaking: None });
     recount(&table);
     drop(table);
-    if file.owner() == 0 {
-        file.set_owner(task.process().pid().0, 1);
-    }
+    owner::claim(task, file);
     CHANGED.wake_all();
     Ok(())
 }
@@ -207,24 +204,7 @@ fn enforce(key: usize, writes: bool) -> Option<u64> {
 
 /// Signals the owners of leases that are being broken.
 fn tell(told: Vec<(Arc<File>, Fd)>) {
-    /// `POLL_MSG`.
-    const POLL_MSG: i32 = 3;
     for (file, fd) in told {
-        let info = match file.signal() {
-            0 => SigInfo::kernel(SIGIO),
-            signo => {
-                let band = u64::from(PollEvents::READABLE.bits()) | 0x400;
-                SigInfo::raw(signo, POLL_MSG, &[band, fd.0 as u64])
-            }
-        };
-        match file.owner() {
-            0 => {}
-            group @ ..0 => signal::send_to_pgrp(Pid(-group), info),
-            id => {
-                if let Some(process) = ids::find_process(Pid(id)) {
-                    signal::send_to_process(&process, info);
-                }
-            }
-        }
+        owner::tell(&file, fd);
     }
 }

@@ -129,6 +129,14 @@ impl Mount {
         self.id
     }
 
+    /// What [`Self::unique_id`] is above of.
+    pub const UNIQUE_BASE: u64 = 1 << 31;
+
+    /// Its number, as statx(2) and statmount(2) have it: never used again, and never mistaken for [`Self::id`].
+    pub fn unique_id(&self) -> u64 {
+        Self::UNIQUE_BASE + u64::from(self.id)
+    }
+
     /// Its file system.
     pub fn fs(&self) -> &Arc<dyn FileSystem> {
         &self.shared.fs

@@ -53,7 +53,12 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     if !target.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    tree::attach(&new_mount(request.kind, request.source, request.data, flags)?, target)
+    let mount = new_mount(request.kind, request.source, request.data, flags)?;
+    // A new file system is read-only as a whole.
+    if flags.contains(MountFlags::RDONLY) && !matches!(request.kind, b"devpts" | b"devtmpfs") {
+        mount.set_fs_read_only(true);
+    }
+    tree::attach(&mount, target)
 }
 
 fn mount_flags(raw: u32) -> MountFlags {
@@ -115,19 +120,32 @@ fn check_remount(target: &Path, flags: MountFlags) -> Result<()> {
     if busy { Err(Errno::EBUSY) } else { Ok(()) }
 }
 
+/// Flags and their new-style names (`MOUNT_ATTR_*`).
+const PAIRS: [(u32, MountFlags); 6] = [
+    (uapi::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
+    (uapi::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
+    (uapi::MOUNT_ATTR_NODEV, MountFlags::NODEV),
+    (uapi::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
+    (uapi::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
+    (uapi::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
+];
+
+/// The reverse of [`flags_of_attributes`].
+pub fn attributes_of_flags(flags: MountFlags) -> u64 {
+    let times = match () {
+        () if flags.contains(MountFlags::NOATIME) => uapi::MOUNT_ATTR_NOATIME,
+        () if flags.contains(MountFlags::STRICTATIME) => uapi::MOUNT_ATTR_STRICTATIME,
+        () => uapi::MOUNT_ATTR_RELATIME,
+    };
+    let set = PAIRS.iter().filter(|(_, flag)| flags.contains(*flag)).map(|(attribute, _)| attribute);
+    u64::from(set.fold(times, |all, attribute| all | attribute))
+}
+
 /// Flags of new-style calls (`MOUNT_ATTR_*`).
 ///
 /// # Errors
 /// `EINVAL` for unknown ones.
 pub fn flags_of_attributes(attributes: u64) -> Result<MountFlags> {
-    const PAIRS: [(u32, MountFlags); 6] = [
-        (uapi::MOUNT_ATTR_RDONLY, MountFlags::RDONLY),
-        (uapi::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
-        (uapi::MOUNT_ATTR_NODEV, MountFlags::NODEV),
-        (uapi::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
-        (uapi::MOUNT_ATTR_NODIRATIME, MountFlags::NODIRATIME),
-        (uapi::MOUNT_ATTR_NOSYMFOLLOW, MountFlags::NOSYMFOLLOW),
-    ];
     let raw = u32::try_from(attributes).map_err(|_| Errno::EINVAL)?;
     let mut flags = MountFlags::empty();
     let mut known = uapi::MOUNT_ATTR__ATIME;

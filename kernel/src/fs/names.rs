@@ -11,7 +11,7 @@ use super::inode::{NewNode, RenameMode};
 use super::mount::{MountFlags, Path};
 use super::notify::{self, Events};
 use super::perm::{self, Want};
-use super::types::{Kind, Mode, OpenFlags, SetAttr};
+use super::types::{InodeFlags, Kind, Mode, OpenFlags, SetAttr};
 use super::walk::{Follow, Last, Resolve, Walk};
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -201,6 +201,10 @@ impl<'a> Names<'a> {
         want.set(Want::READ, flags.readable());
         want.set(Want::WRITE, writes);
         perm::check(&**path.inode(), self.cred, want)?;
+        let appends = flags.contains(OpenFlags::APPEND) && !truncate;
+        if writes && !appends && path.inode().flags().contains(InodeFlags::APPEND) {
+            return Err(Errno::EPERM);
+        }
         if flags.contains(OpenFlags::NOATIME) {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
@@ -321,6 +325,7 @@ impl<'a> Names<'a> {
             return Err(Errno::EXDEV);
         }
         self.check_addition(&dir)?;
+        perm::check_free(&**target.inode())?;
         self.check_link(target)?;
         if target.is_dir() {
             return Err(Errno::EPERM);

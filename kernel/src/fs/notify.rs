@@ -52,6 +52,8 @@ pub struct Event<'a> {
     pub name: &'a [u8],
     /// The name was removed before this happened.
     pub unlinked: bool,
+    /// A rename that stays in its directory.
+    pub within: bool,
 }
 
 /// Who is told.
@@ -144,22 +146,22 @@ pub fn changed(dentry: &Arc<Dentry>, events: Events) {
         && let Some(dir) = parent.inode()
     {
         let unlinked = dentry.is_unhashed();
-        tell(dir, &Event { events, cookie: 0, name: &dentry.name(), unlinked });
+        tell(dir, &Event { events, cookie: 0, name: &dentry.name(), unlinked, within: false });
     }
-    tell(inode, &Event { events, cookie: 0, name: b"", unlinked: false });
+    tell(inode, &Event { events, cookie: 0, name: b"", unlinked: false, within: false });
 }
 
 /// Something happened to `inode` that its directory is not told.
 pub fn inode(inode: &InodeRef, events: Events) {
     if !nobody() {
-        tell(inode, &Event { events: of_kind(inode, events), cookie: 0, name: b"", unlinked: false });
+        tell(inode, &Event { events: of_kind(inode, events), cookie: 0, name: b"", unlinked: false, within: false });
     }
 }
 
 /// Something happened to `name`, which is `child`, in the directory `dir`.
 pub fn name(dir: &InodeRef, name: &[u8], child: &InodeRef, events: Events) {
     if !nobody() {
-        tell(dir, &Event { events: of_kind(child, events), cookie: 0, name, unlinked: false });
+        tell(dir, &Event { events: of_kind(child, events), cookie: 0, name, unlinked: false, within: false });
     }
 }
 
@@ -170,7 +172,8 @@ pub fn moved(from: (&InodeRef, &[u8]), to: (&InodeRef, &[u8]), child: &InodeRef)
         return;
     }
     let cookie = COOKIE.fetch_add(1, Relaxed);
-    let half = |events, name| Event { events: of_kind(child, events), cookie, name, unlinked: false };
+    let within = Arc::ptr_eq(from.0, to.0);
+    let half = |events, name| Event { events: of_kind(child, events), cookie, name, unlinked: false, within };
     tell(from.0, &half(Events::MOVED_FROM, from.1));
     tell(to.0, &half(Events::MOVED_TO, to.1));
     inode(child, Events::MOVE_SELF);
@@ -195,7 +198,7 @@ pub fn forgotten(inode: &InodeRef) {
     }
     for entry in take(key(inode), |_| true) {
         let events = of_kind(inode, Events::DELETE_SELF);
-        entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false });
+        entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false, within: false });
         entry.watch.ended();
     }
 }
@@ -209,7 +212,7 @@ pub fn unmounted(dev: u64) {
     for key in keys {
         for entry in take(key, |entry| entry.inode.fs().dev() == dev) {
             let events = of_kind(&entry.inode, Events::UNMOUNT);
-            entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false });
+            entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false, within: false });
             entry.watch.ended();
         }
     }
@@ -218,6 +221,7 @@ pub fn unmounted(dev: u64) {
 /// Takes a removed name out of the cache, which would keep its inode, and tells watches.
 pub fn removed(dentry: Arc<Dentry>) {
     dentry::evict(&dentry);
+    super::handle::forget(&dentry);
     if let Some(inode) = dentry.inode() {
         unhashed(inode);
     }

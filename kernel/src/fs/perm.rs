@@ -1,7 +1,7 @@
 //! Who may do what. Source: path_resolution(7), capabilities(7), inode(7).
 
 use super::inode::Inode;
-use super::types::{Kind, Owner};
+use super::types::{InodeFlags, Kind, Owner};
 use crate::task::{Cred, cap};
 use crate::{Errno, Result};
 
@@ -17,6 +17,9 @@ bitflags::bitflags! {
 
 /// Checks `want` on an inode. `EACCES`.
 pub fn check(inode: &dyn Inode, cred: &Cred, want: Want) -> Result<()> {
+    if want.contains(Want::WRITE) && inode.flags().contains(InodeFlags::IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
     let privileged = cred.capable(cap::DAC_OVERRIDE);
     // For root nothing but execution of files needs the attributes.
     if privileged && (!want.contains(Want::EXEC) || inode.kind() == Kind::Directory) {
@@ -59,9 +62,18 @@ pub fn check_owner(inode: &dyn Inode, cred: &Cred) -> Result<()> {
     if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 
+/// Checks that what is fixed (chattr(1)) is not changed: `EPERM` for inodes that are immutable or may only grow.
+pub fn check_free(inode: &dyn Inode) -> Result<()> {
+    if inode.flags().intersects(InodeFlags::FIXED) { Err(Errno::EPERM) } else { Ok(()) }
+}
+
 /// Checks that a name may be taken out of `dir`: write and search permission, and ownership in sticky directories.
 pub fn check_remove(dir: &dyn Inode, victim: &dyn Inode, cred: &Cred) -> Result<()> {
     check(dir, cred, Want::WRITE | Want::EXEC)?;
+    if dir.flags().contains(InodeFlags::APPEND) {
+        return Err(Errno::EPERM);
+    }
+    check_free(victim)?;
     let owner = dir.owner()?;
     let sticky = owner.mode & 0o1000 != 0;
     if sticky && owner.uid != cred.fsuid && victim.owner()?.uid != cred.fsuid && !cred.capable(cap::FOWNER) {

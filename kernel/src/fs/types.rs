@@ -228,6 +228,22 @@ impl Attr {
     }
 }
 
+bitflags::bitflags! {
+    /// Attributes that restrict what may be done to an inode (`FS_*_FL`, chattr(1)).
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct InodeFlags: u32 {
+        const IMMUTABLE = uapi::FS_IMMUTABLE_FL;
+        const APPEND = uapi::FS_APPEND_FL;
+        const NODUMP = uapi::FS_NODUMP_FL;
+        const NOATIME = uapi::FS_NOATIME_FL;
+    }
+}
+
+impl InodeFlags {
+    /// What nobody may give another name, another owner or an end.
+    pub const FIXED: InodeFlags = InodeFlags::IMMUTABLE.union(InodeFlags::APPEND);
+}
+
 /// A change of attributes; `None` leaves one as it is. The caller has checked permissions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SetAttr {

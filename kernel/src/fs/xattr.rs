@@ -42,6 +42,9 @@ pub enum Put {
 /// `EPERM`, `EACCES`; `ENODATA` where the name is hidden from the caller.
 pub fn check(inode: &dyn Inode, cred: &Cred, name: &[u8], want: Want) -> Result<()> {
     let write = want == Want::WRITE;
+    if write {
+        perm::check_free(inode)?;
+    }
     let hidden = if write { Errno::EPERM } else { Errno::ENODATA };
     if name.starts_with(b"security.") || name.starts_with(b"system.") {
         return if write { check_security(cred, name) } else { Ok(()) };

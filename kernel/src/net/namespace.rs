@@ -10,6 +10,7 @@ use crate::task::Task;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::sync::atomic::AtomicI32;
 use umbel_smp::lock::{Once, Rank, SpinLock};
 
 /// See the module.
@@ -17,6 +18,8 @@ pub struct Namespace {
     /// Number of the namespace in the file system of namespaces (`/proc/PID/ns/net`).
     pub id: u64,
     pub interface: SpinLock<Interface>,
+    /// `net.ipv4.conf.lo.tag`: a number for administrators, which means nothing.
+    pub tag: AtomicI32,
     pub tcp: SpinLock<TcpTable>,
     pub udp: SpinLock<Table>,
     pub udp_lite: SpinLock<Table>,
@@ -38,6 +41,7 @@ impl Namespace {
         Arc::new(Namespace {
             id,
             interface: SpinLock::new(Rank::Leaf, interface),
+            tag: AtomicI32::new(0),
             tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
             udp: SpinLock::new(Rank::Endpoint, Table::default()),
             udp_lite: SpinLock::new(Rank::Endpoint, Table::default()),

@@ -4,7 +4,9 @@
 use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
-use crate::fs::{Attr, File, Kind, Mode, Mount, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm};
+use crate::fs::{
+    Attr, Dev, File, InodeFlags, Kind, Mode, Mount, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm,
+};
 use crate::task::ns::user::Which;
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -21,6 +23,7 @@ rows! {
     nr::__NR_statx, statx(dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) => statx, Full;
     nr::__NR_statfs, statfs(path: UserStr, buf: UserAddr) => statfs, Full;
     nr::__NR_fstatfs, fstatfs(fd: Fd, buf: UserAddr) => fstatfs, Full;
+    nr::__NR_ustat, ustat(dev: u64, buf: UserAddr) => ustat, Full;
     nr::__NR_access, access(path: UserStr, mode: u32) => access, Full;
     nr::__NR_faccessat, faccessat(dir: Fd, path: UserStr, mode: u32) => faccessat, Full;
     nr::__NR_faccessat2, faccessat2(dir: Fd, path: UserStr, mode: u32, flags: AtFlags) => faccessat2, Full;
@@ -65,6 +68,13 @@ impl Object {
         match self {
             Object::File(file) => file.path().map_or(0, |path| path.mount().id()),
             Object::Path(path) => path.mount().id(),
+        }
+    }
+
+    fn flags(&self) -> InodeFlags {
+        match self {
+            Object::File(file) => file.inode().map_or(InodeFlags::empty(), |inode| inode.flags()),
+            Object::Path(path) => path.inode().flags(),
         }
     }
 
@@ -115,11 +125,14 @@ fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, bu
     }
     let object = Object::at(task, dir, path, flags)?;
     let mut out = object.attr()?.shown_to(&task.cred()).to_statx();
-    // The numbers of mounts are not used again, so that both kinds are the same.
     let unique = mask & STATX_MNT_ID_UNIQUE;
     out.stx_mask |= if unique != 0 { unique } else { uapi::STATX_MNT_ID };
-    out.stx_mnt_id = u64::from(object.mount_id());
-    out.stx_attributes_mask = u64::from(uapi::STATX_ATTR_MOUNT_ROOT);
+    let id = u64::from(object.mount_id());
+    out.stx_mnt_id = if unique != 0 && id != 0 { crate::fs::Mount::UNIQUE_BASE + id } else { id };
+    let known = InodeFlags::FIXED | InodeFlags::NODUMP;
+    // The three have the same bits in both.
+    out.stx_attributes_mask = u64::from(uapi::STATX_ATTR_MOUNT_ROOT | known.bits());
+    out.stx_attributes |= u64::from((object.flags() & known).bits());
     if object.is_mount_root() {
         out.stx_attributes |= u64::from(uapi::STATX_ATTR_MOUNT_ROOT);
     }
@@ -135,6 +148,15 @@ fn fstatfs(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
     let file = task.files()?.get(fd)?;
     let flags = file.path().map_or(0, |path| mount_flags(path.mount()));
     write_val(buf, &encode_statfs(&file.ops().statfs(&file)?, flags))
+}
+
+fn ustat(task: &Arc<Task>, dev: u64, buf: UserAddr) -> Result<()> {
+    let dev = Dev::decode(dev).encode();
+    let space = task.fs()?.namespace().ok_or(Errno::EINVAL)?;
+    let mount = space.mounts().into_iter().find(|mount| mount.fs().dev() == dev).ok_or(Errno::EINVAL)?;
+    let facts = mount.fs().statfs()?;
+    // Free blocks (32 bits and a gap), free inodes, two names that nobody fills in.
+    write_val(buf, &[u64::from(facts.free as u32), facts.files_free, 0, 0])
 }
 
 /// A mount's flags as statfs(2) shows them (`ST_*`).
@@ -253,6 +275,7 @@ fn open_path(task: &Task, fd: Fd) -> Result<Path> {
 
 fn change_mode(task: &Task, path: &Path, mode: Mode) -> Result<()> {
     path.mount().check_writable()?;
+    perm::check_free(&**path.inode())?;
     let cred = task.cred();
     perm::check_owner(&**path.inode(), &cred)?;
     let mut mode = mode & 0o7777;
@@ -284,6 +307,7 @@ fn fchownat(task: &Arc<Task>, dir: Fd, path: UserStr, uid: u32, gid: u32, flags:
 /// Changes the owners that are not -1; takes the set-id bits of files that can be executed away.
 fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
     path.mount().check_writable()?;
+    perm::check_free(&**path.inode())?;
     let cred = task.cred();
     let owner = path.inode().owner()?;
     let given = |which, id: u32| {
@@ -320,6 +344,7 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     }
     path.mount().check_writable()?;
     perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    perm::check_free(&**path.inode())?;
     crate::fs::lease::break_for(&path, OpenFlags::WRONLY)?;
     let _writing = crate::fs::Writing::new(path.inode())?;
     if size > path.attr()?.size {
@@ -390,6 +415,10 @@ fn utimensat(task: &Arc<Task>, dir: Fd, path: UserStr, times: UserAddr, flags: A
 
 fn set_times(task: &Task, path: &Path, new: [NewTime; 2]) -> Result<()> {
     path.mount().check_writable()?;
+    let fixed = if new == [NewTime::Now; 2] { InodeFlags::IMMUTABLE } else { InodeFlags::FIXED };
+    if path.inode().flags().intersects(fixed) {
+        return Err(Errno::EPERM);
+    }
     let cred = task.cred();
     if perm::check_owner(&**path.inode(), &cred).is_err() {
         // Others who may write may set the times to now.

@@ -5,11 +5,13 @@
 use super::Fd;
 use super::Pid;
 use crate::fs::lease::Lease;
-use crate::fs::notify::Events;
-use crate::fs::{File, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, lease, lock};
+use crate::fs::notify::{self, Events};
+use crate::fs::{
+    File, InodeFlags, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, dnotify, lease, lock, perm,
+};
 use crate::signal;
-use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
+use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -36,7 +38,7 @@ rows! {
     nr::__NR_dup, dup(fd: Fd) => dup, Full;
     nr::__NR_dup2, dup2(fd: Fd, new: Fd) => dup2, Full;
     nr::__NR_dup3, dup3(fd: Fd, new: Fd, flags: u32) => dup3, Full;
-    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("no directory notification; O_ASYNC and F_SETSIG are kept, no signal is sent");
+    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("O_ASYNC and F_SETSIG are kept, no signal is sent");
     nr::__NR_flock, flock(fd: Fd, operation: u32) => flock, Full;
     nr::__NR_ioctl, ioctl(fd: Fd, request: u32, arg: u64) => ioctl, Full;
     nr::__NR_fsync, fsync(fd: Fd) => fsync, Full;
@@ -331,6 +333,7 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         F_SETFD => files.set_on_exec(fd, OnExec::close_if(arg & 1 != 0)).map(|()| 0),
         F_GETFL => Ok(u64::from(file.flags().bits())),
         _ if path_only => Err(Errno::EBADF),
+        F_SETFL if (arg as u32 ^ file.flags().bits()) & O_APPEND != 0 && only_grows(&file) => Err(Errno::EPERM),
         F_SETFL => {
             file.set_flags(OpenFlags::from_bits_truncate(arg as u32));
             Ok(0)
@@ -365,8 +368,7 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             };
             lease::set(task, &file, fd, wanted).map(|()| 0)
         }
-        // Asking for no events takes a watch away; there never is one.
-        F_NOTIFY if arg as u32 & !DN_MULTISHOT == 0 => Ok(0),
+        F_NOTIFY => dnotify::set(task, &file, fd, arg as u32).map(|()| 0),
         F_GETOWN => Ok(i64::from(shown(file.owner())) as u64),
         F_SETOWN => {
             let owner = arg as i32;
@@ -389,6 +391,11 @@ pub(crate) fn shown(owner: i32) -> i32 {
     caller_sees(Pid(owner.abs())) * owner.signum()
 }
 
+/// Whether the file may be appended to and nothing else.
+fn only_grows(file: &File) -> bool {
+    file.inode().is_some_and(|inode| inode.flags().contains(InodeFlags::APPEND))
+}
+
 fn lease_number(lease: Option<Lease>) -> u32 {
     lease.map_or(F_UNLCK, |lease| if lease == Lease::Read { F_RDLCK } else { F_WRLCK })
 }
@@ -398,8 +405,6 @@ fn owner_ex(owner: i32, kind: i32) -> [i32; 2] {
     [kind, owner.abs()]
 }
 
-/// `DN_MULTISHOT`.
-const DN_MULTISHOT: u32 = 0x8000_0000;
 /// `F_OWNER_PID`, `F_OWNER_PGRP`.
 const F_OWNER_PID: i32 = 1;
 const F_OWNER_PGRP: i32 = 2;
@@ -521,6 +526,8 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
     const FIOASYNC: u32 = 0x5452;
     const FIOQSIZE: u32 = 0x5460;
     const FIONREAD: u32 = 0x541b;
+    const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+    const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
     const FICLONE: u32 = 0x4004_9409;
     const FICLONERANGE: u32 = 0x4020_940d;
     let file = file(task, fd)?;
@@ -540,10 +547,35 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
             let left = file.attr()?.size.saturating_sub(file.position());
             user::write_val(UserAddr(arg), &(left.min(i32::MAX as u64) as i32)).map(|()| 0)
         }
+        FS_IOC_GETFLAGS => {
+            let flags = file.inode().filter(|inode| inode.fs().name() != "proc").ok_or(Errno::ENOTTY)?.flags();
+            user::write_val(UserAddr(arg), &flags.bits()).map(|()| 0)
+        }
+        FS_IOC_SETFLAGS => set_inode_flags(task, &file, user::read_val(UserAddr(arg))?).map(|()| 0),
         FICLONE => clone_blocks(task, &file, Fd(arg as i32)),
         FICLONERANGE => clone_blocks(task, &file, Fd(user::read_val::<i64>(UserAddr(arg))? as i32)),
         _ => file.ops().ioctl(task, &file, request, arg),
     }
+}
+
+/// `FS_IOC_SETFLAGS`: what chattr(1) does.
+fn set_inode_flags(task: &Arc<Task>, file: &File, raw: u32) -> Result<()> {
+    let path = file.path().ok_or(Errno::ENOTTY)?;
+    let inode = path.inode();
+    if !matches!(inode.kind(), Kind::Regular | Kind::Directory) {
+        return Err(Errno::ENOTTY);
+    }
+    let cred = task.cred();
+    path.mount().check_writable()?;
+    perm::check_owner(&**inode, &cred)?;
+    let new = InodeFlags::from_bits(raw).ok_or(Errno::EOPNOTSUPP)?;
+    let changed = (new ^ inode.flags()).intersects(InodeFlags::FIXED);
+    if changed && !cred.capable(cap::LINUX_IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
+    inode.set_flags(new)?;
+    notify::changed(path.dentry(), Events::ATTRIB);
+    Ok(())
 }
 
 /// `FICLONE` and `FICLONERANGE`: no file system here shares blocks between files.
@@ -574,6 +606,9 @@ fn ftruncate(task: &Arc<Task>, fd: Fd, length: i64) -> Result<()> {
     if !file.flags().writable() {
         return Err(Errno::EINVAL);
     }
+    if only_grows(&file) {
+        return Err(Errno::EPERM);
+    }
     if length > file.attr()?.size {
         check_size_limit(task, task.process().limit(RLIMIT_FSIZE), length)?;
     }
@@ -589,6 +624,10 @@ fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Re
     }
     if !file.flags().writable() {
         return Err(Errno::EBADF);
+    }
+    let immutable = file.inode().is_some_and(|inode| inode.flags().contains(InodeFlags::IMMUTABLE));
+    if immutable || only_grows(&file) && mode & !FALLOC_FL_KEEP_SIZE != 0 {
+        return Err(Errno::EPERM);
     }
     let end = start.checked_add(length).ok_or(Errno::EFBIG)? as u64;
     check_size_limit(task, task.process().limit(RLIMIT_FSIZE), end)?;

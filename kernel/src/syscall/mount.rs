@@ -144,6 +144,16 @@ fn fsconfig(task: &Arc<Task>, fd: Fd, command: u32, key: UserAddr, value: UserAd
     match command {
         c if c == cmd::FSCONFIG_SET_FLAG as u32 && value.is_null() && aux == 0 => config.step(&Step::Flag(&text(key)?)),
         c if c == cmd::FSCONFIG_SET_STRING as u32 && aux == 0 => config.step(&Step::Text(&text(key)?, &text(value)?)),
+        c if c == cmd::FSCONFIG_SET_PATH as u32 || c == cmd::FSCONFIG_SET_PATH_EMPTY as u32 => {
+            if value.is_null() || aux < 0 && aux != Fd::CWD.0 {
+                return Err(Errno::EINVAL);
+            }
+            config.step(&Step::Object(&text(key)?))
+        }
+        c if c == cmd::FSCONFIG_SET_FD as u32 && value.is_null() && aux >= 0 => {
+            task.files()?.get(Fd(aux))?;
+            config.step(&Step::Object(&text(key)?))
+        }
         c if (c == cmd::FSCONFIG_CMD_CREATE as u32 || c == cmd::FSCONFIG_CMD_CREATE_EXCL as u32) && bare => {
             config.step(&Step::Create)
         }

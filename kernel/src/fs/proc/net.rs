@@ -3,9 +3,12 @@
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::net::inet::table::{FIRST_PORT, LAST_PORT};
+use crate::net::namespace;
+use crate::{Errno, task};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::sync::atomic::Ordering::Relaxed;
 
 const CORE: &[(&str, &str)] = &[
     ("bpf_jit_enable", "0"),
@@ -70,6 +73,21 @@ const IPV6: &[(&str, &str)] = &[("bindv6only", "0"), ("ip_nonlocal_bind", "0")];
 const IPV6_DEVICE: &[(&str, &str)] =
     &[("accept_ra", "1"), ("disable_ipv6", "0"), ("forwarding", "0"), ("mtu", "65536")];
 
+/// `tag` of a device: the caller's namespace has its own for its device.
+fn add_tag(fs: &Arc<PseudoFs>, device: &str, dir: StaticDir) -> StaticDir {
+    if device != "lo" {
+        return dir.add("tag", TextFile::new(Meta::new(fs, 0o444), || Ok(b"0\n".to_vec())));
+    }
+    let own = || namespace::of(&task::current());
+    let read = move || Ok(format!("{}\n", own().tag.load(Relaxed)).into_bytes());
+    let write = move |text: &[u8]| {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+        own().tag.store(text.trim().parse().map_err(|_| Errno::EINVAL)?, Relaxed);
+        Ok(())
+    };
+    dir.add("tag", TextFile::writable(Meta::new(fs, 0o644), read, write))
+}
+
 /// The directory.
 pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let sub = |dir: StaticDir| -> InodeRef { Dir::new(Meta::new(fs, 0o555), dir) };
@@ -78,13 +96,13 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let fixed = |entries: &[(&str, &str)]| {
         entries.iter().fold(StaticDir::new(), |dir, (name, value)| dir.add(name, text(format!("{value}\n"))))
     };
-    let devices = |entries: &[(&str, &str)]| {
+    let devices = |entries: &[(&str, &str)], more: fn(&Arc<PseudoFs>, &str, StaticDir) -> StaticDir| {
         let names = ["all", "default", "lo"];
-        sub(names.iter().fold(StaticDir::new(), |dir, name| dir.add(name, sub(fixed(entries)))))
+        sub(names.iter().fold(StaticDir::new(), |dir, name| dir.add(name, sub(more(fs, name, fixed(entries))))))
     };
     let ports = text(format!("{FIRST_PORT}\t{LAST_PORT}\n"));
-    let ipv4 = fixed(IPV4).add("conf", devices(IPV4_DEVICE)).add("ip_local_port_range", ports);
-    let ipv6 = fixed(IPV6).add("conf", devices(IPV6_DEVICE));
+    let ipv4 = fixed(IPV4).add("conf", devices(IPV4_DEVICE, add_tag)).add("ip_local_port_range", ports);
+    let ipv6 = fixed(IPV6).add("conf", devices(IPV6_DEVICE, |_, _, dir| dir));
     sub(StaticDir::new()
         .add("core", sub(fixed(CORE)))
         .add("ipv4", sub(ipv4))

@@ -4,7 +4,7 @@
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::fs::{inotify, lease};
-use crate::ipc::sysv::{Limits, namespace};
+use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
 use crate::setting::Setting;
 use crate::syscall::system;
@@ -41,8 +41,8 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
-    let kernel =
-        settings(fs, ipc_limits(fs, kernel), KERNEL_SETTINGS).add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
+    let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)
+        .add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
     let root = StaticDir::new()
         .add(
             "fs",
@@ -119,6 +119,21 @@ fn ipc_limits(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         };
         dir.add(name, TextFile::writable(Meta::new(fs, 0o644), read, write))
     })
+}
+
+/// Which numbers new objects of System V IPC get, for those who restore checkpoints.
+fn next_ids(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
+    let file = |read: fn(&Namespace) -> i32, write: fn(&Namespace, i32) -> Result<()>| {
+        let show = move || Ok(format!("{}\n", read(&namespace())).into_bytes());
+        let set = move |text: &[u8]| {
+            let id = i32::try_from(Setting::parse(text)?).map_err(|_| Errno::EINVAL)?;
+            write(&namespace(), id)
+        };
+        TextFile::writable(Meta::new(fs, 0o644), show, set)
+    };
+    dir.add("msg_next_id", file(|space| space.msg.next_id(), |space, id| space.msg.set_next_id(id)))
+        .add("sem_next_id", file(|space| space.sem.next_id(), |space, id| space.sem.set_next_id(id)))
+        .add("shm_next_id", file(|space| space.shm.next_id(), |space, id| space.shm.set_next_id(id)))
 }
 
 const RANDOM: &[(&str, &str)] = &[

@@ -239,6 +239,16 @@ impl Node {
         Ok(new)
     }
 
+    /// Gives all of a range memory. Under `write`.
+    fn fill_range(&self, content: &Content, from: u64, to: u64) -> Result<()> {
+        for index in from / PAGE..to.div_ceil(PAGE) {
+            if content.page(index).is_none() {
+                self.fill_hole(content, index, to.div_ceil(PAGE) - index)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Zeroes a range that lies within the file, without changing its size. Under `write`.
     fn punch(&self, content: &Content, from: u64, to: u64) -> Result<()> {
         let (first, last) = (from.div_ceil(PAGE), to / PAGE);
@@ -357,17 +367,12 @@ impl FileOps for Node {
             _ => content.seals.check_write()?,
         }
         match mode & !uapi::FALLOC_FL_KEEP_SIZE {
-            0 => {
-                let mut index = offset / PAGE;
-                while index < end.div_ceil(PAGE) {
-                    if content.page(index).is_none() {
-                        self.fill_hole(content, index, end.div_ceil(PAGE) - index)?;
-                    }
-                    index += 1;
-                }
-            }
+            0 => self.fill_range(content, offset, end)?,
             uapi::FALLOC_FL_PUNCH_HOLE if keep => self.punch(content, offset, end)?,
-            uapi::FALLOC_FL_ZERO_RANGE => self.punch(content, offset, end)?,
+            uapi::FALLOC_FL_ZERO_RANGE => {
+                self.punch(content, offset, end)?;
+                self.fill_range(content, offset, end)?;
+            }
             _ => return Err(Errno::EOPNOTSUPP),
         }
         if !keep {

@@ -6,7 +6,7 @@ use super::dir::{Dir, Entry};
 use super::file::LowerFile;
 use crate::fs::host::HostNode;
 use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
-use crate::fs::types::{Attr, Dev, Kind, Mode, Owner, SetAttr, Time};
+use crate::fs::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, Time};
 use crate::fs::xattr::{self, Put};
 use crate::fs::{Busy, Extra, FileOps, OpenContext};
 use crate::{Errno, Result};
@@ -14,7 +14,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_mm::heap;
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -42,6 +42,7 @@ pub struct Node {
     extra: Extra,
     xattrs: xattr::Store,
     busy: Busy,
+    flags: AtomicU32,
 }
 
 /// A name in a directory.
@@ -125,6 +126,7 @@ impl Node {
             extra: Extra::new(),
             xattrs: xattr::Store::new(),
             busy: Busy::default(),
+            flags: AtomicU32::new(0),
         };
         heap::cold(|| Arc::new_cyclic(build))
     }
@@ -332,6 +334,17 @@ impl Inode for Node {
         Ok(Owner { mode: state.mode, uid: state.uid, gid: state.gid })
     }
 
+    fn flags(&self) -> InodeFlags {
+        InodeFlags::from_bits_truncate(self.flags.load(Relaxed))
+    }
+
+    fn set_flags(&self, flags: InodeFlags) -> Result<()> {
+        self.pin();
+        self.flags.store(flags.bits(), Relaxed);
+        self.state.lock().ctime = Time::now();
+        Ok(())
+    }
+
     fn set_attr(&self, change: &SetAttr) -> Result<()> {
         if let Some(size) = change.size {
             self.truncate(size)?;
@@ -354,6 +367,9 @@ impl Inode for Node {
     }
 
     fn accessed(&self, strict: bool) {
+        if self.flags().contains(InodeFlags::NOATIME) {
+            return;
+        }
         if self.lower.is_some() && !self.pinned.load(Relaxed) {
             return;
         }

@@ -158,6 +158,8 @@ struct Slots<T> {
     by_index: BTreeMap<i32, Arc<T>>,
     sequence: i32,
     last: i32,
+    /// What the next object's number is to be (kernel.*_next_id); -1 = whatever comes.
+    next: i32,
 }
 
 /// What the get calls are given.
@@ -172,7 +174,7 @@ pub struct GetRequest {
 
 impl<T: Object> Table<T> {
     fn new() -> Table<T> {
-        Table(SpinLock::new(Rank::InodeState, Slots { by_index: BTreeMap::new(), sequence: 0, last: -1 }))
+        Table(SpinLock::new(Rank::InodeState, Slots { by_index: BTreeMap::new(), sequence: 0, last: -1, next: -1 }))
     }
 
     /// Finds the object of a key, which `check` must accept, or has `make` make it.
@@ -209,6 +211,23 @@ impl<T: Object> Table<T> {
         let object = Arc::new(make(Perm::new(key, id, cred, flags))?);
         slots.by_index.insert(index_of(id), object);
         Ok(id)
+    }
+
+    /// The number that the next object is to have; -1 = any.
+    pub fn next_id(&self) -> i32 {
+        self.0.lock().next
+    }
+
+    /// See [`Self::next_id`].
+    ///
+    /// # Errors
+    /// `EINVAL` for negative ones.
+    pub fn set_next_id(&self, id: i32) -> Result<()> {
+        if id < 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.0.lock().next = id;
+        Ok(())
     }
 
     /// The object `id`. `EINVAL` if there is none.
@@ -248,6 +267,12 @@ impl<T> Slots<T> {
     fn free_id(&mut self) -> Option<i32> {
         let end = 1 << INDEX_BITS;
         let free = |index: &i32| !self.by_index.contains_key(index);
+        if self.next >= 0 {
+            let wanted = self.next;
+            let index = (index_of(wanted)..end).find(free)?;
+            self.next = -1;
+            return Some(wanted >> INDEX_BITS << INDEX_BITS | index);
+        }
         let index = (0..end).find(free)?;
         if index <= self.last {
             self.sequence = (self.sequence + 1) % (i32::MAX >> INDEX_BITS);

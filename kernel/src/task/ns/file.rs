@@ -22,6 +22,7 @@ const NS_GET_USERNS: u32 = 0xb701;
 const NS_GET_PARENT: u32 = 0xb702;
 const NS_GET_NSTYPE: u32 = 0xb703;
 const NS_GET_OWNER_UID: u32 = 0xb704;
+const NS_GET_MNTNS_ID: u32 = 0x8008_b705;
 const NS_GET_PID_FROM_PIDNS: u32 = 0x8004_b706;
 const NS_GET_TGID_FROM_PIDNS: u32 = 0x8004_b707;
 const NS_GET_PID_IN_PIDNS: u32 = 0x8004_b708;
@@ -89,6 +90,10 @@ impl FileOps for NsFile {
                     let parent = pid.parent().filter(|parent| parent.is_within(task.process().pid_ns()));
                     open(task, Ns::Pid(parent.ok_or(Errno::EPERM)?.clone()))
                 }
+                _ => Err(Errno::EINVAL),
+            },
+            NS_GET_MNTNS_ID => match &self.0 {
+                Ns::Mounts(_) => write_val(UserAddr(arg), &self.0.id()).map(|()| 0),
                 _ => Err(Errno::EINVAL),
             },
             NS_GET_OWNER_UID => match &self.0 {
