@@ -150,7 +150,7 @@ fn linker_script() -> String {
         huge = layout::HUGE,
         max = layout::IMAGE_MAX,
         hot = layout::HOT_BASE,
-        statics = layout::CONTROL_OFF,
+        statics = layout::STATICS_LEN,
     );
     script
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use thiserror::Error;
-use umbel_abi::machine::layout::{CONTROL_OFF, HOT_BASE, HUGE, IMAGE_BASE, IMAGE_MAX, PAGE};
+use umbel_abi::machine::layout::{HOT_BASE, HUGE, IMAGE_BASE, IMAGE_MAX, PAGE, STATICS_LEN};
 
 /// The kernel's ELF.
 pub static KERNEL: &[u8] = &EMBEDDED.0;
@@ -69,7 +69,7 @@ impl Image {
             let SegmentFlags::Elf { p_flags } = segment.flags() else { continue };
             let (start, len) = (segment.address(), segment.size());
             if p_flags & PF_W != 0 {
-                let inside = start >= HOT_BASE && start + len <= HOT_BASE + CONTROL_OFF;
+                let inside = start >= HOT_BASE && start + len <= HOT_BASE + STATICS_LEN;
                 if !inside || !memory.shared.load(start - HOT_BASE, segment.data()?) {
                     return Err(ImageError::Place(start));
                 }

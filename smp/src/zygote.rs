@@ -498,9 +498,11 @@ pub unsafe fn adopt_boot_page() -> Result<(), Errno> {
     unsafe { space::map_shared(layout::SLOT_PAGE, layout::PAGE, space::READ, kdata, offset) }
 }
 
-/// Statics and control block on one huge page, where the host has one: each lock and unlock walks every page.
+/// Statics and what is hot of the control block on one huge page, where the host has one: each lock and unlock walks every page.
+/// The rest of the block exists from now on too.
 fn collapse_first_step() {
-    for page in (0..layout::HUGE).step_by(layout::PAGE as usize) {
+    let end = layout::HUGE.max(layout::CONTROL_OFF + layout::CONTROL_LEN);
+    for page in (0..end).step_by(layout::PAGE as usize) {
         // SAFETY: hot memory, which is mapped; reading and writing back one byte changes nothing. Nobody else runs.
         unsafe {
             let byte = (layout::HOT_BASE + page) as *mut u8;

@@ -3,7 +3,7 @@
 use memmap2::{MmapOptions, MmapRaw};
 use std::cell::UnsafeCell;
 use std::os::fd::OwnedFd;
-use umbel_abi::machine::layout::{CONTROL_LEN, CONTROL_OFF};
+use umbel_abi::machine::layout::{CONTROL_LEN, CONTROL_OFF, STATICS_LEN};
 use umbel_abi::machine::{BootInfo, Control};
 
 /// The mapping; lives as long as the process.
@@ -33,9 +33,9 @@ impl SharedKdata {
         fill(boot);
     }
 
-    /// Copies initial data of the kernel to `offset`; false if it does not lie before the control block.
+    /// Copies initial data of the kernel to `offset`; false if it does not lie in the place of the statics.
     pub fn load(&mut self, offset: u64, bytes: &[u8]) -> bool {
-        let fits = offset.checked_add(bytes.len() as u64).is_some_and(|end| end <= CONTROL_OFF);
+        let fits = offset.checked_add(bytes.len() as u64).is_some_and(|end| end <= STATICS_LEN);
         if fits {
             // SAFETY: the range is inside the mapping, and the kernel does not run yet.
             unsafe {

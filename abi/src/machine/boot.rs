@@ -186,22 +186,26 @@ pub struct Control {
     pub report_len: AtomicU32,
     /// Return addresses of a panic, 0-terminated; the machine symbolises them.
     pub backtrace: [AtomicU64; 64],
-    /// Text for [`Self::report_len`].
-    pub report: [core::cell::UnsafeCell<u8>; 0x8000],
     pub console: Console,
     /// Requests to the zygote: futex word, incremented per request and per child death.
     pub zygote_word: AtomicU32,
     /// What the machine asks of virtual CPUs, a [`CpuRequest`], and the answer; futex word.
     pub cpu_request: AtomicU32,
-    /// Rings by [`super::RingIndex`].
-    pub rings: [Ring; super::RINGS],
     /// Shared part of each virtual CPU.
     pub vcpus: [VcpuShared; MAX_CPUS],
-    /// Facts.
+    /// Facts, then strings: from these on the block lies in the hot range's second huge page.
     pub boot: BootInfo,
+    /// Rings by [`super::RingIndex`].
+    pub rings: [Ring; super::RINGS],
+    /// Text for [`Self::report_len`].
+    pub report: [core::cell::UnsafeCell<u8>; 0x8000],
 }
 
 // SAFETY: the cells are written by one side at a time, ordered by `state` and `report_len`.
 unsafe impl Sync for Control {}
 
 const _: () = assert!(size_of::<Control>() as u64 <= super::layout::CONTROL_LEN);
+const _: () = {
+    let facts_end = core::mem::offset_of!(Control, boot) + core::mem::offset_of!(BootInfo, strings);
+    assert!(super::layout::CONTROL_OFF + facts_end as u64 <= super::layout::HUGE);
+};

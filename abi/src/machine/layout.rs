@@ -36,12 +36,13 @@ pub const HOT_MAX: u64 = 128 << 20;
 pub const fn hot_len(ram_pages: u64) -> u64 {
     if ram_pages < (3 << 30) / PAGE { 48 << 20 } else { HOT_MAX }
 }
-/// Offset in the hot range of [`super::Control`] and the rings.
-pub const CONTROL_OFF: u64 = 0x000e_0000;
+/// Bytes of the hot range for the image's statics.
+pub const STATICS_LEN: u64 = 0x000e_0000;
+/// Offset in the hot range of [`super::Control`]. What each call reads of it lies in the huge page of the statics; what boot and
+/// consoles use, in the next one.
+pub const CONTROL_OFF: u64 = HUGE - 0x8000;
 /// Bytes reserved there.
 pub const CONTROL_LEN: u64 = 0x000a_0000;
-/// Offset of the first hot byte that the kernel's heap may use: it begins in the huge page of the statics.
-pub const HOT_HEAP_OFF: u64 = CONTROL_OFF + CONTROL_LEN;
 
 /// The slot's own [`super::SlotPage`], read-only.
 pub const SLOT_PAGE: u64 = USER_TOP + 0x6000_0000;

@@ -13,7 +13,9 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
-use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, HOT_BASE, HOT_HEAP_OFF, HOT_MAX, HUGE, PAGE};
+use umbel_abi::machine::layout::{
+    COLD_BASE, COLD_LEN, CONTROL_LEN, CONTROL_OFF, HOT_BASE, HOT_MAX, HUGE, PAGE, STATICS_LEN,
+};
 use umbel_host::mem;
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -32,33 +34,61 @@ pub enum Kind {
     Cold,
 }
 
+/// Bytes of the hot region before the control block.
+const FIRST: u64 = CONTROL_OFF - STATICS_LEN;
+
 impl Kind {
-    const fn base(self) -> u64 {
+    /// Where byte `at` of the region lies in its range.
+    const fn offset(self, at: u64) -> u64 {
         match self {
-            Kind::Hot => HOT_BASE + HOT_HEAP_OFF,
-            Kind::Cold => COLD_BASE,
+            Kind::Hot if at < FIRST => STATICS_LEN + at,
+            Kind::Hot => STATICS_LEN + at + CONTROL_LEN,
+            Kind::Cold => at,
+        }
+    }
+
+    /// The address of byte `at`.
+    const fn address(self, at: u64) -> u64 {
+        match self {
+            Kind::Hot => HOT_BASE + self.offset(at),
+            Kind::Cold => COLD_BASE + self.offset(at),
+        }
+    }
+
+    /// Which byte of the region lies at `address`, or would if nothing else did before it.
+    const fn position(self, address: u64) -> u64 {
+        match self {
+            Kind::Hot if address < HOT_BASE + CONTROL_OFF => address - HOT_BASE - STATICS_LEN,
+            Kind::Hot => address - HOT_BASE - STATICS_LEN - CONTROL_LEN,
+            Kind::Cold => address - COLD_BASE,
         }
     }
 
     /// Bytes of the range.
     pub fn range(self) -> u64 {
         match self {
-            Kind::Hot => HOT_LEN.load(Relaxed) - HOT_HEAP_OFF,
+            Kind::Hot => HOT_LEN.load(Relaxed) - STATICS_LEN - CONTROL_LEN,
             Kind::Cold => COLD_LEN,
         }
     }
 
-    /// The first end of a step from byte `at` of the region on: steps end on a huge page's border, and the hot region begins
-    /// within a huge page.
+    /// The first end of a step from byte `at` of the region on: steps end on a huge page's border, and before the control block.
     pub const fn step_end(self, at: u64) -> u64 {
-        let before = self.base() % HUGE;
-        (before + at).next_multiple_of(HUGE) - before
+        match self {
+            Kind::Hot if at <= FIRST => FIRST,
+            _ => at + (self.offset(at).next_multiple_of(HUGE) - self.offset(at)),
+        }
+    }
+
+    /// Whether byte `at` does not follow the one before it.
+    const fn breaks_at(self, at: u64) -> bool {
+        matches!(self, Kind::Hot) && at == FIRST
     }
 
     /// Where byte `at` of the region lies in the memory file.
     const fn file_offset(self, at: u64) -> u64 {
         match self {
-            Kind::Hot => HOT_HEAP_OFF + at,
+            Kind::Hot => self.offset(at),
             Kind::Cold => HOT_MAX + at,
         }
     }
@@ -228,7 +258,9 @@ impl Region {
     /// Adds steps at the end, unless somebody else did since `seen`; false if the range or RAM is used up.
     fn grow(&self, layout: Layout, seen: u64) -> bool {
         let need = layout.size() as u64 + layout.align() as u64 + 4096;
-        let step = self.kind.step_end(seen + need) - seen;
+        // Not over the control block at once: the next step follows.
+        let next = self.kind.step_end(seen + 1);
+        let step = if self.kind.breaks_at(next) { next } else { self.kind.step_end(seen + need) } - seen;
         if seen + step > self.kind.range() {
             return false;
         }
@@ -257,14 +289,14 @@ impl Region {
         if !self.populate(grown, step) {
             return Err(Refusal::Short);
         }
-        let start = self.kind.base() + grown;
+        let start = self.kind.address(grown);
         let new_end = (start + step) as *mut u8;
         let mut talc = self.talc.lock_nested();
         // SAFETY: the range is mapped, populated, behind all that was given before, and nobody else's.
         let joined = unsafe {
             match end.as_ref() {
-                None => talc.claim(start as *mut u8, step as usize),
-                Some(end) => Some(talc.extend(end.0, new_end)),
+                Some(end) if !self.kind.breaks_at(grown) => Some(talc.extend(end.0, new_end)),
+                _ => talc.claim(start as *mut u8, step as usize),
             }
         };
         *end = Some(End(joined.ok_or(Refusal::Short)?));
@@ -280,13 +312,13 @@ impl Region {
         }
         let (mut at, end) = (at, at + len);
         while at < end {
-            let next = self.kind.step_end(at + 1);
-            if mem::allocate(fd, self.kind.file_offset(at), next - at).is_err() {
+            // Whole huge pages: what lies there already keeps its contents.
+            if mem::allocate(fd, self.kind.file_offset(at) / HUGE * HUGE, HUGE).is_err() {
                 return false;
             }
-            // SAFETY: collapsing keeps contents. Where it fails, as in the statics' page, plain pages do.
-            let _ = unsafe { mem::advise(self.kind.base() + at, next - at, mem::MADV_COLLAPSE) };
-            at = next;
+            // SAFETY: collapsing keeps contents. Where it fails plain pages do.
+            let _ = unsafe { mem::advise(self.kind.address(at) / HUGE * HUGE, HUGE, mem::MADV_COLLAPSE) };
+            at = self.kind.step_end(at + 1);
         }
         true
     }
@@ -299,13 +331,14 @@ impl Region {
         let mut talc = self.talc.lock_nested();
         let Some(old) = end.as_ref() else { return };
         // SAFETY: `old` is the end that talc gave last.
-        let top = unsafe { talc.reserved(old.0) }.up_to.as_ptr() as u64 - self.kind.base();
+        let top = unsafe { talc.reserved(old.0) }.up_to.as_ptr() as u64;
+        let top = self.kind.position(top);
         let keep = (self.kind.step_end(top) + HUGE).max(self.base);
         if keep + HUGE > grown {
             return;
         }
         // SAFETY: as above; the new end lies above the reserved part.
-        let cut = unsafe { talc.truncate(old.0, (self.kind.base() + keep) as *mut u8) };
+        let cut = unsafe { talc.truncate(old.0, self.kind.address(keep) as *mut u8) };
         // The free block stays larger than a step, so the heap is not deleted.
         let Some(cut) = cut else { return };
         *end = Some(End(cut));
@@ -336,4 +369,28 @@ enum Refusal {
 /// Bytes that a block takes from talc: its tag, rounded to the alignment, is part of it.
 const fn cost(layout: Layout) -> u64 {
     layout.size() as u64 + 16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_end_on_huge_pages_and_leave_the_control_block_out() {
+        let mut at = 0;
+        let control = HOT_BASE + CONTROL_OFF..HOT_BASE + CONTROL_OFF + CONTROL_LEN;
+        for step in 0..8 {
+            let end = Kind::Hot.step_end(at + 1);
+            assert_eq!(Kind::Hot.step_end(end), end);
+            let (first, last) = (Kind::Hot.address(at), Kind::Hot.address(end - 1));
+            assert_eq!(last - first, end - 1 - at, "a step is one piece");
+            assert!(!control.contains(&first) && !control.contains(&last));
+            assert_eq!(first / HUGE, last / HUGE);
+            assert_eq!((Kind::Hot.position(first), Kind::Hot.position(last)), (at, end - 1));
+            assert!(step == 0 || (last + 1).is_multiple_of(HUGE));
+            assert_eq!(Kind::Hot.breaks_at(at), step == 1);
+            at = end;
+        }
+        assert_eq!((Kind::Cold.step_end(1), Kind::Cold.step_end(HUGE + 1)), (HUGE, 2 * HUGE));
+    }
 }
