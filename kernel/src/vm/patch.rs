@@ -4,7 +4,8 @@
 //! fixed distance from the file in every space; and a RAM page for each page of text with a hot site, which replaces the
 //! file's page through the page table. Pages and trampolines are shared by all spaces that map the file. A space where
 //! the distance is taken keeps its sites unpatched. Whoever maps the text later gets all of it patched ([`PatchedText`]).
-//! A site is hot when one thread has trapped there often, or many threads once.
+//! A site is hot when one thread has trapped there often, or many threads once. A file's patched text outlives the programs that
+//! map it while others have the file open and its share of RAM is small ([`Kept`]): whoever runs next need not copy it.
 //!
 //! Never patched: files in RAM (they may change), writable and shared text, pages that the space has changed. A plain
 //! load of patched text sees the patch. What a patch looks like is `gate::patch`'s business.
@@ -16,7 +17,7 @@ use super::map::Place;
 use super::object::{Mappable, PageSource};
 use super::space::{Inner, Space};
 use super::table::Pte;
-use super::text::PatchedText;
+use super::text::{Kept, PatchedText};
 use super::vma::{Backing, Prot, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
@@ -49,14 +50,29 @@ struct File {
     used: usize,
     /// Patched text by page number, the newest version last: spaces may still have older ones.
     pages: BTreeMap<u64, Vec<FrameRef>>,
-    /// What is mapped in the place of the file, as long as somebody maps it.
+    /// What is mapped in the place of the file, as long as somebody maps it or it is kept.
     text: Weak<PatchedText>,
+    kept: Option<Kept>,
     /// Times that `text` was given out although there were newer patches.
     outdated: u32,
 }
 
 /// Outdated copies of text given out before a new one is made.
 const MOST_OUTDATED: u32 = 16;
+
+/// Forgets files that nobody else has.
+fn prune() {
+    let mut gone = Vec::new();
+    FILES.lock().retain(|_, file| {
+        let used = file.object.strong_count() > usize::from(file.kept.is_some());
+        if !used {
+            gone.push(file.kept.take());
+        }
+        used
+    });
+    // Not under the lock: the last reference to a file closes it.
+    drop(gone);
+}
 
 /// First traps of threads by site, as far as the hash tells: a hint.
 static FIRST_TRAPS: [AtomicU32; 1024] = [const { AtomicU32::new(0) }; 1024];
@@ -172,12 +188,12 @@ impl Space {
 
     /// Takes all patches out, for good: whoever traces a program is to see its own text, and every call.
     pub fn unpatch(&self) {
-        let mut files = FILES.lock();
+        prune();
+        let files = FILES.lock();
         let mut inner = self.inner.lock();
         if core::mem::replace(&mut inner.unpatched, true) {
             return;
         }
-        files.retain(|_, file| file.object.strong_count() > 0);
         let texts = self.take_texts(&mut inner);
         let mut patched = Vec::new();
         for vma in inner.vmas.iter() {
@@ -220,9 +236,9 @@ impl Space {
     }
 
     fn patch_site(&self, site: &Site, nr: u32) -> Result<()> {
+        prune();
         let mut files = FILES.lock();
         let key = object_id(&site.object) as usize;
-        files.retain(|_, file| file.object.strong_count() > 0);
         if !files.contains_key(&key) {
             if files.len() >= MOST_FILES {
                 return Err(Errno::ENOSPC);
@@ -316,6 +332,8 @@ impl File {
         let newest = self.pages.iter().filter_map(|(&page, versions)| Some((page, versions.last()?)));
         let text = Arc::new(PatchedText::new(base, pages, newest, self.used).ok()?);
         self.text = Arc::downgrade(&text);
+        self.kept = None;
+        self.kept = Kept::new(&text);
         self.outdated = 0;
         Some(text)
     }
@@ -328,6 +346,7 @@ impl File {
             used: 0,
             pages: BTreeMap::new(),
             text: Weak::new(),
+            kept: None,
             outdated: 0,
         }
     }

@@ -10,6 +10,7 @@ use super::object::{HostFd, Mappable, PageSource};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_mm::frame::{self, FrameRef, MAX_RUN, Run};
 use umbel_mm::{PAGE, Pfn};
 
@@ -57,6 +58,35 @@ impl PatchedText {
             }
         }
         Ok(text)
+    }
+}
+
+/// Text that nobody need map.
+pub(super) struct Kept(Arc<PatchedText>);
+
+/// Pages of all kept texts, and the part of RAM that they may be.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+const KEPT_PART: u64 = 128;
+
+impl Kept {
+    /// `None` if all would be more than [`KEPT_PART`].
+    pub fn new(text: &Arc<PatchedText>) -> Option<Kept> {
+        let before = KEPT.fetch_add(text.page_count(), Relaxed);
+        let kept = Kept(text.clone());
+        (before + text.page_count() <= frame::usage().total / KEPT_PART).then_some(kept)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0.page_count(), Relaxed);
+    }
+}
+
+impl PatchedText {
+    /// Pages of RAM that it takes.
+    fn page_count(&self) -> u64 {
+        self.pages.end - self.pages.start
     }
 }
 
@@ -108,6 +138,7 @@ impl Drop for PatchedText {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     /// A file of 8 pages on the host.
     struct OnHost(HostFd);
@@ -151,7 +182,13 @@ mod tests {
         }
         assert_eq!((text.host_run(0, 8), text.host_run(2, 8), text.host_run(6, 8)), (2, 4, 2));
         assert_eq!(text.host_page(8), None);
-        let first = text.run.first;
+        let (first, text) = (text.run.first, Arc::new(text));
+        let most = frame::usage().total / KEPT_PART / text.page_count();
+        let mut kept: Vec<_> = (0..most).filter_map(|_| Kept::new(&text)).collect();
+        assert_eq!((kept.len() as u64, Kept::new(&text).is_some()), (most, false));
+        kept.pop();
+        assert!(Kept::new(&text).is_some(), "room again");
+        drop(kept);
         let held = FrameRef::from_held(first);
         drop(text);
         assert_eq!(held.count(), 1);
