@@ -40,6 +40,11 @@ fn resident() {
 }
 
 #[test]
+fn mappings() {
+    same_as_host("mappings");
+}
+
+#[test]
 fn files() {
     same_as_host("files");
 }

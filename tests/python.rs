@@ -13,14 +13,13 @@ use std::thread;
 const PYTHON: &str = "/usr/bin/python3";
 
 /// Patterns of tests that pass on a host and not inside, or that hang on some hosts, and why.
-const DIFFERENT: [(&str, &str); 5] = [
+const DIFFERENT: [(&str, &str); 4] = [
     ("*V[Ss][Oo][Cc][Kk]*", "no AF_VSOCK inside; on hosts without a peer these wait for ever"),
     ("*PidfdSignalTest*", "a directory of /proc is no pidfd inside"),
     (
         "*test_sendfile.*test_sendfile_close_peer_in_the_middle_of_receiving",
         "TCP buffers have one size, whatever SO_SNDBUF asks for",
     ),
-    ("*WithProcessesTestProcess.test_many_processes", "a hundred children at once: the kernel's heap is too small"),
     ("*test_to_thread_concurrent", "counts without a lock: fails now and then anywhere"),
 ];
 

@@ -3,6 +3,7 @@
 use crate::fs::devtmpfs::register_char;
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OpenContext, PollEvents, PollTable, Whence};
 use crate::task::{Task, cap};
+use crate::vm::{Mappable, SharedMemory};
 use crate::{Errno, Result, log, random};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -101,6 +102,10 @@ impl FileOps for Zero {
     }
     fn seek(&self, _: &File, _: Whence, _: i64) -> Result<u64> {
         Ok(0)
+    }
+    /// Each mapping is memory of its own.
+    fn mappable(&self, _: &File) -> Result<Arc<dyn Mappable>> {
+        Ok(SharedMemory::new(i64::MAX as u64))
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -1,6 +1,7 @@
 //! Memory: mmap and its kin. The semantics are in `vm`; here arguments are decoded and checked as Linux does.
 
 use super::Fd;
+use super::madvise::check_future_lock;
 use crate::fs::{File, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
@@ -16,26 +17,22 @@ use umbel_mm::io::IoVec;
 use umbel_mm::{PAGE, UserAddr, user};
 
 rows! {
-    nr::__NR_mmap, mmap(addr: UserAddr, len: u64, prot: MapProt, flags: MapFlags, fd: Fd, offset: u64) => mmap, Partial("no huge pages, no MAP_SYNC");
+    nr::__NR_mmap, mmap(addr: UserAddr, len: u64, prot: MapProt, flags: MapFlags, fd: Fd, offset: u64) => mmap, Partial("no huge pages; MAP_SYNC is refused");
     nr::__NR_munmap, munmap(addr: UserAddr, len: u64) => munmap, Full;
     nr::__NR_mprotect, mprotect(addr: UserAddr, len: u64, prot: MapProt) => mprotect, Full;
     nr::__NR_mremap, mremap(addr: UserAddr, old_len: u64, new_len: u64, flags: u32, to: UserAddr) => mremap, Full;
+    nr::__NR_remap_file_pages, remap_file_pages(addr: u64, len: u64, prot: u64, page: u64, flags: u64) => remap_file_pages, Full;
+    nr::__NR_pkey_alloc, pkey_alloc(flags: u64, rights: u64) => pkey_alloc, Partial("no keys, as on a processor without them");
+    nr::__NR_pkey_free, pkey_free(key: i32) => pkey_free, Partial("no keys");
+    nr::__NR_pkey_mprotect, pkey_mprotect(addr: UserAddr, len: u64, prot: MapProt, key: i32) => pkey_mprotect, Partial("no keys but -1");
     nr::__NR_brk, brk(to: UserAddr) => brk, Full;
-    nr::__NR_madvise, madvise(addr: UserAddr, len: u64, advice: u32) => madvise, Partial("no hwpoison, no MADV_REMOVE; caching advice has no effect");
-    nr::__NR_msync, msync(addr: UserAddr, len: u64, flags: u32) => msync, Full;
-    nr::__NR_mincore, mincore(addr: UserAddr, len: u64, vec: UserAddr) => mincore, Partial("all pages of the host's files count as resident");
-    nr::__NR_mlock, mlock(addr: UserAddr, len: u64) => mlock, Full;
-    nr::__NR_mlock2, mlock2(addr: UserAddr, len: u64, flags: u32) => mlock2, Full;
-    nr::__NR_munlock, munlock(addr: UserAddr, len: u64) => munlock, Full;
-    nr::__NR_mlockall, mlockall(flags: u32) => mlockall, Full;
-    nr::__NR_munlockall, munlockall() => munlockall, Full;
     nr::__NR_membarrier, membarrier(command: i32, flags: u32, cpu: i32) => membarrier, Partial("no SYNC_CORE, no RSEQ");
     nr::__NR_process_vm_readv, process_vm_readv(pid: super::Pid, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64) => process_vm_readv, Full;
     nr::__NR_process_vm_writev, process_vm_writev(pid: super::Pid, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64) => process_vm_writev, Full;
 }
 
 bitflags::bitflags! {
-    /// `PROT_*`. Growing directions are accepted and ignored as Linux does for areas that do not grow.
+    /// `PROT_*`. mmap(2) ignores unknown bits.
     #[derive(Clone, Copy, Debug)]
     struct MapProt: u32 {
         const PROT_READ = nr::PROT_READ;
@@ -44,6 +41,7 @@ bitflags::bitflags! {
         const PROT_SEM = nr::PROT_SEM;
         const PROT_GROWSDOWN = nr::PROT_GROWSDOWN;
         const PROT_GROWSUP = nr::PROT_GROWSUP;
+        const _ = !0;
     }
 
     /// `MAP_*`. Unknown bits are ignored, except with `MAP_SHARED_VALIDATE`.
@@ -72,8 +70,23 @@ crate::flag_args!(MapProt, MapFlags);
 
 /// `MAP_SHARED_VALIDATE`: both type bits.
 const SHARED_VALIDATE: MapFlags = MapFlags::MAP_SHARED.union(MapFlags::MAP_PRIVATE);
+/// The bits that say which type of mapping it is.
+const TYPE: u32 = nr::MAP_TYPE;
+/// Flags that files know when mapped with `MAP_SHARED_VALIDATE`: `MAP_SYNC` and, on Linux too, `MAP_FIXED_NOREPLACE` are
+/// none of them.
+const VALID: MapFlags = SHARED_VALIDATE
+    .union(MapFlags::MAP_FIXED)
+    .union(MapFlags::MAP_32BIT)
+    .union(MapFlags::MAP_GROWSDOWN)
+    .union(MapFlags::MAP_DENYWRITE)
+    .union(MapFlags::MAP_EXECUTABLE)
+    .union(MapFlags::MAP_LOCKED)
+    .union(MapFlags::MAP_NORESERVE)
+    .union(MapFlags::MAP_POPULATE)
+    .union(MapFlags::MAP_NONBLOCK)
+    .union(MapFlags::MAP_STACK);
 
-fn space(task: &Arc<Task>) -> Result<Arc<Space>> {
+pub(super) fn space(task: &Arc<Task>) -> Result<Arc<Space>> {
     task.space().ok_or(Errno::ESRCH)
 }
 
@@ -90,34 +103,33 @@ fn mmap(
     fd: Fd,
     offset: u64,
 ) -> Result<UserAddr> {
-    let kind = flags & SHARED_VALIDATE;
-    if kind.is_empty() || !offset.is_multiple_of(PAGE) || len == 0 {
+    if !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
+    let file = if flags.contains(MapFlags::MAP_ANONYMOUS) { None } else { Some(task.files()?.get(fd)?) };
     if flags.contains(MapFlags::MAP_HUGETLB) {
-        return Err(Errno::ENOMEM);
+        // None are in the pool; files are of other file systems.
+        return Err(if file.is_some() { Errno::EINVAL } else { Errno::ENOMEM });
     }
-    if flags.contains(MapFlags::MAP_SYNC) && kind == SHARED_VALIDATE {
-        return Err(Errno::EOPNOTSUPP);
-    }
-    let shared = kind.contains(MapFlags::MAP_SHARED);
+    let shared = check_type(flags, len, file.as_deref())?;
     let prot = prot_of(prot);
     let mut area = VmaFlags::empty();
     area.set(VmaFlags::SHARED, shared);
-    area.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::MAP_GROWSDOWN) && !shared);
+    area.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::MAP_GROWSDOWN));
     area.set(VmaFlags::LOCKED, flags.contains(MapFlags::MAP_LOCKED));
-    let backing = if flags.contains(MapFlags::MAP_ANONYMOUS) {
-        area.insert(VmaFlags::MAYWRITE);
-        anonymous(len, shared)
-    } else {
-        let file = task.files()?.get(fd)?;
+    area.set(VmaFlags::NORESERVE, flags.contains(MapFlags::MAP_NORESERVE));
+    let space = space(task)?;
+    if flags.contains(MapFlags::MAP_LOCKED) || space.locks_future() {
+        check_future_lock(task, &space, len)?;
+    }
+    let backing = if let Some(file) = file {
         area.set(VmaFlags::MAYWRITE, file.flags().writable());
         let no_exec = file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOEXEC));
-        if no_exec && prot.contains(Prot::EXEC) {
-            return Err(Errno::EPERM);
-        }
         area.set(VmaFlags::NOEXEC, no_exec);
-        of_file(file, len, offset, prot, shared)?
+        of_file(file, len, offset, prot, area)?
+    } else {
+        area.insert(VmaFlags::MAYWRITE);
+        anonymous(len, shared)
     };
     let place = if flags.contains(MapFlags::MAP_FIXED_NOREPLACE) {
         Place::FixedFree
@@ -128,13 +140,13 @@ fn mmap(
     } else {
         Place::Anywhere
     };
-    let space = space(task)?;
     let at = space.map(MapRequest { addr, len, place, prot, flags: area, backing })?;
     if prot.contains(Prot::EXEC) {
         space.adopt_text(at);
     }
     if flags.contains(MapFlags::MAP_POPULATE) && !flags.contains(MapFlags::MAP_NONBLOCK) {
-        space.populate(at.0, at.0 + len.next_multiple_of(PAGE));
+        // What fails now fails again when it is touched.
+        let _ = space.populate(at.0, at.0 + len.next_multiple_of(PAGE));
     } else {
         space.prefault(at.0, len);
     }
@@ -148,7 +160,24 @@ fn anonymous(len: u64, shared: bool) -> Backing {
     Backing::File { object: SharedMemory::new(len), offset: 0, file: None }
 }
 
-fn of_file(file: Arc<File>, len: u64, offset: u64, prot: Prot, shared: bool) -> Result<Backing> {
+/// Whether the mapping is shared, if its type and flags go together.
+fn check_type(flags: MapFlags, len: u64, file: Option<&File>) -> Result<bool> {
+    let kind = MapFlags::from_bits_retain(flags.bits() & TYPE);
+    if len == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let shared = match file {
+        Some(_) if kind == SHARED_VALIDATE && !VALID.contains(flags) => return Err(Errno::EOPNOTSUPP),
+        Some(_) if kind == SHARED_VALIDATE => true,
+        _ if kind == MapFlags::MAP_SHARED => true,
+        _ if kind == MapFlags::MAP_PRIVATE => false,
+        _ => return Err(Errno::EINVAL),
+    };
+    let grows = flags.contains(MapFlags::MAP_GROWSDOWN);
+    if grows && (shared || file.is_some()) { Err(Errno::EINVAL) } else { Ok(shared) }
+}
+
+fn of_file(file: Arc<File>, len: u64, offset: u64, prot: Prot, area: VmaFlags) -> Result<Backing> {
     if offset.checked_add(len).is_none() {
         return Err(Errno::EOVERFLOW);
     }
@@ -156,8 +185,12 @@ fn of_file(file: Arc<File>, len: u64, offset: u64, prot: Prot, shared: bool) -> 
     if flags.contains(OpenFlags::PATH) {
         return Err(Errno::EBADF);
     }
-    if !flags.readable() || (shared && prot.contains(Prot::WRITE) && !flags.writable()) {
+    let writes = area.contains(VmaFlags::SHARED) && prot.contains(Prot::WRITE);
+    if !flags.readable() || (writes && !flags.writable()) {
         return Err(Errno::EACCES);
+    }
+    if area.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) {
+        return Err(Errno::EPERM);
     }
     Ok(Backing::File { object: file.mappable()?, offset, file: Some(file) })
 }
@@ -167,7 +200,43 @@ fn munmap(task: &Arc<Task>, addr: UserAddr, len: u64) -> Result<()> {
 }
 
 fn mprotect(task: &Arc<Task>, addr: UserAddr, len: u64, prot: MapProt) -> Result<()> {
-    space(task)?.protect(addr, len, prot_of(prot))
+    const BOTH: MapProt = MapProt::PROT_GROWSDOWN.union(MapProt::PROT_GROWSUP);
+    const KNOWN: u32 = BOTH.bits() | nr::PROT_READ | nr::PROT_WRITE | nr::PROT_EXEC | nr::PROT_SEM;
+    if prot.contains(BOTH) || !addr.is_page_aligned() {
+        return Err(Errno::EINVAL);
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    let space = space(task)?;
+    match prot {
+        _ if prot.bits() & !KNOWN != 0 => Err(Errno::EINVAL),
+        // Nothing grows upwards.
+        _ if prot.contains(MapProt::PROT_GROWSUP) => Err(Errno::EINVAL),
+        _ if prot.contains(MapProt::PROT_GROWSDOWN) => space.protect_down(addr, len, prot_of(prot)),
+        _ => space.protect(addr, len, prot_of(prot)),
+    }
+}
+
+fn remap_file_pages(task: &Arc<Task>, addr: u64, len: u64, prot: u64, page: u64, _flags: u64) -> Result<()> {
+    if prot != 0 {
+        return Err(Errno::EINVAL);
+    }
+    space(task)?.remap_pages(addr, len, page)
+}
+
+/// Source: pkey_alloc(2).
+fn pkey_alloc(_: &Arc<Task>, flags: u64, rights: u64) -> Result<i32> {
+    let known = u64::from(nr::PKEY_DISABLE_ACCESS | nr::PKEY_DISABLE_WRITE);
+    Err(if flags != 0 || rights & !known != 0 { Errno::EINVAL } else { Errno::ENOSPC })
+}
+
+fn pkey_free(_: &Arc<Task>, _key: i32) -> Result<()> {
+    Err(Errno::EINVAL)
+}
+
+fn pkey_mprotect(task: &Arc<Task>, addr: UserAddr, len: u64, prot: MapProt, key: i32) -> Result<()> {
+    if key == -1 { mprotect(task, addr, len, prot) } else { Err(Errno::EINVAL) }
 }
 
 fn mremap(task: &Arc<Task>, addr: UserAddr, old_len: u64, new_len: u64, flags: u32, to: UserAddr) -> Result<UserAddr> {
@@ -182,77 +251,26 @@ fn mremap(task: &Arc<Task>, addr: UserAddr, old_len: u64, new_len: u64, flags: u
         (_, true) => Move::May,
         _ => Move::Stay,
     };
-    space(task)?.remap(addr, old_len, new_len, how, keep)
+    let space = space(task)?;
+    let locked = space.is_locked(addr);
+    if locked && new_len > old_len {
+        check_future_lock(task, &space, new_len - old_len)?;
+    }
+    let at = space.remap(addr, old_len, new_len, how, keep)?;
+    if locked {
+        // As mmap(2) with MAP_LOCKED: failures show when pages are touched.
+        let _ = space.populate(at.0, at.0 + new_len);
+    }
+    Ok(at)
 }
 
 fn brk(task: &Arc<Task>, to: UserAddr) -> Result<UserAddr> {
-    Ok(space(task)?.brk(to))
-}
-
-fn madvise(task: &Arc<Task>, addr: UserAddr, len: u64, advice: u32) -> Result<()> {
-    space(task)?.advise(addr, len, advice)
-}
-
-fn msync(task: &Arc<Task>, addr: UserAddr, len: u64, flags: u32) -> Result<()> {
-    const BOTH: u32 = nr::MS_ASYNC | nr::MS_SYNC;
-    if flags & !(BOTH | nr::MS_INVALIDATE) != 0 || flags & BOTH == BOTH {
-        return Err(Errno::EINVAL);
-    }
-    space(task)?.sync(addr, len)
-}
-
-fn mincore(task: &Arc<Task>, addr: UserAddr, len: u64, vec: UserAddr) -> Result<()> {
-    let pages = space(task)?.resident(addr, len)?;
-    user::copy_out(vec, &pages)
-}
-
-fn mlock(task: &Arc<Task>, addr: UserAddr, len: u64) -> Result<()> {
-    lock(task, addr, len, true)
-}
-
-fn mlock2(task: &Arc<Task>, addr: UserAddr, len: u64, flags: u32) -> Result<()> {
-    if flags & !nr::MLOCK_ONFAULT != 0 {
-        return Err(Errno::EINVAL);
-    }
-    lock(task, addr, len, flags & nr::MLOCK_ONFAULT == 0)
-}
-
-fn lock(task: &Arc<Task>, addr: UserAddr, len: u64, now: bool) -> Result<()> {
     let space = space(task)?;
-    let (locked, more) = space.locked(addr, len);
-    check_lock_limit(task, locked + more)?;
-    space.lock_range(addr, len, true, now)
-}
-
-/// `RLIMIT_MEMLOCK`, unless privileged: `EPERM` if nothing may be locked, `ENOMEM` beyond.
-fn check_lock_limit(task: &Arc<Task>, bytes: u64) -> Result<()> {
-    const CAP_IPC_LOCK: u32 = 14;
-    let limit = task.process().limit(nr::RLIMIT_MEMLOCK);
-    if task.capable(CAP_IPC_LOCK) || bytes <= limit {
-        return Ok(());
+    let now = space.layout().brk;
+    if to.0 > now && space.locks_future() && check_future_lock(task, &space, to.0 - now).is_err() {
+        return Ok(UserAddr(now));
     }
-    Err(if limit == 0 { Errno::EPERM } else { Errno::ENOMEM })
-}
-
-fn munlock(task: &Arc<Task>, addr: UserAddr, len: u64) -> Result<()> {
-    space(task)?.lock_range(addr, len, false, false)
-}
-
-fn mlockall(task: &Arc<Task>, flags: u32) -> Result<()> {
-    const ALL: u32 = nr::MCL_CURRENT | nr::MCL_FUTURE | nr::MCL_ONFAULT;
-    if flags == 0 || flags & !ALL != 0 || flags == nr::MCL_ONFAULT {
-        return Err(Errno::EINVAL);
-    }
-    let space = space(task)?;
-    check_lock_limit(task, if flags & nr::MCL_CURRENT != 0 { space.usage().size } else { 0 })?;
-    let now = flags & nr::MCL_CURRENT != 0;
-    space.lock_all(now && flags & nr::MCL_ONFAULT == 0, flags & nr::MCL_FUTURE != 0);
-    Ok(())
-}
-
-fn munlockall(task: &Arc<Task>) -> Result<()> {
-    space(task)?.lock_all(false, false);
-    Ok(())
+    Ok(space.brk(to))
 }
 
 /// Source: membarrier(2). A host barrier on all virtual CPUs serves every command.
@@ -291,7 +309,7 @@ fn process_vm_readv(
     flags: u64,
 ) -> Result<usize> {
     between(task, pid, (local, local_count), (remote, remote_count), flags, |other, ours, theirs, buf| {
-        let got = other.read_remote(theirs, buf)?;
+        let got = other.read_mapped(theirs, buf)?;
         user::copy_out(ours, &buf[..got])?;
         Ok(got)
     })
@@ -308,7 +326,7 @@ fn process_vm_writev(
 ) -> Result<usize> {
     between(task, pid, (local, local_count), (remote, remote_count), flags, |other, ours, theirs, buf| {
         user::copy_in(buf, ours)?;
-        other.write_remote(theirs, buf)
+        other.write_mapped(theirs, buf)
     })
 }
 

@@ -33,6 +33,7 @@ pub mod io;
 pub mod ipc;
 pub mod kcmp;
 pub mod keys;
+pub mod madvise;
 pub mod mm;
 pub mod mount;
 pub mod mqueue;

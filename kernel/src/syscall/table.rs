@@ -76,6 +76,7 @@ const FAMILIES: &[&[Row]] = &[
     super::ipc::ROWS,
     super::kcmp::ROWS,
     super::keys::ROWS,
+    super::madvise::ROWS,
     super::mm::ROWS,
     super::mount::ROWS,
     super::mqueue::ROWS,

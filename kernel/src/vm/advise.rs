@@ -1,72 +1,134 @@
-//! madvise, mincore, msync, mlock: what a guest says and asks about its pages.
+//! madvise, msync, mlock, mseal: what a guest says about its pages.
 
+use super::fault::Fault;
 use super::map::page_range;
-use super::space::{Doomed, Space};
-use super::vma::{Backing, Vma, VmaFlags};
+use super::object::Mappable;
+use super::space::{Doomed, Inner, Space};
+use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use umbel_abi::linux::uapi;
+use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::{PAGE, UserAddr, view};
 
+/// What mlock(2) and its kin make of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// They may go.
+    Unlocked,
+    /// They come now and stay.
+    Now,
+    /// They stay once they have come (`MLOCK_ONFAULT`).
+    OnFault,
+}
+
+impl LockMode {
+    /// The flags that say so.
+    pub fn flags(self) -> VmaFlags {
+        match self {
+            LockMode::Unlocked => VmaFlags::empty(),
+            LockMode::Now => VmaFlags::LOCKED,
+            LockMode::OnFault => VmaFlags::LOCKED | VmaFlags::ONFAULT,
+        }
+    }
+}
+
+/// Both flags of [`LockMode`].
+const LOCKS: VmaFlags = VmaFlags::LOCKED.union(VmaFlags::ONFAULT);
+
+/// What advice that only changes an area's properties does to them; `None` for other advice.
+fn change_of(advice: u32) -> Option<fn(&mut VmaFlags)> {
+    const ORDER: VmaFlags = VmaFlags::SEQUENTIAL.union(VmaFlags::RANDOM);
+    const HUGE: VmaFlags = VmaFlags::HUGEPAGE.union(VmaFlags::NOHUGEPAGE);
+    Some(match advice {
+        uapi::MADV_NORMAL => |flags| flags.remove(ORDER),
+        uapi::MADV_RANDOM => |flags| *flags = flags.difference(ORDER) | VmaFlags::RANDOM,
+        uapi::MADV_SEQUENTIAL => |flags| *flags = flags.difference(ORDER) | VmaFlags::SEQUENTIAL,
+        uapi::MADV_WILLNEED | uapi::MADV_COLD | uapi::MADV_PAGEOUT => |_| {},
+        uapi::MADV_HUGEPAGE => |flags| *flags = flags.difference(HUGE) | VmaFlags::HUGEPAGE,
+        uapi::MADV_NOHUGEPAGE => |flags| *flags = flags.difference(HUGE) | VmaFlags::NOHUGEPAGE,
+        uapi::MADV_DONTFORK => |flags| flags.insert(VmaFlags::DONTFORK),
+        uapi::MADV_DOFORK => |flags| flags.remove(VmaFlags::DONTFORK),
+        uapi::MADV_WIPEONFORK => |flags| flags.insert(VmaFlags::WIPEONFORK),
+        uapi::MADV_KEEPONFORK => |flags| flags.remove(VmaFlags::WIPEONFORK),
+        uapi::MADV_DONTDUMP => |flags| flags.insert(VmaFlags::DONTDUMP),
+        uapi::MADV_DODUMP => |flags| flags.remove(VmaFlags::DONTDUMP),
+        _ => return None,
+    })
+}
+
+/// Whether an area can be given the advice; the errno if not.
+fn check_advice(vma: &Vma, advice: u32) -> Result<()> {
+    let locked = vma.flags.contains(VmaFlags::LOCKED);
+    let anonymous = matches!(vma.backing, Backing::Anonymous);
+    let discards = matches!(
+        advice,
+        uapi::MADV_DONTNEED
+            | uapi::MADV_DONTNEED_LOCKED
+            | uapi::MADV_FREE
+            | uapi::MADV_REMOVE
+            | uapi::MADV_DONTFORK
+            | uapi::MADV_WIPEONFORK
+    );
+    let sealed = vma.flags.contains(VmaFlags::SEALED) && anonymous && !vma.prot.contains(Prot::WRITE);
+    let fits = match advice {
+        _ if discards && sealed => return Err(Errno::EPERM),
+        uapi::MADV_COLD | uapi::MADV_PAGEOUT | uapi::MADV_DONTNEED | uapi::MADV_REMOVE => !locked,
+        uapi::MADV_FREE => !locked && anonymous,
+        uapi::MADV_WIPEONFORK => anonymous,
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
 impl Space {
-    /// Source: madvise(2). Advice that only steers caching is checked and accepted.
+    /// Gives advice about each area of a range, up to the first that cannot have it. Advice about caching is kept to be
+    /// shown. Source: madvise(2).
     ///
     /// # Errors
-    /// `EINVAL` for unknown advice, `ENOMEM` if part of the range is not mapped.
+    /// `EINVAL` for unknown advice (merging, huge pages on demand, poison and guards among it), `ENOMEM` if part of the
+    /// range is not mapped, which does not spare the rest.
     pub fn advise(&self, addr: UserAddr, len: u64, advice: u32) -> Result<()> {
-        let change: fn(&mut VmaFlags) = match advice {
-            uapi::MADV_DONTNEED | uapi::MADV_FREE | uapi::MADV_DONTNEED_LOCKED => {
-                return self.discard(addr, len, advice);
-            }
-            uapi::MADV_NORMAL
-            | uapi::MADV_RANDOM
-            | uapi::MADV_SEQUENTIAL
-            | uapi::MADV_WILLNEED
-            | uapi::MADV_MERGEABLE
-            | uapi::MADV_UNMERGEABLE
-            | uapi::MADV_HUGEPAGE
-            | uapi::MADV_NOHUGEPAGE
-            | uapi::MADV_COLD
-            | uapi::MADV_PAGEOUT
-            | uapi::MADV_COLLAPSE => |_| {},
-            uapi::MADV_DONTFORK => |flags| flags.insert(VmaFlags::DONTFORK),
-            uapi::MADV_DOFORK => |flags| flags.remove(VmaFlags::DONTFORK),
-            uapi::MADV_WIPEONFORK => |flags| flags.insert(VmaFlags::WIPEONFORK),
-            uapi::MADV_KEEPONFORK => |flags| flags.remove(VmaFlags::WIPEONFORK),
-            uapi::MADV_DONTDUMP => |flags| flags.insert(VmaFlags::DONTDUMP),
-            uapi::MADV_DODUMP => |flags| flags.remove(VmaFlags::DONTDUMP),
+        let change = change_of(advice);
+        match advice {
             uapi::MADV_POPULATE_READ | uapi::MADV_POPULATE_WRITE => {
-                let range = checked(addr, len)?;
-                self.populate(range.start, range.end);
-                return Ok(());
+                let range = checked(addr, len).map_err(|_| Errno::EINVAL)?;
+                return self.populate_as(range, advice == uapi::MADV_POPULATE_WRITE);
             }
-            _ => return Err(Errno::EINVAL),
-        };
-        let range = checked(addr, len)?;
-        let mut inner = self.inner.lock();
-        let wipe = advice == uapi::MADV_WIPEONFORK;
-        let cannot_wipe = |vma: &Vma| !vma.is_private() || !matches!(vma.backing, Backing::Anonymous);
-        if wipe && inner.vmas.within(&range).any(|vma| cannot_wipe(&vma)) {
-            return Err(Errno::EINVAL);
+            uapi::MADV_DONTNEED | uapi::MADV_DONTNEED_LOCKED | uapi::MADV_FREE | uapi::MADV_REMOVE => {}
+            _ if change.is_none() => return Err(Errno::EINVAL),
+            _ => {}
         }
-        inner.vmas.update(&range, |vma| change(&mut vma.flags));
-        if inner.vmas.covers(&range) { Ok(()) } else { Err(Errno::ENOMEM) }
+        let wraps = addr.0.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAGE)).is_none();
+        let range = checked(addr, len).map_err(|errno| if wraps { Errno::EINVAL } else { errno })?;
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        let covered = inner.vmas.covers(&range);
+        let parts: Vec<Vma> = inner.vmas.within(&range).collect();
+        let good = parts.iter().take_while(|vma| check_advice(vma, advice).is_ok()).count();
+        let refused = parts.get(good).map_or(Ok(()), |vma| check_advice(vma, advice));
+        let parts = parts.get(..good).unwrap_or_default();
+        match change {
+            Some(change) => {
+                let end = parts.last().map_or(range.start, |vma| vma.end);
+                inner.vmas.update(&(range.start..end), |vma| change(&mut vma.flags));
+            }
+            None if advice == uapi::MADV_REMOVE => {
+                drop(inner);
+                punch(parts)?;
+            }
+            None => self.discard(&mut inner, parts, &mut doomed),
+        }
+        refused?;
+        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
     /// Drops pages: anonymous ones read as zero afterwards, others as their object.
-    fn discard(&self, addr: UserAddr, len: u64, advice: u32) -> Result<()> {
-        let range = checked(addr, len)?;
-        let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
-        let parts: Vec<Vma> = inner.vmas.within(&range).collect();
-        let locked = |vma: &Vma| vma.flags.contains(VmaFlags::LOCKED) && advice != uapi::MADV_DONTNEED_LOCKED;
-        let shared = |vma: &Vma| advice == uapi::MADV_FREE && !matches!(vma.backing, Backing::Anonymous);
-        if parts.iter().any(|vma| locked(vma) || shared(vma)) {
-            return Err(Errno::EINVAL);
-        }
+    fn discard(&self, inner: &mut Inner, parts: &[Vma], doomed: &mut Doomed) {
         let mut told = false;
-        for part in &parts {
+        for part in parts {
             let taken = inner.table.detach(part.pages());
             if !taken.is_empty() {
                 self.log_drop(part.start, part.end);
@@ -77,7 +139,25 @@ impl Space {
         if told {
             view::shootdown(&self.log);
         }
-        if inner.vmas.covers(&range) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE`.
+    fn populate_as(&self, range: Range<u64>, write: bool) -> Result<()> {
+        let allows = |vma: &Vma| if write { vma.prot.contains(Prot::WRITE) } else { !vma.prot.is_empty() };
+        let (covered, allowed) = {
+            let inner = self.inner.lock();
+            (inner.vmas.covers(&range), inner.vmas.within(&range).all(|vma| allows(&vma)))
+        };
+        if !covered {
+            return Err(Errno::ENOMEM);
+        }
+        if !allowed {
+            return Err(Errno::EINVAL);
+        }
+        self.touch_all(range, write).map_err(|fault| match fault {
+            Fault::Oom => Errno::ENOMEM,
+            _ => Errno::EFAULT,
+        })
     }
 
     /// The pages of an object from `first` on are gone: drops entries and copies.
@@ -107,37 +187,52 @@ impl Space {
     }
 
     /// Checks a range for msync(2): our objects need no writing back.
-    pub fn sync(&self, addr: UserAddr, len: u64) -> Result<()> {
+    ///
+    /// # Errors
+    /// `EBUSY` if `invalidate` and a page is locked, `ENOMEM` if one is not mapped.
+    pub fn sync(&self, addr: UserAddr, len: u64, invalidate: bool) -> Result<()> {
         let range = checked(addr, len)?;
-        if self.inner.lock().vmas.covers(&range) { Ok(()) } else { Err(Errno::ENOMEM) }
+        let inner = self.inner.lock();
+        if invalidate && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::LOCKED)) {
+            return Err(Errno::EBUSY);
+        }
+        if inner.vmas.covers(&range) { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
-    /// Locks or unlocks a range. Source: mlock(2). `now`: make it present (not `MLOCK_ONFAULT`).
-    pub fn lock_range(&self, addr: UserAddr, len: u64, lock: bool, now: bool) -> Result<()> {
+    /// Locks or unlocks a range. Source: mlock(2).
+    ///
+    /// # Errors
+    /// `ENOMEM` if part of it is not mapped, or cannot be made present.
+    pub fn lock_range(&self, addr: UserAddr, len: u64, mode: LockMode) -> Result<()> {
         let start = addr.page();
         let len = len.checked_add(addr.0 - start.0).ok_or(Errno::EINVAL)?;
         let range = checked(start, len)?;
         let mut inner = self.inner.lock();
-        inner.vmas.update(&range, |vma| vma.flags.set(VmaFlags::LOCKED, lock));
-        let covered = inner.vmas.covers(&range);
-        drop(inner);
-        if lock && now {
-            self.populate(range.start, range.end);
+        inner.vmas.update(&range, |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
+        if !inner.vmas.covers(&range) {
+            return Err(Errno::ENOMEM);
         }
-        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+        drop(inner);
+        match mode {
+            LockMode::Now => self.populate(range.start, range.end).map_err(|_| Errno::ENOMEM),
+            _ => Ok(()),
+        }
     }
 
-    /// mlockall(2) and munlockall(2).
-    pub fn lock_all(&self, lock_now: bool, lock_future: bool) {
+    /// mlockall(2) and munlockall(2): `now` for what is mapped, unless that stays as it is, `future` for what will be.
+    pub fn lock_all(&self, now: Option<LockMode>, future: LockMode) {
         let mut inner = self.inner.lock();
-        inner.lock_future = lock_future;
-        let all = 0..umbel_abi::machine::layout::USER_TOP;
-        if lock_now || !lock_future {
-            inner.vmas.update(&all, |vma| vma.flags.set(VmaFlags::LOCKED, lock_now));
+        inner.lock_future = future.flags();
+        if let Some(mode) = now {
+            inner.vmas.update(&(0..USER_TOP), |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
         }
+        let areas: Vec<(u64, u64)> = inner.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
         drop(inner);
-        if lock_now {
-            self.populate(all.start, all.end);
+        if now == Some(LockMode::Now) {
+            for (start, end) in areas {
+                // What cannot be present (no permission, the end of a file) stays away.
+                let _ = self.populate(start, end);
+            }
         }
     }
 
@@ -146,10 +241,53 @@ impl Space {
         let inner = self.inner.lock();
         let is_locked = |vma: &Vma| vma.flags.contains(VmaFlags::LOCKED);
         let now = inner.vmas.iter().filter(|vma| is_locked(vma)).map(Vma::len).sum();
-        let range = addr.page().0..addr.0.saturating_add(len);
-        let more = inner.vmas.within(&range).filter(|vma| !is_locked(vma)).map(|vma| vma.len()).sum();
-        (now, more)
+        let range = addr.page().0..addr.0.saturating_add(len).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let mapped: u64 = inner.vmas.within(&range).filter(is_locked).map(|vma| vma.len()).sum();
+        (now, (range.end - range.start.min(range.end)).saturating_sub(mapped))
     }
+
+    /// Whether what is mapped next is locked (mlockall(2), `MCL_FUTURE`).
+    pub fn locks_future(&self) -> bool {
+        self.inner.lock().lock_future.contains(VmaFlags::LOCKED)
+    }
+
+    /// Whether the area at `addr` is locked.
+    pub fn is_locked(&self, addr: UserAddr) -> bool {
+        self.inner.lock().vmas.find(addr.0).is_some_and(|vma| vma.flags.contains(VmaFlags::LOCKED))
+    }
+
+    /// Keeps the areas of a range as they are for ever. Source: Linux's Documentation/userspace-api/mseal.rst.
+    ///
+    /// # Errors
+    /// `EINVAL` for a misaligned range, `ENOMEM` if part of it is not mapped.
+    pub fn seal(&self, addr: UserAddr, len: u64) -> Result<()> {
+        let range = checked(addr, len).map_err(|errno| if len > USER_TOP { Errno::EINVAL } else { errno })?;
+        let mut inner = self.inner.lock();
+        if !inner.vmas.covers(&range) {
+            return Err(Errno::ENOMEM);
+        }
+        inner.vmas.update(&range, |vma| vma.flags.insert(VmaFlags::SEALED));
+        Ok(())
+    }
+}
+
+/// `EPERM` if an area of the range is sealed.
+pub(super) fn check_sealed(inner: &Inner, range: &Range<u64>) -> Result<()> {
+    let sealed = inner.vmas.within(range).any(|vma| vma.flags.contains(VmaFlags::SEALED));
+    if sealed { Err(Errno::EPERM) } else { Ok(()) }
+}
+
+/// `MADV_REMOVE`: what areas show of their objects becomes a hole.
+fn punch(parts: &[Vma]) -> Result<()> {
+    for part in parts {
+        let Backing::File { object, offset, .. } = &part.backing else { return Err(Errno::EINVAL) };
+        if part.is_private() || !part.flags.contains(VmaFlags::MAYWRITE) {
+            return Err(Errno::EACCES);
+        }
+        let object: &Arc<dyn Mappable> = object;
+        object.punch(*offset, part.len())?;
+    }
+    Ok(())
 }
 
 /// The range, rounded to pages; empty ranges are fine and do nothing.

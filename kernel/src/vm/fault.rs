@@ -6,7 +6,7 @@
 use super::object::PageSource;
 use super::space::{Doomed, Inner, Space};
 use super::table::Pte;
-use super::vma::{Backing, Prot, Vma, VmaFlags};
+use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmaFlags};
 use crate::{Errno, Result, stats};
 use core::ops::Range;
 use umbel_mm::frame::{self, FrameRef, MAX_RUN, Run};
@@ -29,8 +29,6 @@ const HOST_COPY: u64 = 16;
 const REUSE_AROUND: u64 = 64;
 /// Pages of a host file mapped together: an area costs the same however long it is.
 const HOST_AROUND: u64 = 1 << 16;
-/// Free gap kept below a stack that grows (source: mmap(2), `MAP_GROWSDOWN`).
-const STACK_GUARD: u64 = 256 * PAGE;
 
 /// What a fault, or a copy on the guest's behalf, wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,27 +89,37 @@ impl Space {
         Ok(())
     }
 
-    /// Makes a range present in RAM (and mapped in the current slot): `MAP_POPULATE`, mlock(2). Stops at the first failure.
-    pub fn populate(&self, start: u64, end: u64) {
+    /// Makes a range present in RAM (and mapped in the current slot) as far as areas allow it: `MAP_POPULATE`, mlock(2).
+    /// Areas that are locked when pages come (`MLOCK_ONFAULT`) are left out. Stops at the first failure.
+    pub fn populate(&self, start: u64, end: u64) -> FaultResult<()> {
         let mut at = start;
         while at < end {
-            let mut inner = self.inner.lock();
-            let Some(vma) = inner.vmas.find_from(at) else {
-                return;
-            };
-            let (from, to) = (at.max(vma.start), end.min(vma.end));
-            let access = if vma.prot.contains(Prot::WRITE) && vma.is_private() { Access::Write } else { Access::Read };
-            let absent = !inner.table.get(from / PAGE).is_present();
-            inner.table.update(from / PAGE..from / PAGE + 1, |_, pte| *pte = pte.touched());
-            drop(inner);
-            if from >= end {
-                return;
+            let vma = self.inner.lock().vmas.find_from(at).map(|vma| (vma.start, vma.end, vma.prot, vma.flags));
+            let Some((from, to, prot, flags)) = vma.filter(|(from, ..)| *from < end) else { return Ok(()) };
+            let range = at.max(from)..end.min(to);
+            at = range.end;
+            if !flags.contains(VmaFlags::ONFAULT) {
+                // A write to a shared page would make its file newer.
+                self.touch_all(range, prot.contains(Prot::WRITE) && !flags.contains(VmaFlags::SHARED))?;
             }
-            if absent && self.handle_fault(from, access).is_err() {
-                return;
-            }
-            at = if from < to { from + PAGE } else { to };
         }
+        Ok(())
+    }
+
+    /// Faults every page of a range in.
+    pub(super) fn touch_all(&self, range: Range<u64>, write: bool) -> FaultResult<()> {
+        let access = if write { Access::Write } else { Access::Read };
+        for vpn in range.start / PAGE..range.end / PAGE {
+            let mut inner = self.inner.lock();
+            let pte = inner.table.get(vpn);
+            inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
+            let allowed = inner.vmas.find(vpn * PAGE).is_some_and(|vma| access.allowed_by(vma.prot));
+            drop(inner);
+            if !allowed || !pte.is_present() || (write && !pte.is_writable()) {
+                self.handle_fault(vpn * PAGE, access)?;
+            }
+        }
+        Ok(())
     }
 
     /// The area that allows the access, grown down if it is a stack.

@@ -54,7 +54,7 @@ impl Space {
         let mut objects = Vec::new();
         for mut vma in areas {
             // Locks are not inherited (source: mlock(2)).
-            vma.flags.remove(VmaFlags::LOCKED);
+            vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ONFAULT);
             objects.extend(vma.object_page(vma.start / PAGE).map(|(object, _)| object.clone()));
             child.vmas.insert(vma);
         }

@@ -1,7 +1,9 @@
 //! mmap, munmap, mprotect, brk: changes of the set of areas.
 
+use super::advise::check_sealed;
 use super::space::{Doomed, Inner, Space, UNLIMITED};
 use super::vma::{Backing, Prot, Vma, VmaFlags};
+use crate::setting::Setting;
 use crate::{Errno, Result};
 use core::ops::Range;
 use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
@@ -9,7 +11,7 @@ use umbel_mm::log::Change;
 use umbel_mm::{PAGE, UserAddr, heap, view};
 
 /// Areas that a space may have (`vm.max_map_count`).
-pub const MAX_AREAS: usize = 65_530;
+pub static MAX_AREAS: Setting = Setting::new(65_530, 0, i32::MAX as u64);
 /// End of what `MAP_32BIT` may hand out.
 const LOW_END: u64 = 0x8000_0000;
 const LOW_START: u64 = 0x4000_0000;
@@ -78,19 +80,22 @@ impl Space {
             }
             flags.remove(VmaFlags::MAYWRITE);
         }
+        check_sealed(&inner, &range)?;
         let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
-        if inner.vmas.count() >= MAX_AREAS || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
+        if inner.vmas.count() >= max_areas() || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
             return Err(Errno::ENOMEM);
         }
+        check_data(&inner, request.prot, flags, len)?;
         if replaced > 0 {
             self.remove_range(&mut inner, &range, &mut doomed);
         }
-        flags.set(VmaFlags::LOCKED, flags.contains(VmaFlags::LOCKED) || inner.lock_future);
+        flags.insert(inner.lock_future);
         let (start, end, prot, backing) = (range.start, range.end, request.prot, request.backing);
         inner.vmas.insert(Vma { start, end, prot, flags, backing });
         drop(inner);
         if flags.contains(VmaFlags::LOCKED) {
-            self.populate(start, end);
+            // Only mlock(2) tells of failures.
+            let _ = self.populate(start, end);
         }
         Ok(UserAddr(start))
     }
@@ -102,9 +107,10 @@ impl Space {
         let mut inner = self.inner.lock();
         // Splitting one area makes one more.
         let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
-        if splits && inner.vmas.count() >= MAX_AREAS {
+        if splits && inner.vmas.count() >= max_areas() {
             return Err(Errno::ENOMEM);
         }
+        check_sealed(&inner, &range)?;
         self.remove_range(&mut inner, &range, &mut doomed);
         Ok(())
     }
@@ -126,6 +132,23 @@ impl Space {
         }
     }
 
+    /// As [`Self::protect`], from the start of the area that grows down (`PROT_GROWSDOWN`).
+    ///
+    /// # Errors
+    /// `EINVAL` if it does not grow, `ENOMEM` if there is none.
+    pub fn protect_down(&self, addr: UserAddr, len: u64, prot: Prot) -> Result<()> {
+        let range = page_range(addr.0, len)?;
+        let start = {
+            let inner = self.inner.lock();
+            let vma = inner.vmas.find_from(range.start).filter(|vma| vma.start < range.end).ok_or(Errno::ENOMEM)?;
+            if !vma.flags.contains(VmaFlags::GROWSDOWN) {
+                return Err(Errno::EINVAL);
+            }
+            vma.start
+        };
+        self.protect(UserAddr(start), range.end - start, prot)
+    }
+
     /// Changes the protection of a range. Source: mprotect(2).
     ///
     /// # Errors
@@ -136,9 +159,10 @@ impl Space {
         }
         let range = page_range(addr.0, len)?;
         let mut inner = self.inner.lock();
-        if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > MAX_AREAS {
+        if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > max_areas() {
             return Err(Errno::ENOMEM);
         }
+        check_sealed(&inner, &range)?;
         let denied = |vma: &Vma| !vma.is_private() && !vma.flags.contains(VmaFlags::MAYWRITE);
         if prot.contains(Prot::WRITE) && inner.vmas.within(&range).any(|vma| denied(&vma)) {
             return Err(Errno::EACCES);
@@ -194,20 +218,40 @@ impl Space {
         }
         let (old, new) = (now.next_multiple_of(PAGE), to.0.next_multiple_of(PAGE));
         if new < old {
+            if check_sealed(&inner, &(new..old)).is_err() {
+                return UserAddr(now);
+            }
             self.remove_range(&mut inner, &(new..old), &mut doomed);
         } else if new > old && !grow_heap(&mut inner, old, new) {
             return UserAddr(now);
         }
         inner.layout.brk = to.0;
-        let locked = inner.lock_future && new > old;
+        let locked = inner.lock_future.contains(VmaFlags::LOCKED) && new > old;
         drop(inner);
         if locked {
-            self.populate(old, new);
+            let _ = self.populate(old, new);
         } else if new > old {
             self.prefault(old, new - old);
         }
         to
     }
+}
+
+/// See [`MAX_AREAS`].
+pub(super) fn max_areas() -> usize {
+    MAX_AREAS.get() as usize
+}
+
+/// `ENOMEM` if an area of `more` bytes takes the private writable ones beyond `RLIMIT_DATA`.
+pub(super) fn check_data(inner: &Inner, prot: Prot, flags: VmaFlags, more: u64) -> Result<()> {
+    let is_data = |prot: Prot, flags: VmaFlags| {
+        prot.contains(Prot::WRITE) && !flags.intersects(VmaFlags::SHARED | VmaFlags::GROWSDOWN)
+    };
+    if inner.limits.data == UNLIMITED || !is_data(prot, flags) {
+        return Ok(());
+    }
+    let data: u64 = inner.vmas.iter().filter(|vma| is_data(vma.prot, vma.flags)).map(Vma::len).sum();
+    if data.saturating_add(more) > inner.limits.data { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
@@ -219,12 +263,12 @@ fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
         || inner.vmas.find_from(old).is_some_and(|next| next.start < new + PAGE)
         || inner.vmas.bytes() + more > limits.address_space
         || (limits.data != UNLIMITED && data > limits.data)
+        || check_data(inner, Prot::READ | Prot::WRITE, VmaFlags::HEAP, more).is_err()
         || heap::room().is_err()
     {
         return false;
     }
-    let mut flags = VmaFlags::HEAP;
-    flags.set(VmaFlags::LOCKED, inner.lock_future);
+    let flags = VmaFlags::HEAP | inner.lock_future;
     let prot = Prot::READ | Prot::WRITE;
     inner.vmas.insert(Vma { start: old, end: new, prot, flags, backing: Backing::Anonymous });
     true
@@ -258,7 +302,7 @@ pub(super) fn find_place(inner: &Inner, hint: u64, len: u64) -> Option<Range<u64
     let hint = hint.checked_next_multiple_of(PAGE)?;
     if hint >= USER_BOTTOM && hint.checked_add(len)? <= USER_TOP {
         let wanted = hint..hint + len;
-        if inner.vmas.within(&wanted).next().is_none() {
+        if inner.vmas.within(&wanted).next().is_none() && inner.vmas.guard_from(wanted.end) >= wanted.end {
             return Some(wanted);
         }
     }

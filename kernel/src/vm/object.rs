@@ -60,6 +60,12 @@ pub trait Mappable: Send + Sync {
         false
     }
 
+    /// Makes a hole of a range of bytes, whole pages (madvise(2), `MADV_REMOVE`).
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let _ = (offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
+
     /// The object that this one is mapped in the place of, if it is.
     fn stands_for(&self) -> Option<&Arc<dyn Mappable>> {
         None
@@ -131,5 +137,15 @@ impl Mappable for SharedMemory {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The pages stay, as others may map them, and are zero.
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let range = offset / umbel_mm::PAGE..(offset + len) / umbel_mm::PAGE;
+        let frames: alloc::vec::Vec<FrameRef> = {
+            let mut pages = self.pages.lock();
+            pages.range_mut(range).map(|(_, page)| page.frame.clone()).collect()
+        };
+        frames.iter().try_for_each(|frame| frame.write(0, &[0; umbel_mm::PAGE as usize]))
     }
 }

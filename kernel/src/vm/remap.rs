@@ -1,12 +1,13 @@
 //! mremap(2).
 
-use super::map::{MAX_AREAS, find_place, page_range};
+use super::advise::check_sealed;
+use super::map::{check_data, find_place, max_areas, page_range};
 use super::space::{Doomed, Inner, Space};
-use super::vma::{Backing, Vma, VmaFlags};
+use super::vma::{Backing, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::ops::Range;
-use umbel_abi::machine::layout::USER_BOTTOM;
+use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
 use umbel_mm::{PAGE, UserAddr, heap, view};
 
 /// Where mremap may put the area.
@@ -31,6 +32,7 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.lock();
         let vma = inner.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
+        check_sealed(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
         if old_len == 0 {
             return self.duplicate(&mut inner, &vma, addr, new_len, how);
         }
@@ -38,6 +40,7 @@ impl Space {
         if old.end > vma.end {
             return Err(Errno::EFAULT);
         }
+        check_data(&inner, vma.prot, vma.flags, new_len.saturating_sub(old.end - old.start))?;
         if let Move::To(to) = how {
             return self.move_to(&mut inner, &vma, old, to, new_len, keep, &mut doomed);
         }
@@ -65,6 +68,41 @@ impl Space {
         Ok(UserAddr(to.start))
     }
 
+    /// Shows the pages of the object from page `page` on in a range of one shared area. Source: remap_file_pages(2),
+    /// which has been such a mapping since Linux 4.0.
+    ///
+    /// # Errors
+    /// `EINVAL` if the range is not all of shared areas of one object, with one protection.
+    pub fn remap_pages(&self, start: u64, len: u64, page: u64) -> Result<()> {
+        let range = start & !(PAGE - 1)..(start & !(PAGE - 1)).saturating_add(len & !(PAGE - 1));
+        let offset = page.checked_mul(PAGE).filter(|offset| offset.checked_add(len).is_some()).ok_or(Errno::EINVAL)?;
+        if range.is_empty() || range.end > USER_TOP {
+            return Err(Errno::EINVAL);
+        }
+        let mut doomed = Doomed::default();
+        let mut inner = self.inner.lock();
+        let first = inner.vmas.within(&range).next().filter(|vma| vma.start == range.start).ok_or(Errno::EINVAL)?;
+        let Backing::File { object, file, .. } = &first.backing else { return Err(Errno::EINVAL) };
+        let same = |vma: &Vma| match &vma.backing {
+            Backing::File { object: other, .. } => {
+                object_id(object) == object_id(other) && vma.prot == first.prot && vma.flags == first.flags
+            }
+            Backing::Anonymous => false,
+        };
+        if first.is_private() || !inner.vmas.covers(&range) || !inner.vmas.within(&range).all(|vma| same(&vma)) {
+            return Err(Errno::EINVAL);
+        }
+        check_growth(&inner, 0)?;
+        check_sealed(&inner, &range)?;
+        let backing = Backing::File { object: object.clone(), offset, file: file.clone() };
+        self.remove_range(&mut inner, &range, &mut doomed);
+        inner.vmas.insert(Vma { start: range.start, end: range.end, backing, ..first });
+        drop(inner);
+        // As MAP_POPULATE: what fails now fails again when it is touched.
+        let _ = self.populate(range.start, range.end);
+        Ok(())
+    }
+
     #[allow(clippy::too_many_arguments, reason = "one call of remap's, split off")]
     fn move_to(
         &self,
@@ -80,6 +118,7 @@ impl Space {
         if (target.start < old.end && old.start < target.end) || target.start < USER_BOTTOM {
             return Err(Errno::EINVAL);
         }
+        check_sealed(inner, &target)?;
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
         heap::room_for(((old.end - old.start) / PAGE).min(inner.table.present()) * 48)?;
         self.remove_range(inner, &target, doomed);
@@ -101,6 +140,10 @@ impl Space {
         if !keep {
             self.remove_range(inner, &old, doomed);
         }
+        if keep {
+            // The pages that are locked are elsewhere.
+            inner.vmas.update(&old, |vma| vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ONFAULT));
+        }
         let flags = vma.flags.difference(VmaFlags::GROWSDOWN | VmaFlags::HEAP | VmaFlags::STACK);
         inner.vmas.insert(Vma { start: to.start, end: to.end, prot: vma.prot, flags, backing });
         for (vpn, pte) in entries {
@@ -118,6 +161,7 @@ impl Space {
             Move::To(to) => page_range(to.0, len).map_err(|_| Errno::EINVAL)?,
             _ => find_place(inner, 0, len).ok_or(Errno::ENOMEM)?,
         };
+        check_sealed(inner, &to)?;
         let mut doomed = Doomed::default();
         self.remove_range(inner, &to, &mut doomed);
         let from = inner.vmas.within(&(addr.0..vma.end)).next().ok_or(Errno::EFAULT)?;
@@ -127,7 +171,7 @@ impl Space {
 }
 
 fn check_growth(inner: &Inner, more: u64) -> Result<()> {
-    if inner.vmas.count() + 2 > MAX_AREAS || inner.vmas.bytes().saturating_add(more) > inner.limits.address_space {
+    if inner.vmas.count() + 2 > max_areas() || inner.vmas.bytes().saturating_add(more) > inner.limits.address_space {
         return Err(Errno::ENOMEM);
     }
     Ok(())

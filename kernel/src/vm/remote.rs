@@ -4,12 +4,38 @@ use super::object::PageSource;
 use super::patch::{Patches, is_text};
 use super::space::{Inner, Space};
 use super::table::Pte;
-use super::vma::{Backing, Vma};
+use super::vma::{Backing, Prot, Vma};
 use crate::{Errno, Result};
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr, view};
 
 impl Space {
+    /// As [`Self::read_remote`] as far as the protection allows: process_vm_readv(2).
+    pub fn read_mapped(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize> {
+        let len = self.allowed(addr, buf.len(), Prot::READ)?;
+        self.read_remote(addr, &mut buf[..len])
+    }
+
+    /// As [`Self::write_remote`] as far as the protection allows: process_vm_writev(2).
+    pub fn write_mapped(&self, addr: UserAddr, bytes: &[u8]) -> Result<usize> {
+        let len = self.allowed(addr, bytes.len(), Prot::WRITE)?;
+        self.write_remote(addr, &bytes[..len])
+    }
+
+    /// How many of `len` bytes areas with `prot` hold: `EFAULT` if none.
+    fn allowed(&self, addr: UserAddr, len: usize, prot: Prot) -> Result<usize> {
+        let inner = self.inner.lock();
+        let end = addr.0.saturating_add(len as u64);
+        let mut at = addr.0;
+        while at < end {
+            match inner.vmas.find(at).filter(|vma| vma.prot.intersects(prot)) {
+                Some(vma) => at = vma.end.min(end),
+                None => break,
+            }
+        }
+        if at == addr.0 && len > 0 { Err(Errno::EFAULT) } else { Ok((at - addr.0) as usize) }
+    }
+
     /// Reads guest memory whatever its protection; bytes read: fewer than asked for at the first address that is not
     /// mapped, `EFAULT` if that is the first. Patched text reads as the file has it.
     pub fn read_remote(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize> {
@@ -23,9 +49,12 @@ impl Space {
     }
 
     /// Writes guest memory whatever its protection: private pages are copied first. As [`Self::read_remote`] otherwise;
-    /// a shared mapping of a read-only object is `EFAULT`.
+    /// a shared area that is not writable is `EFAULT`.
     pub fn write_remote(&self, addr: UserAddr, bytes: &[u8]) -> Result<usize> {
         self.by_page(addr, bytes.len(), |inner, vma, vpn, offset, done, room| {
+            if !vma.is_private() && !vma.prot.contains(Prot::WRITE) {
+                return Err(Errno::EFAULT);
+            }
             self.make_present(inner, vma, vpn, true, false).map_err(|_| Errno::EFAULT)?;
             let pte = inner.table.get(vpn);
             FrameRef::from_held(pte.pfn()).write(offset, &bytes[done..done + room])

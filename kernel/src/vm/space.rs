@@ -142,8 +142,8 @@ pub(super) struct Inner {
     pub notes_left: Option<u32>,
     /// Since the last exec.
     pub family: Arc<Family>,
-    /// mlockall(MCL_FUTURE).
-    pub lock_future: bool,
+    /// Flags of areas to come (mlockall(2), `MCL_FUTURE`).
+    pub lock_future: VmaFlags,
     /// See [`Space::keep`].
     pub kept: Kept,
     /// No call site is patched: a tracer looks at this space.

@@ -93,6 +93,9 @@ impl core::fmt::Debug for Backing {
     }
 }
 
+/// Free gap kept below a stack that grows (source: mmap(2), `MAP_GROWSDOWN`).
+pub const STACK_GUARD: u64 = 256 * PAGE;
+
 /// Address of an object, as its identity; of the one that it stands for, if it does.
 pub fn object_id(object: &Arc<dyn Mappable>) -> *const () {
     Arc::as_ptr(object.stands_for().unwrap_or(object)).cast()
@@ -140,6 +143,12 @@ impl Vma {
     /// Whether it holds no address; never so inside a set.
     pub fn is_empty(&self) -> bool {
         self.end <= self.start
+    }
+
+    /// Where it begins for others: an area that grows down keeps a gap below it.
+    pub fn guarded_start(&self) -> u64 {
+        let gap = if self.flags.contains(VmaFlags::GROWSDOWN) { STACK_GUARD } else { 0 };
+        self.start.saturating_sub(gap)
     }
 
     /// Page numbers.
@@ -308,6 +317,11 @@ impl VmaSet {
         }
     }
 
+    /// Where the guard below the first area at or above `addr` begins.
+    pub fn guard_from(&self, addr: u64) -> u64 {
+        self.areas.range(addr..).next().map_or(u64::MAX, |(_, vma)| vma.guarded_start())
+    }
+
     /// The highest free gap of `len` bytes within `bounds`.
     pub fn gap_below(&self, bounds: &Range<u64>, len: u64) -> Option<u64> {
         let mut top = bounds.end;
@@ -315,7 +329,7 @@ impl VmaSet {
             if vma.end <= top && top - vma.end >= len && vma.end <= bounds.end {
                 break;
             }
-            top = top.min(vma.start);
+            top = top.min(vma.guarded_start());
             if top < bounds.start + len {
                 return None;
             }

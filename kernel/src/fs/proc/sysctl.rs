@@ -10,6 +10,7 @@ use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
+use crate::vm::map::MAX_AREAS;
 use crate::{Errno, Result, keys, random};
 use alloc::format;
 use alloc::string::String;
@@ -55,7 +56,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
-        .add("vm", sub(fixed(VM).add("drop_caches", drop_caches(fs))));
+        .add("vm", sub(settings(fs, fixed(VM), VM_SETTINGS).add("drop_caches", drop_caches(fs))));
     sub(root)
 }
 
@@ -164,7 +165,6 @@ const KERNEL: &[(&str, &str)] = &[
 ];
 
 const VM: &[(&str, &str)] = &[
-    ("max_map_count", "65530"),
     ("min_free_kbytes", "1024"),
     ("mmap_min_addr", "65536"),
     ("nr_hugepages", "0"),
@@ -195,6 +195,8 @@ const FS_SETTINGS: Settings =
     &[("aio-max-nr", &aio::MAX_NR), ("lease-break-time", &lease::BREAK_SECONDS), ("nr_open", &crate::fs::NR_OPEN)];
 
 const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
+
+const VM_SETTINGS: Settings = &[("max_map_count", &MAX_AREAS)];
 
 const KEYS: Settings = &[
     ("gc_delay", &keys::GC_DELAY),

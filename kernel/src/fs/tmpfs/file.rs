@@ -487,6 +487,13 @@ impl Mappable for Mapping {
         Some(&self.set)
     }
 
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        let content = self.node.content()?;
+        let _write = content.write.lock();
+        content.seals.check_write()?;
+        self.node.punch(content, offset, offset + len)
+    }
+
     fn write_sealed(&self) -> bool {
         self.node.content().is_ok_and(|content| content.seals.no_write())
     }
