@@ -1,6 +1,6 @@
 //! `umbel run`: builds a machine, starts it, waits for its end.
 
-use crate::cli::{self, RunOptions, VirtualTime};
+use crate::cli::{self, RunOptions};
 use crate::image::{Image, ImageError};
 use crate::manage::registry::{self, Description, Entry, RegistryError};
 use crate::manage::server;
@@ -183,8 +183,12 @@ fn describe<'a>(
         for (pin, core) in info.pin.iter_mut().zip(cores.unwrap_or_default().iter().cycle()) {
             *pin = core.id as u16;
         }
-        if let Some(VirtualTime { quantum_us, seed, .. }) = options.virtual_time {
-            (info.virtual_quantum_us, info.virtual_seed) = (quantum_us, seed);
+        if let Some(time) = &options.virtual_time {
+            (info.virtual_quantum_us, info.virtual_hand_over_ns) = (time.quantum_us, time.hand_over_ns);
+            info.virtual_seed = time.seed;
+            if time.model {
+                info.seed = std::array::from_fn(|i| time.seed.to_le_bytes()[i % 8]);
+            }
         }
         info.argc = options.command.len() as u32;
         info.envc = environment;
@@ -221,7 +225,7 @@ fn option_bits(options: &RunOptions) -> u32 {
         (options.pin, BootInfo::PIN),
         (options.lockstat, BootInfo::LOCKSTAT),
         (options.virtual_time.is_some(), BootInfo::VIRTUAL | BootInfo::PIN),
-        (options.virtual_time.is_some_and(|time| time.model), BootInfo::VIRTUAL_MODEL),
+        (options.virtual_time.as_ref().is_some_and(|time| time.model), BootInfo::VIRTUAL_MODEL),
     ]
     .iter()
     .filter(|(set, _)| *set)

@@ -105,3 +105,12 @@ fn virtual_processors_are_more_than_the_host_has() {
     let [one, two, four] = [1, 2, 4].map(|cpus| virtual_us(cpus, &["pair", "20000"]));
     assert!((1.6..2.2).contains(&(one / two)) && (0.8..1.2).contains(&(two / four)), "{one} {two} {four}");
 }
+
+#[test]
+fn the_time_stamp_counter_is_virtual() {
+    let program = common::guest_program("counter", false);
+    let machine =
+        format!("exec {} run --virtual --cpus 2 -- {} < /dev/null", common::umbel().display(), program.display());
+    let outcome = Run::on_host("/bin/sh", &["-c", &machine]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+}

@@ -22,6 +22,9 @@ const NR_RSEQ: u32 = 334;
 const CLONE_FILES_SIGCHLD: u64 = 0x400 | 17;
 const PR_SET_PDEATHSIG: u64 = 1;
 const PR_SET_NAME: u64 = 15;
+const PR_SET_TSC: u64 = 26;
+const PR_TSC_ENABLE: u64 = 1;
+const PR_TSC_SIGSEGV: u64 = 2;
 const SA_RESTORER: u64 = 0x0400_0000;
 const RSEQ_UNREGISTER: u64 = 1;
 const RSEQ_SIGNATURE: u64 = 0x5305_3053;
@@ -100,6 +103,13 @@ pub fn setsid() -> Result<(), Errno> {
 pub fn die_with_parent() -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall(NR_PRCTL, [PR_SET_PDEATHSIG, SIGKILL as u64, 0, 0, 0, 0]) }.map(drop)
+}
+
+/// Whether reading the time-stamp counter is a fault from now on, for the calling task.
+pub fn trap_counter(on: bool) {
+    let mode = if on { PR_TSC_SIGSEGV } else { PR_TSC_ENABLE };
+    // SAFETY: touches no memory. It cannot fail on a host with a counter.
+    let _ = unsafe { syscall(NR_PRCTL, [PR_SET_TSC, mode, 0, 0, 0, 0]) };
 }
 
 /// Names the caller for ps(1).

@@ -60,7 +60,7 @@ pub fn boot() -> ! {
     time::clock::init(info.tsc_khz);
     sched::begin_virtual_time();
     STARTED_NS.store(time::monotonic_ns(), Relaxed);
-    if option(BootInfo::LOCKSTAT) {
+    if option(BootInfo::LOCKSTAT) || option(BootInfo::VIRTUAL) {
         umbel_smp::lock::stat::enable(info.cpus, time::monotonic_ns);
     }
     random::seed(&info.seed);
@@ -329,6 +329,7 @@ fn end(status: i32) {
     if option(BootInfo::STATS) {
         let ran_ns = time::monotonic_ns().saturating_sub(COMMAND_NS.load(Relaxed));
         let _ = writeln!(text, "{:36} {ran_ns}", "time of the command, ns");
+        let _ = text.write_str(&sched::virtual_report());
         let _ = text.write_str(&stats::report());
     }
     if option(BootInfo::LOCKSTAT) {

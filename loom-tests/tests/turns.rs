@@ -37,7 +37,7 @@ impl Machine {
     fn new(lull: Lull) -> Arc<Self> {
         let words = || Words { state: AtomicU32::new(KERNEL), pending: AtomicU32::new(0), doorbell: AtomicU32::new(0) };
         let machine = Self { turns: Turns::new(), words: [words(), words(), words()], held: UnsafeCell::new(0) };
-        machine.turns.begin(0, 10, 5, lull, 0);
+        machine.turns.begin(0, 10, 5, lull, 1);
         Arc::new(machine)
     }
 

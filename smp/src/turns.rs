@@ -62,6 +62,8 @@ pub enum Leave {
 pub enum Lull {
     /// Virtual time jumps to the next deadline: no device interrupts of its own accord.
     Jumps,
+    /// Likewise, and devices are heard when nobody else can go on: when they interrupt changes nothing else.
+    Silent,
     /// Virtual time passes as the host's does, in which devices may interrupt.
     Passes,
 }
@@ -69,6 +71,8 @@ pub enum Lull {
 /// Protected by `Turns::lock`.
 struct Table<const N: usize> {
     seats: [Seat; N],
+    /// Seats that were ever taken: the first ones.
+    used: usize,
     holder: Option<usize>,
     lull: Lull,
     /// How far the clocks of those that run may drift apart, ns.
@@ -77,7 +81,7 @@ struct Table<const N: usize> {
     time: u64,
     /// Host time since when nobody has the baton.
     free_since: u64,
-    /// State of the generator that decides between equals; 0 = the lower number wins.
+    /// State of the generator that decides between equals; not 0.
     random: u64,
 }
 
@@ -107,21 +111,23 @@ impl<const N: usize> Turns<N> {
         pub fn new() -> Self {
             let table = Table {
                 seats: [Seat::Absent; N],
+                used: 0,
                 holder: None,
                 lull: Lull::Jumps,
                 quantum_ns: 0,
                 time: 0,
                 free_since: 0,
-                random: 0,
+                random: 1,
             };
             Self { lock: RawSpin::new(), table: UnsafeCell::new(table), limit: AtomicU64::new(u64::MAX) }
         }
     }
 
-    /// Begins: `first` runs, at time `clock`. `seed` 0 = no random choice.
+    /// Begins: `first` runs, at time `clock`. `seed`, not 0, decides who of about equals goes on.
     pub fn begin(&self, first: usize, clock: u64, quantum_ns: u64, lull: Lull, seed: u64) {
         self.locked(|table| {
             table.seats[first] = Seat::Running { clock };
+            table.used = table.used.max(first + 1);
             table.holder = Some(first);
             (table.time, table.quantum_ns, table.lull, table.random) = (clock, quantum_ns, lull, seed);
         });
@@ -131,6 +137,7 @@ impl<const N: usize> Turns<N> {
     pub fn join(&self, me: usize) {
         self.locked(|table| {
             table.seats[me] = Seat::Ready { clock: table.time };
+            table.used = table.used.max(me + 1);
             if table.holder.is_none() {
                 table.take(me, table.time);
             }
@@ -215,6 +222,9 @@ impl<const N: usize> Turns<N> {
     /// A device interrupted `me`, which rests.
     fn interrupt(&self, me: usize, host_ns: u64) {
         self.locked(|table| {
+            if table.lull == Lull::Silent && table.holder.is_some() {
+                return;
+            }
             table.call(me, table.time);
             if table.holder.is_none() || mutant("turns-baton-doubled") {
                 if table.lull == Lull::Passes {
@@ -271,24 +281,18 @@ impl<const N: usize> Table<N> {
         self.time = self.time.max(clock);
     }
 
-    /// The earliest of those that wait, and when it can go on.
+    /// Who goes on next, and when: one of those that are hardly later than the earliest. By the clocks alone those who have
+    /// not waited for a lock would always be before those who have.
     fn first(&mut self) -> Option<(usize, u64)> {
-        let mut best: Option<(usize, u64)> = None;
-        let mut equals = 1;
-        for who in 0..N {
-            let Some(next) = self.seats[who].next() else { continue };
-            match best {
-                Some((_, least)) if next > least => {}
-                Some((_, least)) if next == least => {
-                    equals += 1;
-                    if self.random != 0 && self.draw().is_multiple_of(equals) {
-                        best = Some((who, next));
-                    }
-                }
-                _ => {
-                    equals = 1;
-                    best = Some((who, next));
-                }
+        let least = self.seats[..self.used].iter().filter_map(|seat| seat.next()).min()?;
+        let near = least.saturating_add(self.quantum_ns / 8);
+        let mut best = None;
+        let mut equals = 0;
+        for who in 0..self.used {
+            let Some(next) = self.seats[who].next().filter(|next| *next <= near) else { continue };
+            equals += 1;
+            if equals == 1 || self.draw().is_multiple_of(equals) {
+                best = Some((who, next));
             }
         }
         best
@@ -307,9 +311,9 @@ impl<const N: usize> Table<N> {
         self.holder = None;
         self.free_since = host_ns;
         let first = self.first();
-        let somebody_ready = self.seats.iter().any(|seat| matches!(seat, Seat::Ready { .. }));
+        let somebody_ready = self.seats[..self.used].iter().any(|seat| matches!(seat, Seat::Ready { .. }));
         match first {
-            Some((who, next)) if somebody_ready || self.lull == Lull::Jumps => self.take(who, next),
+            Some((who, next)) if somebody_ready || self.lull != Lull::Passes => self.take(who, next),
             _ => self.time = self.time.max(clock),
         }
         first.map(|(who, _)| who)
@@ -319,7 +323,9 @@ impl<const N: usize> Table<N> {
         match (self.holder, self.lull) {
             (Some(holder), _) if holder == me => Look::Mine,
             (None, Lull::Passes) => match self.seats[me].next() {
-                Some(next) if self.seats.iter().all(|seat| seat.next().is_none_or(|other| other >= next)) => {
+                Some(next)
+                    if self.seats[..self.used].iter().all(|seat| seat.next().is_none_or(|other| other >= next)) =>
+                {
                     Look::First(next.saturating_sub(self.time))
                 }
                 _ => Look::Wait,
@@ -330,7 +336,7 @@ impl<const N: usize> Table<N> {
 
     /// See [`Turns::limit`].
     fn limit(&self) -> u64 {
-        let next = self.seats.iter().filter_map(|seat| seat.next()).min();
+        let next = self.seats[..self.used].iter().filter_map(|seat| seat.next()).min();
         next.map_or(u64::MAX, |next| next.saturating_add(self.quantum_ns))
     }
 }
@@ -341,7 +347,7 @@ mod tests {
 
     fn three() -> Turns<3> {
         let turns = Turns::new();
-        turns.begin(0, 100, 10, Lull::Jumps, 0);
+        turns.begin(0, 100, 10, Lull::Jumps, 1);
         turns.join(1);
         turns.join(2);
         turns
@@ -378,7 +384,7 @@ mod tests {
     #[test]
     fn where_devices_may_interrupt_a_lull_takes_the_hosts_time() {
         let turns: Turns<2> = Turns::new();
-        turns.begin(0, 100, 10, Lull::Passes, 0);
+        turns.begin(0, 100, 10, Lull::Passes, 1);
         assert_eq!(turns.give_up(0, 150, Leave::Idles(Some(400)), 7000), None);
         assert!(matches!(turns.look(0), Look::First(250)));
         turns.interrupt(0, 7050);
@@ -395,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_are_chosen_by_the_seed() {
+    fn about_equals_are_chosen_by_the_seed() {
         let order = |seed: u64| {
             let turns: Turns<4> = Turns::new();
             turns.begin(0, 100, 10, Lull::Jumps, seed);

@@ -8,23 +8,57 @@
 //! the host is asked how much processor time it really was: other tasks of the host ran meanwhile, or nobody. Host clocks
 //! of processor time belong to host tasks, so the meter stops and starts again where a virtual CPU moves between slots or rests.
 //!
+//! In a *model* a clock advances by a fixed cost for each [`Event`] instead, so that the same seed gives the same schedule; a
+//! virtual CPU that computes long without one is found out by [`look_for_progress`].
+//!
 //! Off unless [`begin`] was called at boot; [`on`] is one load. No locks but the turns'.
 
 use crate::cpu::{self, Vcpu};
 use crate::turns::{Leave, Lull, Turns};
-use crate::{idle, ipi};
+use crate::{idle, ipi, slot};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
-use umbel_host::clock;
+use umbel_host::{clock, process};
 
 static ON: AtomicBool = AtomicBool::new(false);
 static TURNS: Turns<MAX_CPUS> = Turns::new();
 /// ns a tick of the counter, times 2^[`SHIFT`]; 0 = the counter cannot be trusted.
 static RATE: AtomicU64 = AtomicU64::new(0);
+/// Ticks that [`uncounted`] itself takes.
+static OVERHEAD: AtomicU64 = AtomicU64::new(0);
+/// Ticks that it takes to trap the counter and to let it be again.
+static TRAP_TICKS: AtomicU64 = AtomicU64::new(0);
+/// What it costs to take a lock that another virtual CPU held last.
+static HAND_OVER_NS: AtomicU64 = AtomicU64::new(0);
 
 const SHIFT: u32 = 24;
 /// So long the counter is believed; the host preempts for longer, and asking it costs a hundredth of this.
 const FINE_NS: u64 = 20_000;
+
+/// Whether time passes by events only.
+static MODEL: AtomicBool = AtomicBool::new(false);
+/// Events so far, and what [`look_for_progress`] saw last: their number, the slot and its processor time.
+static EVENTS: AtomicU64 = AtomicU64::new(0);
+static SEEN: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+static LONG: AtomicU64 = AtomicU64::new(0);
+
+/// What a cross-call costs its sender.
+const CALL_NS: u64 = 300;
+/// Processor time without an event that makes a model's result a matter of chance.
+const LONG_NS: u64 = 8_000_000;
+
+/// What costs time in a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A system call.
+    Call,
+    /// A page fault that made a page.
+    Fault,
+    /// A switch between threads.
+    Switch,
+    /// A lock taken.
+    Lock,
+}
 
 /// How virtual time is to pass.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +66,12 @@ pub struct Rules {
     /// How far the clocks of running virtual CPUs may drift apart, ns.
     pub quantum_ns: u64,
     pub lull: Lull,
-    /// Decides between equal clocks; 0 = the lower number.
+    /// What it costs to take a lock that another virtual CPU held last, ns.
+    pub hand_over_ns: u64,
+    /// Not 0: decides between about equal clocks.
     pub seed: u64,
+    /// By events.
+    pub model: bool,
     /// Frequency of the counter, 0 = unknown.
     pub tsc_khz: u64,
 }
@@ -64,7 +102,11 @@ pub fn begin(start_ns: u64, rules: &Rules) {
     me.meter.base_ns.store(start_ns, Relaxed);
     me.meter.start();
     TURNS.begin(me.id() as usize, start_ns, rules.quantum_ns, rules.lull, rules.seed);
+    HAND_OVER_NS.store(rules.hand_over_ns, Relaxed);
+    MODEL.store(rules.model, Relaxed);
     ON.store(true, Release);
+    calibrate();
+    me.meter.start();
 }
 
 /// The other virtual CPUs take part from now on.
@@ -79,6 +121,63 @@ pub fn enter() {
     rest(cpu::this());
 }
 
+/// Whether virtual time passes by events.
+pub fn is_model() -> bool {
+    MODEL.load(Relaxed)
+}
+
+/// Something happened on the running virtual CPU that costs time in a model. Nothing otherwise.
+#[inline]
+pub fn event(event: Event) {
+    if is_model() {
+        let cost_ns = match event {
+            Event::Call => 400,
+            Event::Fault => 900,
+            Event::Switch => 1500,
+            Event::Lock => 50,
+        };
+        EVENTS.fetch_add(1, Relaxed);
+        cpu::this().meter.base_ns.fetch_add(cost_ns, Relaxed);
+    }
+}
+
+/// In a model, now and then by the host's clock: whether the running virtual CPU computes without any event. Then its clock
+/// advances by what it used, or it would wait for another one for ever; but the result is no longer the seed's alone.
+pub fn look_for_progress() {
+    let cpu_ns = clock::now_ns(clock::THREAD_CPU);
+    let now = [EVENTS.load(Relaxed), slot::this().index().into(), cpu_ns];
+    let then = [0, 1, 2].map(|i: usize| SEEN[i].swap(now[i], Relaxed));
+    let used_ns = cpu_ns.saturating_sub(then[2]);
+    if now[..2] == then[..2] && used_ns >= LONG_NS {
+        LONG.fetch_add(1, Relaxed);
+        cpu::this().meter.base_ns.fetch_add(used_ns, Relaxed);
+    }
+}
+
+/// How often a virtual CPU of a model computed long without an event.
+pub fn long_computations() -> u64 {
+    LONG.load(Relaxed)
+}
+
+/// Guest code runs next: what its time-stamp counter says is ours to answer, until [`left_guest`].
+pub fn enter_guest() {
+    process::trap_counter(true);
+    let meter = &cpu::this().meter;
+    meter.tsc.fetch_add(TRAP_TICKS.load(Relaxed), Relaxed);
+    meter.cpu_ns.fetch_add(scale(TRAP_TICKS.load(Relaxed), RATE.load(Relaxed)), Relaxed);
+}
+
+/// Back in the kernel, which reads the counter itself.
+pub fn left_guest() {
+    process::trap_counter(false);
+}
+
+/// What the time-stamp counter of the running virtual CPU would say.
+pub fn guest_counter() -> u64 {
+    let rate = RATE.load(Relaxed).max(1);
+    ((u128::from(now_ns()) << SHIFT) / u128::from(rate)) as u64
+}
+
 /// Virtual time of the running virtual CPU, ns.
 pub fn now_ns() -> u64 {
     cpu::this().meter.now()
@@ -88,19 +187,49 @@ pub fn now_ns() -> u64 {
 pub fn advance_to(at_ns: u64) {
     let meter = &cpu::this().meter;
     let behind_ns = at_ns.saturating_sub(meter.now());
-    meter.base_ns.store(meter.base_ns.load(Relaxed) + behind_ns, Relaxed);
+    meter.base_ns.fetch_add(behind_ns, Relaxed);
+}
+
+/// The running virtual CPU would have waited so long for a lock; if it `moved` from another one, that costs too.
+pub(crate) fn waited(wait_ns: u64, moved: bool) {
+    let hand_over_ns = if moved { HAND_OVER_NS.load(Relaxed) } else { 0 };
+    cpu::this().meter.base_ns.fetch_add(wait_ns + hand_over_ns, Relaxed);
 }
 
 /// Runs `f`, whose cost no real machine would have.
 pub fn uncounted<R>(f: impl FnOnce() -> R) -> R {
-    let rate = RATE.load(Relaxed);
+    if !on() {
+        return f();
+    }
     let before = clock::tsc();
     let result = f();
-    let ticks = clock::tsc().saturating_sub(before);
     let meter = &cpu::this().meter;
-    meter.tsc.store(meter.tsc.load(Relaxed) + ticks, Relaxed);
-    meter.cpu_ns.store(meter.cpu_ns.load(Relaxed) + scale(ticks, rate), Relaxed);
+    // The host may have been asked meanwhile: what came before is settled.
+    let start = meter.tsc.load(Relaxed);
+    let ticks = clock::tsc().saturating_sub(before.max(start)) + OVERHEAD.load(Relaxed);
+    meter.tsc.store(start + ticks, Relaxed);
+    meter.cpu_ns.fetch_add(scale(ticks, RATE.load(Relaxed)), Relaxed);
     result
+}
+
+/// Measures what [`uncounted`] costs besides what it takes out itself, and what [`enter_guest`] and [`left_guest`] do.
+fn calibrate() {
+    let trap = || {
+        let before = clock::tsc();
+        process::trap_counter(true);
+        process::trap_counter(false);
+        clock::tsc() - before
+    };
+    TRAP_TICKS.store((0..100).map(|_| trap()).min().unwrap_or(0), Relaxed);
+    const CALLS: u64 = 100;
+    let batch = || {
+        let start = &cpu::this().meter.tsc;
+        start.store(clock::tsc(), Relaxed);
+        (0..CALLS).for_each(|_| uncounted(|| ()));
+        clock::tsc().saturating_sub(start.load(Relaxed))
+    };
+    let least = (0..16).map(|_| batch()).min().unwrap_or(0);
+    OVERHEAD.store(least / CALLS, Relaxed);
 }
 
 /// Virtual time at which the running virtual CPU must give way, `u64::MAX` = not at all.
@@ -123,7 +252,8 @@ pub fn idle(until_ns: Option<u64>) {
 
 /// Virtual CPU `target` has something to do, from now on if it was idle.
 pub(crate) fn call(target: u32) {
-    TURNS.call(target as usize, now_ns());
+    uncounted(|| TURNS.call(target as usize, now_ns()));
+    cpu::this().meter.base_ns.fetch_add(CALL_NS, Relaxed);
 }
 
 /// Whether virtual CPU `target` is idle and was not called.
@@ -190,6 +320,9 @@ impl Meter {
     }
 
     fn now(&self) -> u64 {
+        if is_model() {
+            return self.base_ns.load(Relaxed);
+        }
         let rate = RATE.load(Relaxed);
         let fine_ns = scale(clock::tsc().saturating_sub(self.tsc.load(Relaxed)), rate);
         if rate == 0 || fine_ns >= FINE_NS {
@@ -200,6 +333,9 @@ impl Meter {
 
     /// Asks the host what was really used; the asking itself is not.
     fn settle(&self) -> u64 {
+        if is_model() {
+            return self.base_ns.load(Relaxed);
+        }
         let before = clock::tsc();
         let cpu_ns = clock::now_ns(clock::THREAD_CPU);
         let after = clock::tsc();

@@ -13,6 +13,8 @@ use std::process::{Command, Stdio};
 const LOCKS: usize = 3;
 /// The report's line with the time of the command.
 const TIME: &str = "time of the command, ns";
+/// The report's line in a model when code computed long without an event.
+const IRREPRODUCIBLE: &str = "long computations in the model";
 
 /// The workload on one number of virtual CPUs: the median run.
 #[derive(Serialize, Clone, Debug)]
@@ -24,6 +26,9 @@ pub struct Point {
     pub all_ns: Vec<u64>,
     /// The kinds of locks that were waited for longest.
     pub locks: Vec<Lock>,
+    /// In a model: nothing but the seed decided the result.
+    #[serde(skip)]
+    pub reproducible: bool,
 }
 
 /// One line of `--lockstat`.
@@ -57,10 +62,11 @@ pub fn measure(options: &ScaleOptions) -> Result<Vec<Point>, ScaleError> {
             runs.push(run(options, cpus, &report)?);
             bar.inc(1);
         }
-        let all_ns: Vec<u64> = runs.iter().map(|(time_ns, _)| *time_ns).collect();
-        runs.sort_by_key(|(time_ns, _)| *time_ns);
-        let (time_ns, locks) = runs.swap_remove(runs.len() / 2);
-        Ok(Point { cpus, time_ns, all_ns, locks })
+        let all_ns: Vec<u64> = runs.iter().map(|run| run.time_ns).collect();
+        let reproducible = runs.iter().all(|run| run.reproducible);
+        runs.sort_by_key(|run| run.time_ns);
+        let Run { time_ns, locks, .. } = runs.swap_remove(runs.len() / 2);
+        Ok(Point { cpus, time_ns, all_ns, locks, reproducible })
     });
     let points = points.collect();
     bar.finish_and_clear();
@@ -68,10 +74,14 @@ pub fn measure(options: &ScaleOptions) -> Result<Vec<Point>, ScaleError> {
     points
 }
 
-fn run(options: &ScaleOptions, cpus: u32, report: &Path) -> Result<(u64, Vec<Lock>), ScaleError> {
+fn run(options: &ScaleOptions, cpus: u32, report: &Path) -> Result<Run, ScaleError> {
     let machine = std::env::current_exe().map_err(|error| ScaleError::Host("find this program", error))?;
-    let status = Command::new(machine)
-        .args(["run", "--stats", "--lockstat", "--cpus", &cpus.to_string(), "--mem", &options.mem.to_string()])
+    let mut command = Command::new(machine);
+    command.args(["run", "--stats", "--lockstat", "--cpus", &cpus.to_string(), "--mem", &options.mem.to_string()]);
+    if let Some(time) = &options.virtual_time {
+        command.arg(format!("--virtual={}", time.words));
+    }
+    let status = command
         .arg("--report")
         .arg(report)
         .arg("--root")
@@ -90,14 +100,22 @@ fn run(options: &ScaleOptions, cpus: u32, report: &Path) -> Result<(u64, Vec<Loc
     parse(&text).ok_or(ScaleError::Report)
 }
 
+/// What one report says.
+struct Run {
+    time_ns: u64,
+    locks: Vec<Lock>,
+    reproducible: bool,
+}
+
 /// Time of the command and the locks that were waited for longest.
-fn parse(report: &str) -> Option<(u64, Vec<Lock>)> {
+fn parse(report: &str) -> Option<Run> {
     let time_ns = report.lines().find_map(|line| line.strip_prefix(TIME))?.trim().parse().ok()?;
     let table = report.lines().skip_while(|line| !line.starts_with("lock class")).skip(1);
     let mut locks: Vec<Lock> = table.filter_map(lock).filter(|lock| lock.wait_ns > 0).collect();
     locks.sort_by_key(|lock| std::cmp::Reverse(lock.wait_ns));
     locks.truncate(LOCKS);
-    Some((time_ns, locks))
+    let reproducible = !report.lines().any(|line| line.starts_with(IRREPRODUCIBLE));
+    Some(Run { time_ns, locks, reproducible })
 }
 
 fn lock(line: &str) -> Option<Lock> {
@@ -116,10 +134,12 @@ mod tests {
         let report = "time of the command, ns              1234\nticks 7\n\
                       lock class acquisitions contentions wait-ns hold-ns\n\
                       Heap 10 0 0 50\nPidTable 5 2 30 40\nDentry 5 2 60 40\n";
-        let (time_ns, locks) = parse(report).expect("a report");
-        assert_eq!(time_ns, 1234);
-        let classes: Vec<_> = locks.iter().map(|lock| lock.class.as_str()).collect();
+        let run = parse(report).expect("a report");
+        assert_eq!((run.time_ns, run.reproducible), (1234, true));
+        let classes: Vec<_> = run.locks.iter().map(|lock| lock.class.as_str()).collect();
         assert_eq!(classes, ["Dentry", "PidTable"]);
-        assert_eq!(parse("nothing"), None);
+        assert!(parse("nothing").is_none());
+        let long = format!("{report}{IRREPRODUCIBLE}   2\n");
+        assert!(parse(&long).is_some_and(|run| !run.reproducible));
     }
 }

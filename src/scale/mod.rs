@@ -3,7 +3,8 @@
 //! * [`measure`] runs the machines. [`law`] fits the universal scalability law. [`plot`] draws both.
 //!
 //! The workload is a command that does the same amount of work whatever the number of virtual CPUs (it finds that by
-//! nproc(1)). What is measured is the time from its start to its end, by the guest's clock.
+//! nproc(1)). What is measured is the time from its start to its end, by the guest's clock; in virtual time that is what as many
+//! processors would take.
 
 mod law;
 mod measure;
@@ -35,6 +36,9 @@ pub enum ScaleError {
 #[derive(Serialize)]
 struct Outcome<'a> {
     command: Vec<String>,
+    /// The mode of virtual time; `null` where time was the host's.
+    #[serde(rename = "virtual")]
+    virtual_time: Option<&'a str>,
     points: &'a [Point],
     law: &'a Option<Law>,
 }
@@ -47,9 +51,15 @@ pub fn scale(options: &ScaleOptions) -> Result<(), ScaleError> {
     if let Some(law) = &law {
         println!("{}", describe(law));
     }
+    let model = options.virtual_time.as_ref().is_some_and(|time| time.model);
+    if model && !points.iter().all(|point| point.reproducible) {
+        println!("not reproducible: the command computes long without a system call");
+    }
     if let Some(path) = &options.json {
         let command = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        let text = serde_json::to_string_pretty(&Outcome { command, points: &points, law: &law }).unwrap_or_default();
+        let virtual_time = options.virtual_time.as_ref().map(|time| time.words.as_str());
+        let text = serde_json::to_string_pretty(&Outcome { command, virtual_time, points: &points, law: &law })
+            .unwrap_or_default();
         std::fs::write(path, text + "\n").map_err(|error| ScaleError::Write(path.clone(), error.to_string()))?;
     }
     if let Some(path) = &options.svg {

@@ -1,5 +1,6 @@
 /* Workloads for `umbel scale`: the same work whatever the number of processors, divided among as many as there are.
- * scaling KIND UNITS [SHARE]: a unit is about 3 us of computing; SHARE is the per cent that the lock is held. */
+ * scaling KIND UNITS [SHARE]: a unit is about 3 us of computing; SHARE is the per cent that the lock is held.
+ * The rounds of `lock` are long: in virtual time a lock in user memory is held for longer than a quantum or not at all. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdio.h>
@@ -45,10 +46,10 @@ static void *thread_body(void *i) {
     return NULL;
 }
 
-/* Rounds of 100 units, of which `share` are done under the lock. */
+/* Rounds of 20000 units, of which `share` are done under the lock. */
 static void *lock_body(void *i) {
-    for (long n = part((long)i); n > 0; n -= 100) {
-        long round = n < 100 ? n : 100, held = round * share / 100;
+    for (long n = part((long)i); n > 0; n -= 20000) {
+        long round = n < 20000 ? n : 20000, held = round * share / 100;
         compute(round - held);
         pthread_mutex_lock(&mutex);
         compute(held);

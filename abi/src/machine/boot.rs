@@ -90,6 +90,8 @@ pub struct BootInfo {
     pub seed: [u8; 32],
     /// With [`BootInfo::VIRTUAL`]: how far the clocks of running virtual CPUs may drift apart, us.
     pub virtual_quantum_us: u32,
+    /// Likewise: what taking a lock costs that another virtual CPU held last, ns.
+    pub virtual_hand_over_ns: u32,
     /// With [`BootInfo::VIRTUAL_MODEL`]: what the schedule is drawn from.
     pub virtual_seed: u64,
     /// With [`BootInfo::PIN`]: the host CPU of each virtual CPU.

@@ -42,6 +42,7 @@ const GLOBAL_EXPEDITED: u32 = 2;
 const BLOCK_OR_SET_MASK: &[u32] = &[0, 2];
 const WAKE_OR_WAIT: &[u32] = &[1, 9];
 const KEEP_SIZE_PUNCH_HOLE: u32 = 3;
+const SET_TSC: u32 = 26;
 const ABSOLUTE: u32 = 1;
 const MONOTONIC: u32 = 1;
 
@@ -64,6 +65,7 @@ pub const WHITELIST: &[Call] = &[
     any(__NR_sched_setaffinity),                            // smp: slots follow their virtual CPU
     checked(__NR_timer_settime, Check::Argument(1, &[ABSOLUTE])), // smp
     any(__NR_clock_gettime),                                // time
+    checked(__NR_prctl, Check::Argument(0, &[SET_TSC])),    // smp: virtual time
     checked(__NR_clock_nanosleep, Check::Argument(0, &[MONOTONIC])), // panic
     any(__NR_exit_group),                                   // smp: a slot that cannot be armed
     any(__NR_openat2),                                      // fs: host directory

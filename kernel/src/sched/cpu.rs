@@ -404,6 +404,7 @@ pub fn serve_interrupts() {
         if bits & Mailbox::TIMER != 0 {
             stats::TICKS.add(1);
             cpu.timer_ns.store(0, Relaxed);
+            virt::look_for_progress();
             umbel_smp::slot::this().timer_fired();
             time::clock::reanchor();
             umbel_smp::slot::tick();

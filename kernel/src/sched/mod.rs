@@ -26,7 +26,7 @@ pub use cpu::{
 };
 pub use entity::{Affinity, Entity};
 pub use place::program_timer;
-pub use virt::{admit_others, begin_virtual_time, take_turns};
+pub use virt::{admit_others, begin_virtual_time, emulate_counter, report as virtual_report, take_turns};
 
 use crate::Result;
 use crate::task::{Completion, Task};

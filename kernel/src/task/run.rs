@@ -12,6 +12,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::{BootInfo, SlotPage};
 use umbel_gate::{self as gate, Exception, FaultInfo, HotSite, Kill, Regs, Trap};
+use umbel_smp::vtime::{self, Event};
 
 /// Where every guest thread starts, on its own kernel stack, after the first switch to it.
 pub extern "C" fn task_main(_: u64) -> ! {
@@ -43,7 +44,13 @@ fn run(task: &Arc<Task>) {
         sched::program_timer();
         let before_ns = time::monotonic_ns();
         let steps = task.trace.steps() && single_step(task, true);
+        if virtual_time {
+            vtime::enter_guest();
+        }
         let trap = gate::enter_user(&task.user);
+        if virtual_time {
+            vtime::left_guest();
+        }
         task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
         if steps {
             single_step(task, false);
@@ -51,10 +58,14 @@ fn run(task: &Arc<Task>) {
         let mut restart = false;
         match trap {
             Trap::Syscall => {
+                if virtual_time {
+                    vtime::event(Event::Call);
+                }
                 count_call(task);
                 restart = traced_call(task, strace);
             }
             Trap::Fault(fault) => page_fault(task, &fault),
+            Trap::Exception(exception) if virtual_time && sched::emulate_counter(task, &exception) => {}
             Trap::Exception(exception) => raise(task, &exception),
             Trap::Interrupt => {}
             Trap::SlotDied => exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false)),

@@ -82,13 +82,22 @@ pub fn init(tsc_khz: u64) {
     publish(&Scale { base_tsc: tsc, base_ns: mono_ns, mult: rate }, mono_ns);
 }
 
-/// Time becomes virtual: it starts at the host's, which it no longer follows. Once, at boot.
-pub fn detach() {
-    let first = CLOCK.first.lock();
+/// Time becomes virtual: it starts at the host's, which it no longer follows. Once, at boot. Returns when that was.
+pub fn detach() -> u64 {
+    let _first = CLOCK.first.lock();
     let now_ns = monotonic_ns();
     publish(&Scale { base_tsc: host::tsc(), base_ns: now_ns, mult: 0 }, now_ns);
     CLOCK.due_ns.store(u64::MAX, Relaxed);
-    drop(first);
+    now_ns
+}
+
+/// Likewise for a model, where each boot is at the same time: the beginning of 2000. Returns when that is.
+pub fn detach_model() -> u64 {
+    const REAL_NS: u64 = 946_684_800 * super::SEC_NS;
+    detach();
+    CLOCK.real_offset_ns.store(REAL_NS, Relaxed);
+    CLOCK.boot_offset_ns.store(0, Relaxed);
+    super::SEC_NS
 }
 
 /// CLOCK_MONOTONIC, ns.

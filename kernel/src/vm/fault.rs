@@ -11,6 +11,7 @@ use crate::{Errno, Result, stats};
 use core::ops::Range;
 use umbel_mm::frame::{self, FrameRef, MAX_RUN, Run};
 use umbel_mm::{PAGE, Pfn, heap, slotmap, view};
+use umbel_smp::vtime::{self, Event};
 
 /// `si_code` of a SIGSEGV: nothing is mapped there.
 pub const SEGV_MAPERR: i32 = 1;
@@ -84,7 +85,12 @@ impl Space {
             inner.family.touched.note(vpn);
         }
         let vma = self.area_for(&mut inner, addr, access)?;
+        let before = inner.table.present();
         self.make_present(&mut inner, &vma, vpn, access == Access::Write, true)?;
+        if inner.table.present() != before {
+            // Not where only this slot lacked the mapping: which slot that is may depend on the host.
+            vtime::event(Event::Fault);
+        }
         inner.note_peak();
         Ok(())
     }

@@ -6,6 +6,8 @@
 
 mod irq;
 mod mutex;
+#[cfg(not(loom))]
+mod occupancy;
 mod once;
 mod rank;
 mod rw;
@@ -22,11 +24,15 @@ mod stat {
         false
     }
     pub fn acquire(_: Rank, _: impl FnOnce() -> bool, _: impl FnOnce()) {}
-    pub fn release(_: Rank) {}
+    pub enum Hold {
+        Alone,
+        Shared,
+    }
+    pub fn release<T>(_: Rank, _: &T, _: Hold) {}
     pub fn wait(_: Rank, _: impl FnOnce() -> bool, _: impl FnOnce()) -> u64 {
         0
     }
-    pub fn held(_: Rank, _: u64) {}
+    pub fn held<T>(_: Rank, _: &T, _: Hold, _: u64) {}
 }
 
 pub use irq::IrqGuard;

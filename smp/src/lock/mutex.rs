@@ -175,7 +175,7 @@ impl Drop for Unlock<'_> {
     fn drop(&mut self) {
         note(self.rank, Note::Release);
         if self.since_ns != 0 {
-            stat::held(self.rank, self.since_ns);
+            stat::held(self.rank, self.locked, stat::Hold::Alone, self.since_ns);
         }
         self.locked.store(0, order("mutex-unlock-relaxed", Release));
         self.waiters.wake_one();

@@ -138,7 +138,7 @@ impl Drop for LeaveRead<'_> {
     fn drop(&mut self) {
         note_release(self.1);
         if stat::enabled() {
-            stat::release(self.1);
+            stat::release(self.1, self.0, stat::Hold::Shared);
         }
         if self.0.fetch_sub(1, order("rw-read-unlock-relaxed", Release)) == WAITERS | 1 {
             wake_waiters(self.0);
@@ -182,7 +182,7 @@ impl Drop for LeaveWrite<'_> {
     fn drop(&mut self) {
         note_release(self.1);
         if stat::enabled() {
-            stat::release(self.1);
+            stat::release(self.1, self.0, stat::Hold::Alone);
         }
         if self.0.swap(0, Release) & WAITERS != 0 && !mutant("rw-write-unlock-silent") {
             futex_wake(self.0, u32::MAX);

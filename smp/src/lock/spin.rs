@@ -237,7 +237,7 @@ impl Drop for Unlock<'_> {
 fn release(raw: &RawSpin, rank: Rank) {
     note_release(rank);
     if stat::enabled() {
-        stat::release(rank);
+        stat::release(rank, raw, stat::Hold::Alone);
     }
     raw.unlock();
 }

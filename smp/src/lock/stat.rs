@@ -4,9 +4,12 @@
 //! virtual CPU, so that counting does not contend itself. The holding time of a spinning lock is taken from the virtual CPU,
 //! which releases it before it does anything else; of two locks of one rank held at once (`lock_nested`) the inner one's
 //! counts. Sleeping locks carry theirs ([`super::Mutex`]).
+//!
+//! In virtual time the counting is what makes virtual CPUs wait for locks (`occupancy`).
 
+use super::occupancy;
 use super::rank::{RANKS, Rank};
-use crate::cpu;
+use crate::{cpu, vtime};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::*};
@@ -52,6 +55,9 @@ pub fn enable(cpus: u32, now_ns: fn() -> u64) {
     let accounts = (0..cpus).map(|_| Account { ranks: core::array::from_fn(|_| Entry::default()) }).collect();
     let book = Box::leak(Box::new(Book { now_ns, accounts }));
     BOOK.store(book, Release);
+    if vtime::on() {
+        occupancy::enable(cpus);
+    }
     ON.store(true, Release);
 }
 
@@ -74,6 +80,14 @@ pub fn totals(rank: Rank) -> Totals {
     sum
 }
 
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    Alone,
+    /// With other readers.
+    Shared,
+}
+
 /// Takes a spinning lock by `quick`, or if that fails by `slow`, and counts it.
 #[cold]
 pub(super) fn acquire(rank: Rank, quick: impl FnOnce() -> bool, slow: impl FnOnce()) {
@@ -83,11 +97,11 @@ pub(super) fn acquire(rank: Rank, quick: impl FnOnce() -> bool, slow: impl FnOnc
     }
 }
 
-/// Counts the release of a spinning lock.
+/// Counts the release of a spinning lock, `lock`.
 #[cold]
-pub(super) fn release(rank: Rank) {
+pub(super) fn release<T>(rank: Rank, lock: &T, how: Hold) {
     let since_ns = entry(rank).map_or(0, |entry| entry.since_ns.swap(0, Relaxed));
-    held(rank, since_ns);
+    held(rank, lock, how, since_ns);
 }
 
 /// Counts an acquisition by `quick`, or if that fails by `slow`; returns when it succeeded, ns.
@@ -98,25 +112,42 @@ pub(super) fn wait(rank: Rank, quick: impl FnOnce() -> bool, slow: impl FnOnce()
     if !at_once {
         slow();
     }
-    let end_ns = now_ns();
-    // Only now: a sleeper may have been moved to another virtual CPU.
-    if let Some(entry) = entry(rank) {
-        add(&entry.acquisitions, 1);
-        if !at_once {
-            add(&entry.contentions, 1);
-            add(&entry.wait_ns, end_ns.saturating_sub(start_ns));
+    let taken_ns = vtime::uncounted(|| {
+        let end_ns = now_ns();
+        // Only now: a sleeper may have been moved to another virtual CPU.
+        if let Some(entry) = entry(rank) {
+            add(&entry.acquisitions, 1);
+            if !at_once {
+                add(&entry.contentions, 1);
+                add(&entry.wait_ns, end_ns.saturating_sub(start_ns));
+            }
         }
-    }
-    end_ns
+        end_ns
+    });
+    vtime::event(vtime::Event::Lock);
+    taken_ns
 }
 
-/// Counts that a lock taken at `since_ns` (0 = before the counting) was held until now.
+/// Counts that `lock`, taken at `since_ns` (0 = before the counting), was held until now. In virtual time it is now that the
+/// caller learns how long it would have waited.
 #[cold]
-pub(super) fn held(rank: Rank, since_ns: u64) {
-    if since_ns != 0
-        && let Some(entry) = entry(rank)
-    {
-        add(&entry.hold_ns, now_ns().saturating_sub(since_ns));
+pub(super) fn held<T>(rank: Rank, lock: &T, how: Hold, since_ns: u64) {
+    let Some(entry) = entry(rank).filter(|_| since_ns != 0) else { return };
+    let cost = vtime::uncounted(|| {
+        let held_ns = now_ns().saturating_sub(since_ns);
+        add(&entry.hold_ns, held_ns);
+        if !vtime::on() {
+            return occupancy::Cost::default();
+        }
+        let cost = occupancy::enter(core::ptr::from_ref(lock).addr(), cpu::this().id(), how, since_ns, held_ns);
+        if cost.wait_ns > 0 {
+            add(&entry.contentions, 1);
+            add(&entry.wait_ns, cost.wait_ns);
+        }
+        cost
+    });
+    if cost != occupancy::Cost::default() {
+        vtime::waited(cost.wait_ns, cost.moved);
     }
 }
 
