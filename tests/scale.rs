@@ -114,3 +114,34 @@ fn the_time_stamp_counter_is_virtual() {
     let outcome = Run::on_host("/bin/sh", &["-c", &machine]).finish();
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
 }
+
+/// What `racing.c` prints in a model, and the report.
+fn race(seed: u32, args: &str) -> (String, String) {
+    let program = common::guest_program("racing", false);
+    let report = scratch(&format!("race-{seed}"));
+    let machine = format!(
+        "exec {} run --virtual=model,quantum=5,seed={seed} --cpus 4 --stats --report {} -- {} {args} < /dev/null",
+        common::umbel().display(),
+        report.display(),
+        program.display()
+    );
+    let outcome = Run::on_host("/bin/sh", &["-c", &machine]).finish();
+    assert_eq!((outcome.status, outcome.stdout.len()), (0, 320), "{outcome:#?}");
+    let text = std::fs::read_to_string(&report).expect("the report");
+    std::fs::remove_file(&report).expect("our own file");
+    (outcome.stdout, text)
+}
+
+#[test]
+fn a_model_gives_the_same_schedule_for_the_same_seed() {
+    let time = |text: &str| text.lines().next().expect("a time").to_owned();
+    let (first, report) = race(5, "");
+    for _ in 0..3 {
+        let (again, report_again) = race(5, "");
+        assert_eq!((&again, time(&report_again)), (&first, time(&report)));
+    }
+    assert!((6..10).any(|seed| race(seed, "").0 != first), "no seed changes anything: {first}");
+    assert!(!report.contains("long computations"), "{report}");
+    let (_, long) = race(11, "x");
+    assert!(long.contains("long computations"), "{long}");
+}

@@ -197,9 +197,11 @@ pub(crate) fn for_space(space: u64) -> Option<&'static Slot> {
 
 /// A parked slot without an address space, made if there may be one more.
 fn vacant(vcpu: &'static Vcpu) -> Option<&'static Slot> {
-    let parked = |slot: &&Slot| slot.phase.load(Acquire) == SlotPhase::Parked as u32;
+    // A model takes the same one always, and waits for it if need be.
+    let parked = |slot: &&Slot| vtime::is_model() || slot.phase.load(Acquire) == SlotPhase::Parked as u32;
     let with = |space: u64| vcpu.slots().filter(parked).find(|slot| slot.space() == space);
     if let Some(slot) = with(FREE) {
+        slot.wait_until_parked();
         // Keep one in reserve; its parent makes it while we go on.
         if with_more_free(vcpu, slot) {
             return Some(slot);

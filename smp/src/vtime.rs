@@ -85,6 +85,8 @@ pub(crate) struct Meter {
     cpu_ns: AtomicU64,
     /// The latest time that was told: no later one is earlier.
     told_ns: AtomicU64,
+    /// In a model: locks cost. Only in a call or a fault; how often the kernel is entered otherwise is up to the host.
+    charging: AtomicBool,
 }
 
 /// Whether time is virtual.
@@ -136,8 +138,26 @@ pub fn event(event: Event) {
             Event::Switch => 1500,
             Event::Lock => 50,
         };
+        let meter = &cpu::this().meter;
+        if event == Event::Lock {
+            if !meter.charging.load(Relaxed) {
+                return;
+            }
+        } else {
+            meter.charging.store(true, Relaxed);
+        }
         EVENTS.fetch_add(1, Relaxed);
-        cpu::this().meter.base_ns.fetch_add(cost_ns, Relaxed);
+        meter.base_ns.fetch_add(cost_ns, Relaxed);
+    }
+}
+
+/// Runs `f`, which a model does not see: it happens when the host likes.
+pub fn free_of_charge(f: impl FnOnce()) {
+    let charging = &cpu::this().meter.charging;
+    let before = is_model() && charging.swap(false, Relaxed);
+    f();
+    if before {
+        charging.store(true, Relaxed);
     }
 }
 
@@ -163,6 +183,7 @@ pub fn long_computations() -> u64 {
 pub fn enter_guest() {
     process::trap_counter(true);
     let meter = &cpu::this().meter;
+    meter.charging.store(false, Relaxed);
     meter.tsc.fetch_add(TRAP_TICKS.load(Relaxed), Relaxed);
     meter.cpu_ns.fetch_add(scale(TRAP_TICKS.load(Relaxed), RATE.load(Relaxed)), Relaxed);
 }
@@ -247,6 +268,7 @@ pub fn take_turns() {
 
 /// The running virtual CPU has nothing to do until `until_ns`, or until it is called or interrupted. Holds no lock.
 pub fn idle(until_ns: Option<u64>) {
+    cpu::this().meter.charging.store(false, Relaxed);
     leave(cpu::this(), Leave::Idles(until_ns));
 }
 
@@ -316,6 +338,7 @@ impl Meter {
             tsc: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
             told_ns: AtomicU64::new(0),
+            charging: AtomicBool::new(false),
         }
     }
 

@@ -11,7 +11,7 @@ use umbel_abi::machine::{MAX_CPUS, Mailbox};
 use umbel_smp::lock::{Rank, SpinLock, might_sleep};
 use umbel_smp::runqueue::{Arrival, Requeue, RunQueue};
 use umbel_smp::thread::{SwitchedOut, ThreadRef};
-use umbel_smp::{BlockEnd, cpu as vcpu, ipi, switch};
+use umbel_smp::{BlockEnd, cpu as vcpu, ipi, switch, vtime};
 
 /// A virtual CPU as the scheduler sees it.
 pub(super) struct Cpu {
@@ -393,26 +393,35 @@ pub fn serve_interrupts() {
         if bits & Mailbox::STOP != 0 {
             vcpu::stop_for_ever();
         }
-        if bits & Mailbox::DEVICE != 0 {
-            stats::DEVICE_INTERRUPTS.add(1);
-            crate::drivers::interrupt();
+        if bits & (Mailbox::DEVICE | Mailbox::TIMER) != 0 {
+            vtime::free_of_charge(|| serve_host(cpu, bits));
         }
         if bits & Mailbox::RESCHEDULE != 0 {
             stats::CROSS_CALLS.add(1);
             place::look(id, cpu);
         }
         if bits & Mailbox::TIMER != 0 {
-            stats::TICKS.add(1);
-            cpu.timer_ns.store(0, Relaxed);
             virt::look_for_progress();
-            umbel_smp::slot::this().timer_fired();
-            time::clock::reanchor();
-            umbel_smp::slot::tick();
-            place::update_load(time::monotonic_ns());
         }
     }
     timer::run_expired(id);
     place::tick(id, cpu);
+}
+
+/// Interrupts that come when the host likes.
+fn serve_host(cpu: &Cpu, bits: u32) {
+    if bits & Mailbox::DEVICE != 0 {
+        stats::DEVICE_INTERRUPTS.add(1);
+        crate::drivers::interrupt();
+    }
+    if bits & Mailbox::TIMER != 0 {
+        stats::TICKS.add(1);
+        cpu.timer_ns.store(0, Relaxed);
+        umbel_smp::slot::this().timer_fired();
+        time::clock::reanchor();
+        umbel_smp::slot::tick();
+        place::update_load(time::monotonic_ns());
+    }
 }
 
 /// Interrupts guest code of `task` if that runs now.
