@@ -80,6 +80,18 @@ fn keys() {
 }
 
 #[test]
+fn numa() {
+    same_as_host("numa");
+}
+
+#[test]
+fn accounting() {
+    if is_root() {
+        same_as_host("accounting");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

@@ -26,6 +26,7 @@ pub mod table;
 
 pub mod aio;
 pub mod attr;
+pub mod cachestat;
 pub mod cred;
 pub mod fs;
 pub mod handle;
@@ -40,6 +41,7 @@ pub mod mqueue;
 pub mod names;
 pub mod notify;
 pub mod ns;
+pub mod numa;
 pub mod pidfd;
 pub mod poll;
 pub mod prctl;

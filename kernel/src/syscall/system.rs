@@ -1,6 +1,8 @@
 //! The machine as a whole: names, memory, random numbers, what only a real machine can do.
 
-use super::UserStr;
+use super::fs::{Caller, name_at};
+use super::{Fd, UserStr};
+use crate::fs::OpenFlags;
 use crate::fs::proc::{FILESYSTEMS, seen_uptime_ns};
 use crate::signal;
 use crate::task::ns::uts;
@@ -22,7 +24,7 @@ rows! {
     nr::__NR_syslog, syslog(action: u32, buf: UserAddr, len: i32) => syslog, Full;
     nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
     nr::__NR_vhangup, vhangup() => vhangup, Partial("a terminal that was hung up stays so");
-    nr::__NR_acct, acct(path: UserStr) => acct, Partial("refused");
+    nr::__NR_acct, acct(path: UserStr) => acct, Partial("one file for all PID namespaces");
     nr::__NR_sysfs, sysfs(option: u32, first: u64, second: u64) => sysfs, Full;
 }
 
@@ -183,6 +185,16 @@ fn vhangup(task: &Arc<Task>) -> Result<()> {
     Ok(())
 }
 
-fn acct(_: &Arc<Task>, _path: UserStr) -> Result<()> {
-    Err(Errno::EPERM)
+fn acct(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    if !task.capable(cap::SYS_PACCT) {
+        return Err(Errno::EPERM);
+    }
+    if path.0.is_null() {
+        return task::acct::set_file(None);
+    }
+    let text = path.read()?;
+    let flags = OpenFlags::WRONLY | OpenFlags::APPEND | OpenFlags::LARGEFILE;
+    let caller = Caller::new(task)?;
+    let file = caller.names().open(&name_at(task, Fd::CWD, &text)?, flags, 0, Some(task))?;
+    task::acct::set_file(Some(file))
 }

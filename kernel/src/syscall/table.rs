@@ -69,6 +69,7 @@ pub const LIMIT: usize = 512;
 const FAMILIES: &[&[Row]] = &[
     super::aio::ROWS,
     super::attr::ROWS,
+    super::cachestat::ROWS,
     super::cred::ROWS,
     super::fs::ROWS,
     super::handle::ROWS,
@@ -82,6 +83,7 @@ const FAMILIES: &[&[Row]] = &[
     super::mqueue::ROWS,
     super::notify::ROWS,
     super::ns::ROWS,
+    super::numa::ROWS,
     super::pidfd::ROWS,
     super::poll::ROWS,
     super::prctl::ROWS,

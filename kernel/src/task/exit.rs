@@ -49,6 +49,7 @@ pub fn leave(task: &Arc<Task>) {
     ptrace::stops::exit(task, task.process().group_exit().unwrap_or(own).0);
     ptrace::relation::tracer_exit(task);
     signal::on_exit(task);
+    let size = super::acct::collect(task);
     release_memory(task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
@@ -62,6 +63,9 @@ pub fn leave(task: &Arc<Task>) {
         times.own.add(&task.sched.usage());
     }
     let status = process.group_exit().unwrap_or(own);
+    if process.live_threads() <= 1 {
+        super::acct::process_exit(task, status, size);
+    }
     let usage = task.sched.usage();
     let (gone, tracer) = loop {
         let mut table = ids::table();

@@ -8,6 +8,7 @@
 //! Locks, outermost first: the table of ids, one process's, one task's. None is held across anything that sleeps.
 
 pub mod access;
+pub mod acct;
 mod arch;
 pub mod clone;
 mod completion;

@@ -60,6 +60,8 @@ pub struct Task {
     pub default_slack_ns: AtomicU64,
     /// ioprio_set(2): class and level, 0 = none.
     pub io_priority: AtomicU32,
+    /// set_mempolicy(2): a [`crate::vm::policy::Policy`].
+    pub mem_policy: AtomicU32,
     /// The thread is to leave the run loop: `exit(code)` was called. Set once by the thread itself.
     pub exiting: AtomicBool,
     /// Exit code of exit(2).
@@ -138,6 +140,7 @@ impl Task {
             timer_slack_ns: AtomicU64::new(50_000),
             default_slack_ns: AtomicU64::new(50_000),
             io_priority: AtomicU32::new(0),
+            mem_policy: AtomicU32::new(0),
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
             identity: AtomicU32::new(next_identity()),

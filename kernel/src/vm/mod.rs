@@ -20,6 +20,7 @@ pub mod mapping_set;
 pub mod object;
 pub mod pager;
 mod patch;
+pub mod policy;
 pub mod remap;
 pub mod remote;
 pub mod space;

@@ -42,6 +42,11 @@ pub trait Mappable: Send + Sync {
         None
     }
 
+    /// How many of the pages from `first` to `end`, which is not beyond the object's, are in memory or as good as.
+    fn cached(&self, first: u64, end: u64) -> u64 {
+        end.saturating_sub(first)
+    }
+
     /// Length in bytes, now.
     fn size(&self) -> u64;
 

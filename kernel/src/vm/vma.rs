@@ -57,6 +57,8 @@ bitflags! {
         const NORESERVE = 1 << 16;
         /// Never changed again (mseal(2)).
         const SEALED = 1 << 17;
+        /// See [`super::policy`].
+        const POLICY = 0x3f << 24;
     }
 }
 

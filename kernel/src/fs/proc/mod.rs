@@ -14,6 +14,7 @@ mod maps;
 mod mem;
 mod mounts;
 mod net;
+mod numa;
 mod pagemap;
 mod process;
 mod smaps;

@@ -1,6 +1,6 @@
 //! The directory of a process, and of each of its threads.
 
-use super::{fd, maps, may_inspect, mem, mounts, pagemap, smaps, status, users};
+use super::{fd, maps, may_inspect, mem, mounts, numa, pagemap, smaps, status, users};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::syscall::Pid;
@@ -122,6 +122,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
     ("ns", D(users::namespaces)),
+    ("numa_maps", T(0o444, numa::maps)),
     ("oom_adj", W(oom_adj, set_oom_adj)),
     ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),

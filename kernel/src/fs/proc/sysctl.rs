@@ -40,6 +40,10 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("version", text(|| system::VERSION.into()))
         .add("pid_max", text(|| format!("{}", ids::PID_MAX)))
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
+        .add(
+            "acct",
+            text(|| format!("{}\t{}\t{}", task::acct::LIMITS[0], task::acct::LIMITS[1], task::acct::LIMITS[2])),
+        )
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("random", sub(boot_id));
     let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)

@@ -71,9 +71,12 @@ impl Tree<'_> {
             .add("cpulist", self.text(|| list(sched::online())))
             .add("cpumap", self.text(|| mask(sched::online())))
             .add("distance", self.text(|| "10".into()))
-            .add("meminfo", self.text(node_meminfo));
+            .add("meminfo", self.text(node_meminfo))
+            .add("numastat", self.text(numastat));
         let node = StaticDir::new()
             .add("has_cpu", self.text(|| "0".into()))
+            .add("has_memory", self.text(|| "0".into()))
+            .add("has_normal_memory", self.text(|| "0".into()))
             .add("node0", self.dir(node0))
             .add("online", self.text(|| "0".into()))
             .add("possible", self.text(|| "0".into()));
@@ -85,7 +88,17 @@ impl Tree<'_> {
 
 fn node_meminfo() -> String {
     let usage = umbel_mm::frame::usage();
-    format!("Node 0 MemTotal:       {:8} kB\nNode 0 MemFree:        {:8} kB", usage.total * 4, usage.free * 4)
+    let (total, free) = (usage.total * 4, usage.free * 4);
+    let line = |name: &str, kib: u64| format!("Node 0 {:16}{kib:8} kB", format!("{name}:"));
+    // What is in files counts as used: nothing of it can be given back.
+    [line("MemTotal", total), line("MemFree", free), line("MemUsed", total - free), line("FilePages", 0)].join("\n")
+}
+
+/// Every page came from where it was wanted.
+fn numastat() -> String {
+    let usage = umbel_mm::frame::usage();
+    let used = usage.total - usage.free;
+    format!("numa_hit {used}\nnuma_miss 0\nnuma_foreign 0\ninterleave_hit 0\nlocal_node {used}\nother_node 0")
 }
 
 /// A set as ranges: `0-2,5`.

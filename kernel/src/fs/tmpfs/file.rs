@@ -483,6 +483,15 @@ impl Mappable for Mapping {
         in_ram || self.lower().is_some_and(|data| index < data.size().div_ceil(PAGE))
     }
 
+    fn cached(&self, first: u64, end: u64) -> u64 {
+        let Ok(content) = self.node.content() else { return 0 };
+        if self.lower().is_some() {
+            return end.saturating_sub(first);
+        }
+        let present = |at: u64| content.next_data(at).filter(|at| *at < end);
+        core::iter::successors(present(first), |at| present(at + 1)).count() as u64
+    }
+
     fn mappings(&self) -> Option<&MappingSet> {
         Some(&self.set)
     }
