@@ -57,6 +57,23 @@ static void immutable(void) {
     CHECK(set("di", 0) == 0 && rmdir("di") == 0);
 }
 
+/* The newer calls, where the host has them. */
+static void newer(void) {
+    uint64_t attr[3] = {FS_XFLAG_NODUMP}, seen[3] = {0};
+    int fd = open("n", O_RDWR | O_CREAT, 0644);
+    if (syscall(469, AT_FDCWD, "n", attr, sizeof attr, 0) == 0 || errno != ENOSYS) {
+        CHECK(get("n") == FS_NODUMP_FL && syscall(468, AT_FDCWD, "n", seen, sizeof seen, 0) == 0 && (seen[0] & FS_XFLAG_NODUMP));
+        CHECK_ERRNO(syscall(468, AT_FDCWD, "n", seen, 8, 0), EINVAL);
+        CHECK_ERRNO(syscall(468, AT_FDCWD, "n", seen, 5000, 0), E2BIG);
+        CHECK_ERRNO(syscall(468, AT_FDCWD, "none", seen, sizeof seen, 0), ENOENT);
+        CHECK_ERRNO(syscall(468, AT_FDCWD, "n", 0, sizeof seen, 0), EFAULT);
+        attr[0] = FS_XFLAG_EXTSIZE, attr[1] = 4096;
+        CHECK_ERRNO(syscall(469, AT_FDCWD, "n", attr, sizeof attr, 0), EOPNOTSUPP);
+        CHECK(set("n", 0) == 0);
+    }
+    CHECK(close(fd) == 0 && unlink("n") == 0);
+}
+
 static void growing(void) {
     int fd = open("a", O_RDWR | O_CREAT, 0644);
     CHECK(write(fd, "abc", 3) == 3 && set("a", FS_APPEND_FL) == 0 && get("a") == FS_APPEND_FL);
@@ -205,6 +222,7 @@ int main(void) {
     CHECK(mkdtemp(directory) && mount("x", directory, "tmpfs", 0, 0) == 0 && chdir(directory) == 0);
     immutable();
     growing();
+    newer();
     handles();
     directories();
     mounts();

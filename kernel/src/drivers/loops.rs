@@ -29,11 +29,15 @@ const LOOP_SET_STATUS: u32 = 0x4c02;
 const LOOP_GET_STATUS: u32 = 0x4c03;
 const LOOP_SET_STATUS64: u32 = 0x4c04;
 const LOOP_GET_STATUS64: u32 = 0x4c05;
+const LOOP_CHANGE_FD: u32 = 0x4c06;
 const LOOP_SET_CAPACITY: u32 = 0x4c07;
+const LOOP_SET_BLOCK_SIZE: u32 = 0x4c09;
 const LOOP_CONFIGURE: u32 = 0x4c0a;
 const LOOP_CTL_GET_FREE: u32 = 0x4c82;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+/// Kept and shown; no partition is ever looked for.
+const LO_FLAGS_PARTSCAN: u32 = 8;
 const BLKROGET: u32 = 0x125e;
 const BLKGETSIZE: u32 = 0x1260;
 const BLKFLSBUF: u32 = 0x1261;
@@ -51,6 +55,49 @@ struct Backing {
     limit: u64,
     flags: u32,
     name: [u8; 64],
+    /// Bytes of a block, as the device says.
+    block: u32,
+}
+
+/// What sysfs shows of a device.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Sectors.
+    pub size: u64,
+    pub read_only: bool,
+    /// What is bound to it, if anything is.
+    pub bound: Option<Bound>,
+}
+
+/// The file behind a device.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    pub path: Option<crate::fs::Path>,
+    pub offset: u64,
+    pub limit: u64,
+    pub autoclear: bool,
+    pub partscan: bool,
+}
+
+/// The devices by name, and what there is to see of one.
+pub const DEVICES: [&str; COUNT] = NAMES;
+
+/// See [`Shown`].
+pub fn shown(index: usize) -> Shown {
+    let backing = with(index, |device| Ok(device.backing.clone())).ok().flatten();
+    let Some(backing) = backing else { return Shown::default() };
+    let has = |flag| backing.flags & flag != 0;
+    Shown {
+        size: backing.size().unwrap_or(0) / SECTOR,
+        read_only: has(LO_FLAGS_READ_ONLY),
+        bound: Some(Bound {
+            path: backing.file.path().cloned(),
+            offset: backing.offset,
+            limit: backing.limit,
+            autoclear: has(LO_FLAGS_AUTOCLEAR),
+            partscan: has(LO_FLAGS_PARTSCAN),
+        }),
+    }
 }
 
 #[derive(Default)]
@@ -92,7 +139,7 @@ impl Backing {
         }
         let writable = file.flags().writable() && device.flags().writable();
         let flags = if writable { 0 } else { LO_FLAGS_READ_ONLY };
-        Ok(Backing { file, offset: 0, limit: 0, flags, name: [0; 64] })
+        Ok(Backing { file, offset: 0, limit: 0, flags, name: [0; 64], block: SECTOR as u32 })
     }
 
     /// Bytes of the device.
@@ -149,6 +196,29 @@ impl Loop {
         Ok(0)
     }
 
+    /// Another file of the same size takes the place of what cannot be written to.
+    fn change(&self, new: Backing) -> Result<u64> {
+        let size = new.file.attr()?.size;
+        let old = self.backing()?;
+        if old.flags & LO_FLAGS_READ_ONLY == 0 || old.file.attr()?.size != size {
+            return Err(Errno::EINVAL);
+        }
+        let gone = with(self.index, |device| {
+            let backing = device.backing.as_mut().ok_or(Errno::ENXIO)?;
+            Ok(core::mem::replace(&mut backing.file, new.file))
+        })?;
+        drop((gone, old));
+        Ok(0)
+    }
+
+    fn set_block(&self, block: u64) -> Result<u64> {
+        let block = checked_block(block)?;
+        with(self.index, |device| {
+            device.backing.as_mut().ok_or(Errno::ENXIO)?.block = block;
+            Ok(0)
+        })
+    }
+
     fn set_status(&self, status: &Status) -> Result<u64> {
         with(self.index, |device| {
             let backing = device.backing.as_mut().ok_or(Errno::ENXIO)?;
@@ -156,6 +226,12 @@ impl Loop {
             Ok(0)
         })
     }
+}
+
+/// A power of two from a sector to a page.
+fn checked_block(block: u64) -> Result<u32> {
+    let fits = block.is_power_of_two() && (SECTOR..=umbel_mm::PAGE).contains(&block);
+    if fits { Ok(block as u32) } else { Err(Errno::EINVAL) }
 }
 
 /// `struct loop_info64` without what nobody may choose.
@@ -193,7 +269,8 @@ impl Status {
     fn apply(&self, backing: &mut Backing) {
         (backing.offset, backing.limit, backing.name) = (self.offset, self.limit, self.name);
         backing.name[63] = 0;
-        backing.flags = backing.flags & !LO_FLAGS_AUTOCLEAR | self.flags & LO_FLAGS_AUTOCLEAR;
+        let settable = LO_FLAGS_AUTOCLEAR | LO_FLAGS_PARTSCAN;
+        backing.flags = backing.flags & !LO_FLAGS_AUTOCLEAR | self.flags & settable;
     }
 }
 
@@ -303,10 +380,16 @@ impl FileOps for Loop {
                 let mut backing = Backing::new(task, Fd(field::<4>(&config, 0) as i32), file)?;
                 let status = Status::from_bytes(&core::array::from_fn(|i| config[8 + i]));
                 status.apply(&mut backing);
+                match field::<4>(&config, 4) {
+                    0 => {}
+                    block => backing.block = checked_block(block)?,
+                }
                 backing.flags |= status.flags & LO_FLAGS_READ_ONLY;
                 self.bind(backing)
             }
             LOOP_CLR_FD => self.clear(),
+            LOOP_CHANGE_FD => self.change(Backing::new(task, Fd(arg as i32), file)?),
+            LOOP_SET_BLOCK_SIZE => self.backing().and_then(|_| self.set_block(arg)),
             LOOP_SET_STATUS => self.set_status(&Status::from_old(&read_val(at)?)),
             LOOP_SET_STATUS64 => self.set_status(&Status::from_bytes(&read_val(at)?)),
             LOOP_GET_STATUS => write_val(at, &status_old(self.index, &self.backing()?)?).map(|()| 0),
@@ -315,7 +398,10 @@ impl FileOps for Loop {
             LOOP_SET_CAPACITY => self.backing().map(|_| 0),
             BLKGETSIZE64 => write_val(at, &self.size()).map(|()| 0),
             BLKGETSIZE => write_val(at, &(self.size() / SECTOR)).map(|()| 0),
-            BLKSSZGET | BLKPBSZGET => write_val(at, &(SECTOR as u32)).map(|()| 0),
+            BLKSSZGET | BLKPBSZGET => {
+                let block = self.backing().map_or(SECTOR as u32, |backing| backing.block);
+                write_val(at, &block).map(|()| 0)
+            }
             BLKBSZGET => write_val(at, &4096_u32).map(|()| 0),
             BLKROGET => {
                 let flags = self.backing().map_or(0, |backing| backing.flags);

@@ -23,6 +23,9 @@ rows! {
     nr::__NR_statx, statx(dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) => statx, Full;
     nr::__NR_statfs, statfs(path: UserStr, buf: UserAddr) => statfs, Full;
     nr::__NR_fstatfs, fstatfs(fd: Fd, buf: UserAddr) => fstatfs, Full;
+    NR_FILE_GETATTR, file_getattr(dir: Fd, path: UserStr, to: UserAddr, size: u64, flags: AtFlags) => file_getattr, Full;
+    NR_FILE_SETATTR, file_setattr(dir: Fd, path: UserStr, from: UserAddr, size: u64, flags: AtFlags) => file_setattr,
+        Partial("no projects, no extent sizes");
     nr::__NR_ustat, ustat(dev: u64, buf: UserAddr) => ustat, Full;
     nr::__NR_access, access(path: UserStr, mode: u32) => access, Full;
     nr::__NR_faccessat, faccessat(dir: Fd, path: UserStr, mode: u32) => faccessat, Full;
@@ -41,6 +44,10 @@ rows! {
     nr::__NR_futimesat, futimesat(dir: Fd, path: UserStr, times: UserAddr) => futimesat, Full;
     nr::__NR_utimensat, utimensat(dir: Fd, path: UserStr, times: UserAddr, flags: AtFlags) => utimensat, Full;
 }
+
+/// Numbers that are missing in older headers.
+const NR_FILE_GETATTR: u32 = 468;
+const NR_FILE_SETATTR: u32 = 469;
 
 /// What a descriptor or a name stands for.
 enum Object {
@@ -148,6 +155,83 @@ fn fstatfs(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
     let file = task.files()?.get(fd)?;
     let flags = file.path().map_or(0, |path| mount_flags(path.mount()));
     write_val(buf, &encode_statfs(&file.ops().statfs(&file)?, flags))
+}
+
+/// What chattr(1) does: `FS_IOC_SETFLAGS`.
+///
+/// # Errors
+/// `ENOTTY` for what has no such flags, `EOPNOTSUPP` for flags that there are not, `EPERM`, `EROFS`.
+pub(super) fn set_inode_flags(task: &Task, path: &Path, raw: u32) -> Result<()> {
+    let inode = path.inode();
+    if !matches!(inode.kind(), Kind::Regular | Kind::Directory) {
+        return Err(Errno::ENOTTY);
+    }
+    let cred = task.cred();
+    path.mount().check_writable()?;
+    perm::check_owner(&**inode, &cred)?;
+    let new = InodeFlags::from_bits(raw).ok_or(Errno::EOPNOTSUPP)?;
+    let changed = (new ^ inode.flags()).intersects(InodeFlags::FIXED);
+    if changed && !cred.capable(cap::LINUX_IMMUTABLE) {
+        return Err(Errno::EPERM);
+    }
+    inode.set_flags(new)?;
+    notify::changed(path.dentry(), Events::ATTRIB);
+    Ok(())
+}
+
+/// Flags and their names in `struct file_attr`.
+const XFLAGS: [(InodeFlags, u32); 4] = [
+    (InodeFlags::IMMUTABLE, uapi::FS_XFLAG_IMMUTABLE),
+    (InodeFlags::APPEND, uapi::FS_XFLAG_APPEND),
+    (InodeFlags::NOATIME, uapi::FS_XFLAG_NOATIME),
+    (InodeFlags::NODUMP, uapi::FS_XFLAG_NODUMP),
+];
+/// Bytes of `struct file_attr`: the flags, and three words that no file system here knows.
+const FILE_ATTR: u64 = 24;
+
+fn check_file_attr(size: u64, flags: AtFlags) -> Result<()> {
+    flags.only(NOFOLLOW | AtFlags::EMPTY_PATH)?;
+    match size {
+        0..FILE_ATTR => Err(Errno::EINVAL),
+        4097.. => Err(Errno::E2BIG),
+        _ => Ok(()),
+    }
+}
+
+fn file_getattr(task: &Arc<Task>, dir: Fd, path: UserStr, to: UserAddr, size: u64, flags: AtFlags) -> Result<()> {
+    check_file_attr(size, flags)?;
+    let path = Object::at(task, dir, path, flags)?.path()?;
+    if !has_flags(&path) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let set = path.inode().flags();
+    let all = XFLAGS.iter().filter(|(flag, _)| set.contains(*flag)).fold(0, |all, (_, xflag)| all | u64::from(*xflag));
+    write_val(to, &[all, 0, 0])?;
+    // What a newer caller has room for beyond that is zero.
+    umbel_mm::user::copy_out(to.add(FILE_ATTR), &alloc::vec![0; (size - FILE_ATTR) as usize])
+}
+
+fn file_setattr(task: &Arc<Task>, dir: Fd, path: UserStr, from: UserAddr, size: u64, flags: AtFlags) -> Result<()> {
+    check_file_attr(size, flags)?;
+    let [wanted, first, second] = read_val::<[u64; 3]>(from)?;
+    let rest: alloc::vec::Vec<u8> = umbel_mm::user::read_vec(from.add(FILE_ATTR), (size - FILE_ATTR) as usize)?;
+    if rest.iter().any(|&byte| byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let path = Object::at(task, dir, path, flags)?.path()?;
+    let known = XFLAGS.iter().fold(0, |all, (_, xflag)| all | u64::from(*xflag));
+    if wanted & !known != 0 || first != 0 || second != 0 || !has_flags(&path) {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let named = XFLAGS.iter().filter(|(_, xflag)| wanted & u64::from(*xflag) != 0);
+    let new = named.fold(InodeFlags::empty(), |all, (flag, _)| all | *flag);
+    set_inode_flags(task, &path, new.bits())
+}
+
+/// Whether it is an object of a file system with inode flags.
+fn has_flags(path: &Path) -> bool {
+    matches!(path.mount().fs().name(), "tmpfs" | "overlay")
+        && matches!(path.inode().kind(), Kind::Regular | Kind::Directory)
 }
 
 fn ustat(task: &Arc<Task>, dev: u64, buf: UserAddr) -> Result<()> {

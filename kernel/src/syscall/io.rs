@@ -5,13 +5,11 @@
 use super::Fd;
 use super::Pid;
 use crate::fs::lease::Lease;
-use crate::fs::notify::{self, Events};
-use crate::fs::{
-    File, InodeFlags, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, dnotify, lease, lock, perm,
-};
+use crate::fs::notify::Events;
+use crate::fs::{File, InodeFlags, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, dnotify, lease, lock};
 use crate::signal;
+use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
-use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -551,31 +549,14 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
             let flags = file.inode().filter(|inode| inode.fs().name() != "proc").ok_or(Errno::ENOTTY)?.flags();
             user::write_val(UserAddr(arg), &flags.bits()).map(|()| 0)
         }
-        FS_IOC_SETFLAGS => set_inode_flags(task, &file, user::read_val(UserAddr(arg))?).map(|()| 0),
+        FS_IOC_SETFLAGS => {
+            let path = file.path().ok_or(Errno::ENOTTY)?;
+            super::attr::set_inode_flags(task, path, user::read_val(UserAddr(arg))?).map(|()| 0)
+        }
         FICLONE => clone_blocks(task, &file, Fd(arg as i32)),
         FICLONERANGE => clone_blocks(task, &file, Fd(user::read_val::<i64>(UserAddr(arg))? as i32)),
         _ => file.ops().ioctl(task, &file, request, arg),
     }
-}
-
-/// `FS_IOC_SETFLAGS`: what chattr(1) does.
-fn set_inode_flags(task: &Arc<Task>, file: &File, raw: u32) -> Result<()> {
-    let path = file.path().ok_or(Errno::ENOTTY)?;
-    let inode = path.inode();
-    if !matches!(inode.kind(), Kind::Regular | Kind::Directory) {
-        return Err(Errno::ENOTTY);
-    }
-    let cred = task.cred();
-    path.mount().check_writable()?;
-    perm::check_owner(&**inode, &cred)?;
-    let new = InodeFlags::from_bits(raw).ok_or(Errno::EOPNOTSUPP)?;
-    let changed = (new ^ inode.flags()).intersects(InodeFlags::FIXED);
-    if changed && !cred.capable(cap::LINUX_IMMUTABLE) {
-        return Err(Errno::EPERM);
-    }
-    inode.set_flags(new)?;
-    notify::changed(path.dentry(), Events::ATTRIB);
-    Ok(())
 }
 
 /// `FICLONE` and `FICLONERANGE`: no file system here shares blocks between files.

@@ -32,6 +32,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("cpuinfo", text(|| Ok(cpuinfo::text(&online(), control().boot.tsc_khz))))
         .add("key-users", text(|| Ok(keys::show::users().into_bytes())))
         .add("keys", text(|| Ok(keys::show::keys().into_bytes())))
+        .add("cgroups", text(|| Ok(b"#subsys_name\thierarchy\tnum_cgroups\tenabled\n".to_vec())))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
         .add("interrupts", text(|| Ok(interrupts(&online()).into_bytes())))

@@ -1,6 +1,7 @@
 //! /sys: the machine's processors, and directories that programs expect. Source: sysfs(5),
 //! Documentation/ABI/{stable,testing}/sysfs-devices-system-cpu.
 
+mod loops;
 mod net;
 
 use super::pseudo::{Dir, DirSource, Meta, PseudoFs, StaticDir, TextFile};
@@ -21,7 +22,7 @@ pub fn new() -> Arc<dyn FileSystem> {
     let fs = PseudoFs::new("sysfs", MAGIC);
     let tree = Tree(&fs);
     let root = StaticDir::new()
-        .add("block", tree.empty())
+        .add("block", loops::block(tree))
         .add("bus", tree.dir(StaticDir::new().add("cpu", tree.empty()).add("pci", tree.empty())))
         .add("class", tree.dir(tree.empties(&["block", "mem", "misc", "tty"]).add("net", net::class(tree))))
         .add("dev", tree.dir(tree.empties(&["block", "char"])))
