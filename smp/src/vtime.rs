@@ -166,12 +166,22 @@ pub fn free_of_charge(f: impl FnOnce()) {
 pub fn look_for_progress() {
     let cpu_ns = clock::now_ns(clock::THREAD_CPU);
     let now = [EVENTS.load(Relaxed), slot::this().index().into(), cpu_ns];
-    let then = [0, 1, 2].map(|i: usize| SEEN[i].swap(now[i], Relaxed));
+    let then = [0, 1, 2].map(|i: usize| SEEN[i].load(Relaxed));
     let used_ns = cpu_ns.saturating_sub(then[2]);
-    if now[..2] == then[..2] && used_ns >= LONG_NS {
+    let no_event = now[..2] == then[..2];
+    if no_event && used_ns < LONG_NS {
+        return;
+    }
+    SEEN.iter().zip(now).for_each(|(seen, now)| seen.store(now, Relaxed));
+    if no_event {
         LONG.fetch_add(1, Relaxed);
         cpu::this().meter.base_ns.fetch_add(used_ns, Relaxed);
     }
+}
+
+/// Whether what happens now counts: in a model, what happens when the host likes does not.
+pub(crate) fn counts() -> bool {
+    !is_model() || cpu::this().meter.charging.load(Relaxed)
 }
 
 /// How often a virtual CPU of a model computed long without an event.

@@ -136,7 +136,7 @@ pub(super) fn held<T>(rank: Rank, lock: &T, how: Hold, since_ns: u64) {
     let cost = vtime::uncounted(|| {
         let held_ns = now_ns().saturating_sub(since_ns);
         add(&entry.hold_ns, held_ns);
-        if !vtime::on() {
+        if !vtime::on() || !vtime::counts() {
             return occupancy::Cost::default();
         }
         let cost = occupancy::enter(core::ptr::from_ref(lock).addr(), cpu::this().id(), how, since_ns, held_ns);
