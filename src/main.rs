@@ -12,6 +12,7 @@ mod report;
 mod run;
 mod scale;
 mod supervisor;
+mod watchdog;
 
 use manage::registry::RegistryError;
 use run::RunError;

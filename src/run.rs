@@ -224,6 +224,7 @@ fn option_bits(options: &RunOptions) -> u32 {
         (options.debug_host, BootInfo::DEBUG_HOST),
         (options.pin, BootInfo::PIN),
         (options.lockstat, BootInfo::LOCKSTAT),
+        (options.debug_stall, BootInfo::DEBUG_STALL),
         (options.virtual_time.is_some(), BootInfo::VIRTUAL | BootInfo::PIN),
         (options.virtual_time.as_ref().is_some_and(|time| time.model), BootInfo::VIRTUAL_MODEL),
     ]

@@ -5,6 +5,7 @@ use crate::control;
 use crate::image;
 use crate::os::futex;
 use crate::report;
+use crate::watchdog;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -72,6 +73,7 @@ impl Supervisor {
         let console = Arc::new(Console::start(control, interrupt)?);
         let watcher = Watcher { control, zygote, console: Arc::downgrade(&console), signals: self.signals };
         thread::Builder::new().name("signals".into()).spawn(move || watcher.watch())?;
+        watchdog::start(control)?;
         let state = wait_for_end(control);
         end_all(zygote);
         if let Some(console) = Arc::into_inner(console) {

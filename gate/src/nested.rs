@@ -6,7 +6,7 @@
 use crate::signal::{Class, class, note};
 use crate::{Regs, SlotBlock, fixup, panic};
 use core::sync::atomic::Ordering::Relaxed;
-use umbel_abi::linux::uapi::{SIGBUS, SIGSEGV, SIGSYS, SIGTRAP};
+use umbel_abi::linux::uapi::{SIGBUS, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR2};
 use umbel_abi::linux::{KernelSigInfo, UContext};
 use umbel_abi::machine::layout::{SIGNAL_STACK, SIGNAL_STACK_LEN};
 
@@ -21,6 +21,7 @@ extern "C" fn gate_nested(signal: u32, info: *const KernelSigInfo, ucontext: *mu
     let (info, frame) = unsafe { (&*info, &mut *ucontext) };
     remember_residue(block, ucontext as u64);
     match class(signal) {
+        Class::Asynchronous if signal == SIGUSR2 => panic::tell_where(frame.mcontext.rip, frame.mcontext.rbp),
         Class::Asynchronous => {
             block.pending.store(1, Relaxed);
             note(block, signal);

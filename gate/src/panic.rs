@@ -2,8 +2,8 @@
 
 use crate::image;
 use core::fmt::{self, Write};
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::{AtomicBool, AtomicU64};
 use umbel_abi::linux::SigContext;
 use umbel_abi::machine::layout::{HOT_BASE, HOT_MAX};
 use umbel_abi::machine::{Control, ControlState};
@@ -23,7 +23,7 @@ pub fn fatal(message: fmt::Arguments<'_>, rip: u64, rbp: u64) -> ! {
         let mut report = Report { control, len: 0 };
         let _ = report.write_fmt(message);
         control.report_len.store(report.len as u32, SeqCst);
-        store_backtrace(control, rip, rbp);
+        store_backtrace(&control.backtrace, rip, rbp);
         control.state.store(ControlState::Panicked as u32, SeqCst);
         // SAFETY: wakes the machine, which waits on this word of shared memory.
         let _ = unsafe { syscall(NR_FUTEX, [&raw const control.state as u64, FUTEX_WAKE, 64, 0, 0, 0]) };
@@ -47,8 +47,17 @@ pub(crate) fn fatal_exception(signal: u32, addr: u64, cpu: &SigContext) -> ! {
     )
 }
 
-fn store_backtrace(control: &Control, rip: u64, mut rbp: u64) {
-    let mut slots = control.backtrace.iter();
+/// Tells the machine where kernel code was when SIGUSR2 came, if it wants to know that of this virtual CPU.
+pub(crate) fn tell_where(rip: u64, rbp: u64) {
+    let watch = &image::control().watch;
+    if watch.asked.load(SeqCst) == umbel_mm::percpu::cpu() as u32 + 1 {
+        store_backtrace(&watch.trace, rip, rbp);
+        watch.asked.store(0, SeqCst);
+    }
+}
+
+fn store_backtrace(slots: &[AtomicU64], rip: u64, mut rbp: u64) {
+    let mut slots = slots.iter();
     let mut push = |address: u64| slots.next().map(|slot| slot.store(address, Relaxed)).is_some();
     if rip != 0 {
         push(rip);

@@ -7,7 +7,7 @@ use crate::asm::{EntrySave, label};
 use crate::{Exception, FaultInfo, Kill, Regs, SlotBlock, Trap, UserContext, image};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use umbel_abi::linux::uapi::{__NR_getcpu, __NR_gettimeofday, __NR_time};
-use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1};
+use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1, SIGUSR2};
 use umbel_abi::linux::{KernelSigInfo, SigContext, UContext};
 use umbel_abi::machine::layout::{ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
 use umbel_abi::machine::{Mailbox, VcpuShared};
@@ -40,7 +40,7 @@ pub(crate) enum Class {
 pub(crate) fn class(signal: u32) -> Class {
     match signal {
         SIGSEGV | SIGBUS | SIGFPE | SIGILL | SIGTRAP | SIGSYS => Class::Synchronous,
-        SIGALRM | SIGUSR1 | SIGIO => Class::Asynchronous,
+        SIGALRM | SIGUSR1 | SIGIO | SIGUSR2 => Class::Asynchronous,
         _ => Class::Unknown,
     }
 }

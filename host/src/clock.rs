@@ -23,6 +23,12 @@ pub fn now_ns(clock: i32) -> u64 {
     }
 }
 
+/// CPU time of host process `pid` so far, in ns; 0 if there is none.
+pub fn process_ns(pid: i32) -> u64 {
+    // As clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED of the process.
+    now_ns(!pid << 3 | 2)
+}
+
 /// The time-stamp counter, not earlier than the loads before it.
 #[inline]
 pub fn tsc() -> u64 {
@@ -45,5 +51,7 @@ mod tests {
         assert!(now_ns(MONOTONIC) >= mono);
         assert!(tsc() > tsc_before);
         assert_eq!(now_ns(-1), 0);
+        let before = process_ns(crate::process::getpid());
+        assert!(before > 0 && process_ns(crate::process::getpid()) >= before);
     }
 }

@@ -124,24 +124,30 @@ pub fn kill(pid: i32, signal: i32) -> Result<(), Errno> {
     unsafe { syscall(NR_KILL, [pid as u64, signal as u64, 0, 0, 0, 0]) }.map(drop)
 }
 
-/// Reaps a dead child without waiting: its process id and wait status.
-pub fn reap() -> Option<(i32, i32)> {
+/// A child that died.
+#[derive(Clone, Copy, Debug)]
+pub struct Dead {
+    pub pid: i32,
+    /// Wait status.
+    pub status: i32,
+    /// CPU time that it used, ns.
+    pub cpu_ns: u64,
+}
+
+/// Reaps a dead child without waiting.
+pub fn reap() -> Option<Dead> {
     const WNOHANG: u64 = 1;
-    wait4(WNOHANG)
-}
-
-/// Waits for a child to die: its process id and wait status. `None` without children or on a signal.
-pub fn wait() -> Option<(i32, i32)> {
-    wait4(0)
-}
-
-fn wait4(options: u64) -> Option<(i32, i32)> {
     let mut status = 0_i32;
-    let args = [u64::MAX, &raw mut status as u64, options, 0, 0, 0];
-    // SAFETY: the status word is ours.
+    // `struct rusage`: seconds and microseconds in user mode and in the kernel first.
+    let mut usage = [0_u64; 18];
+    let args = [u64::MAX, &raw mut status as u64, WNOHANG, usage.as_mut_ptr() as u64, 0, 0];
+    // SAFETY: status and usage are ours and large enough.
     match unsafe { syscall(NR_WAIT4, args) } {
         Ok(0) | Err(_) => None,
-        Ok(pid) => Some((pid as i32, status)),
+        Ok(pid) => {
+            let cpu_ns = (usage[0] + usage[2]) * 1_000_000_000 + (usage[1] + usage[3]) * 1000;
+            Some(Dead { pid: pid as i32, status, cpu_ns })
+        }
     }
 }
 

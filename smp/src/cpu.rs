@@ -11,6 +11,7 @@ use crate::hotplug::Life;
 use crate::lock::HeldLocks;
 use crate::slot::{SLOTS_PER_CPU, Slot};
 use crate::vtime::Meter;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::machine::{Control, ControlState, MAX_CPUS, Mailbox, VcpuShared, layout};
@@ -55,8 +56,9 @@ pub struct Vcpu {
     pub teleports: AtomicU64,
     /// Slots emptied for another address space.
     pub recycles: AtomicU64,
-    /// Slots that the host killed.
+    /// Slots that the host killed, and the CPU time that they had used.
     pub dead_slots: AtomicU64,
+    pub(crate) dead_ns: AtomicU64,
     /// Opaque words of the layers above, by index: 0 scheduler, 1 memory, 2 statistics, 3 spare.
     pub cookies: [AtomicU64; 4],
 }
@@ -147,6 +149,7 @@ impl Vcpu {
             teleports: AtomicU64::new(0),
             recycles: AtomicU64::new(0),
             dead_slots: AtomicU64::new(0),
+            dead_ns: AtomicU64::new(0),
             cookies: [const { AtomicU64::new(0) }; 4],
         }
     }
@@ -178,6 +181,12 @@ impl Vcpu {
     /// Its slots.
     pub fn slots(&self) -> impl Iterator<Item = &'static Slot> + '_ {
         (0..self.slot_count.load(Acquire)).filter_map(|index| self.slot(index))
+    }
+
+    /// CPU time that the host has given its slots. A host call a slot.
+    pub fn host_ns(&self) -> u64 {
+        let living = self.slots().map(Slot::tid).filter(|tid| *tid > 0).map(umbel_host::clock::process_ns);
+        living.sum::<u64>() + self.dead_ns.load(Relaxed)
     }
 
     /// The slot that runs it, or is about to.
@@ -250,6 +259,13 @@ impl fmt::Write for Report {
         }
         Ok(())
     }
+}
+
+/// What the machine has to say of virtual CPUs that hang: `len` bytes, or what there is room for.
+pub fn watch_text(len: usize) -> Vec<u8> {
+    let cells = &control().watch.text;
+    // SAFETY: each cell is a live byte; the machine writes them only while it has announced no text.
+    cells.iter().take(len).map(|cell| unsafe { cell.get().read_volatile() }).collect()
 }
 
 /// Tells the machine how its life stands.

@@ -73,8 +73,8 @@ pub unsafe fn run(inherited: Inheritance, boot: extern "C" fn(u64) -> !) -> ! {
     }
     loop {
         let seen = word.load(Acquire);
-        while let Some((pid, status)) = process::reap() {
-            lose_parent(pid, status);
+        while let Some(dead) = process::reap() {
+            lose_parent(dead.pid, dead.status);
         }
         for vcpu in cpu::all() {
             if vcpu.parent_wanted.swap(0, AcqRel) != 0 {
@@ -352,9 +352,10 @@ extern "C" fn serve(cpu: u64) -> ! {
     let word = &vcpu.shared().parent_word;
     loop {
         let seen = word.load(Acquire);
-        while let Some((pid, status)) = process::reap() {
-            if let Some(slot) = vcpu.slots().find(|slot| slot.tid() == pid) {
-                bury(vcpu, slot, status);
+        while let Some(dead) = process::reap() {
+            vcpu.dead_ns.fetch_add(dead.cpu_ns, Relaxed);
+            if let Some(slot) = vcpu.slots().find(|slot| slot.tid() == dead.pid) {
+                bury(vcpu, slot, dead.status);
             }
         }
         for slot in vcpu.slots() {

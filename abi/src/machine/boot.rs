@@ -117,6 +117,8 @@ impl BootInfo {
     pub const PIN: u32 = 8;
     /// `--lockstat`.
     pub const LOCKSTAT: u32 = 16;
+    /// `--debug-stall`: root of the guest may make a virtual CPU hang.
+    pub const DEBUG_STALL: u32 = 1 << 31;
     /// Virtual time; all virtual CPUs are on one host CPU.
     pub const VIRTUAL: u32 = 32;
     /// With `VIRTUAL`: it passes by fixed costs of events.
@@ -163,6 +165,27 @@ impl CpuRequest {
     }
 }
 
+/// Most return addresses of a [`Watch`].
+pub const TRACE_MAX: usize = 48;
+
+/// Of virtual CPUs that hang in the kernel: the machine looks at [`super::VcpuShared::progress`] again and again, has one that
+/// stands still tell where it is, puts names to the addresses and gives the text to the kernel for its log.
+#[repr(C)]
+pub struct Watch {
+    /// Seconds after which a virtual CPU hangs, 0 = nobody looks. Written by the kernel.
+    pub limit_s: AtomicU32,
+    /// 1 = the kernel wants backtraces of all virtual CPUs now; futex word of the machine.
+    pub wanted: AtomicU32,
+    /// Number of the virtual CPU that shall tell where it is, plus one; 0 when it has. Written by the machine, then by it.
+    pub asked: AtomicU32,
+    /// Its instruction pointer and return addresses, 0-terminated.
+    pub trace: [AtomicU64; TRACE_MAX],
+    /// Bytes of `text` that the kernel shall log; 0 when it has.
+    pub text_len: AtomicU32,
+    /// Lines.
+    pub text: [core::cell::UnsafeCell<u8>; 0x4000],
+}
+
 /// How the machine's life stands. A futex word that the machine waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -201,6 +224,8 @@ pub struct Control {
     pub rings: [Ring; super::RINGS],
     /// Text for [`Self::report_len`].
     pub report: [core::cell::UnsafeCell<u8>; 0x8000],
+    /// What machine and kernel say to each other about virtual CPUs that hang.
+    pub watch: Watch,
 }
 
 // SAFETY: the cells are written by one side at a time, ordered by `state` and `report_len`.

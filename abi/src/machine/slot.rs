@@ -117,4 +117,6 @@ pub struct VcpuShared {
     pub parent_word: AtomicU32,
     /// Host process id of that parent.
     pub parent_pid: AtomicU32,
+    /// Incremented each time that kernel code passes a point at which it looks for interrupts.
+    pub progress: AtomicU32,
 }

@@ -2,7 +2,7 @@
 //!
 //! * [`ring`]: byte rings with waiting and kicking. [`console`]: the standard streams and the terminal.
 //! * [`mem`]: null, zero, full, random, kmsg. [`shutdown`]: the orderly end that the machine asks for.
-//! * [`loops`]: files as block devices.
+//! * [`loops`]: files as block devices. [`watch`]: what the machine says of virtual CPUs that hang.
 //! * [`interrupt`]: called for `Mailbox::DEVICE` at the way out to guest code, when idle and in `schedule`.
 
 pub mod console;
@@ -11,6 +11,7 @@ pub mod mem;
 pub mod ring;
 pub mod shutdown;
 mod stdio;
+pub mod watch;
 
 use crate::fs::File;
 use crate::syscall::system;
@@ -32,6 +33,7 @@ pub fn init() {
     log::info!("Linux version {} {}", system::RELEASE, system::VERSION);
     log::info!("machine: {} virtual CPUs, {mib} MiB of RAM in {} arenas", boot.cpus, boot.arena_count);
     log::info!("clock: {} kHz; kernel memory on {} byte pages", boot.tsc_khz, boot.huge.max(4096));
+    watch::init();
     mem::register();
     loops::register();
     crate::tty::register_nodes();
@@ -77,4 +79,5 @@ pub fn interrupt() {
     console::interrupt();
     shutdown::look();
     crate::sched::hotplug::look();
+    watch::look();
 }

@@ -1,7 +1,7 @@
 //! One virtual CPU's queue, the running thread, and the switch from one to the next.
 
 use super::entity::QueueEntity;
-use super::{hotplug, idle, place, virt};
+use super::{hotplug, idle, place, times, virt};
 use crate::stats;
 use crate::task::Task;
 use crate::time::{self, timer};
@@ -32,10 +32,14 @@ pub(super) struct Cpu {
     pub slice_end_ns: AtomicU64,
     /// What the host's timer is set to, 0 = nothing.
     pub timer_ns: AtomicU64,
-    /// When the oldest waiting entity came.
+    /// When something came to an empty queue.
     pub waiting_since_ns: AtomicU64,
+    /// When it last changed threads, and whether it was told since that others wait for too long.
+    pub switched_ns: AtomicU64,
+    pub told: AtomicBool,
     /// How long it was not there.
     pub away_ns: AtomicU64,
+    pub clock: times::Clock,
 }
 
 /// Protected by `Cpu::queue`.
@@ -77,7 +81,10 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         slice_end_ns: AtomicU64::new(0),
         timer_ns: AtomicU64::new(0),
         waiting_since_ns: AtomicU64::new(0),
+        switched_ns: AtomicU64::new(0),
+        told: AtomicBool::new(false),
         away_ns: AtomicU64::new(0),
+        clock: times::Clock::new(),
     }
 }; MAX_CPUS];
 
@@ -236,7 +243,9 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
         account(&task, time::monotonic_ns());
         idle::wait(deadline_ns, || !thread.is_blocking());
         // Idling on its stack is not its time.
-        task.sched.since_ns.store(time::monotonic_ns(), Relaxed);
+        let now_ns = time::monotonic_ns();
+        task.sched.since_ns.store(now_ns, Relaxed);
+        this().1.clock.switched(now_ns);
     }
     if let Some(timer) = timer {
         timer.cancel();
@@ -254,6 +263,7 @@ pub(super) fn account(task: &Task, now_ns: u64) -> u64 {
     if ran > 0 {
         task.sched.total_ns.fetch_add(ran, Relaxed);
         let (_, cpu) = this();
+        cpu.clock.charge(task, now_ns);
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
         if let Some(entity) = &mut queue.running {
@@ -323,7 +333,11 @@ fn switch((next, entity): Next, why: Leave) {
         old
     };
     virt::before_switch(&next);
-    next.sched.since_ns.store(time::monotonic_ns(), Relaxed);
+    let now_ns = time::monotonic_ns();
+    next.sched.since_ns.store(now_ns, Relaxed);
+    cpu.clock.switched(now_ns);
+    cpu.switched_ns.store(now_ns, Relaxed);
+    cpu.told.store(false, Relaxed);
     next.thread.run();
     cpu.resched.store(false, Relaxed);
     place::new_slice(id);
@@ -387,7 +401,10 @@ fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: 
 /// Handles what is pending for this virtual CPU: cross-calls, timers, devices. Never blocks.
 pub fn serve_interrupts() {
     let (id, cpu) = this();
-    let line = ipi::line(vcpu::this().shared());
+    let shared = vcpu::this().shared();
+    // Nobody else writes it.
+    shared.progress.store(shared.progress.load(Relaxed).wrapping_add(1), Relaxed);
+    let line = ipi::line(shared);
     let bits = line.take();
     if bits != 0 {
         if bits & Mailbox::STOP != 0 {

@@ -82,6 +82,8 @@ pub struct Entity {
     pub(super) total_ns: AtomicU64,
     /// Time in guest mode, ns. Written by the task.
     pub user_ns: AtomicU64,
+    /// What of that the virtual CPUs that it ran on have counted.
+    pub(super) user_charged_ns: AtomicU64,
     pub minor_faults: AtomicU64,
     pub major_faults: AtomicU64,
     pub(super) voluntary: AtomicU64,
@@ -119,6 +121,7 @@ impl Entity {
             since_ns: AtomicU64::new(0),
             total_ns: AtomicU64::new(0),
             user_ns: AtomicU64::new(0),
+            user_charged_ns: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
             major_faults: AtomicU64::new(0),
             voluntary: AtomicU64::new(0),

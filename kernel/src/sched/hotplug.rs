@@ -31,11 +31,6 @@ pub fn is_online(cpu: u32) -> bool {
     vcpu::get(cpu).is_some_and(vcpu::Vcpu::is_online)
 }
 
-/// How long virtual CPU `cpu`, which is online, was not there since the machine's start.
-pub fn away_ns(cpu: u32) -> u64 {
-    cpu::get(cpu).away_ns.load(Relaxed)
-}
-
 /// Number of virtual CPUs that are there, online or not: they have the lowest numbers.
 pub fn present() -> u32 {
     vcpu::count()

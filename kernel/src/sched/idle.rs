@@ -21,6 +21,7 @@ static POLL_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(POLL_MAX_NS) }; 
 pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     let (id, cpu) = cpu::this();
     let start_ns = time::monotonic_ns();
+    cpu.clock.idle.begin(start_ns);
     cpu.idle.store(true, SeqCst);
     let line = ipi::line(vcpu::this().shared());
     let done = || cpu.queued.load(Relaxed) != 0 || line.pending.load(Relaxed) != 0 || ready();
@@ -32,11 +33,16 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     } else if !poll(id, cpu, start_ns, deadline_ns, &done) {
         let until_ns = earlier(deadline_ns, timer::next_deadline(id));
         let slept_ns = time::monotonic_ns();
+        cpu.clock.sleep.begin(slept_ns);
         umbel_smp::idle::sleep(until_ns, done);
-        adapt(id, time::monotonic_ns() - slept_ns);
+        let woken_ns = time::monotonic_ns();
+        cpu.clock.sleep.end(woken_ns);
+        adapt(id, woken_ns - slept_ns);
     }
     cpu.idle.store(false, SeqCst);
-    stats::IDLE_NS.add(time::monotonic_ns() - start_ns);
+    let end_ns = time::monotonic_ns();
+    cpu.clock.idle.end(end_ns);
+    stats::IDLE_NS.add(end_ns - start_ns);
 }
 
 fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {

@@ -4,7 +4,7 @@
 //! * [`hotplug`]: virtual CPUs that come and go.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
-//!   `virt`: virtual time.
+//!   `virt`: virtual time. [`times`]: what virtual CPUs did with theirs.
 //!
 //! A thread that blocks stays on its stack and idles there if nothing else is runnable: a sleep that ends soon costs no
 //! switch. Its run-queue entity travels: queue → running → (queue | the task's pocket while it is blocked).
@@ -18,6 +18,7 @@ mod entity;
 pub mod hotplug;
 mod idle;
 mod place;
+pub mod times;
 mod virt;
 
 pub use cpu::{

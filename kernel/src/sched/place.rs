@@ -211,6 +211,26 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     }
     cpu.slice_end_ns.store(now_ns + BASE_SLICE_NS, Relaxed);
     balance(id);
+    tell_of_starving(id, cpu, now_ns);
+}
+
+/// Logs, once a switch, that threads wait here for longer than the watch allows.
+fn tell_of_starving(id: u32, cpu: &Cpu, now_ns: u64) {
+    let since_ns = cpu.switched_ns.load(Relaxed).max(cpu.waiting_since_ns.load(Relaxed));
+    let waited_ns = now_ns.saturating_sub(since_ns);
+    let limit_ns = crate::drivers::watch::limit_ns();
+    let queued = cpu.queued.load(Relaxed);
+    if queued == 0 || limit_ns == 0 || waited_ns < limit_ns || cpu.told.swap(true, Relaxed) {
+        return;
+    }
+    let task = cpu::current();
+    let comm = task.comm();
+    let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    let (comm, waited_s) = (alloc::string::String::from_utf8_lossy(comm), waited_ns / 1_000_000_000);
+    log::error!(
+        "watchdog: CPU#{id}: {queued} threads wait for {waited_s}s while process {} ({comm}) runs",
+        task.tid().0
+    );
 }
 
 /// Calls an idle virtual CPU to what waits here, or pushes one thread to a queue that is shorter by two.

@@ -1,6 +1,7 @@
 //! `/proc/sys`: settings. Most are constants here; those that may be written say so. Source: proc(5), Linux's
 //! Documentation/admin-guide/sysctl.
 
+use crate::drivers::watch;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::fs::{inotify, lease};
@@ -45,6 +46,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
             text(|| format!("{}\t{}\t{}", task::acct::LIMITS[0], task::acct::LIMITS[1], task::acct::LIMITS[2])),
         )
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
+        .add("watchdog_thresh", TextFile::writable(Meta::new(fs, 0o644), watch::show_limit, watch::set_limit))
         .add("random", sub(boot_id));
     let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)
         .add("keys", sub(settings(fs, StaticDir::new(), KEYS)));

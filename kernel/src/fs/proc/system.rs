@@ -1,16 +1,18 @@
 //! Files of /proc that describe the whole machine. Source: proc(5).
 
 use super::{config, cpuinfo};
-use crate::Result;
+use crate::drivers::watch;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::keys;
 use crate::sched;
+use crate::sched::times::{self, Times};
 use crate::stats;
 use crate::syscall::system;
 use crate::task;
+use crate::task::ids;
 use crate::task::ns::time::Offset;
-use crate::task::{Usage, ids};
+use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -43,6 +45,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("partitions", text(|| Ok(b"major minor  #blocks  name\n\n".to_vec())))
         .add("schedstat", text(|| Ok(schedstat().into_bytes())))
         .add("stat", text(|| Ok(stat().into_bytes())))
+        .add("sysrq-trigger", TextFile::writable(Meta::new(fs, 0o200), || Err(Errno::EIO), watch::trigger))
         .add("swaps", text(|| Ok(b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_vec())))
         .add("uptime", text(|| Ok(uptime().into_bytes())))
         .add("version", text(|| Ok(version().into_bytes())))
@@ -251,18 +254,12 @@ fn loadavg() -> String {
 }
 
 fn stat() -> String {
-    let up = uptime_ns();
-    let (user, kernel) = busy();
     let mut out = String::new();
     let mut rows = String::new();
-    let mut all = [0; 3];
+    let mut all = [0; 4];
     for cpu in online() {
-        let here = up.saturating_sub(sched::hotplug::away_ns(cpu));
-        let idle = stats::IDLE_NS.of(cpu).min(here);
-        // Time in guest code is known for all CPUs together: each has its share of what it was not idle.
-        let own = here - idle;
-        let in_user = (own as u128 * u128::from(user) / u128::from((user + kernel).max(1))) as u64;
-        let row = [in_user, own - in_user, idle].map(|ns| ns / TICK_NS);
+        let Times { user, system, idle, steal } = times::of(cpu);
+        let row = [user, system, idle, steal].map(|ns| ns / TICK_NS);
         push_row(&mut rows, &format!("cpu{cpu}"), row);
         all.iter_mut().zip(row).for_each(|(sum, part)| *sum += part);
     }
@@ -291,30 +288,20 @@ fn lock_stat() -> String {
 fn schedstat() -> String {
     let mut out = format!("version 15\ntimestamp {}\n", uptime_ns() / TICK_NS);
     for cpu in online() {
-        let ran_ns = uptime_ns().saturating_sub(sched::hotplug::away_ns(cpu)).saturating_sub(stats::IDLE_NS.of(cpu));
-        let _ = writeln!(out, "cpu{cpu} 0 0 {} 0 0 0 {ran_ns} 0 {}", stats::SWITCHES.of(cpu), stats::SWITCHES.of(cpu));
+        let times = times::of(cpu);
+        let (ran_ns, waited_ns) = (times.user + times.system, times.steal);
+        let _ = writeln!(
+            out,
+            "cpu{cpu} 0 0 {} 0 0 0 {ran_ns} {waited_ns} {}",
+            stats::SWITCHES.of(cpu),
+            stats::SWITCHES.of(cpu)
+        );
     }
     out
 }
 
-fn push_row(out: &mut String, name: &str, [user, kernel, idle]: [u64; 3]) {
-    let _ = writeln!(out, "{name} {user} 0 {kernel} {idle} 0 0 0 0 0 0");
-}
-
-/// Time in guest code and in the kernel since boot, ns: of live threads, of those that ended, and of children that were
-/// waited for.
-fn busy() -> (u64, u64) {
-    let table = ids::table();
-    let mut all = Usage::default();
-    for task in table.tasks.values() {
-        all.add(&task.sched.usage());
-    }
-    for node in table.processes.values() {
-        let times = *node.process.times.lock();
-        all.add(&times.own);
-        all.add(&times.children);
-    }
-    (all.user_ns, all.system_ns)
+fn push_row(out: &mut String, name: &str, [user, kernel, idle, steal]: [u64; 4]) {
+    let _ = writeln!(out, "{name} {user} 0 {kernel} {idle} 0 0 0 {steal} 0 0");
 }
 
 fn interrupts(cpus: &[u32]) -> String {
@@ -324,13 +311,13 @@ fn interrupts(cpus: &[u32]) -> String {
     }
     out.push('\n');
     for (name, count, what) in [
-        ("LOC", stats::TICKS.sum(), "Local timer interrupts"),
-        ("CAL", stats::CROSS_CALLS.sum(), "Function call interrupts"),
-        ("DEV", stats::DEVICE_INTERRUPTS.sum(), "Device interrupts"),
+        ("LOC", &stats::TICKS, "Local timer interrupts"),
+        ("CAL", &stats::CROSS_CALLS, "Function call interrupts"),
+        ("DEV", &stats::DEVICE_INTERRUPTS, "Device interrupts"),
     ] {
         let _ = write!(out, "{name}:");
         for &cpu in cpus {
-            let _ = write!(out, " {:>10}", if cpu == 0 { count } else { 0 });
+            let _ = write!(out, " {:>10}", count.of(cpu));
         }
         let _ = writeln!(out, "   {what}");
     }

@@ -1,0 +1,88 @@
+//! Virtual CPUs that hang in the kernel are reported with names, whatever they mask meanwhile.
+
+mod common;
+
+use common::{Outcome, Run};
+
+fn inside(options: &[&str], script: &str) -> Outcome {
+    let run = ["run", "--cpus", "2"];
+    Run::umbel(&[&run, options, &["--", "/bin/sh", "-c", script]].concat()).finish()
+}
+
+/// A shell's first writes come by signal: the kernel hangs with all its signals masked.
+#[test]
+fn a_virtual_cpu_that_hangs_is_reported_with_backtraces() {
+    let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; echo z > /proc/sysrq-trigger; sleep 0.3; dmesg";
+    let outcome = inside(&["--debug-stall"], script);
+    let log = outcome.stdout;
+    let report = log.split("watchdog: BUG: hard lockup - CPU#").nth(1).unwrap_or_else(|| panic!("{log}"));
+    assert!(report.contains(" stuck for 1s in the kernel"), "{log}");
+    assert!(report.contains("stands still:") && report.contains("CPU 0: ") && report.contains("CPU 1: "), "{log}");
+    for name in ["watch::hang", "watch::trigger", "task_main"] {
+        assert!(report.contains(name), "{name}: {log}");
+    }
+    assert_eq!(log.matches("hard lockup").count(), 1, "one is reported once: {log}");
+}
+
+#[test]
+fn a_thread_that_is_kept_from_running_is_reported() {
+    let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; busy='while :; do :; done'; \
+                  taskset -c 1 chrt -f 50 sh -c \"$busy\" & first=$!; sleep 0.3; taskset -c 1 sh -c \"$busy\" & sleep 2; \
+                  kill -9 $first $!; dmesg | grep -c 'CPU#1: 1 threads wait for 1s'";
+    assert_eq!(inside(&[], script).stdout, "1\n");
+}
+
+#[test]
+fn backtraces_are_shown_on_demand() {
+    let outcome = inside(&[], "while :; do :; done & echo l > /proc/sysrq-trigger; sleep 0.5; kill $!; dmesg");
+    assert!(outcome.stdout.contains("sysrq: Show backtrace of all active CPUs"), "{outcome:#?}");
+    assert!(outcome.stdout.contains("] CPU 0: ") && outcome.stdout.contains("] CPU 1: "), "{outcome:#?}");
+}
+
+#[test]
+fn nobody_hangs_who_was_not_allowed_to() {
+    let script = "echo z > /proc/sysrq-trigger; dmesg | tail -1; cat /proc/sys/kernel/watchdog_thresh; \
+                  echo 61 > /proc/sys/kernel/watchdog_thresh || echo refused; \
+                  echo 0 > /proc/sys/kernel/watchdog_thresh && cat /proc/sys/kernel/watchdog_thresh";
+    let outcome = inside(&[], script);
+    let shown = outcome.stdout.split_once("] ").map(|(_, shown)| shown);
+    assert_eq!(shown, Some("sysrq: HELP : show-backtrace-all-active-cpus(l)\n10\nrefused\n0\n"), "{outcome:#?}");
+    let outcome = inside(&["--user", "1000", "--debug-stall"], "echo z > /proc/sysrq-trigger");
+    assert_ne!(outcome.status, 0, "{outcome:#?}");
+}
+
+/// User, system, idle and steal of each virtual CPU, in ticks.
+fn times(stat: &str) -> Vec<[u64; 4]> {
+    let rows = stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    rows.map(|row| {
+        let fields: Vec<u64> = row.split_whitespace().skip(1).map(|word| word.parse().expect("a number")).collect();
+        [fields[0], fields[2], fields[3], fields[7]]
+    })
+    .collect()
+}
+
+/// Two virtual CPUs on one core of the host: each waits for about half of the time, and neither is idle.
+#[test]
+fn what_the_host_takes_is_shown_as_steal() {
+    let script = "while :; do :; done & first=$!; while :; do :; done & sleep 3; kill $first $!; cat /proc/stat";
+    let umbel = common::umbel();
+    let run = ["-c", "0", umbel.to_str().expect("UTF-8"), "run", "--cpus", "2", "--", "/bin/sh", "-c", script];
+    let outcome = Run::on_host("taskset", &run).finish();
+    for [user, system, idle, steal] in times(&outcome.stdout) {
+        let all = user + system + idle + steal;
+        assert!((270..2000).contains(&all), "{outcome:#?}");
+        assert!(steal * 10 > all * 3 && steal * 10 < all * 9, "{outcome:#?}");
+        assert!(user > system && idle * 10 < all * 2, "{outcome:#?}");
+    }
+}
+
+/// Each virtual CPU has its own times, and a loop that never enters the kernel is user time.
+#[test]
+fn a_busy_virtual_cpu_is_busy_alone() {
+    let script = "taskset -c 1 sh -c 'while :; do :; done' & sleep 2; cat /proc/stat; kill $!";
+    let outcome = inside(&[], script);
+    let [first, second] = times(&outcome.stdout)[..] else { panic!("{outcome:#?}") };
+    assert!(first[2] > 150 && second[2] < 50, "idle: {outcome:#?}");
+    assert!(second[0] > 30 && second[0] > 5 * first[0], "user: {outcome:#?}");
+    assert!(second[0] > second[1], "{outcome:#?}");
+}
