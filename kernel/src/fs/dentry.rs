@@ -301,6 +301,21 @@ fn evict_one(dentry: &Arc<Dentry>) {
     drop(gone);
 }
 
+/// A mount went: what the cache keeps of it nobody will find.
+static STALE: AtomicBool = AtomicBool::new(false);
+
+/// Notes that a mount went; for [`settle`], since a mount may go under locks.
+pub fn mount_gone() {
+    STALE.store(true, Relaxed);
+}
+
+/// Lets go of cached dentries if a mount went.
+pub fn settle() {
+    if STALE.load(Relaxed) && STALE.swap(false, Relaxed) {
+        shrink();
+    }
+}
+
 /// Lets go of all dentries that only the cache keeps.
 pub fn shrink() {
     let all = core::mem::take(&mut *CACHE.lock());

@@ -40,7 +40,7 @@ pub mod xattr;
 
 pub use busy::{Busy, Running, Writing};
 pub use context::FsContext;
-pub use dentry::Dentry;
+pub use dentry::{Dentry, settle};
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, FileOps, OpenContext, Whence, open_files};
 pub use init::{init, mount_at, root, with_kernel_names};

@@ -53,6 +53,8 @@ pub fn leave(task: &Arc<Task>) {
     release_memory(task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
+    crate::ipc::unix::settle();
+    crate::fs::settle();
     let process = task.process().clone();
     if process.live_threads() <= 1 {
         // Before anybody can learn of the end.

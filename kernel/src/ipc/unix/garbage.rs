@@ -2,7 +2,7 @@
 //!
 //! A socket whose descriptor waits in its own inbox, directly or in a circle of others, would live for ever. [`collect`] finds
 //! these: sockets all of whose references are messages, all of which wait in such sockets. What waits in their inboxes is
-//! thrown away, which closes them. It runs when some socket closes; an inbox that is in use just then keeps its circle until the
+//! thrown away, which closes them. It runs when sockets close, and when a process has closed its last one; an inbox that is in use just then keeps its circle until the
 //! next time.
 //!
 //! Locks: `IN_FLIGHT`, `GRAVES` (rank Leaf); inboxes by `try_lock` only, since a close must not sleep.
@@ -14,7 +14,7 @@ use crate::net::socket;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// Sockets whose descriptors are in messages, by number: their file, and in how many.
@@ -42,6 +42,7 @@ impl InFlight {
         TOTAL.fetch_add(files.len(), Relaxed);
         for file in &files {
             if let Some(socket) = unix(file) {
+                DUE.store(true, Relaxed);
                 let mut all = IN_FLIGHT.lock();
                 all.entry(socket.common.id).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
             }
@@ -88,8 +89,31 @@ impl Drop for InFlight {
     }
 }
 
+/// Closes that pass before the next collection: in proportion to what the last one left, so that many closes beside many
+/// sockets in flight do not each look at all of these.
+static SKIP: AtomicUsize = AtomicUsize::new(0);
+/// A socket went into a message, or a close was passed over, since a process has closed all that it had.
+static DUE: AtomicBool = AtomicBool::new(false);
+
+/// A socket was closed.
+pub fn closed() {
+    if SKIP.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+        DUE.store(true, Relaxed);
+        return;
+    }
+    collect();
+    SKIP.store(IN_FLIGHT.lock().len() / 4, Relaxed);
+}
+
+/// A process has closed all that it had. A descriptor whose socket is in a message, too, is no close of that socket.
+pub fn settle() {
+    if DUE.load(Relaxed) && DUE.swap(false, Relaxed) {
+        collect();
+    }
+}
+
 /// Throws away what only unreachable sockets would receive.
-pub fn collect() {
+fn collect() {
     if IN_FLIGHT.lock().is_empty() {
         return;
     }
@@ -146,9 +170,10 @@ pub fn bury(inbox: Inbox) {
     }
 }
 
-/// The sockets whose descriptors wait at socket `id`; `None` if that cannot be seen now.
+/// The sockets whose descriptors wait at socket `id` (`all` is sorted by number); `None` if that cannot be seen now.
 fn contents(all: &[(u64, Weak<File>, usize)], id: u64) -> Option<Vec<u64>> {
-    let file = all.iter().find(|(own, ..)| *own == id)?.1.upgrade()?;
+    let index = all.binary_search_by_key(&id, |(own, ..)| *own).ok()?;
+    let file = all.get(index)?.1.upgrade()?;
     let mut found = Vec::new();
     for socket in unix(&file)?.with_backlog() {
         let inbox = socket.inbox.try_lock()?;

@@ -7,6 +7,7 @@
 //! never two sockets' at once.
 
 mod garbage;
+pub use garbage::settle;
 mod inbox;
 mod ops;
 
@@ -520,7 +521,7 @@ impl Socket {
         if let Some(waiting) = waiting {
             garbage::bury(waiting);
         }
-        garbage::collect();
+        garbage::closed();
         self.wake();
     }
 
