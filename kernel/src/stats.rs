@@ -106,7 +106,7 @@ pub fn report() -> String {
 
 /// What address spaces and memory count themselves.
 fn memory(out: &mut String) {
-    let [(hot_used, hot_grown), (cold_used, cold_grown)] = heap::regions();
+    let [hot, cold_region] = heap::regions();
     let frames = umbel_mm::frame::usage();
     let counts = [
         ("shootdowns", view::SHOOTDOWNS.load(Relaxed)),
@@ -114,10 +114,13 @@ fn memory(out: &mut String) {
         ("log entries applied", view::APPLIED.load(Relaxed)),
         ("log wraps", view::WRAPS.load(Relaxed)),
         ("pages of RAM in use", frames.total - frames.free),
-        ("kernel heap in use, KiB", (hot_used + cold_used) >> 10),
-        ("kernel heap populated, KiB", (hot_grown + cold_grown) >> 10),
+        ("kernel heap in use, hot, KiB", hot.used >> 10),
+        ("kernel heap in use, cold, KiB", cold_region.used >> 10),
+        ("kernel heap populated, hot, KiB", hot.populated >> 10),
+        ("kernel heap populated, cold, KiB", cold_region.populated >> 10),
+        ("kernel heap peak, hot, KiB", hot.peak >> 10),
+        ("kernel heap peak, cold, KiB", cold_region.peak >> 10),
         ("deepest kernel stack, bytes", umbel_mm::stack::PEAK.load(Relaxed)),
-        ("of it cold, KiB", cold_grown >> 10),
         ("cold memory opened", cold::OPENED.load(Relaxed)),
         ("cold memory opened by a fault", cold::FAULTED.load(Relaxed)),
         ("calls refused for lack of memory", heap::REFUSED.load(Relaxed)),

@@ -346,6 +346,8 @@ impl FileOps for TextOps {
         let missing = self.text.lock().is_none();
         if offset == 0 || missing {
             // Outside the lock: generating takes others' locks.
+            drop(self.text.lock().take());
+            umbel_mm::heap::room()?;
             let made = (self.generate)()?;
             *self.text.lock() = Some(made.into());
         }

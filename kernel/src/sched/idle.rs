@@ -31,6 +31,7 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
             vtime::idle(earlier(deadline_ns, timer::next_deadline(id)));
         }
     } else if !poll(id, cpu, start_ns, deadline_ns, &done) {
+        umbel_mm::heap::trim();
         let until_ns = earlier(deadline_ns, timer::next_deadline(id));
         let slept_ns = time::monotonic_ns();
         cpu.clock.sleep.begin(slept_ns);

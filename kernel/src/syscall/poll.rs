@@ -65,10 +65,18 @@ fn wait(items: &mut [Item], deadline_ns: Option<u64>) -> core::result::Result<us
 }
 
 /// `struct pollfd` as one word: descriptor, events, revents.
+/// Refuses long lists while kernel memory is low: they take it for as long as the call sleeps.
+fn room(count: u64) -> Result<()> {
+    const BYTES_EACH: u64 = 256;
+    const SHORT: u64 = 64;
+    if count <= SHORT { Ok(()) } else { umbel_mm::heap::room_for(count * BYTES_EACH) }
+}
+
 fn read_items(task: &Task, fds: u64, count: u64) -> Result<(Vec<u64>, Vec<Item>)> {
     if count > task.process().limit(nr::RLIMIT_NOFILE) {
         return Err(Errno::EINVAL);
     }
+    room(count)?;
     let words: Vec<u64> = user::read_vec(UserAddr(fds), count as usize)?;
     let files = task.files()?;
     let mut items = Vec::new();
@@ -236,6 +244,7 @@ impl Sets {
 
     /// The files asked for, with their descriptors.
     fn items(&self, task: &Task) -> Result<(Vec<usize>, Vec<Item>)> {
+        room(self.count as u64)?;
         let files = task.files()?;
         let (mut fds, mut items) = (Vec::new(), Vec::new());
         for fd in 0..self.count {

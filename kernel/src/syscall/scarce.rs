@@ -2,8 +2,11 @@
 //!
 //! Most kernel code cannot handle a failed small allocation. What is not listed frees memory, takes some only for as long as
 //! it runs, or takes guest memory, and is served from the reserve (`mm::heap`).
+//!
+//! Those without privilege are refused first: a sixteenth of RAM's worth of kernel memory is left to the others.
 
 use crate::Errno;
+use crate::task::{Task, cap};
 use linux_raw_sys::general as nr;
 
 /// The calls, by number.
@@ -118,6 +121,12 @@ static BITS: [u64; 8] = {
 /// Whether call `nr` takes kernel memory that outlives it.
 pub fn takes_memory(nr: u64) -> bool {
     BITS.get(nr as usize / 64).is_some_and(|word| word >> (nr % 64) & 1 != 0)
+}
+
+/// Whether `task` is refused now that kernel memory is scarce.
+#[cold]
+pub fn refuses(task: &Task) -> bool {
+    !task.capable(cap::SYS_RESOURCE) || umbel_mm::heap::low()
 }
 
 /// What it is refused with.

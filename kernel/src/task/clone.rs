@@ -94,7 +94,7 @@ pub struct CloneArgs {
 /// Makes a thread or a process; returns the number that it has for the caller once it may run.
 ///
 /// # Errors
-/// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit, `ENOMEM`.
+/// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit, that of kernel memory included.
 pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
     args.flags.check()?;
     let process = task.process();
@@ -102,7 +102,11 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
         return Err(Errno::EINVAL);
     }
     check_limit(task)?;
-    let child = build(task, args)?;
+    let child = build(task, args).map_err(|errno| match errno {
+        // What lacks is kernel memory: a limit of processes, which may pass.
+        Errno::ENOMEM => Errno::EAGAIN,
+        errno => errno,
+    })?;
     let tid = child.tid();
     // Once it runs, it may be gone with its numbers at any time.
     let number = process.sees(tid);

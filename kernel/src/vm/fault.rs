@@ -158,7 +158,7 @@ impl Space {
             return if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) };
         }
         // A page table entry costs kernel memory.
-        heap::room()?;
+        heap::room_to_fault()?;
         match &vma.backing {
             Backing::Anonymous => allocate_run(inner, vma, vpn, map),
             Backing::File { .. } => self.object_page(inner, vma, vpn, write, map),

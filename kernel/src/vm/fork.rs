@@ -62,7 +62,7 @@ impl Space {
         // Before the parent can change: who looks for areas of an object finds one of the two.
         for object in objects {
             if let Some(set) = object.mappings() {
-                set.add(space.weak());
+                set.add(space.handle());
             }
         }
         drop(inner);

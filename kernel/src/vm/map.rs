@@ -64,7 +64,7 @@ impl Space {
         if let Backing::File { object, .. } = &request.backing
             && let Some(set) = object.mappings()
         {
-            set.add(self.weak());
+            set.add(self.handle());
         }
         let mut doomed = Doomed::default();
         let mut inner = self.inner.lock();

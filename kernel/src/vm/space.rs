@@ -103,10 +103,21 @@ pub struct Usage {
     pub table: u64,
 }
 
+/// What finds a space, and keeps none of its memory once it is gone.
+#[derive(Debug)]
+pub(super) struct Handle(Weak<Space>);
+
+impl Handle {
+    /// The space, if it still lives.
+    pub fn space(&self) -> Option<Arc<Space>> {
+        self.0.upgrade()
+    }
+}
+
 /// A guest address space.
 pub struct Space {
     id: u64,
-    me: Weak<Space>,
+    handle: Arc<Handle>,
     pub(super) log: UpdateLog,
     pub(super) inner: Mutex<Inner>,
     /// See [`Space::attach`].
@@ -225,7 +236,7 @@ impl Space {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let build = |me: &Weak<Space>| Space {
             id,
-            me: me.clone(),
+            handle: Arc::new(Handle(me.clone())),
             log: UpdateLog::new(),
             inner: Mutex::new(Rank::Space, inner),
             attached: Once::new(),
@@ -239,8 +250,8 @@ impl Space {
         self.id
     }
 
-    pub(super) fn weak(&self) -> &Weak<Space> {
-        &self.me
+    pub(super) fn handle(&self) -> &Arc<Handle> {
+        &self.handle
     }
 
     /// Binds the current slot to this space and brings it up to date. True if nothing was mapped yet.
@@ -298,6 +309,17 @@ impl Space {
         }
     }
 
+    /// How many areas there are.
+    pub fn areas(&self) -> usize {
+        self.inner.lock().vmas.count()
+    }
+
+    /// Pages that killing all that use the space would free: of RAM, page tables and areas.
+    pub fn weight(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.table.present() + inner.charged() / PAGE
+    }
+
     /// Sizes.
     pub fn usage(&self) -> Usage {
         let mut inner = self.inner.lock();
@@ -347,6 +369,11 @@ fn mmap_top(stack_top: u64, limits: &Limits) -> u64 {
 }
 
 impl Inner {
+    /// Bytes of kernel memory that page table and areas take.
+    pub fn charged(&self) -> u64 {
+        self.table.bytes() + (self.vmas.count() * size_of::<Vma>()) as u64
+    }
+
     /// Bytes in RAM.
     pub fn resident(&self) -> u64 {
         self.table.present() * PAGE

@@ -12,6 +12,7 @@
 //! `ENOMEM` while memory is [`low`], before they begin; sizes that a guest chooses use `try_reserve`. What is left is
 //! for exit, the out-of-memory killer and panic.
 
+mod holes;
 mod magazine;
 mod region;
 
@@ -36,6 +37,8 @@ const RESERVE: u64 = 6 << 20;
 const LOW: u64 = 3 << 20;
 /// Hot bytes kept from hot allocations.
 const HOT_RESERVE: u64 = 3 << 20;
+/// Free bytes in one piece with which memory is not low although nothing more can be taken.
+const PROBE: u64 = 1 << 20;
 
 /// Where an allocation goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +75,7 @@ pub fn set_opener(open: fn() -> bool) {
 /// Whether it was locked.
 pub fn open_cold() -> bool {
     let open = OPENER.load(Acquire);
-    if open.is_null() || COLD.grown() == 0 {
+    if open.is_null() || COLD.populated() == 0 {
         return false;
     }
     // SAFETY: `set_opener` stores such a function, nobody anything else.
@@ -106,7 +109,16 @@ pub fn room() -> Result<()> {
 
 /// Whether there is room for `bytes` more; else `ENOMEM`.
 pub fn room_for(bytes: u64) -> Result<()> {
-    if !percpu::in_slot() || left() > LOW.saturating_add(bytes) {
+    room_beside(bytes, kept_ram())
+}
+
+/// Whether there is room for the page table entries of a fault: served also from what calls leave to faults.
+pub fn room_to_fault() -> Result<()> {
+    room_beside(0, 0)
+}
+
+fn room_beside(bytes: u64, kept: u64) -> Result<()> {
+    if !percpu::in_slot() || left(kept) > LOW.saturating_add(bytes) || has(bytes) {
         return Ok(());
     }
     REFUSED.fetch_add(1, Relaxed);
@@ -116,7 +128,8 @@ pub fn room_for(bytes: u64) -> Result<()> {
 /// Whether there is room for `bytes` that must be hot; else `ENOMEM`.
 pub fn room_hot(bytes: u64) -> Result<()> {
     room_for(bytes)?;
-    if !percpu::in_slot() || HOT.rest() > HOT_RESERVE + bytes {
+    let left = HOT.rest().min(HOT.unclaimed() + free_ram());
+    if !percpu::in_slot() || left > HOT_RESERVE + bytes || HOT.has(PROBE + bytes) {
         return Ok(());
     }
     REFUSED.fetch_add(1, Relaxed);
@@ -125,22 +138,76 @@ pub fn room_hot(bytes: u64) -> Result<()> {
 
 /// Whether kernel memory is low: calls that take some are to be refused.
 pub fn low() -> bool {
-    percpu::in_slot() && left() <= LOW
+    percpu::in_slot() && left(kept_ram()) <= LOW && !has(0)
 }
 
-/// Bytes that can still be handed out.
-fn left() -> u64 {
-    HOT.spare().min(HOT.rest()) + COLD.spare() + COLD.rest().min(frame::usage().free * crate::PAGE)
+/// Whether it is so low that those without privilege are refused: the last sixteenth of RAM is left to the others.
+pub fn scarce() -> bool {
+    percpu::in_slot() && left(2 * kept_ram()) <= LOW && !has(0)
+}
+
+/// Gives free steps back to RAM where enough was freed since this virtual CPU did so last: when it is idle, and before
+/// somebody is killed for want of RAM. Whether there were any.
+pub fn trim() -> bool {
+    if !HOT.wants_trim() && !COLD.wants_trim() {
+        return false;
+    }
+    let hot = HOT.wants_trim() && HOT.trim();
+    if !COLD.wants_trim() {
+        return hot;
+    }
+    open_cold();
+    COLD.trim() || hot
+}
+
+/// Bytes that can still be taken in whole steps, beside `kept` of RAM. Free blocks between used ones are not counted: they may
+/// be too small.
+fn left(kept: u64) -> u64 {
+    HOT.unclaimed() + COLD.rest().min(free_ram().saturating_sub(kept))
+}
+
+/// Bytes of RAM that calls leave to faults: without them whoever touches a page would be killed for what others had the kernel
+/// take.
+fn kept_ram() -> u64 {
+    frame::usage().total * crate::PAGE / 16
+}
+
+/// Whether `bytes` and what infallible allocations may need are free in one piece.
+#[cold]
+fn has(bytes: u64) -> bool {
+    if trim() && left(2 * kept_ram()) > LOW + bytes || HOT.has(PROBE + bytes) {
+        return true;
+    }
+    if COLD.populated() == 0 {
+        return false;
+    }
+    open_cold();
+    COLD.has(PROBE + bytes)
+}
+
+fn free_ram() -> u64 {
+    frame::usage().free * crate::PAGE
 }
 
 /// Bytes in use and bytes of KDATA taken.
 pub fn usage() -> (u64, u64) {
-    (HOT.used() + COLD.used(), HOT.grown() + COLD.grown())
+    (HOT.used() + COLD.used(), HOT.populated() + COLD.populated())
 }
 
-/// Bytes in use and bytes taken of the hot and of the cold region.
-pub fn regions() -> [(u64, u64); 2] {
-    [(HOT.used(), HOT.grown()), (COLD.used(), COLD.grown())]
+/// How much a region holds, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RegionUsage {
+    /// Handed out.
+    pub used: u64,
+    /// Backed by the host's memory.
+    pub populated: u64,
+    /// The most that was.
+    pub peak: u64,
+}
+
+/// The hot and the cold region.
+pub fn regions() -> [RegionUsage; 2] {
+    [&HOT, &COLD].map(|region| RegionUsage { used: region.used(), populated: region.populated(), peak: region.peak() })
 }
 
 /// The kernel's global allocator.
@@ -178,7 +245,11 @@ unsafe impl GlobalAlloc for Heap {
             Class::Hot => u64::MAX,
             Class::Cold => FIRST.load(Relaxed) + COLD_FROM,
         };
-        if HOT.used() < bound { HOT.alloc(layout) } else { Heap::alloc_cold(layout) }
+        if HOT.used() >= bound {
+            return Heap::alloc_cold(layout);
+        }
+        let block = HOT.alloc(layout);
+        if block.is_null() && bound != u64::MAX { Heap::alloc_cold(layout) } else { block }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

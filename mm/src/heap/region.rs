@@ -1,10 +1,13 @@
-//! One part of the heap: a range of KDATA behind one talc, which grows at its end in 2 MiB steps and gives them back.
+//! One part of the heap: a range of KDATA behind one talc, which grows in 2 MiB steps and gives them back.
 //!
 //! A step is allocated on the host and collapsed into a huge page *before* it joins, so that no first touch can fail. Steps
 //! are charged to the guest's RAM ([`frame::charge_kernel`]), all but the first few of the hot region and the reserve.
+//! Free steps at the end leave the range; free ones inside become *holes* ([`holes`](super::holes)), which are filled again
+//! before the range grows.
 //!
 //! Locks: `Rank::Heap`: growth, then talc.
 
+use super::holes::{HOLE, Holes};
 use super::magazine::{self, Magazine, Stocks};
 use crate::{frame, percpu};
 use core::alloc::Layout;
@@ -13,6 +16,7 @@ use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
+use umbel_abi::machine::MAX_CPUS;
 use umbel_abi::machine::layout::{
     COLD_BASE, COLD_LEN, CONTROL_LEN, CONTROL_OFF, HOT_BASE, HOT_MAX, HUGE, PAGE, STATICS_LEN,
 };
@@ -22,8 +26,11 @@ use umbel_smp::lock::{Rank, SpinLock};
 pub(super) static KDATA_FD: AtomicI32 = AtomicI32::new(-1);
 /// Bytes of the hot range.
 pub(super) static HOT_LEN: AtomicU64 = AtomicU64::new(32 << 20);
-/// Bytes that are freed before a region looks whether it can give steps back.
+/// Bytes that are freed before a region looks whether it can give steps back; more each time that it could not.
 const SLACK: u64 = HUGE / 2;
+const SLACK_MAX: u64 = 64 << 20;
+/// Free bytes that a region keeps.
+const KEPT: u64 = 2 * HUGE;
 
 /// Which part of KDATA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +107,19 @@ struct End(NonNull<u8>);
 // SAFETY: only an address, used under the growth lock.
 unsafe impl Send for End {}
 
+/// What growth changes. Protected by its lock.
+struct Growth {
+    end: Option<End>,
+    holes: Holes,
+}
+
 /// A region.
 pub struct Region {
     kind: Kind,
     /// Bytes of steps that are not charged to RAM: the first ones, and those taken when RAM is used up.
     base: u64,
     reserve: u64,
-    growth: SpinLock<Option<End>>,
+    growth: SpinLock<Growth>,
     talc: SpinLock<Talc<Manual, DefaultBinning>>,
     stocks: Stocks,
     /// Bytes handed out by talc (magazines' stock included).
@@ -115,8 +128,16 @@ pub struct Region {
     grown: AtomicU64,
     /// Of these, bytes that are not charged to RAM.
     uncharged: AtomicU64,
-    /// Bytes given back to talc since the last look at the end.
-    returned: AtomicU64,
+    /// Of these, bytes of holes.
+    hollow: AtomicU64,
+    /// Most that `grown` less `hollow` was.
+    peak: AtomicU64,
+    /// Bytes given back to talc so far, how many there were at the last look for free steps, and how many more lead to the next.
+    freed: AtomicU64,
+    looked: AtomicU64,
+    slack: AtomicU64,
+    /// `freed` in units of [`Region::TRIM`] when each virtual CPU trimmed last.
+    trimmed: [AtomicU64; MAX_CPUS],
 }
 
 impl Region {
@@ -126,13 +147,18 @@ impl Region {
             kind,
             base,
             reserve,
-            growth: SpinLock::new(Rank::Heap, None),
+            growth: SpinLock::new(Rank::Heap, Growth { end: None, holes: Holes::new() }),
             talc: SpinLock::new(Rank::Heap, Talc::new(Manual)),
             stocks: magazine::empty_stocks(),
             used: AtomicU64::new(0),
             grown: AtomicU64::new(0),
             uncharged: AtomicU64::new(0),
-            returned: AtomicU64::new(0),
+            hollow: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+            slack: AtomicU64::new(SLACK),
+            trimmed: [const { AtomicU64::new(0) }; MAX_CPUS],
         }
     }
 
@@ -141,20 +167,32 @@ impl Region {
         self.used.load(Relaxed)
     }
 
-    /// Bytes of the range taken.
-    pub fn grown(&self) -> u64 {
-        self.grown.load(Relaxed)
+    /// Bytes of the range that are backed.
+    pub fn populated(&self) -> u64 {
+        self.grown.load(Relaxed).saturating_sub(self.hollow.load(Relaxed))
     }
 
-    /// Bytes that it has, or may take without a charge.
-    pub fn spare(&self) -> u64 {
-        let more = (self.base + self.reserve).saturating_sub(self.uncharged.load(Relaxed));
-        self.grown().saturating_sub(self.used()) + more
+    /// Most that these were.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Relaxed)
     }
 
-    /// Bytes of its range that are left.
+    /// Bytes that it may yet take without a charge.
+    pub fn unclaimed(&self) -> u64 {
+        (self.base + self.reserve).saturating_sub(self.uncharged.load(Relaxed)).min(self.rest())
+    }
+
+    /// Bytes of its range that are not backed.
     pub fn rest(&self) -> u64 {
-        self.kind.range().saturating_sub(self.used())
+        self.kind.range().saturating_sub(self.populated())
+    }
+
+    /// Whether a block of `len` bytes is free without growth.
+    pub fn has(&self, len: u64) -> bool {
+        let Ok(layout) = Layout::from_size_align(len as usize, 16) else { return false };
+        let mut talc = self.talc.lock();
+        // SAFETY: the layout is not empty; the block goes back as it came.
+        unsafe { talc.allocate(layout).map(|block| talc.deallocate(block.as_ptr(), layout)) }.is_some()
     }
 
     /// A block, null if the region cannot grow.
@@ -232,35 +270,74 @@ impl Region {
         self.account_return(bytes);
     }
 
+    /// Bytes that are freed before a virtual CPU trims again.
+    const TRIM: u64 = 1 << 18;
+
+    /// Whether there is more free than a region keeps.
+    fn has_excess(&self) -> bool {
+        self.populated() > self.used() + KEPT
+    }
+
+    /// Whether [`Self::trim`] may find something.
+    pub fn wants_trim(&self) -> bool {
+        self.has_excess() && self.trimmed[percpu::cpu()].load(Relaxed) != self.freed.load(Relaxed) / Self::TRIM
+    }
+
+    /// Empties this virtual CPU's magazines and gives free steps back. Whether there were any.
+    pub fn trim(&self) -> bool {
+        self.trimmed[percpu::cpu()].store(self.freed.load(Relaxed) / Self::TRIM, Relaxed);
+        self.drain();
+        self.shrink()
+    }
+
+    /// Gives this virtual CPU's magazines back to talc: what they hold lies anywhere and keeps steps from being free.
+    fn drain(&self) {
+        let mut bytes = 0;
+        let mut talc = self.talc.lock();
+        for class in 0..magazine::CLASSES.len() {
+            let layout = magazine::class_layout(class);
+            while let Some(block) = self.with(class, Magazine::pop) {
+                // SAFETY: allocated from talc with this layout.
+                unsafe { talc.deallocate(block.cast(), layout) };
+                bytes += cost(layout);
+            }
+        }
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+
     fn account_return(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
-        if self.returned.fetch_add(bytes, Relaxed) > SLACK {
-            self.returned.store(0, Relaxed);
-            self.shrink();
+        let freed = self.freed.fetch_add(bytes, Relaxed) + bytes;
+        if freed.wrapping_sub(self.looked.load(Relaxed)) > self.slack.load(Relaxed) && self.has_excess() {
+            self.looked.store(freed, Relaxed);
+            self.drain();
+            let more = if self.shrink() { SLACK } else { self.slack.load(Relaxed).saturating_mul(2).min(SLACK_MAX) };
+            self.slack.store(more, Relaxed);
         }
     }
 
     fn large(&self, layout: Layout) -> *mut u8 {
         loop {
-            let grown = self.grown.load(Acquire);
+            let seen = self.populated();
             // SAFETY: the layout is not empty.
             let found = unsafe { self.talc.lock().allocate(layout) };
             if let Some(block) = found {
                 self.used.fetch_add(cost(layout), Relaxed);
                 return block.as_ptr();
             }
-            if !self.grow(layout, grown) {
+            if !self.grow(layout, seen) {
                 return null_mut();
             }
         }
     }
 
-    /// Adds steps at the end, unless somebody else did since `seen`; false if the range or RAM is used up.
+    /// Adds steps, unless somebody else did since `seen`; false if the range or RAM is used up.
     fn grow(&self, layout: Layout, seen: u64) -> bool {
         let need = layout.size() as u64 + layout.align() as u64 + 4096;
         // Not over the control block at once: the next step follows.
-        let next = self.kind.step_end(seen + 1);
-        let step = if self.kind.breaks_at(next) { next } else { self.kind.step_end(seen + need) } - seen;
+        let grown = self.grown.load(Acquire);
+        let next = self.kind.step_end(grown + 1);
+        let step = if self.kind.breaks_at(next) { next } else { self.kind.step_end(grown + need) } - grown;
         if seen + step > self.kind.range() {
             return false;
         }
@@ -276,17 +353,23 @@ impl Region {
             (Err(_), true) => frame::uncharge_kernel(step / PAGE),
             _ => {}
         }
+        self.peak.fetch_max(self.populated(), Relaxed);
         // Whoever came first has made room too.
         grew != Err(Refusal::Short)
     }
 
     fn grow_locked(&self, step: u64, seen: u64) -> Result<(), Refusal> {
-        let mut end = self.growth.lock();
-        let grown = self.grown.load(Acquire);
-        if grown != seen {
+        let mut growth = self.growth.lock();
+        if self.populated() != seen {
             return Err(Refusal::Changed);
         }
-        if !self.populate(grown, step) {
+        if step == HUGE
+            && let Some(hole) = growth.holes.first()
+        {
+            return self.fill(&mut growth, hole);
+        }
+        let grown = self.grown.load(Acquire);
+        if grown + step > self.kind.range() || !self.populate(grown, step) {
             return Err(Refusal::Short);
         }
         let start = self.kind.address(grown);
@@ -294,14 +377,31 @@ impl Region {
         let mut talc = self.talc.lock_nested();
         // SAFETY: the range is mapped, populated, behind all that was given before, and nobody else's.
         let joined = unsafe {
-            match end.as_ref() {
+            match growth.end.as_ref() {
                 Some(end) if !self.kind.breaks_at(grown) => Some(talc.extend(end.0, new_end)),
                 _ => talc.claim(start as *mut u8, step as usize),
             }
         };
-        *end = Some(End(joined.ok_or(Refusal::Short)?));
+        growth.end = Some(End(joined.ok_or(Refusal::Short)?));
         self.grown.store(grown + step, Release);
         Ok(())
+    }
+
+    /// Backs a hole again and gives it to talc.
+    fn fill(&self, growth: &mut Growth, hole: u64) -> Result<(), Refusal> {
+        if !self.populate(self.kind.position(self.at(hole) as u64), HUGE) {
+            return Err(Refusal::Short);
+        }
+        growth.holes.remove(hole);
+        self.hollow.fetch_sub(HUGE, Relaxed);
+        // SAFETY: a hole is a block of this layout that talc gave; nobody else has it.
+        unsafe { self.talc.lock_nested().deallocate(self.at(hole), HOLE) };
+        Ok(())
+    }
+
+    /// The address of a whole step, which are counted from the huge page in which the region begins.
+    fn at(&self, step: u64) -> *mut u8 {
+        ((self.kind.address(0) / HUGE + step) * HUGE) as *mut u8
     }
 
     /// Makes a range of the region exist on the host, on huge pages where they can be had.
@@ -323,37 +423,71 @@ impl Region {
         true
     }
 
-    /// Gives free steps at the end back to the host and to RAM, all but one.
+    /// Gives free steps back to the host and to RAM, all but one at the end and one inside. Whether there were any.
     #[cold]
-    fn shrink(&self) {
-        let mut end = self.growth.lock();
+    fn shrink(&self) -> bool {
+        let mut growth = self.growth.lock();
+        let gone = self.cut_end(&mut growth) + self.dig(&mut growth);
+        drop(growth);
+        if gone == 0 {
+            return false;
+        }
+        let reserve = self.uncharged.load(Relaxed).saturating_sub(self.base).min(gone);
+        self.uncharged.fetch_sub(reserve, Relaxed);
+        frame::uncharge_kernel((gone - reserve) / PAGE);
+        true
+    }
+
+    /// Takes free steps at the end out of the range; the bytes that were backed.
+    fn cut_end(&self, growth: &mut Growth) -> u64 {
         let grown = self.grown.load(Acquire);
         let mut talc = self.talc.lock_nested();
-        let Some(old) = end.as_ref() else { return };
+        let Some(old) = growth.end.as_ref() else { return 0 };
         // SAFETY: `old` is the end that talc gave last.
         let top = unsafe { talc.reserved(old.0) }.up_to.as_ptr() as u64;
         let top = self.kind.position(top);
         let keep = (self.kind.step_end(top) + HUGE).max(self.base);
         if keep + HUGE > grown {
-            return;
+            return 0;
         }
         // SAFETY: as above; the new end lies above the reserved part.
         let cut = unsafe { talc.truncate(old.0, self.kind.address(keep) as *mut u8) };
         // The free block stays larger than a step, so the heap is not deleted.
-        let Some(cut) = cut else { return };
-        *end = Some(End(cut));
+        let Some(cut) = cut else { return 0 };
+        growth.end = Some(End(cut));
         self.grown.store(keep, Release);
         drop(talc);
-        let fd = KDATA_FD.load(Acquire);
         for at in (keep..grown).step_by(HUGE as usize) {
-            // SAFETY: the step left the heap; nothing lives there.
-            let _ = unsafe { mem::punch_hole(fd, self.kind.file_offset(at), HUGE) };
+            self.punch(at, HUGE);
         }
-        drop(end);
-        let gone = grown - keep;
-        let reserve = self.uncharged.load(Relaxed).saturating_sub(self.base).min(gone);
-        self.uncharged.fetch_sub(reserve, Relaxed);
-        frame::uncharge_kernel((gone - reserve) / PAGE);
+        grown - keep
+    }
+
+    /// Makes holes of free steps inside; their bytes.
+    fn dig(&self, growth: &mut Growth) -> u64 {
+        let mut talc = self.talc.lock_nested();
+        // SAFETY: the layout is not empty.
+        let Some(kept) = (unsafe { talc.allocate(HOLE) }) else { return 0 };
+        let mut fresh = 0;
+        while self.populated() > self.base + HUGE {
+            // SAFETY: as above.
+            let Some(block) = (unsafe { talc.allocate(HOLE) }) else { break };
+            let at = block.as_ptr() as u64;
+            growth.holes.insert(at / HUGE - self.kind.address(0) / HUGE);
+            self.hollow.fetch_add(HUGE, Relaxed);
+            self.punch(self.kind.position(at), HOLE.size() as u64);
+            fresh += HUGE;
+        }
+        // SAFETY: just allocated so.
+        unsafe { talc.deallocate(kept.as_ptr(), HOLE) };
+        fresh
+    }
+
+    /// Gives bytes back to the host.
+    fn punch(&self, at: u64, len: u64) {
+        let fd = KDATA_FD.load(Acquire);
+        // SAFETY: these bytes left the heap; nothing lives there.
+        let _ = unsafe { mem::punch_hole(fd, self.kind.file_offset(at), len) };
     }
 }
 
@@ -366,9 +500,9 @@ enum Refusal {
     Short,
 }
 
-/// Bytes that a block takes from talc: its tag, rounded to the alignment, is part of it.
+/// Bytes that a block takes from talc: its tag is part of it.
 const fn cost(layout: Layout) -> u64 {
-    layout.size() as u64 + 16
+    (layout.size() as u64 + 8).next_multiple_of(32)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ const NAME_COLUMN: usize = 73;
 pub fn text(task: &Task) -> Result<Vec<u8>> {
     super::may_inspect(task)?;
     let Some(space) = task.space() else { return Ok(Vec::new()) };
+    // A copy of the areas and twice the text.
+    umbel_mm::heap::room_for(space.areas() as u64 * 512)?;
     let mut areas: Vec<VmaInfo> = Vec::new();
     space.for_each_vma(|area| areas.push(area.clone()));
     // Names are looked up after the space is unlocked.

@@ -21,6 +21,8 @@ fn space(subject: &Subject) -> Result<Option<Arc<Space>>> {
 /// All areas with what of them is in RAM.
 pub fn text(subject: &Subject) -> Result<Vec<u8>> {
     let Some(space) = space(subject)? else { return Ok(Vec::new()) };
+    // A copy of the areas and twice the text.
+    umbel_mm::heap::room_for(space.areas() as u64 * 2048)?;
     let mut areas: Vec<(VmaInfo, Resident)> = Vec::new();
     space.for_each_resident(|area, resident| areas.push((area.clone(), *resident)));
     let mut out = Vec::new();
