@@ -69,7 +69,7 @@ pub fn boot() -> ! {
     }
     sched::adopt_boot_thread();
     sched::init();
-    crate::vm::init(|| task::current().space());
+    crate::vm::init(|| task::current().space(), || task::oom::out_of_memory(&task::current()));
     drivers::init();
     crate::ipc::init();
     umbel_mm::frame::init(info).expect("the machine's own facts");

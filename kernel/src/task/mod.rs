@@ -18,6 +18,7 @@ pub mod exit;
 pub mod ids;
 pub mod limits;
 pub mod ns;
+pub mod oom;
 pub mod pidfd;
 mod process;
 pub mod ptrace;

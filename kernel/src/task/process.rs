@@ -60,7 +60,7 @@ pub struct Process {
     pub expedites: AtomicBool,
     /// personality(2).
     pub personality: AtomicU32,
-    /// `/proc/PID/oom_score_adj`: kept and inherited; whoever lacks memory is killed whatever stands here.
+    /// `/proc/PID/oom_score_adj`: see [`super::oom`].
     pub oom_score_adj: AtomicI32,
     /// The least value that it may be given without `CAP_SYS_RESOURCE`.
     pub oom_score_adj_min: AtomicI32,

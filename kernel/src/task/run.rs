@@ -3,7 +3,7 @@
 use super::ids::{self, WaitStatus};
 use super::ns::time::Offset;
 use super::task::Task;
-use super::{exit, ptrace, rseq, seccomp, stop};
+use super::{exit, oom, ptrace, rseq, seccomp, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
@@ -212,7 +212,8 @@ fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
         vm::Fault::Segv(code) => (signal::SIGSEGV, code),
         vm::Fault::Bus => (signal::SIGBUS, signal::code::BUS_ADRERR),
         vm::Fault::Oom => {
-            exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false));
+            // The access is made again.
+            oom::out_of_memory(task);
             return;
         }
     };

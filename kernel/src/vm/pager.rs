@@ -1,6 +1,6 @@
 //! What user copies need from address spaces.
 
-use super::fault::Access;
+use super::fault::{Access, Fault};
 use super::space::Space;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -8,12 +8,15 @@ use umbel_mm::{Pager, UserAddr, user};
 use umbel_smp::lock::Once;
 
 static CURRENT: Once<fn() -> Option<Arc<Space>>> = Once::new();
+static RECLAIM: Once<fn() -> bool> = Once::new();
 
 struct KernelPager;
 
-/// Registers the pager. Once, at boot. `current` says which space the current thread has, if any.
-pub fn init(current: fn() -> Option<Arc<Space>>) {
+/// Registers the pager. Once, at boot. `current` says which space the current thread has, if any; `reclaim` makes room when
+/// RAM is used up, and says whether to try again.
+pub fn init(current: fn() -> Option<Arc<Space>>, reclaim: fn() -> bool) {
     CURRENT.call_once(|| current);
+    RECLAIM.call_once(|| reclaim);
     user::register(&KernelPager);
 }
 
@@ -24,8 +27,14 @@ fn current() -> Result<Arc<Space>> {
 impl Pager for KernelPager {
     fn fault_in(&self, addr: UserAddr, write: bool) -> Result<()> {
         let access = if write { Access::Write } else { Access::Read };
-        // Out of memory during a copy is an error of the call; the guest's own accesses meet the OOM killer.
-        current()?.handle_fault(addr.0, access).map_err(|_| Errno::EFAULT)
+        let space = current()?;
+        loop {
+            match space.handle_fault(addr.0, access) {
+                Ok(()) => return Ok(()),
+                Err(Fault::Oom) if RECLAIM.get().is_some_and(|reclaim| reclaim()) => {}
+                Err(_) => return Err(Errno::EFAULT),
+            }
+        }
     }
 
     fn activate(&self) {

@@ -124,7 +124,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("ns", D(users::namespaces)),
     ("numa_maps", T(0o444, numa::maps)),
     ("oom_adj", W(oom_adj, set_oom_adj)),
-    ("oom_score", T(0o444, |_| Ok(b"0\n".to_vec()))),
+    ("oom_score", T(0o444, |s| Ok(format!("{}\n", task::oom::score(&*s.process()?)).into_bytes()))),
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
     ("pagemap", F(pagemap::file)),
     ("personality", T(0o400, personality)),

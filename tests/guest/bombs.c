@@ -1,0 +1,156 @@
+/* Bombs: each takes one kind of object until the kernel refuses. The refusal is an error of the call, or the death of the
+ * bomber; afterwards another process still works, and what the kernel's heap held is back.
+ *
+ * Arguments: kinds of bombs (all without). Only for machines with little memory. */
+#define _GNU_SOURCE
+#include "bombs.h"
+#include "check.h"
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What the kernel's heap may hold more afterwards: magazines, caches of names. */
+#define SLACK_KIB 4096
+#define PATIENCE_S 10
+
+extern char **environ;
+
+static long meminfo(const char *what)
+{
+    static char text[4096];
+    int fd = open("/proc/meminfo", O_RDONLY);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = 0;
+    char *at = strstr(text, what);
+    return at ? strtol(at + strlen(what) + 1, NULL, 10) : -1;
+}
+
+/* A process that has nothing to do with the bomb: fork, exec, files, pipes, memory. */
+static void neighbour(void)
+{
+    char *args[] = {"/bin/sh", "-c", "echo x > /tmp/n && cat /tmp/n | cat > /tmp/m && rm /tmp/n /tmp/m", NULL};
+    pid_t child;
+    int status = -1;
+    CHECK(posix_spawn(&child, args[0], NULL, NULL, args, environ) == 0);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    char *page = mmap(NULL, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(page != MAP_FAILED && memset(page, 1, 4 << 20));
+    munmap(page, 4 << 20);
+}
+
+static void adjust(const char *value)
+{
+    int fd = open("/proc/self/oom_score_adj", O_WRONLY);
+    CHECK(fd >= 0 && write(fd, value, strlen(value)) > 0);
+    close(fd);
+}
+
+static void raise_limits(void)
+{
+    struct rlimit nofile = {1 << 20, 1 << 20}, all = {RLIM_INFINITY, RLIM_INFINITY};
+    setrlimit(RLIMIT_NOFILE, &nofile);
+    setrlimit(RLIMIT_NPROC, &all);
+    setrlimit(RLIMIT_SIGPENDING, &all);
+    setrlimit(RLIMIT_MSGQUEUE, &all);
+    setrlimit(RLIMIT_MEMLOCK, &all);
+}
+
+/* While the bomber holds all it got: calls fail or not, and come back. */
+static void neighbour_under_pressure(void)
+{
+    int status, pipes[2];
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    CHECK(child > 0 ? waitpid(child, &status, 0) == child : errno == EAGAIN || errno == ENOMEM);
+    if (pipe(pipes) == 0)
+        close(pipes[0]), close(pipes[1]);
+    CHECK(getppid() >= 0 && access("/", F_OK) == 0);
+}
+
+/* Runs the bomb in a process group of its own; the errno that stopped it, or minus the signal that killed it. */
+static int explode(const struct bomb *bomb)
+{
+    /* A write to a pipe would be refused too. */
+    volatile int *told = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    const int untold = -1000;
+    int status;
+    *told = untold;
+    pid_t child = fork();
+    if (child == 0) {
+        setpgid(0, 0);
+        raise_limits();
+        adjust("0");
+        *told = bomb->run();
+        for (;;)
+            pause();
+    }
+    CHECK(child > 0);
+    setpgid(child, child);
+    pid_t gone = 0;
+    while (*told == untold && (gone = waitpid(child, &status, WNOHANG)) == 0)
+        usleep(5000);
+    if (gone == 0) {
+        neighbour_under_pressure();
+        kill(-child, SIGKILL);
+        CHECK(waitpid(child, &status, 0) == child);
+    } else {
+        kill(-child, SIGKILL);
+    }
+    int end = *told != untold ? *told : WIFSIGNALED(status) ? -WTERMSIG(status) : untold;
+    munmap((void *)told, 4096);
+    return end;
+}
+
+static void until_back(const char *what, long before, int sign, long slack)
+{
+    time_t end = time(NULL) + PATIENCE_S;
+    while (sign * (meminfo(what) - before) > slack && time(NULL) < end)
+        usleep(10000);
+    long now = meminfo(what);
+    if (sign * (now - before) > slack)
+        printf("%s was %ld kB, is %ld kB\n", what, before, now), check_failures++;
+}
+
+static void one(const struct bomb *bomb)
+{
+    long heap = meminfo("Slab:"), held = meminfo("MemFree:");
+    time_t start = time(NULL);
+    int failures = check_failures;
+    int end = explode(bomb);
+    const int *good = bomb->ends;
+    while (*good != END && *good != end)
+        good++;
+    /* What faults when nothing is left is killed, too. */
+    CHECK(*good == end || end == KILLED);
+    until_back("Slab:", heap, 1, SLACK_KIB);
+    until_back("MemFree:", held, -1, bomb->rest_mib << 10);
+    neighbour();
+    fprintf(stderr, "%s: %d (%s), %ld s, slab %ld -> %ld, free %ld -> %ld\n", bomb->name, end, end > 0 ? strerror(end) : "",
+            (long)(time(NULL) - start), heap, meminfo("Slab:"), held, meminfo("MemFree:"));
+    if (check_failures != failures)
+        printf("... with %s, end %d\n", bomb->name, end);
+}
+
+int main(int argc, char **argv)
+{
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    /* Whoever lacks memory shall not take the judge. */
+    adjust("-1000");
+    for (const struct bomb *bomb = bombs; bomb->name; bomb++) {
+        int wanted = argc == 1;
+        for (int i = 1; i < argc; i++)
+            wanted |= strcmp(argv[i], bomb->name) == 0;
+        if (wanted)
+            one(bomb);
+    }
+    DONE();
+}
