@@ -92,6 +92,13 @@ fn accounting() {
 }
 
 #[test]
+fn fanotify() {
+    if is_root() {
+        same_as_host("fanotify");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

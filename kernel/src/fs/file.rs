@@ -6,6 +6,7 @@
 //!
 //! Locks: `pos` (sleeping, rank FilePosition) is held during reads and writes at the position of seekable files.
 
+use super::fanotify::{self, mask};
 use super::inode::{DirEntry, DirSink};
 use super::notify::{self, Events};
 use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
@@ -202,6 +203,8 @@ pub struct File {
     /// The open made the file (`F_CREATED_QUERY`).
     created: AtomicBool,
     id: u64,
+    /// See [`Self::hush`].
+    quiet: AtomicBool,
     /// Held by files open for writing that could run.
     _writing: Option<super::Writing>,
 }
@@ -262,6 +265,7 @@ impl File {
             signal: AtomicU32::new(0),
             created: AtomicBool::new(false),
             id: super::next_ino(),
+            quiet: AtomicBool::new(false),
             _writing: writing,
         })
     }
@@ -357,6 +361,7 @@ impl File {
     /// Reads at the position. `EBADF` unless open for reading.
     pub fn read(&self, dst: &mut IoDst<'_>) -> Result<usize> {
         self.require(self.flags().readable())?;
+        self.permit_read()?;
         let wanted = dst.remaining();
         let count = self.ops.read(self, dst)?;
         self.was_read(wanted, count);
@@ -374,6 +379,7 @@ impl File {
     /// Reads at `offset`.
     pub fn read_at(&self, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         self.require(self.flags().readable())?;
+        self.permit_read()?;
         let wanted = dst.remaining();
         let count = self.ops.read_at(self, dst, offset)?;
         self.was_read(wanted, count);
@@ -498,11 +504,26 @@ impl File {
         self.notify(count, Events::ACCESS);
     }
 
+    /// Nobody is told what is done with this file: a listener of fanotify(7) looks at what it was told of.
+    pub(super) fn hush(&self) {
+        self.quiet.store(true, Relaxed);
+    }
+
+    /// Asks listeners whether the file may be read.
+    fn permit_read(&self) -> Result<()> {
+        match &self.path {
+            Some(path) if !self.quiet.load(Relaxed) => fanotify::permit(path, mask::ACCESS_PERM),
+            _ => Ok(()),
+        }
+    }
+
     /// Tells watches, if `count` bytes were moved.
     pub fn notify(&self, count: usize, events: Events) {
         if count > 0
+            && !self.quiet.load(Relaxed)
             && let Some(path) = &self.path
         {
+            fanotify::event(path, events.bits());
             notify::changed(path.dentry(), events);
         }
     }

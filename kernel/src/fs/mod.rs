@@ -13,6 +13,7 @@ mod context;
 pub mod dentry;
 pub mod devtmpfs;
 pub mod dnotify;
+pub mod fanotify;
 mod fdtable;
 mod file;
 pub mod fsmount;

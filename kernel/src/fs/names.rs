@@ -6,6 +6,7 @@
 use super::busy::Writing;
 use super::context::FsContext;
 use super::dentry::Dentry;
+use super::fanotify::{self, mask};
 use super::file::{DirOps, File, FileOps, OpenContext, PathOps};
 use super::inode::{NewNode, RenameMode};
 use super::mount::{MountFlags, Path};
@@ -208,13 +209,16 @@ impl<'a> Names<'a> {
         if flags.contains(OpenFlags::NOATIME) {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
+        fanotify::permit(&path, mask::OPEN_PERM)?;
         super::lease::break_for(&path, flags)?;
         let writing = if writes { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
+        fanotify::event(&path, mask::OPEN);
         if truncate && kind == Kind::Regular {
             path.inode().set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })?;
             notify::changed(path.dentry(), Events::MODIFY);
+            fanotify::event(&path, mask::MODIFY);
         }
         let writing = writing.filter(|_| flags.writable());
         Ok(File::for_writing(path, ops, flags, writing))
@@ -225,6 +229,7 @@ impl<'a> Names<'a> {
         let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
+        fanotify::event(&path, mask::OPEN);
         let file = File::for_writing(path, ops, flags, writing);
         file.mark_created();
         Ok(file)
@@ -519,6 +524,14 @@ fn inherit_group(dir: &Path, node: &mut NewNode<'_>, cred: &Cred) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Opens what is at `path` for a listener of fanotify(7): without asking, and nobody is told.
+pub(super) fn open_quietly(path: &Path, flags: OpenFlags) -> Result<Arc<File>> {
+    let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
+    let file = File::for_writing(path.clone(), operations(path, flags, None)?, flags, writing);
+    file.hush();
+    Ok(file)
 }
 
 /// The operations of a new open file of `path`.

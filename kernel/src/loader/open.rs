@@ -1,5 +1,6 @@
 //! Opening programs.
 
+use crate::fs::fanotify::{self, mask};
 use crate::fs::perm::{self, Want};
 use crate::fs::walk::Follow;
 use crate::fs::{self, File, Kind, MountFlags, Name, Names, OpenFlags, Path};
@@ -56,9 +57,12 @@ pub fn open_exec_at(task: &Arc<Task>, dir: Fd, name: &[u8], empty: EmptyPath, li
         return Err(Errno::EACCES);
     }
     perm::check(&**path.inode(), &cred, Want::EXEC)?;
+    fanotify::permit(&path, mask::OPEN_EXEC_PERM)?;
     // Who may execute need not be allowed to read: the kernel reads.
     let kernel = Cred::new(0, 0);
-    Names { context: &context, cred: &kernel }.open_path(path, OpenFlags::empty(), None)
+    let file = Names { context: &context, cred: &kernel }.open_path(path.clone(), OpenFlags::empty(), None)?;
+    fanotify::event(&path, mask::OPEN_EXEC);
+    Ok(file)
 }
 
 fn follow(link: Link) -> Follow {

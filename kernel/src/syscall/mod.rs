@@ -28,6 +28,7 @@ pub mod aio;
 pub mod attr;
 pub mod cachestat;
 pub mod cred;
+pub mod fanotify;
 pub mod fs;
 pub mod handle;
 pub mod io;

@@ -84,6 +84,8 @@ const CALLS: &[u32] = &[
     nr::__NR_timer_create,
     nr::__NR_io_setup,
     nr::__NR_io_submit,
+    nr::__NR_fanotify_init,
+    nr::__NR_fanotify_mark,
     nr::__NR_inotify_init,
     nr::__NR_inotify_init1,
     nr::__NR_inotify_add_watch,

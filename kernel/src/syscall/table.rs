@@ -71,6 +71,7 @@ const FAMILIES: &[&[Row]] = &[
     super::attr::ROWS,
     super::cachestat::ROWS,
     super::cred::ROWS,
+    super::fanotify::ROWS,
     super::fs::ROWS,
     super::handle::ROWS,
     super::io::ROWS,

@@ -46,6 +46,8 @@ const OPTIONS: &[&str] = &[
     "FHANDLE",
     "DNOTIFY",
     "INOTIFY_USER",
+    "FANOTIFY",
+    "FANOTIFY_ACCESS_PERMISSIONS",
     "PROC_FS",
     "PROC_SYSCTL",
     "SYSFS",

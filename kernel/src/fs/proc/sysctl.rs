@@ -4,7 +4,7 @@
 use crate::drivers::watch;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
-use crate::fs::{inotify, lease};
+use crate::fs::{fanotify, inotify, lease};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
 use crate::setting::Setting;
@@ -54,6 +54,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add(
             "fs",
             sub(settings(fs, fixed(FS), FS_SETTINGS)
+                .add("fanotify", sub(settings(fs, StaticDir::new(), FANOTIFY)))
                 .add("inotify", sub(settings(fs, StaticDir::new(), INOTIFY)))
                 .add("mqueue", sub(settings(fs, StaticDir::new(), MQUEUE)))
                 .add("pipe-max-size", pipe_limit(fs))
@@ -218,6 +219,12 @@ const MQUEUE: Settings = &[
     ("msgsize_default", &mqueue::MSGSIZE_DEFAULT),
     ("msgsize_max", &mqueue::MSGSIZE_MAX),
     ("queues_max", &mqueue::QUEUES_MAX),
+];
+
+const FANOTIFY: Settings = &[
+    ("max_queued_events", &fanotify::MAX_QUEUED),
+    ("max_user_groups", &fanotify::MAX_GROUPS),
+    ("max_user_marks", &fanotify::MAX_MARKS),
 ];
 
 const INOTIFY: Settings = &[
