@@ -185,40 +185,47 @@ fn mutant_slot_that_trusts_its_doorbell_runs_beside_another() {
 
 /// Slot 0 is killed while its virtual CPU sleeps, and a cross-call arrives: the fresh slot returns from the sleep and
 /// sees it.
+fn killed_asleep() {
+    let vcpu = Vcpu::new();
+    let words: Arc<[AtomicU32; 3]> = Arc::new(std::array::from_fn(|_| AtomicU32::new(0)));
+    let line = |words: &Arc<[AtomicU32; 3]>| -> Line<'static> {
+        // SAFETY: the model keeps the words alive until every thread is joined.
+        let words: &'static [AtomicU32; 3] = unsafe { &*Arc::as_ptr(words) };
+        Line { state: &words[0], pending: &words[1], doorbell: &words[2] }
+    };
+    assert!(vcpu.owner.try_take(0));
+    // The dead slot's last act: it published that it sleeps.
+    words[0].store(VcpuState::Idle as u32, Release);
+    let sender = {
+        let words = words.clone();
+        thread::spawn(move || assert_eq!(line(&words).post(1), Poke::Nothing, "claim: nobody signals the dead"))
+    };
+    let fresh = {
+        let (vcpu, words) = (vcpu.clone(), words.clone());
+        thread::spawn(move || {
+            vcpu.owner.wait(0, &vcpu.parks[0]);
+            // Woken for nothing, as far as it knows: it looks, and sleeps again.
+            while line(&words).take() == 0 {
+                line(&words).idle(None, || false);
+            }
+        })
+    };
+    assert_eq!(vcpu.owner.on_death(0), Death::Running);
+    line(&words).enter_kernel();
+    vcpu.owner.revive(0);
+    vcpu.parks[0].ring();
+    sender.join().unwrap();
+    fresh.join().unwrap();
+}
+
 #[test]
 fn a_cross_call_to_a_virtual_cpu_whose_slot_is_killed_asleep_is_not_lost() {
-    model(|| {
-        let vcpu = Vcpu::new();
-        let words: Arc<[AtomicU32; 3]> = Arc::new(std::array::from_fn(|_| AtomicU32::new(0)));
-        let line = |words: &Arc<[AtomicU32; 3]>| -> Line<'static> {
-            // SAFETY: the model keeps the words alive until every thread is joined.
-            let words: &'static [AtomicU32; 3] = unsafe { &*Arc::as_ptr(words) };
-            Line { state: &words[0], pending: &words[1], doorbell: &words[2] }
-        };
-        assert!(vcpu.owner.try_take(0));
-        // The dead slot's last act: it published that it sleeps.
-        words[0].store(VcpuState::Idle as u32, Release);
-        let sender = {
-            let words = words.clone();
-            thread::spawn(move || assert_eq!(line(&words).post(1), Poke::Nothing, "claim: nobody signals the dead"))
-        };
-        let fresh = {
-            let (vcpu, words) = (vcpu.clone(), words.clone());
-            thread::spawn(move || {
-                vcpu.owner.wait(0, &vcpu.parks[0]);
-                // Woken for nothing, as far as it knows: it looks, and sleeps again.
-                while line(&words).take() == 0 {
-                    line(&words).idle(None, || false);
-                }
-            })
-        };
-        assert_eq!(vcpu.owner.on_death(0), Death::Running);
-        line(&words).enter_kernel();
-        vcpu.owner.revive(0);
-        vcpu.parks[0].ring();
-        sender.join().unwrap();
-        fresh.join().unwrap();
-    });
+    model(killed_asleep);
+}
+
+#[test]
+fn mutant_fresh_slot_that_is_not_handed_the_virtual_cpu_stops_it() {
+    mutant_fails("teleport-revived-unhanded", killed_asleep);
 }
 
 /// A cross-call arrives while the virtual CPU moves between slots: the slot that goes to guest mode sees it, or the

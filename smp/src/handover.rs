@@ -88,7 +88,8 @@ impl Owner {
 
     /// After [`Death::Running`]: the fresh host task of slot `dead` shall take over.
     pub fn revive(&self, dead: u32) {
-        self.0.store(dead | HANDED, Release);
+        let handed = if mutant("teleport-revived-unhanded") { 0 } else { HANDED };
+        self.0.store(dead | handed, Release);
     }
 
     /// The slot that runs the virtual CPU or was handed it.
