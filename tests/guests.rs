@@ -205,6 +205,15 @@ fn loops() {
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
 }
 
+/// Only inside: it changes what the whole machine promises, and counts what nobody else changes.
+#[test]
+fn overcommit() {
+    if is_root() {
+        let outcome = Run::in_machine(2, guest_program("overcommit", false), &[]).finish();
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+    }
+}
+
 #[test]
 fn vsyscall() {
     same_as_host("vsyscall");

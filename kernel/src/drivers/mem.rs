@@ -105,7 +105,7 @@ impl FileOps for Zero {
     }
     /// Each mapping is memory of its own.
     fn mappable(&self, _: &File) -> Result<Arc<dyn Mappable>> {
-        Ok(SharedMemory::new(i64::MAX as u64))
+        Ok(SharedMemory::unreserved(i64::MAX as u64))
     }
     fn as_any(&self) -> &dyn Any {
         self

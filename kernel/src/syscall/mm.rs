@@ -5,6 +5,7 @@ use super::madvise::check_future_lock;
 use crate::fs::{File, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
+use crate::vm::commit;
 use crate::vm::map::Place;
 use crate::vm::remap::Move;
 use crate::vm::{Backing, MapRequest, Prot, SharedMemory, Space, VmaFlags};
@@ -117,7 +118,8 @@ fn mmap(
     area.set(VmaFlags::SHARED, shared);
     area.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::MAP_GROWSDOWN));
     area.set(VmaFlags::LOCKED, flags.contains(MapFlags::MAP_LOCKED));
-    area.set(VmaFlags::NORESERVE, flags.contains(MapFlags::MAP_NORESERVE));
+    let strict = commit::MODE.get() == 2;
+    area.set(VmaFlags::NORESERVE, flags.contains(MapFlags::MAP_NORESERVE) && !strict);
     let space = space(task)?;
     if flags.contains(MapFlags::MAP_LOCKED) || space.locks_future() {
         check_future_lock(task, &space, len)?;
@@ -129,7 +131,7 @@ fn mmap(
         of_file(file, len, offset, prot, area)?
     } else {
         area.insert(VmaFlags::MAYWRITE);
-        anonymous(len, shared)
+        anonymous(len, area)?
     };
     let place = if flags.contains(MapFlags::MAP_FIXED_NOREPLACE) {
         Place::FixedFree
@@ -153,11 +155,13 @@ fn mmap(
     Ok(at)
 }
 
-fn anonymous(len: u64, shared: bool) -> Backing {
-    if !shared {
-        return Backing::Anonymous;
+fn anonymous(len: u64, area: VmaFlags) -> Result<Backing> {
+    if !area.contains(VmaFlags::SHARED) {
+        return Ok(Backing::Anonymous);
     }
-    Backing::File { object: SharedMemory::new(len), offset: 0, file: None }
+    let object =
+        if area.contains(VmaFlags::NORESERVE) { SharedMemory::unreserved(len) } else { SharedMemory::new(len)? };
+    Ok(Backing::File { object, offset: 0, file: None })
 }
 
 /// Whether the mapping is shared, if its type and flags go together.

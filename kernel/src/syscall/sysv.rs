@@ -157,7 +157,7 @@ fn shmget(task: &Arc<Task>, key: i32, size: u64, flags: u32) -> Result<i32> {
         if pages > frame::usage().total {
             return Err(Errno::ENOMEM);
         }
-        Ok(Segment::new(perm, size, own_pid(task), &space))
+        Segment::new(perm, size, own_pid(task), &space)
     };
     space.shm.get(&request, &task.cred(), large_enough, make)
 }

@@ -291,7 +291,7 @@ fn grow_stack(inner: &mut Inner, addr: u64) -> Option<()> {
     if !above.flags.contains(VmaFlags::GROWSDOWN) || above.end - addr > inner.limits.stack {
         return None;
     }
-    let (start, to) = (above.start, addr & !(PAGE - 1));
+    let (start, to, above_prot) = (above.start, addr & !(PAGE - 1), above.prot);
     if inner.vmas.bytes() + (start - to) > inner.limits.address_space {
         return None;
     }
@@ -302,6 +302,7 @@ fn grow_stack(inner: &mut Inner, addr: u64) -> Option<()> {
     {
         return None;
     }
+    super::map::check_commit(above_prot, VmaFlags::empty(), start - to).ok()?;
     inner.vmas.grow_down(start, to);
     Some(())
 }

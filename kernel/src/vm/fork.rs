@@ -1,5 +1,6 @@
 //! fork(2): a copy of a space that shares its private pages until one side writes.
 
+use super::commit;
 use super::space::{Inner, Space};
 use super::vma::{Prot, Vma, VmaFlags};
 use super::warm::{NOTED, copy_recent};
@@ -30,6 +31,7 @@ impl Space {
         Space::room()?;
         let mut inner = self.inner.lock();
         heap::room_for(inner.table.present() * BYTES_PER_ENTRY)?;
+        commit::check_sum(inner.vmas.committed())?;
         let areas: Vec<Vma> =
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
         let (family, notes_left) = (inner.family.clone(), Some(NOTED));

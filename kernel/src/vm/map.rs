@@ -1,6 +1,7 @@
 //! mmap, munmap, mprotect, brk: changes of the set of areas.
 
 use super::advise::check_sealed;
+use super::commit;
 use super::space::{Doomed, Inner, Space, UNLIMITED};
 use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::setting::Setting;
@@ -86,6 +87,7 @@ impl Space {
             return Err(Errno::ENOMEM);
         }
         check_data(&inner, request.prot, flags, len)?;
+        check_commit(request.prot, flags, len)?;
         if replaced > 0 {
             self.remove_range(&mut inner, &range, &mut doomed);
         }
@@ -170,6 +172,14 @@ impl Space {
         if prot.contains(Prot::EXEC) && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::NOEXEC)) {
             return Err(Errno::EACCES);
         }
+        let (now, then) = inner.vmas.within(&range).fold((0, 0), |(now, then), mut vma| {
+            let before = vma.committed();
+            vma.prot = prot;
+            (now + before, then + vma.committed())
+        });
+        if then > now {
+            commit::check(then - now)?;
+        }
         let mut told = false;
         let parts: alloc::vec::Vec<Vma> = inner.vmas.within(&range).collect();
         for part in &parts {
@@ -242,6 +252,15 @@ pub(super) fn max_areas() -> usize {
     MAX_AREAS.get() as usize
 }
 
+/// `ENOMEM` if an area of `more` bytes may not be promised.
+pub(super) fn check_commit(prot: Prot, flags: VmaFlags, more: u64) -> Result<()> {
+    let area = Vma { start: 0, end: more, prot, flags, backing: Backing::Anonymous };
+    match area.committed() {
+        0 => Ok(()),
+        bytes => commit::check(bytes),
+    }
+}
+
 /// `ENOMEM` if an area of `more` bytes takes the private writable ones beyond `RLIMIT_DATA`.
 pub(super) fn check_data(inner: &Inner, prot: Prot, flags: VmaFlags, more: u64) -> Result<()> {
     let is_data = |prot: Prot, flags: VmaFlags| {
@@ -263,6 +282,7 @@ fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
         || inner.vmas.find_from(old).is_some_and(|next| next.start < new + PAGE)
         || inner.vmas.bytes() + more > limits.address_space
         || (limits.data != UNLIMITED && data > limits.data)
+        || check_commit(Prot::WRITE, VmaFlags::HEAP, more).is_err()
         || check_data(inner, Prot::READ | Prot::WRITE, VmaFlags::HEAP, more).is_err()
         || heap::room().is_err()
     {

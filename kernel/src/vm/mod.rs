@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -13,6 +13,7 @@
 
 pub mod account;
 pub mod advise;
+pub mod commit;
 pub mod fault;
 pub mod fork;
 pub mod map;

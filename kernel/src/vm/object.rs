@@ -8,6 +8,7 @@ use umbel_mm::FrameRef;
 use umbel_mm::frame;
 use umbel_smp::lock::{Rank, SpinLock};
 
+use super::commit;
 use super::mapping_set::MappingSet;
 
 /// A descriptor of the host, in the shared table.
@@ -96,17 +97,39 @@ struct SharedPage {
 pub struct SharedMemory {
     pages: SpinLock<BTreeMap<u64, SharedPage>>,
     size: u64,
+    /// Bytes that count as committed.
+    committed: u64,
 }
 
 impl SharedMemory {
-    /// `size` bytes of zeroes.
-    pub fn new(size: u64) -> Arc<Self> {
-        Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, BTreeMap::new()), size })
+    /// `size` bytes of zeroes, promised whole.
+    ///
+    /// # Errors
+    /// `ENOMEM` if that may not be.
+    pub fn new(size: u64) -> Result<Arc<Self>> {
+        commit::check(size)?;
+        Ok(Self::build(size, size))
+    }
+
+    /// The same, of which nothing is promised.
+    pub fn unreserved(size: u64) -> Arc<Self> {
+        Self::build(size, 0)
+    }
+
+    fn build(size: u64, committed: u64) -> Arc<Self> {
+        commit::add(committed);
+        Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, BTreeMap::new()), size, committed })
     }
 
     /// Pages that have been touched.
     pub fn resident(&self) -> u64 {
         self.pages.lock().values().filter(|page| page.touched).count() as u64
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        commit::sub(self.committed);
     }
 }
 

@@ -1,7 +1,7 @@
 //! mremap(2).
 
 use super::advise::check_sealed;
-use super::map::{check_data, find_place, max_areas, page_range};
+use super::map::{check_commit, check_data, find_place, max_areas, page_range};
 use super::space::{Doomed, Inner, Space};
 use super::vma::{Backing, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
@@ -40,7 +40,9 @@ impl Space {
         if old.end > vma.end {
             return Err(Errno::EFAULT);
         }
-        check_data(&inner, vma.prot, vma.flags, new_len.saturating_sub(old.end - old.start))?;
+        let more = new_len.saturating_sub(old.end - old.start);
+        check_data(&inner, vma.prot, vma.flags, more)?;
+        check_commit(vma.prot, vma.flags, more)?;
         if let Move::To(to) = how {
             return self.move_to(&mut inner, &vma, old, to, new_len, keep, &mut doomed);
         }

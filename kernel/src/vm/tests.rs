@@ -134,7 +134,7 @@ fn frames_come_back_when_areas_and_spaces_end() {
 #[test]
 fn shared_memory_is_shared_after_a_fork() {
     let (_guard, parent) = setup();
-    let backing = Backing::File { object: SharedMemory::new(4 * PAGE), offset: 0, file: None };
+    let backing = Backing::File { object: SharedMemory::new(4 * PAGE).unwrap(), offset: 0, file: None };
     let (place, flags) = (Place::Anywhere, VmaFlags::SHARED | VmaFlags::MAYWRITE);
     let addr = parent.map(MapRequest { addr: UserAddr::NULL, len: 4 * PAGE, place, prot: RW, flags, backing }).unwrap();
     let child = parent.fork().unwrap();

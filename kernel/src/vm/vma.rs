@@ -3,6 +3,7 @@
 //! Pure data: no locks, no host calls. Invariant of [`VmaSet`]: areas are page-aligned, not empty, do not overlap, and
 //! neighbours that can be one area are one.
 
+use super::commit;
 use super::object::Mappable;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -158,6 +159,12 @@ impl Vma {
         self.start / PAGE..self.end / PAGE
     }
 
+    /// Bytes that count as committed memory: of private areas that may be written.
+    pub fn committed(&self) -> u64 {
+        let counts = self.prot.contains(Prot::WRITE) && !self.flags.intersects(VmaFlags::SHARED | VmaFlags::NORESERVE);
+        if counts { self.len() } else { 0 }
+    }
+
     /// Whether writes stay in this space.
     pub fn is_private(&self) -> bool {
         !self.flags.contains(VmaFlags::SHARED)
@@ -188,13 +195,21 @@ impl Vma {
 }
 
 /// All areas of a space, by start.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct VmaSet {
     areas: BTreeMap<u64, Vma>,
     /// Bytes in all areas.
     bytes: u64,
     /// Most that `bytes` was.
     peak: u64,
+    /// Bytes that count as committed; told to [`commit`].
+    committed: u64,
+}
+
+impl Drop for VmaSet {
+    fn drop(&mut self) {
+        commit::sub(self.committed);
+    }
 }
 
 impl VmaSet {
@@ -227,6 +242,21 @@ impl VmaSet {
     /// Bytes in all areas.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Bytes that count as committed memory.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    fn commit(&mut self, more: u64) {
+        self.committed += more;
+        commit::add(more);
+    }
+
+    fn uncommit(&mut self, less: u64) {
+        self.committed -= less;
+        commit::sub(less);
     }
 
     /// Most bytes that were in all areas at once.
@@ -265,6 +295,7 @@ impl VmaSet {
                 continue;
             };
             self.bytes -= part.len();
+            self.uncommit(part.committed());
             if whole.start < part.start {
                 let left = whole.clipped(&(whole.start..part.start));
                 self.areas.insert(left.start, left);
@@ -283,6 +314,7 @@ impl VmaSet {
             return;
         }
         self.bytes += vma.len();
+        self.commit(vma.committed());
         self.peak = self.peak.max(self.bytes);
         if let Some(left) = self.find_below(vma.start)
             && left.joins(&vma)
@@ -312,9 +344,11 @@ impl VmaSet {
     /// Moves the start of the area at `start` down to `to`; the addresses between are free.
     pub fn grow_down(&mut self, start: u64, to: u64) {
         if let Some(mut vma) = self.areas.remove(&start) {
+            let before = vma.committed();
             self.bytes += start - to;
             self.peak = self.peak.max(self.bytes);
             vma.start = to;
+            self.commit(vma.committed() - before);
             self.areas.insert(to, vma);
         }
     }

@@ -11,6 +11,7 @@ use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
+use crate::vm::commit;
 use crate::vm::map::MAX_AREAS;
 use crate::{Errno, Result, keys, random};
 use alloc::format;
@@ -63,13 +64,29 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
-        .add("vm", sub(settings(fs, fixed(VM), VM_SETTINGS).add("drop_caches", drop_caches(fs))));
+        .add(
+            "vm",
+            sub(settings(fs, fixed(VM), VM_SETTINGS)
+                .add("drop_caches", drop_caches(fs))
+                .add("overcommit_kbytes", overcommit(fs, &commit::KBYTES, &commit::RATIO))
+                .add("overcommit_ratio", overcommit(fs, &commit::RATIO, &commit::KBYTES))),
+        );
     sub(root)
 }
 
 /// Open files, free ones, and most.
 fn file_count() -> String {
     format!("{}\t0\t{}", crate::fs::open_files(), i64::MAX)
+}
+
+/// One of the two ways to say how much memory may be promised: setting one takes the other back.
+fn overcommit(fs: &Arc<PseudoFs>, setting: &'static Setting, other: &'static Setting) -> InodeRef {
+    let read = || Ok(format!("{}\n", setting.get()).into_bytes());
+    let write = |text: &[u8]| {
+        setting.set(Setting::parse(text)?)?;
+        other.set(0)
+    };
+    TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
 
 /// Lets go of cached names (2, 3); pages of files are not cached.
@@ -175,9 +192,6 @@ const VM: &[(&str, &str)] = &[
     ("min_free_kbytes", "1024"),
     ("mmap_min_addr", "65536"),
     ("nr_hugepages", "0"),
-    ("overcommit_kbytes", "0"),
-    ("overcommit_memory", "1"),
-    ("overcommit_ratio", "50"),
     ("panic_on_oom", "0"),
     ("swappiness", "60"),
 ];
@@ -203,7 +217,7 @@ const FS_SETTINGS: Settings =
 
 const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
 
-const VM_SETTINGS: Settings = &[("max_map_count", &MAX_AREAS)];
+const VM_SETTINGS: Settings = &[("max_map_count", &MAX_AREAS), ("overcommit_memory", &commit::MODE)];
 
 const KEYS: Settings = &[
     ("gc_delay", &keys::GC_DELAY),

@@ -12,6 +12,7 @@ use crate::syscall::system;
 use crate::task;
 use crate::task::ids;
 use crate::task::ns::time::Offset;
+use crate::vm::commit;
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
@@ -155,8 +156,8 @@ fn meminfo(memory: &Memory) -> String {
         ("NFS_Unstable", 0),
         ("Bounce", 0),
         ("WritebackTmp", 0),
-        ("CommitLimit", memory.total),
-        ("Committed_AS", used),
+        ("CommitLimit", commit::limit() / 1024),
+        ("Committed_AS", commit::committed() / 1024 + memory.shared),
         ("VmallocTotal", 34_359_738_367),
         ("VmallocUsed", 0),
     ];

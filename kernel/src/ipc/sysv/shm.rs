@@ -46,15 +46,15 @@ impl Object for Segment {
 
 impl Segment {
     /// A segment of `size` zero bytes.
-    pub fn new(perm: Perm, size: u64, creator: i32, namespace: &Arc<Namespace>) -> Segment {
-        Segment {
+    pub fn new(perm: Perm, size: u64, creator: i32, namespace: &Arc<Namespace>) -> crate::Result<Segment> {
+        Ok(Segment {
             size,
-            memory: SharedMemory::new(size.next_multiple_of(umbel_mm::PAGE)),
+            memory: SharedMemory::new(size.next_multiple_of(umbel_mm::PAGE))?,
             creator,
             state: SpinLock::new(Rank::Endpoint, State { perm, atime: 0, dtime: 0, last: 0 }),
             namespace: Arc::downgrade(namespace),
             me: SpinLock::new(Rank::Leaf, Weak::new()),
-        }
+        })
     }
 
     /// What there is to know.
