@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <mqueue.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -102,6 +103,15 @@ int main(void) {
             _exit(check_failures != 0);
         }
         CHECK(waitpid(child, &status, 0) == child && status == 0);
+        child = fork();
+        if (child == 0) { /* a namespace has queues of its own */
+            CHECK(unshare(CLONE_NEWIPC) == 0);
+            CHECK_ERRNO(mq_open(NAME, O_RDWR), ENOENT);
+            CHECK(mq_open(NAME, O_RDWR | O_CREAT | O_EXCL, 0600, 0) >= 0 && mq_unlink(NAME) == 0 && mq_receive(q, buf, 50, 0) == 1);
+            fflush(stdout);
+            _exit(check_failures != 0);
+        }
+        CHECK(waitpid(child, &status, 0) == child && status == 0 && mq_send(q, "3", 1, 0) == 0);
     }
     CHECK(mq_unlink(NAME) == 0 && mq_receive(q, buf, 50, 0) == 1);
     CHECK_ERRNO(mq_open(NAME, O_RDWR), ENOENT);

@@ -1,11 +1,12 @@
 //! POSIX message queues. Source: mq_overview(7), mq_send(3), mq_receive(3), mq_notify(3).
 //!
-//! Queues are found by name; a descriptor is an open file whose operations are [`Mq`]. Messages wait by priority, then by
+//! Queues are found by name in their IPC namespace; a descriptor is an open file whose operations are [`Mq`]. Messages wait by priority, then by
 //! arrival. A process may ask to be told when a message comes to an empty queue that nobody waits at.
 //!
-//! Locks (spinning): `NAMES` (InodeState), then a queue's `state` (Endpoint).
+//! Locks (spinning): a [`Names`] (InodeState), then a queue's `state` (Endpoint).
 
 use crate::fs::{Attr, File, FileOps, IoDst, Kind, OpenFlags, Owner, PollEvents, PollTable, Time};
+use crate::ipc::sysv;
 use crate::net::netlink;
 use crate::setting::Setting;
 use crate::signal::{self, SigInfo};
@@ -40,7 +41,21 @@ const OVERHEAD: i64 = 64;
 /// `SI_MESGQ`.
 const SI_MESGQ: i32 = -3;
 
-static NAMES: SpinLock<BTreeMap<Box<[u8]>, Arc<Queue>>> = SpinLock::new(Rank::InodeState, BTreeMap::new());
+/// The queues of an IPC namespace, by name.
+pub struct Names(SpinLock<BTreeMap<Box<[u8]>, Arc<Queue>>>);
+
+impl Names {
+    /// None.
+    pub const fn new() -> Names {
+        Names(SpinLock::new(Rank::InodeState, BTreeMap::new()))
+    }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// A queue.
 pub struct Queue {
@@ -103,7 +118,8 @@ pub struct Mq(Arc<Queue>);
 /// `EACCES`, `EEXIST`, `ENOENT`, `EINVAL`, `ENOSPC`, `EMFILE`.
 pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: &Cred) -> Result<Arc<File>> {
     umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
-    let mut names = NAMES.lock();
+    let namespace = sysv::namespace();
+    let mut names = namespace.queues.0.lock();
     let queue = match names.get(name).cloned() {
         Some(_) if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) => return Err(Errno::EEXIST),
         Some(queue) => {
@@ -150,7 +166,8 @@ fn checked(size: Option<Size>, cred: &Cred) -> Result<Size> {
 /// # Errors
 /// `ENOENT`, `EPERM` for others than its owner.
 pub fn unlink(name: &[u8], cred: &Cred) -> Result<()> {
-    let mut names = NAMES.lock();
+    let namespace = sysv::namespace();
+    let mut names = namespace.queues.0.lock();
     let queue = names.get(name).ok_or(Errno::ENOENT)?;
     if queue.owner.uid != cred.fsuid && !cred.capable(cap::FOWNER) {
         return Err(Errno::EPERM);

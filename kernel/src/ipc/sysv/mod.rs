@@ -51,6 +51,8 @@ pub struct Namespace {
     pub shm: Table<shm::Segment>,
     pub sem: Table<sem::Set>,
     pub msg: Table<msg::Queue>,
+    /// POSIX message queues.
+    pub queues: super::mqueue::Names,
     pub limits: Limits,
 }
 
@@ -67,6 +69,7 @@ impl Namespace {
             shm: Table::new(),
             sem: Table::new(),
             msg: Table::new(),
+            queues: super::mqueue::Names::new(),
             limits: Limits {
                 shmmax: AtomicU64::new(HUGE),
                 shmall: AtomicU64::new(HUGE),
