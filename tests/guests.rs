@@ -194,6 +194,11 @@ fn timens() {
 }
 
 #[test]
+fn sigio() {
+    same_as_host("sigio");
+}
+
+#[test]
 fn oddities() {
     same_as_host("oddities");
 }

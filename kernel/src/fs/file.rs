@@ -9,6 +9,7 @@
 use super::fanotify::{self, mask};
 use super::inode::{DirEntry, DirSink};
 use super::notify::{self, Events};
+use super::sigio::Owner;
 use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
 use super::{IoDst, IoSrc, Path};
 use crate::task::Task;
@@ -17,7 +18,7 @@ use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use umbel_abi::linux::uapi;
 use umbel_smp::lock::{Mutex, Once, Rank};
 use umbel_smp::wait::PollTable;
@@ -196,10 +197,8 @@ pub struct File {
     flags: AtomicU32,
     /// The position, and the directory's record position for directories.
     pub(crate) pos: Mutex<u64>,
-    /// `F_SETOWN_EX`: who gets SIGIO (a group if negative), which kind of id that is, and `F_SETSIG`.
-    owner: AtomicI32,
-    owner_kind: AtomicI32,
-    signal: AtomicU32,
+    /// Who gets SIGIO.
+    owner: Owner,
     /// The open made the file (`F_CREATED_QUERY`).
     created: AtomicBool,
     id: u64,
@@ -260,9 +259,7 @@ impl File {
             path,
             flags: AtomicU32::new(flags.difference(CREATION).bits()),
             pos: Mutex::new(Rank::FilePosition, 0),
-            owner: AtomicI32::new(0),
-            owner_kind: AtomicI32::new(1),
-            signal: AtomicU32::new(0),
+            owner: Owner::new(),
             created: AtomicBool::new(false),
             id: super::next_ino(),
             quiet: AtomicBool::new(false),
@@ -307,30 +304,9 @@ impl File {
         self.ops.flags_changed(self, new);
     }
 
-    /// `F_GETOWN`.
-    pub fn owner(&self) -> i32 {
-        self.owner.load(Relaxed)
-    }
-
-    /// `F_SETOWN_EX`: a group if negative, and the kind of id.
-    pub fn set_owner(&self, owner: i32, kind: i32) {
-        self.owner.store(owner, Relaxed);
-        self.owner_kind.store(kind, Relaxed);
-    }
-
-    /// Which kind of id [`Self::owner`] is (`F_OWNER_*`).
-    pub fn owner_kind(&self) -> i32 {
-        self.owner_kind.load(Relaxed)
-    }
-
-    /// `F_GETSIG`.
-    pub fn signal(&self) -> u32 {
-        self.signal.load(Relaxed)
-    }
-
-    /// `F_SETSIG`.
-    pub fn set_signal(&self, signal: u32) {
-        self.signal.store(signal, Relaxed);
+    /// Who is told when it can be read or written.
+    pub fn async_owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Whether the open(2) that it comes from made the file.

@@ -32,6 +32,7 @@ pub mod owner;
 pub mod perm;
 pub mod proc;
 pub mod pseudo;
+pub mod sigio;
 pub mod sys;
 pub mod tmpfs;
 pub mod tree;

@@ -8,8 +8,7 @@ use super::option::Switches;
 use super::uapi::*;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGPIPE, SigInfo};
-use crate::syscall::io::shown;
-use crate::task::ns::pid::of_caller;
+use crate::syscall::io::{set_owner, shown_owner};
 use crate::task::{self, Task};
 use crate::{Errno, Result, time};
 use alloc::format;
@@ -368,16 +367,10 @@ impl FileOps for Ops {
     fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
         match cmd {
             FIOSETOWN | SIOCSPGRP => {
-                let owner: i32 = user::read_val(UserAddr(arg))?;
-                if owner == i32::MIN {
-                    return Err(Errno::EINVAL);
-                }
-                // `F_OWNER_PID`, `F_OWNER_PGRP`.
-                let id = of_caller(owner.abs()).0 * owner.signum();
-                file.set_owner(id, if owner < 0 { 2 } else { 1 });
+                set_owner(file, user::read_val(UserAddr(arg))?)?;
                 Ok(0)
             }
-            FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &shown(file.owner())).map(|()| 0),
+            FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &shown_owner(file)).map(|()| 0),
             SIOCGSTAMP => Err(Errno::ENOENT),
             FIONREAD if !self.0.is_listening() => {
                 user::write_val(UserAddr(arg), &(self.0.waiting().min(i32::MAX as usize) as i32))?;

@@ -6,7 +6,9 @@ use super::Fd;
 use super::Pid;
 use crate::fs::lease::Lease;
 use crate::fs::notify::Events;
-use crate::fs::{File, InodeFlags, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, dnotify, lease, lock};
+use crate::fs::{
+    File, InodeFlags, IoDst, IoSrc, Kind, OnExec, OpenFlags, PollEvents, Whence, dnotify, lease, lock, sigio,
+};
 use crate::signal;
 use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
@@ -36,7 +38,7 @@ rows! {
     nr::__NR_dup, dup(fd: Fd) => dup, Full;
     nr::__NR_dup2, dup2(fd: Fd, new: Fd) => dup2, Full;
     nr::__NR_dup3, dup3(fd: Fd, new: Fd, flags: u32) => dup3, Full;
-    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Partial("O_ASYNC and F_SETSIG are kept, no signal is sent");
+    nr::__NR_fcntl, fcntl(fd: Fd, command: u32, arg: u64) => fcntl, Full;
     nr::__NR_flock, flock(fd: Fd, operation: u32) => flock, Full;
     nr::__NR_ioctl, ioctl(fd: Fd, request: u32, arg: u64) => ioctl, Full;
     nr::__NR_fsync, fsync(fd: Fd) => fsync, Full;
@@ -334,24 +336,26 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         F_SETFL if (arg as u32 ^ file.flags().bits()) & O_APPEND != 0 && only_grows(&file) => Err(Errno::EPERM),
         F_SETFL => {
             file.set_flags(OpenFlags::from_bits_truncate(arg as u32));
-            Ok(0)
+            sigio::update(&file, fd).map(|()| 0)
         }
-        F_GETSIG => Ok(u64::from(file.signal())),
+        F_GETSIG => Ok(u64::from(file.async_owner().signal())),
         F_SETSIG => {
             if arg > u64::from(SIGNALS) {
                 return Err(Errno::EINVAL);
             }
-            file.set_signal(arg as u32);
+            file.async_owner().set_signal(arg as u32);
             Ok(0)
         }
-        F_GETOWN_EX => user::write_val(UserAddr(arg), &owner_ex(shown(file.owner()), file.owner_kind())).map(|()| 0),
+        F_GETOWN_EX => {
+            user::write_val(UserAddr(arg), &[file.async_owner().kind(), shown_owner(&file).abs()]).map(|()| 0)
+        }
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = user::read_val(UserAddr(arg))?;
-            if !(0..=2).contains(&kind) || id < 0 {
+            if !(sigio::OWNER_TID..=sigio::OWNER_PGRP).contains(&kind) || id < 0 {
                 return Err(Errno::EINVAL);
             }
             let id = of_caller(id).0;
-            file.set_owner(if kind == F_OWNER_PGRP { -id } else { id }, kind);
+            file.async_owner().set(if kind == sigio::OWNER_PGRP { -id } else { id }, kind);
             Ok(0)
         }
         F_CREATED_QUERY => Ok(u64::from(file.is_created())),
@@ -367,16 +371,8 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
             lease::set(task, &file, fd, wanted).map(|()| 0)
         }
         F_NOTIFY => dnotify::set(task, &file, fd, arg as u32).map(|()| 0),
-        F_GETOWN => Ok(i64::from(shown(file.owner())) as u64),
-        F_SETOWN => {
-            let owner = arg as i32;
-            if owner == i32::MIN {
-                return Err(Errno::EINVAL);
-            }
-            let id = of_caller(owner.abs()).0;
-            file.set_owner(id * owner.signum(), if owner < 0 { F_OWNER_PGRP } else { F_OWNER_PID });
-            Ok(0)
-        }
+        F_GETOWN => Ok(i64::from(shown_owner(&file)) as u64),
+        F_SETOWN => set_owner(&file, arg as i32).map(|()| 0),
         F_GETLK | F_OFD_GETLK => get_lock(task, &file, command, UserAddr(arg)),
         F_SETLK | F_SETLKW | F_OFD_SETLK | F_OFD_SETLKW => set_lock(task, &file, command, UserAddr(arg)),
         // Pipe sizes and seals belong to what is behind the file.
@@ -384,8 +380,9 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
     }
 }
 
-/// An owner as the caller sees it: a group if negative.
-pub(crate) fn shown(owner: i32) -> i32 {
+/// Who is told of `file`, as the caller sees it: a group if negative.
+pub(crate) fn shown_owner(file: &File) -> i32 {
+    let owner = file.async_owner().id();
     caller_sees(Pid(owner.abs())) * owner.signum()
 }
 
@@ -394,18 +391,24 @@ fn only_grows(file: &File) -> bool {
     file.inode().is_some_and(|inode| inode.flags().contains(InodeFlags::APPEND))
 }
 
+/// Sets who is told of `file`, a group if negative.
+///
+/// # Errors
+/// `EINVAL`.
+pub(crate) fn set_owner(file: &File, owner: i32) -> Result<()> {
+    if owner == i32::MIN {
+        return Err(Errno::EINVAL);
+    }
+    let id = of_caller(owner.abs()).0;
+    let kind = if owner < 0 { sigio::OWNER_PGRP } else { sigio::OWNER_PID };
+    file.async_owner().set(id * owner.signum(), kind);
+    Ok(())
+}
+
 fn lease_number(lease: Option<Lease>) -> u32 {
     lease.map_or(F_UNLCK, |lease| if lease == Lease::Read { F_RDLCK } else { F_WRLCK })
 }
 
-/// `struct f_owner_ex`, from what `F_SETOWN` would take.
-fn owner_ex(owner: i32, kind: i32) -> [i32; 2] {
-    [kind, owner.abs()]
-}
-
-/// `F_OWNER_PID`, `F_OWNER_PGRP`.
-const F_OWNER_PID: i32 = 1;
-const F_OWNER_PGRP: i32 = 2;
 /// Highest signal number.
 const SIGNALS: u32 = 64;
 
@@ -539,7 +542,7 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
         FIOCLEX => task.files()?.set_on_exec(fd, OnExec::Close).map(|()| 0),
         FIONCLEX => task.files()?.set_on_exec(fd, OnExec::Keep).map(|()| 0),
         FIONBIO => toggle(OpenFlags::NONBLOCK),
-        FIOASYNC => toggle(OpenFlags::ASYNC),
+        FIOASYNC => toggle(OpenFlags::ASYNC).and_then(|_| sigio::update(&file, fd).map(|()| 0)),
         FIOQSIZE if file.ops().seekable() => user::write_val(UserAddr(arg), &file.attr()?.size).map(|()| 0),
         FIONREAD if file.ops().seekable() && file.attr()?.kind == Kind::Regular => {
             let left = file.attr()?.size.saturating_sub(file.position());

@@ -7,7 +7,7 @@ use super::{exit, oom, ptrace, rseq, seccomp, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
-use crate::{Errno, sched, stats, time};
+use crate::{Errno, fs, sched, stats, time};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::{BootInfo, SlotPage};
@@ -148,6 +148,7 @@ fn publish_identity(task: &Task, page: &SlotPage) {
 fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
     loop {
         sched::serve_interrupts();
+        fs::sigio::deliver();
         if sched::need_resched() {
             sched::schedule();
         }
