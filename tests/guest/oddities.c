@@ -9,10 +9,12 @@
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
 #include <sys/personality.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 static void ids_and_priorities(void) {
@@ -106,6 +108,25 @@ static void small_calls(void) {
     CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
+/* Whoever changes its users forgets who may look at it, and what it hears of its parent. */
+static void changing_users(void) {
+    struct timespec wait = {0, 1000};
+    CHECK_ERRNO(syscall(SYS_clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, &wait, 0), EOPNOTSUPP);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        int signo = 0;
+        int ok = prctl(PR_SET_PDEATHSIG, SIGUSR1) == 0 && prctl(PR_GET_DUMPABLE) == 1;
+        ok &= setresuid(geteuid(), geteuid(), geteuid()) == 0 && prctl(PR_GET_DUMPABLE) == 1;
+        ok &= prctl(PR_GET_PDEATHSIG, &signo) == 0 && signo == SIGUSR1;
+        ok &= setresuid(77, 77, 77) == 0 && prctl(PR_GET_DUMPABLE) == 0;
+        ok &= prctl(PR_GET_PDEATHSIG, &signo) == 0 && signo == 0;
+        _exit(!ok);
+    }
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && (geteuid() != 0 || status == 0));
+}
+
 static void types_of_file_systems(void) {
     char name[64] = "";
     long proc = syscall(SYS_sysfs, 1, "proc");
@@ -138,6 +159,7 @@ int main(void) {
     numbers_of_calls();
     cpu_limit();
     small_calls();
+    changing_users();
     ids_and_priorities();
     files();
     types_of_file_systems();

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -81,6 +82,39 @@ static void opening(void) {
     kill(pid, SIGKILL);
     CHECK(readable(fd, 5000) & POLLIN);
     CHECK(waitid(P_PIDFD, fd, &si, WEXITED) == 0);
+    close(fd);
+}
+
+/* What PIDFD_GET_INFO tells, where the kernel knows it. */
+static void informing(void) {
+    struct {
+        unsigned long mask, cgroup;
+        int pid, tgid, ppid;
+        unsigned ids[8];
+        int code;
+        unsigned more[2];
+    } info = {.mask = 8};
+    const unsigned long request = _IOWR(0xff, 11, info);
+    pid_t pid = sleeper();
+    int fd = pidfd_open_(pid, 0);
+    if (ioctl(fd, request, &info) == -1 && errno == ENOTTY) {
+        kill(pid, SIGKILL);
+        waitpid(pid, 0, 0);
+        close(fd);
+        return;
+    }
+    CHECK(!(info.mask & 8) && (info.mask & 3) == 3 && info.pid == pid && info.tgid == pid && info.ppid == getpid());
+    CHECK(info.ids[0] == getuid() && info.ids[1] == getgid() && info.ids[2] == geteuid() && info.ids[7] == getegid());
+    CHECK_ERRNO(ioctl(fd, request, 0), EINVAL);
+    kill(pid, SIGKILL);
+    CHECK(readable(fd, 5000) & POLLIN);
+    info.mask = 0;
+    CHECK(ioctl(fd, request, &info) == 0 && info.pid == pid);
+    waitpid(pid, 0, 0);
+    info.mask = 0;
+    CHECK_ERRNO(ioctl(fd, request, &info), ESRCH);
+    info.mask = 8;
+    CHECK(ioctl(fd, request, &info) == 0 && (info.mask & 8) && info.code == SIGKILL);
     close(fd);
 }
 
@@ -329,6 +363,7 @@ static void pending_limit(void) {
 int main(void) {
     setvbuf(stdout, 0, _IONBF, 0);
     opening();
+    informing();
     getting();
     cloning();
     sharing();

@@ -34,6 +34,8 @@ rows! {
     nr::__NR_timerfd_gettime, timerfd_gettime(fd: Fd, out: u64) => timerfd_gettime, Full;
 }
 
+/// `CLOCK_THREAD_CPUTIME_ID`.
+const THREAD_CPUTIME: i32 = 3;
 /// `TIMER_ABSTIME`, `TFD_TIMER_ABSTIME`.
 const ABSTIME: u32 = 1;
 /// `TFD_TIMER_CANCEL_ON_SET`: nothing sets the clock.
@@ -71,6 +73,7 @@ fn nanosleep(task: &Arc<Task>, request: u64, rem: u64) -> Result<()> {
 fn clock_nanosleep(task: &Arc<Task>, clock: i32, flags: u32, request: u64, rem: u64) -> Result<()> {
     let id = ClockId::from_raw(clock)?;
     match id {
+        _ if clock == THREAD_CPUTIME => return Err(Errno::EOPNOTSUPP),
         ClockId::ThreadCpu(_) | ClockId::ThreadUser(_) => return Err(Errno::EINVAL),
         _ if matches!(clock, 4..=6) => return Err(Errno::EOPNOTSUPP),
         _ => {}

@@ -171,6 +171,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
         return Gone::Thread;
     }
     node.zombie = Some(status);
+    process.end_status.store(status.0, Relaxed);
     process.ended.store(true, Release);
     table.tasks.remove(&pid.0);
     let ended = ptrace::relation::tracer_gone(table, pid);

@@ -237,9 +237,14 @@ impl Table {
         self.reserved.insert(id.0);
     }
 
-    /// The last id given out, for /proc/loadavg.
-    pub fn last_id(&self) -> Pid {
-        Pid(self.last)
+    /// The last number given out in `ns`.
+    pub fn last_in(&self, ns: &PidNs) -> i32 {
+        if ns.level() == 0 { self.last } else { ns.last() }
+    }
+
+    /// Numbers of `ns` go on behind `last`.
+    pub fn set_last_in(&mut self, ns: &PidNs, last: i32) {
+        if ns.level() == 0 { self.last = last } else { ns.set_last(last) }
     }
 
     fn is_free(&self, id: i32) -> bool {

@@ -13,6 +13,8 @@ use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::sync::atomic::Ordering::Relaxed;
+use umbel_mm::user::{self, UserAddr};
 
 /// See the module.
 pub struct PidFd {
@@ -40,6 +42,10 @@ pub fn new(task: &Arc<Task>, scope: Scope, flags: OpenFlags) -> Arc<File> {
 pub fn of_process(process: Arc<Process>, flags: OpenFlags) -> Arc<File> {
     File::anonymous(Arc::new(PidFd { process, thread: None }), flags | OpenFlags::RDWR)
 }
+
+/// Words of `struct pidfd_info`, and bytes of its first version.
+const INFO_WORDS: usize = 18;
+const INFO_MIN: usize = 64;
 
 impl PidFd {
     /// The process, unless it has been waited for.
@@ -79,6 +85,41 @@ impl PidFd {
         &self.process
     }
 
+    /// `struct pidfd_info`, as words: what there is to know, of a process that was waited for how it ended.
+    fn info(&self, wanted: u64) -> Result<[u32; INFO_WORDS]> {
+        const PID: u32 = 1;
+        const CREDS: u32 = 2;
+        const EXIT: u32 = 8;
+        let mut words = [0; INFO_WORDS];
+        let Ok(process) = self.process() else {
+            if wanted & u64::from(EXIT) == 0 || self.is_thread() {
+                return Err(Errno::ESRCH);
+            }
+            (words[0], words[15]) = (EXIT, self.process.end_status.load(Relaxed));
+            return Ok(words);
+        };
+        let viewer = task::current();
+        let task = self.task().ok();
+        let sees = |id| viewer.process().sees(id) as u32;
+        let tgid = sees(process.pid());
+        if tgid == 0 {
+            return Err(Errno::ESRCH);
+        }
+        let parent = ids::table().node(process.pid())?.parent;
+        words[0] = PID;
+        (words[4], words[5], words[6]) = (task.as_ref().map_or(tgid, |task| sees(task.tid())), tgid, sees(parent));
+        if let Some(task) = task {
+            let (own, cred) = (viewer.cred(), task.cred());
+            let users = [cred.uid, cred.euid, cred.suid, cred.fsuid].map(|id| own.show_uid(id));
+            let groups = [cred.gid, cred.egid, cred.sgid, cred.fsgid].map(|id| own.show_gid(id));
+            words[0] |= CREDS;
+            for (pair, (user, group)) in words[7..15].chunks_exact_mut(2).zip(users.into_iter().zip(groups)) {
+                pair.copy_from_slice(&[user, group]);
+            }
+        }
+        Ok(words)
+    }
+
     fn has_ended(&self) -> bool {
         match &self.thread {
             Some(_) => self.task().is_err(),
@@ -99,6 +140,22 @@ impl FileOps for PidFd {
 
     fn write(&self, _: &File, _: &mut IoSrc<'_>) -> Result<usize> {
         Err(Errno::EINVAL)
+    }
+
+    fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+        const GET_INFO: u32 = 0xc000_ff0b;
+        const SIZE: u32 = 0x3fff_0000;
+        if cmd & !SIZE != GET_INFO {
+            return Err(Errno::ENOTTY);
+        }
+        let size = (cmd & SIZE) >> 16;
+        if arg == 0 || (size as usize) < INFO_MIN {
+            return Err(Errno::EINVAL);
+        }
+        let wanted: u64 = user::read_val(UserAddr(arg))?;
+        let mut bytes: Vec<u8> = self.info(wanted)?.into_iter().flat_map(u32::to_le_bytes).collect();
+        bytes.resize(size as usize, 0);
+        user::copy_out(UserAddr(arg), &bytes).map(|()| 0)
     }
 
     fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {

@@ -54,6 +54,8 @@ pub struct Process {
     user: SpinLock<Arc<User>>,
     /// All threads are gone: see [`Self::has_ended`].
     pub(super) ended: AtomicBool,
+    /// The status that it ended with, once it has.
+    pub(super) end_status: AtomicU32,
     /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
     pub end_queue: Arc<WaitQueue>,
     /// It registered for membarrier(2)'s private expedited command.
@@ -175,6 +177,7 @@ impl Process {
             uid: AtomicU32::new(0),
             user: SpinLock::new(Rank::Process, User::of(0)),
             ended: AtomicBool::new(false),
+            end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),
             expedites: AtomicBool::new(false),
             personality: AtomicU32::new(0),

@@ -185,7 +185,14 @@ impl Task {
     pub fn set_cred(&self, cred: Cred) {
         let cred = Arc::new(cred);
         self.process.set_uid(cred.uid);
-        let old = core::mem::replace(&mut self.own.lock().cred, cred);
+        let old = core::mem::replace(&mut self.own.lock().cred, cred.clone());
+        let ids = |cred: &Cred| [cred.euid, cred.egid, cred.fsuid, cred.fsgid];
+        let gains = old.user_ns == cred.user_ns && cred.permitted & !old.permitted != 0;
+        if ids(&old) != ids(&cred) || gains {
+            // What it knows is not for those who could look before.
+            self.process.dumpable.store(0, Relaxed);
+            self.parent_death_signal.store(0, Relaxed);
+        }
         drop(old);
         self.change_identity();
     }

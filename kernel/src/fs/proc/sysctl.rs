@@ -40,6 +40,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("domainname", uts_name(fs, |names| &mut names.domain))
         .add("osrelease", text(|| system::RELEASE.into()))
         .add("version", text(|| system::VERSION.into()))
+        .add("ns_last_pid", last_pid(fs))
         .add("pid_max", text(|| format!("{}", ids::PID_MAX)))
         .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
         .add(
@@ -72,6 +73,26 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
                 .add("overcommit_ratio", overcommit(fs, &commit::RATIO, &commit::KBYTES))),
         );
     sub(root)
+}
+
+/// The last number given out in the PID namespace of who asks: the next is the one after what is written.
+fn last_pid(fs: &Arc<PseudoFs>) -> InodeRef {
+    let read = || Ok(format!("{}\n", ids::table().last_in(task::current().process().pid_ns())).into_bytes());
+    let write = |text: &[u8]| {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+        let last: i32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+        if !(0..ids::PID_MAX).contains(&last) {
+            return Err(Errno::EINVAL);
+        }
+        let task = task::current();
+        let ns = task.process().pid_ns();
+        if !task.cred().capable_in(&ns.owner, cap::SYS_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        ids::table().set_last_in(ns, last);
+        Ok(())
+    };
+    TextFile::writable(Meta::new(fs, 0o666), read, write)
 }
 
 /// Open files, free ones, and most.

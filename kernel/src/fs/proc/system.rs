@@ -249,8 +249,7 @@ pub fn load() -> [u64; 3] {
 fn loadavg() -> String {
     let averages = load().map(|value| format!("{}.{:02}", value / ONE, value % ONE * 100 / ONE));
     let (running, all) = counts();
-    let ns = task::current().process().pid_ns().clone();
-    let last = if ns.level() == 0 { ids::table().last_id().0 } else { ns.last() };
+    let last = ids::table().last_in(task::current().process().pid_ns());
     format!("{} {running}/{all} {}\n", averages.join(" "), last)
 }
 

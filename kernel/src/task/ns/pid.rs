@@ -133,6 +133,11 @@ impl PidNs {
         self.numbers.lock().last
     }
 
+    /// Numbers go on behind this one.
+    pub(in crate::task) fn set_last(&self, last: i32) {
+        self.numbers.lock().last = last;
+    }
+
     /// Gives `id` a number: `wanted` if that is not 0, else the next free one. `is_free`: whether an id is in use no more.
     ///
     /// # Errors
