@@ -152,11 +152,12 @@ impl Tty {
                     Key::Suspend => SIGTSTP,
                 });
             }
+            if count == 0 {
+                // Nothing new: nobody is woken, or who is signalled for input would be so by looking.
+                return;
+            }
             if readable {
                 self.readers.wake_all();
-            }
-            if count == 0 {
-                return;
             }
             self.line.notify();
         }
