@@ -58,7 +58,7 @@ fn pidfd_send_signal(task: &Arc<Task>, pidfd: Fd, signo: u64, info: UserAddr, fl
         _ => return Err(Errno::EINVAL),
     };
     let file = task.files()?.get(pidfd)?;
-    let by_directory = file.inode().and_then(|inode| process_of(&inode)).and_then(task::find_process);
+    let by_directory = file.inode().and_then(|inode| process_of(&inode)).transpose()?;
     let opened;
     let pidfd = match (file.ops_as::<PidFd>(), by_directory) {
         (Some(pidfd), _) => pidfd,

@@ -68,7 +68,7 @@ fn setdomainname(task: &Arc<Task>, name: UserAddr, len: i32) -> Result<()> {
 fn sysinfo(_: &Arc<Task>, info: UserAddr) -> Result<()> {
     let memory = frame::usage();
     let page = umbel_mm::PAGE;
-    let uptime = seen_uptime_ns() / 1_000_000_000;
+    let uptime = seen_uptime_ns().div_ceil(1_000_000_000);
     let loads = crate::sched::load_average().map(|load| load << 5);
     let tasks = ids::table().tasks.len().min(usize::from(u16::MAX)) as u64;
     let words = [

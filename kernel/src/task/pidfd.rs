@@ -92,7 +92,8 @@ impl PidFd {
         const EXIT: u32 = 8;
         let mut words = [0; INFO_WORDS];
         let Ok(process) = self.process() else {
-            if wanted & u64::from(EXIT) == 0 || self.is_thread() {
+            let visible = self.process.pid_ns().is_within(task::current().process().pid_ns());
+            if wanted & u64::from(EXIT) == 0 || self.is_thread() || !visible {
                 return Err(Errno::ESRCH);
             }
             (words[0], words[15]) = (EXIT, self.process.end_status.load(Relaxed));

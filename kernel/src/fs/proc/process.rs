@@ -10,7 +10,7 @@ use crate::task::{self, Process, Task, cap, ids};
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_mm::UserAddr;
@@ -29,6 +29,8 @@ pub struct Subject {
     pub thread: bool,
     /// Whose numbers are shown: the PID namespace that the file system was mounted in.
     pub ns: Arc<PidNs>,
+    /// Who had the id when the directory was looked up.
+    of: Weak<Process>,
 }
 
 impl Subject {
@@ -37,7 +39,7 @@ impl Subject {
     /// # Errors
     /// `ESRCH` once it is gone, or a zombie.
     pub fn task(&self) -> Result<Arc<Task>> {
-        ids::find_task(self.tid).ok_or(Errno::ESRCH)
+        ids::find_task(self.tid).filter(|task| self.is(task.process())).ok_or(Errno::ESRCH)
     }
 
     /// The process, a zombie too.
@@ -45,10 +47,21 @@ impl Subject {
     /// # Errors
     /// `ESRCH` once it is gone.
     pub fn process(&self) -> Result<Arc<Process>> {
-        match ids::find_process(self.tid) {
+        match ids::find_process(self.tid).filter(|process| self.is(process)) {
             Some(process) => Ok(process),
             None => self.task().map(|task| task.process().clone()),
         }
+    }
+
+    /// About `tid`, which there is.
+    fn new(ns: &Arc<PidNs>, tid: Pid, thread: bool) -> Result<Subject> {
+        let by_thread = || ids::find_task(tid).map(|task| task.process().clone());
+        let process = ids::find_process(tid).or_else(by_thread).ok_or(Errno::ENOENT)?;
+        Ok(Subject { tid, thread, ns: ns.clone(), of: Arc::downgrade(&process) })
+    }
+
+    fn is(&self, process: &Arc<Process>) -> bool {
+        core::ptr::eq(self.of.as_ptr(), Arc::as_ptr(process))
     }
 }
 
@@ -62,7 +75,7 @@ pub fn ino(id: Pid) -> u64 {
 /// # Errors
 /// `ENOENT` if there is no such process or thread.
 pub fn dir(fs: &Arc<PseudoFs>, ns: &Arc<PidNs>, id: Pid) -> Result<InodeRef> {
-    make(fs, Subject { tid: id, thread: false, ns: ns.clone() })
+    make(fs, Subject::new(ns, id, false)?)
 }
 
 fn make(fs: &Arc<PseudoFs>, subject: Subject) -> Result<InodeRef> {
@@ -144,11 +157,11 @@ const ENTRIES: &[(&str, Make)] = &[
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
 
-/// The process that `inode` is the directory of (`/proc/PID`).
-pub fn process_of(inode: &InodeRef) -> Option<Pid> {
+/// The process that `inode` is the directory of (`/proc/PID`); an error once it is gone, whoever has its number now.
+pub fn process_of(inode: &InodeRef) -> Option<Result<Arc<Process>>> {
     let dir: &Dir<Entries> = inode.as_any().downcast_ref()?;
     let subject = &dir.source().subject;
-    (!subject.thread).then_some(subject.tid)
+    (!subject.thread).then(|| subject.process())
 }
 
 struct Entries {
@@ -223,7 +236,7 @@ impl DirSource for Threads {
         if !belongs && tid != own {
             return Err(Errno::ENOENT);
         }
-        make(&self.fs, Subject { tid, thread: true, ns: ns.clone() })
+        make(&self.fs, Subject::new(ns, tid, true)?)
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
