@@ -199,6 +199,11 @@ fn sigio() {
 }
 
 #[test]
+fn boost() {
+    same_as_host("boost");
+}
+
+#[test]
 fn oddities() {
     same_as_host("oddities");
 }

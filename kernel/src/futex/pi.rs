@@ -4,12 +4,16 @@
 //! waiter of the highest priority: it writes that thread's id into the word and takes it out of the queue, both under the
 //! queue's lock, so a waiter that is woken owns the lock. Waiters of an owner that ends look again and take it over.
 //!
-//! Lock: the queue's (rank `Futex`); one for all, as such locks are rare. The owner is not boosted.
+//! An owner runs with the highest real-time priority of its waiters, and if it waits itself so does whom it waits for
+//! ([`lend`]). What is lent is worked out from the queue and stored under its lock, so that the last change counts.
+//!
+//! Lock: the queue's (rank `Futex`); one for all, as such locks are rare.
 
 use super::{Key, key_of};
+use crate::syscall::Pid;
 use crate::task::ns::pid::of_caller;
 use crate::task::{self, Task};
-use crate::{Errno, Result, time};
+use crate::{Errno, Result, sched, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering::*, fence};
@@ -35,10 +39,12 @@ const ORPHANED: u8 = 2;
 struct Waiter {
     key: Key,
     thread: ThreadRef,
+    /// Its number, as the word has it, and its id.
     tid: u32,
+    id: Pid,
     /// Higher goes first: the real-time priority.
     priority: u8,
-    owner: u32,
+    owner: Pid,
     state: Arc<AtomicU8>,
 }
 
@@ -74,29 +80,31 @@ pub fn lock(task: &Arc<Task>, addr: u64, shared: bool, patience: Patience) -> Re
         let word = user::fetch_u32(UserAddr(addr))?;
         user::cmpxchg_u32(UserAddr(addr), word, word)?;
         let owner = word & TID;
-        let gone = owner != 0 && find(owner).is_none();
+        let holder = if owner == 0 { None } else { find(owner) };
+        let gone = owner != 0 && holder.is_none();
         let mut queue = QUEUE.lock();
-        match attempt(&mut queue, UserAddr(addr), key, own, (owner, gone && orphaned)) {
-            Ok(Attempt::Taken) => return Ok(()),
+        match attempt(&mut queue, UserAddr(addr), key, (own, task.tid()), (owner, gone && orphaned)) {
+            Ok(Attempt::Taken) => {
+                drop(queue);
+                lend(task.clone());
+                return Ok(());
+            }
             Ok(Attempt::Owned(now)) if now == owner => {}
             Ok(Attempt::Owned(_)) | Err(Errno::EFAULT) => continue,
             Err(other) => return Err(other),
         }
         let Patience::Until(deadline_ns) = patience else { return Err(Errno::EAGAIN) };
-        if gone {
-            return Err(Errno::ESRCH);
-        }
-        check_cycle(&queue, own, owner)?;
+        let Some(holder) = holder else { return Err(Errno::ESRCH) };
+        check_cycle(&queue, task.tid(), holder.tid())?;
         let state = Arc::new(AtomicU8::new(WAITING));
         queue.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let priority = match task.sched.class() {
-            Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
-            Class::Fair { .. } => 0,
-        };
+        let priority = priority_of(task);
         let thread = task.thread.clone();
-        queue.push(Waiter { key, thread, tid: own, priority, owner, state: state.clone() });
+        let (id, owner) = (task.tid(), holder.tid());
+        queue.push(Waiter { key, thread, tid: own, id, priority, owner, state: state.clone() });
         drop(queue);
-        if find(owner).is_none() {
+        lend(holder);
+        if task::find_task(owner).is_none() {
             // It ended before it could see the new waiter.
             state.store(ORPHANED, Release);
         }
@@ -104,6 +112,8 @@ pub fn lock(task: &Arc<Task>, addr: u64, shared: bool, patience: Patience) -> Re
         let mut queue = QUEUE.lock();
         queue.retain(|waiter| !Arc::ptr_eq(&waiter.state, &state));
         drop(queue);
+        // Whoever has it now has a waiter less.
+        task::find_task(owner).into_iter().for_each(lend);
         match state.load(Acquire) {
             OWNS => return Ok(()),
             ORPHANED => orphaned = true,
@@ -119,7 +129,7 @@ fn attempt(
     queue: &mut SpinGuard<'_, Vec<Waiter>>,
     addr: UserAddr,
     key: Key,
-    own: u32,
+    (own, id): (u32, Pid),
     looked_up: (u32, bool),
 ) -> Result<Attempt> {
     loop {
@@ -134,7 +144,7 @@ fn attempt(
             let died = if gone { OWNER_DIED } else { word & OWNER_DIED };
             let new = own | died | if others { WAITERS } else { 0 };
             if user::cmpxchg_u32_nofault(addr, word, new)? == word {
-                queue.iter_mut().filter(|waiter| waiter.key == key).for_each(|waiter| waiter.owner = own);
+                queue.iter_mut().filter(|waiter| waiter.key == key).for_each(|waiter| waiter.owner = id);
                 return Ok(Attempt::Taken);
             }
         } else if word & WAITERS != 0 || user::cmpxchg_u32_nofault(addr, word, word | WAITERS)? == word {
@@ -149,17 +159,57 @@ fn find(tid: u32) -> Option<Arc<Task>> {
 }
 
 /// Whether `own` may wait for `owner`: `EDEADLK` if that waits for it.
-fn check_cycle(queue: &[Waiter], own: u32, owner: u32) -> Result<()> {
+fn check_cycle(queue: &[Waiter], own: Pid, owner: Pid) -> Result<()> {
     // Whom the owner waits for, and so on.
     let mut at = owner;
     for _ in 0..queue.len() {
-        match queue.iter().find(|waiter| waiter.tid == at) {
+        match queue.iter().find(|waiter| waiter.id == at) {
             Some(waiter) if waiter.owner == own => return Err(Errno::EDEADLK),
             Some(waiter) => at = waiter.owner,
             None => break,
         }
     }
     Ok(())
+}
+
+/// The real-time priority that `task` runs with.
+fn priority_of(task: &Task) -> u8 {
+    match task.sched.effective() {
+        Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
+        Class::Fair { .. } => 0,
+    }
+}
+
+/// Longest chain of owners that wait themselves.
+const CHAIN_MAX: usize = 1024;
+
+/// Lends `owner` the priority of its first waiter, or takes it back; goes on with whom it waits for, if that matters there.
+fn lend(owner: Arc<Task>) {
+    let mut at = owner;
+    for _ in 0..CHAIN_MAX {
+        let (changed, next) = {
+            let mut queue = QUEUE.lock();
+            let id = at.tid();
+            let most = queue.iter().filter(|waiter| waiter.owner == id).map(|waiter| waiter.priority).max();
+            let changed = at.sched.set_boost(most.unwrap_or(0));
+            let waits = queue.iter_mut().find(|waiter| waiter.id == id);
+            (
+                changed,
+                waits.map(|waiter| {
+                    waiter.priority = priority_of(&at);
+                    waiter.owner
+                }),
+            )
+        };
+        if !changed {
+            return;
+        }
+        sched::class_changed(&at);
+        match next.and_then(task::find_task) {
+            Some(next) => at = next,
+            None => return,
+        }
+    }
 }
 
 fn sleep(task: &Task, state: &AtomicU8, deadline_ns: Option<u64>) -> Result<()> {
@@ -216,11 +266,15 @@ pub fn unlock(task: &Arc<Task>, addr: u64, shared: bool) -> Result<()> {
             Ok(old) if old == word => {}
             _ => continue,
         }
-        if let Some(at) = next {
+        let heir = next.map(|at| {
             let waiter = queue.remove(at);
-            queue.iter_mut().filter(|other| other.key == key).for_each(|other| other.owner = waiter.tid);
+            queue.iter_mut().filter(|other| other.key == key).for_each(|other| other.owner = waiter.id);
             set(&waiter, OWNS);
-        }
+            waiter.id
+        });
+        drop(queue);
+        lend(task.clone());
+        heir.and_then(task::find_task).into_iter().for_each(lend);
         return Ok(());
     }
 }
@@ -233,7 +287,7 @@ fn next_of(queue: &[Waiter], key: Key) -> Option<usize> {
 
 /// A thread ends: those who wait for its locks look again.
 pub fn owner_exit(task: &Task) {
-    let own = task.process().sees(task.tid()) as u32;
+    let own = task.tid();
     let queue = QUEUE.lock();
     queue.iter().filter(|waiter| waiter.owner == own).for_each(|waiter| set(waiter, ORPHANED));
 }

@@ -285,10 +285,10 @@ fn pick() -> Option<Next> {
         let Some(task) = entity.as_ref()?.item.owner::<Task>() else { continue };
         let here = may_stay(&task, id);
         if let Some(entity) = &mut entity
-            && (!here || entity.class() != task.sched.class())
+            && (!here || entity.class() != task.sched.effective())
         {
             queue.run.detach(entity);
-            entity.set_class(task.sched.class());
+            entity.set_class(task.sched.effective());
         } else {
             cpu.queued.store(queue.run.len() as u32, Relaxed);
             task.sched.cpu.store(id, Relaxed);

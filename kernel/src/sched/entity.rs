@@ -100,16 +100,29 @@ pub struct Entity {
 #[derive(Clone, Copy)]
 struct Params {
     class: Class,
+    /// Real-time priority that waiters for its PI futexes lend it, 0 = none.
+    boost: u8,
     affinity: Affinity,
     /// SCHED_BATCH instead of SCHED_OTHER.
     batch: bool,
     reset_on_fork: bool,
 }
 
+impl Params {
+    fn effective(&self) -> Class {
+        match self.class {
+            Class::Fifo { priority } | Class::RoundRobin { priority } if priority >= self.boost => self.class,
+            _ if self.boost > 0 => Class::Fifo { priority: self.boost },
+            class => class,
+        }
+    }
+}
+
 impl Entity {
     /// A task with the default parameters.
     pub fn new() -> Entity {
-        let params = Params { class: Class::NORMAL, affinity: Affinity::ALL, batch: false, reset_on_fork: false };
+        let params =
+            Params { class: Class::NORMAL, boost: 0, affinity: Affinity::ALL, batch: false, reset_on_fork: false };
         Entity::with(params, 0)
     }
 
@@ -140,6 +153,7 @@ impl Entity {
     /// What a child of this task starts with.
     pub fn for_child(&self) -> Entity {
         let mut params = *self.class.lock();
+        params.boost = 0;
         if params.reset_on_fork {
             params.reset_on_fork = false;
             params.class = match params.class {
@@ -152,7 +166,7 @@ impl Entity {
 
     /// Makes the travelling part, once the thread exists.
     pub fn attach(&self, thread: &ThreadRef) {
-        let entity = runqueue::Entity::new(thread.clone(), self.class());
+        let entity = runqueue::Entity::new(thread.clone(), self.effective());
         *self.pocket.lock() = Some(entity);
     }
 
@@ -169,6 +183,32 @@ impl Entity {
     /// Changes class and priority; takes effect when the task is next queued.
     pub fn set_class(&self, class: Class) {
         self.class.lock().class = class;
+        self.show_class();
+    }
+
+    /// What it runs as: its class, or the priority that is lent to it.
+    pub fn effective(&self) -> Class {
+        self.class.lock().effective()
+    }
+
+    /// Lends it a real-time priority, 0 = none. Whether that changes what it runs as; then the caller says so by
+    /// [`super::class_changed`].
+    #[must_use]
+    pub fn set_boost(&self, boost: u8) -> bool {
+        let changed = {
+            let mut params = self.class.lock();
+            let before = params.effective();
+            params.boost = boost;
+            params.effective() != before
+        };
+        if changed {
+            self.show_class();
+        }
+        changed
+    }
+
+    fn show_class(&self) {
+        let class = self.effective();
         if let Some(entity) = self.pocket.lock().as_mut() {
             entity.set_class(class);
         }
@@ -255,6 +295,17 @@ mod tests {
         assert!(set.has(2) && !set.has(3));
         assert_eq!(set.to_bytes(3).collect::<Vec<_>>(), [7, 0, 0, 0, 0, 0, 0, 0]);
         assert!(Affinity::from_bytes(&[8], 3).is_empty(3));
+    }
+
+    #[test]
+    fn a_lent_priority_raises_and_never_lowers() {
+        let task = Entity::new();
+        assert!(task.set_boost(7));
+        assert_eq!((task.effective(), task.class()), (Class::Fifo { priority: 7 }, Class::NORMAL));
+        task.set_class(Class::RoundRobin { priority: 9 });
+        assert_eq!(task.effective(), Class::RoundRobin { priority: 9 });
+        assert!(!task.set_boost(0) && !task.set_boost(9) && task.set_boost(10));
+        assert_eq!(task.for_child().effective(), Class::RoundRobin { priority: 9 });
     }
 
     #[test]

@@ -27,8 +27,8 @@ const HABIT: u32 = 2;
 pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
     let here = vcpu::this().id();
     let Some(mut entity) = task.sched.pocket.lock().take() else { return };
-    if entity.class() != task.sched.class() {
-        entity.set_class(task.sched.class());
+    if entity.class() != task.sched.effective() {
+        entity.set_class(task.sched.effective());
     }
     loop {
         match push(task, entity, arrival, here) {

@@ -132,7 +132,7 @@ pub fn stat(subject: &Subject) -> Result<String> {
     let image: Arc<Image> = if task.is_some() { process.image() } else { Arc::default() };
     let (_, ignored, caught) = process.signal.sets();
     let (pending, blocked) = task.as_ref().map_or((0, 0), |task| (task.signal.pending_set(), task.signal.mask()));
-    let class = task.as_ref().map_or(Class::NORMAL, |task| task.sched.class());
+    let class = task.as_ref().map_or(Class::NORMAL, |task| task.sched.effective());
     let batch = task.as_ref().is_some_and(|task| task.sched.flags().0);
     let (priority, nice, rt_priority, policy) = scheduling(class, batch);
     let offset_ns = crate::task::current().time_offset_ns(Offset::Boottime);
