@@ -145,3 +145,49 @@ fn a_model_gives_the_same_schedule_for_the_same_seed() {
     let (_, long) = race(11, "x");
     assert!(long.contains("long computations"), "{long}");
 }
+
+/// Half a minute of a host core.
+#[cfg(feature = "nightly")]
+#[test]
+fn a_lock_held_half_of_the_time_lets_sixty_four_processors_do_the_work_of_two() {
+    let workload = ["lock", "2560000", "50"];
+    let speed_up = virtual_us(1, &workload) / virtual_us(64, &workload);
+    assert!((1.9..2.1).contains(&speed_up), "{speed_up}");
+}
+
+/// What the workload says it took on real host cores, us: the median of five runs before everything else the host does.
+#[cfg(feature = "nightly")]
+fn real_us(cpus: u32, workload: &[&str]) -> f64 {
+    let program = common::guest_program("scaling", false);
+    let (umbel, cpus) = (common::umbel(), cpus.to_string());
+    let mut args = vec!["-f", "1", umbel.to_str().expect("UTF-8"), "run", "--cpus", &cpus, "--"];
+    args.push(program.to_str().expect("UTF-8"));
+    args.extend(workload);
+    let run = || {
+        let outcome = Run::on_host("/usr/bin/chrt", &args).finish();
+        let us: Option<f64> = outcome.stdout.split_whitespace().next().and_then(|word| word.parse().ok());
+        us.unwrap_or_else(|| panic!("{workload:?} on {cpus}: {outcome:#?}"))
+    };
+    let mut all: Vec<f64> = (0..5).map(|_| run()).collect();
+    all.sort_by(f64::total_cmp);
+    all[2]
+}
+
+/// Wants root, and two host cores for itself.
+#[cfg(feature = "nightly")]
+#[test]
+fn what_is_predicted_of_two_processors_is_measured_on_two() {
+    let workloads: [&[&str]; 5] = [
+        &["processes", "60000"],
+        &["threads", "60000"],
+        &["pair", "40000"],
+        &["lock", "400000", "30"],
+        &["touching", "20000"],
+    ];
+    for workload in workloads {
+        let predicted = virtual_us(1, workload) / virtual_us(2, workload);
+        let measured = real_us(1, workload) / real_us(2, workload);
+        let ratio = predicted / measured;
+        assert!((0.9..1.1).contains(&ratio), "{workload:?}: predicted {predicted}, measured {measured}");
+    }
+}

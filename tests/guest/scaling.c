@@ -13,6 +13,8 @@
 
 static long units, cpus, share = 10;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_barrier_t start;
+static struct timespec from;
 
 static void compute(long n) {
     for (volatile long i = 0; i < n * 6000; i++)
@@ -22,21 +24,33 @@ static void compute(long n) {
 static long part(long i) { return units * (i + 1) / cpus - units * i / cpus; }
 
 /* Processes that have nothing in common. */
-static void processes(void) {
+static void processes(void (*body)(long)) {
     for (long i = 0; i < cpus; i++)
         if (fork() == 0) {
-            compute(part(i));
+            body(i);
             _exit(0);
         }
     while (wait(NULL) > 0)
         ;
 }
 
+static void *(*thread)(void *);
+
+static void *after_start(void *i) {
+    pthread_barrier_wait(&start);
+    return thread(i);
+}
+
+/* The time begins when all are there. */
 static void threads(void *(*body)(void *)) {
     pthread_t ids[256];
+    thread = body;
+    pthread_barrier_init(&start, NULL, cpus + 1);
     for (long i = 0; i < cpus; i++)
-        if (pthread_create(&ids[i], NULL, body, (void *)i))
+        if (pthread_create(&ids[i], NULL, after_start, (void *)i))
             exit(1);
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    pthread_barrier_wait(&start);
     for (long i = 0; i < cpus; i++)
         pthread_join(ids[i], NULL);
 }
@@ -71,19 +85,17 @@ static void *fault_body(void *i) {
 }
 
 /* Opens and closes one file, by its own descriptor table. */
-static void opens(void) {
-    for (long i = 0; i < cpus; i++)
-        if (fork() == 0) {
-            for (long n = part(i) * 2; n > 0; n--) {
-                FILE *file = fopen("/etc/passwd", "r");
-                if (file)
-                    fclose(file);
-            }
-            _exit(0);
-        }
-    while (wait(NULL) > 0)
-        ;
+static void open_body(long i) {
+    for (long n = part(i) * 2; n > 0; n--) {
+        FILE *file = fopen("/etc/passwd", "r");
+        if (file)
+            fclose(file);
+    }
 }
+
+static void compute_body(long i) { compute(part(i)); }
+
+static void touch_body(long i) { fault_body((void *)i); }
 
 /* One computes and writes, the other reads and computes. */
 static void pair(void) {
@@ -114,10 +126,10 @@ int main(int argc, char **argv) {
     if (argc > 3)
         share = atol(argv[3]);
     cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    struct timespec from, to;
+    struct timespec to;
     clock_gettime(CLOCK_MONOTONIC, &from);
     if (!strcmp(argv[1], "processes"))
-        processes();
+        processes(compute_body);
     else if (!strcmp(argv[1], "threads"))
         threads(thread_body);
     else if (!strcmp(argv[1], "pair"))
@@ -126,8 +138,10 @@ int main(int argc, char **argv) {
         threads(lock_body);
     else if (!strcmp(argv[1], "faults"))
         threads(fault_body);
+    else if (!strcmp(argv[1], "touching"))
+        processes(touch_body);
     else if (!strcmp(argv[1], "opens"))
-        opens();
+        processes(open_body);
     else
         return 2;
     clock_gettime(CLOCK_MONOTONIC, &to);
