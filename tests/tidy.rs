@@ -6,6 +6,31 @@ use std::path::{Path, PathBuf};
 /// Crates from the bottom up: each may use only those before it. The machine sees plain data alone.
 const CRATES: [&str; 6] = ["abi", "host", "smp", "mm", "gate", "kernel"];
 
+/// What each module of the kernel uses. Those that name each other are one layer; a new edge is a decision, made here.
+const KERNEL_MODULES: &[(&str, &str)] = &[
+    ("boot", "drivers fs ipc loader machine random sched signal stats task time tty vm"),
+    ("drivers", "fs log machine random sched signal syscall task time tty vm"),
+    ("fs", "drivers ipc keys machine net random sched setting signal stats syscall task time tty vm"),
+    ("futex", "sched signal task time"),
+    ("id", ""),
+    ("ipc", "fs net setting signal task time vm"),
+    ("keys", "random setting task time"),
+    ("loader", "fs machine random task vm"),
+    ("log", "drivers task time"),
+    ("machine", ""),
+    ("net", "fs ipc random sched signal syscall task time"),
+    ("random", "fs"),
+    ("sched", "drivers machine signal stats task time"),
+    ("setting", ""),
+    ("signal", "fs sched task time"),
+    ("stats", "syscall"),
+    ("syscall", "fs futex ipc keys loader log net random sched signal task time tty vm"),
+    ("task", "boot fs futex ipc keys loader machine net sched signal stats syscall time tty vm"),
+    ("time", "fs signal task"),
+    ("tty", "fs signal task time"),
+    ("vm", "setting stats"),
+];
+
 /// Longest file, lines.
 const FILE_LINES: usize = 1000;
 /// 95th percentile of file lengths, lines.
@@ -52,6 +77,48 @@ fn crates_use_only_what_lies_below() {
     let package = manifest.split("[package]").nth(1).expect("root package");
     for name in &CRATES[1..] {
         assert!(!package.contains(&format!("umbel-{name}.")), "the machine must not depend on {name}");
+    }
+}
+
+/// The modules that a file names after `crate::`, alone or in braces.
+fn modules_named(text: &str) -> Vec<String> {
+    let code: String = text.lines().filter(|l| !l.trim_start().starts_with("//")).flat_map(|l| [l, "\n"]).collect();
+    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = Vec::new();
+    for after in code.split("crate::").skip(1) {
+        let Some(group) = after.strip_prefix('{') else {
+            found.push(word(after));
+            continue;
+        };
+        let mut depth = 1;
+        let inside = group.chars().take_while(|c| {
+            depth += i32::from(*c == '{') - i32::from(*c == '}');
+            depth > 0
+        });
+        let mut depth = 0;
+        let flat = inside.filter(|c| {
+            depth += i32::from(*c == '{') - i32::from(*c == '}');
+            depth == 0
+        });
+        found.extend(flat.collect::<String>().split(',').map(|item| word(item.trim())));
+    }
+    found
+}
+
+#[test]
+fn kernel_modules_use_only_what_the_table_says() {
+    for (path, text) in rust_files() {
+        let name = relative(&path);
+        let Some((own, _)) = name.strip_prefix("kernel/src/").and_then(|rest| rest.split_once(['/', '.'])) else {
+            continue;
+        };
+        let allowed = KERNEL_MODULES.iter().find(|(module, _)| *module == own).map_or("", |(_, uses)| uses);
+        for used in modules_named(&text) {
+            let is_module = KERNEL_MODULES.iter().any(|(module, _)| *module == used);
+            let listed =
+                used == own || allowed.split(' ').any(|allowed| allowed == used) || matches!(own, "lib" | "main");
+            assert!(!is_module || listed, "{name} uses {used}: not in the table of tests/tidy.rs");
+        }
     }
 }
 

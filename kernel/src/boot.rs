@@ -8,12 +8,11 @@ use crate::fs::{self, FdTable, File, FsContext};
 use crate::loader::{self, open, stack::Strings};
 use crate::sched::{self, Entity};
 use crate::signal;
-use crate::syscall::Pid;
 use crate::task::ns::PidNs;
 use crate::task::ns::{NsProxy, uts};
 use crate::task::wait::{self, WaitFor, WaitOptions};
-use crate::task::{self, Cred, Image, Limits, NewTask, Process, Task, WaitStatus, exec, ids};
-use crate::{Errno, Result, drivers, random, stats, time};
+use crate::task::{self, Cred, Image, Limits, NewTask, Process, Task, WaitStatus, exec, ids, kthread};
+use crate::{Errno, Pid, Result, drivers, machine, random, stats, time};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,35 +22,18 @@ use umbel_abi::machine::{BootInfo, ControlState};
 use umbel_gate::UserContext;
 use umbel_smp::cpu as vcpu;
 use umbel_smp::cpu::Report;
-use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::vtime;
 
 /// The command's process.
 pub const FIRST: Pid = Pid(2);
 
-static STARTED_NS: AtomicU64 = AtomicU64::new(0);
 /// When the command was started, ns.
 static COMMAND_NS: AtomicU64 = AtomicU64::new(0);
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// What the machine said at boot.
-pub fn info() -> &'static BootInfo {
-    &vcpu::control().boot
-}
-
-/// Whether a debug option of [`BootInfo`] is on.
-pub fn option(bit: u32) -> bool {
-    info().options & bit != 0
-}
-
-/// CLOCK_MONOTONIC at boot, ns.
-pub fn started_ns() -> u64 {
-    STARTED_NS.load(Relaxed)
-}
-
 /// Starts the kernel on virtual CPU 0. Never returns.
 pub fn boot() -> ! {
-    let info = info();
+    let info = machine::info();
     umbel_mm::percpu::enter_slots();
     umbel_mm::heap::init(info);
     umbel_mm::heap::set_opener(umbel_gate::cold::open);
@@ -59,13 +41,13 @@ pub fn boot() -> ! {
     umbel_gate::fpu::init(info.xsave_mask, info.xsave_len);
     time::clock::init(info.tsc_khz);
     sched::begin_virtual_time();
-    STARTED_NS.store(time::monotonic_ns(), Relaxed);
-    if option(BootInfo::LOCKSTAT) || option(BootInfo::VIRTUAL) {
+    machine::set_started(time::monotonic_ns());
+    if machine::option(BootInfo::LOCKSTAT) || machine::option(BootInfo::VIRTUAL) {
         umbel_smp::lock::stat::enable(info.cpus, time::monotonic_ns);
     }
     random::seed(&info.seed);
     for cpu in 0..info.cpus {
-        sched::prepare_idle_task(cpu, idle_task().expect("memory for the first threads"));
+        sched::prepare_idle_task(cpu, kthread::idle().expect("memory for the first threads"));
     }
     sched::adopt_boot_thread();
     sched::init();
@@ -74,7 +56,7 @@ pub fn boot() -> ! {
     crate::ipc::init();
     umbel_mm::frame::init(info).expect("the machine's own facts");
     start_init();
-    if start_kernel_thread("cpuhp", sched::hotplug::serve_machine).is_err() {
+    if kthread::start("cpuhp", sched::hotplug::serve_machine).is_err() {
         log::warn!("no memory for the thread that adds and removes CPUs");
     }
     READY.store(true, Release);
@@ -85,7 +67,7 @@ pub fn boot() -> ! {
 
 /// Starts the kernel on another virtual CPU, once virtual CPU 0 is ready. Never returns.
 pub fn boot_secondary() -> ! {
-    if option(BootInfo::VIRTUAL) {
+    if machine::option(BootInfo::VIRTUAL) {
         vtime::enter();
     }
     while !READY.load(Acquire) {
@@ -95,60 +77,8 @@ pub fn boot_secondary() -> ! {
     sched::idle_forever()
 }
 
-/// The boot thread of a virtual CPU.
-///
-/// # Errors
-/// `ENOMEM`.
-pub fn idle_task() -> Result<Arc<Task>> {
-    try_kernel_task(Pid(0), "swapper", None)
-}
-
-/// A kernel thread; with a body it gets a stack to run it on.
-fn kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> Arc<Task> {
-    try_kernel_task(pid, name, body).expect("memory for the first threads")
-}
-
-/// Starts a kernel thread of no process; it runs `body`, which does not return.
-///
-/// # Errors
-/// `ENOMEM`.
-pub fn start_kernel_thread(name: &str, body: fn(&Arc<Task>)) -> crate::Result<()> {
-    /// Nobody else keeps them: they have no place in the table of ids.
-    static THREADS: SpinLock<Vec<Arc<Task>>> = SpinLock::new(Rank::Leaf, Vec::new());
-    let task = try_kernel_task(Pid(0), name, Some(body))?;
-    THREADS.lock().push(task.clone());
-    sched::start(&task);
-    Ok(())
-}
-
-fn try_kernel_task(pid: Pid, name: &str, body: Option<fn(&Arc<Task>)>) -> crate::Result<Arc<Task>> {
-    let limits = Limits::first(info().ram_pages);
-    let process = Process::new((pid, PidNs::first()), signal::Shared::new(), limits, Arc::new(Image::default()));
-    let thread = match body {
-        Some(_) => sched::new_thread(0)?,
-        None => sched::adopted_thread(),
-    };
-    Ok(Task::new(NewTask {
-        tid: pid,
-        process: Arc::new(process),
-        thread,
-        body,
-        user: UserContext::try_new()?,
-        signal: signal::Private::new(!0),
-        sched: Entity::new(),
-        cred: Arc::new(Cred::new(0, 0)),
-        comm: task::comm(name.as_bytes()),
-        space: None,
-        files: None,
-        fs: None,
-        rseq: Default::default(),
-        seccomp: Default::default(),
-        ns: NsProxy::first(),
-    }))
-}
-
 fn start_init() {
-    let init = kernel_task(ids::INIT, "init", Some(init_main));
+    let init = kthread::make(ids::INIT, "init", Some(init_main));
     {
         let mut table = ids::table();
         let pid = table.reserve_id();
@@ -213,7 +143,7 @@ struct Command {
 }
 
 fn command() -> Command {
-    let info = info();
+    let info = machine::info();
     let len = (info.strings_len as usize).min(info.strings.len());
     let bytes = info.strings.get(..len).unwrap_or(&[]);
     let mut all = bytes.split(|&byte| byte == 0).map(<[u8]>::to_vec);
@@ -233,14 +163,14 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
         let name = name.to_vec();
         move |errno| Failure { status, name, errno }
     };
-    let root = fs::init(info()).and_then(|()| fs::root()).map_err(fail(125, b"/"))?;
+    let root = fs::init(machine::info()).and_then(|()| fs::root()).map_err(fail(125, b"/"))?;
     let context = FsContext::new(root.clone(), root);
     drop(init.replace_fs(Some(context.clone())));
     drop(init.replace_files(Some(Arc::new(FdTable::new()))));
     drivers::late_init();
     let cwd = open::find_dir(init, &command.workdir).map_err(fail(125, &command.workdir))?;
     context.set_cwd(cwd);
-    init.set_cred(Cred::new(info().uid, info().gid));
+    init.set_cred(Cred::new(machine::info().uid, machine::info().gid));
     let found = find_command(init, &name, &command.strings.envs);
     let (path, file) = found.map_err(|errno| {
         let status = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };
@@ -275,8 +205,8 @@ fn find_command(init: &Arc<Task>, name: &[u8], envs: &[Vec<u8>]) -> Result<(Vec<
 }
 
 fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings) -> Result<Arc<Task>> {
-    let limits = Limits::first(info().ram_pages);
-    let cred = Arc::new(Cred::new(info().uid, info().gid));
+    let limits = Limits::first(machine::info().ram_pages);
+    let cred = Arc::new(Cred::new(machine::info().uid, machine::info().gid));
     let request = loader::Request { file, name: path, strings, unreachable: false, limits, randomize: true };
     let loaded = loader::load(init, request, &|_| Ok((cred.clone(), false)))?;
     let pid = ids::table().reserve_id()?;
@@ -285,7 +215,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
     let files = Arc::new(FdTable::new());
     for (fd, file) in drivers::stdio().into_iter().enumerate() {
         if let Some(file) = file {
-            files.replace(crate::syscall::Fd(fd as i32), file, fs::OnExec::Keep, 1024)?;
+            files.replace(crate::Fd(fd as i32), file, fs::OnExec::Keep, 1024)?;
         }
     }
     let first = Task::new(NewTask {
@@ -326,13 +256,13 @@ pub fn finish(status: WaitStatus) {
 fn end(status: i32) {
     let control = vcpu::control();
     let mut text = Report::begin();
-    if option(BootInfo::STATS) {
+    if machine::option(BootInfo::STATS) {
         let ran_ns = time::monotonic_ns().saturating_sub(COMMAND_NS.load(Relaxed));
         let _ = writeln!(text, "{:36} {ran_ns}", "time of the command, ns");
         let _ = text.write_str(&sched::virtual_report());
         let _ = text.write_str(&stats::report());
     }
-    if option(BootInfo::LOCKSTAT) {
+    if machine::option(BootInfo::LOCKSTAT) {
         let _ = text.write_str(&stats::locks());
     }
     text.publish();

@@ -13,10 +13,12 @@ pub mod boot;
 pub mod drivers;
 pub mod fs;
 pub mod futex;
+mod id;
 pub mod ipc;
 pub mod keys;
 pub mod loader;
 pub mod log;
+pub mod machine;
 pub mod net;
 pub mod random;
 pub mod sched;
@@ -29,6 +31,7 @@ pub mod time;
 pub mod tty;
 pub mod vm;
 
+pub use id::{Fd, Pid, Tid};
 pub use umbel_abi::linux::Errno;
 
 /// What kernel functions return.

@@ -5,9 +5,8 @@
 
 use crate::fs::devtmpfs::{register_block, register_char};
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, Kind, OpenContext, Whence};
-use crate::syscall::Fd;
 use crate::task::{Task, cap};
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Result};
 use alloc::sync::Arc;
 use alloc::vec;
 use core::any::Any;

@@ -21,7 +21,7 @@ fn watch() -> &'static Watch {
 
 /// Begins: once, at boot. In virtual time virtual CPUs stand still for as long as others run.
 pub fn init() {
-    let limit_s = if crate::boot::option(BootInfo::VIRTUAL) { 0 } else { LIMIT_S };
+    let limit_s = if crate::machine::option(BootInfo::VIRTUAL) { 0 } else { LIMIT_S };
     watch().limit_s.store(limit_s, Relaxed);
 }
 
@@ -53,7 +53,7 @@ pub fn trigger(text: &[u8]) -> Result<()> {
             watch().wanted.store(1, Release);
             umbel_host::futex::wake(&watch().wanted, u32::MAX);
         }
-        Some(b'z') if crate::boot::option(BootInfo::DEBUG_STALL) => hang(),
+        Some(b'z') if crate::machine::option(BootInfo::DEBUG_STALL) => hang(),
         Some(_) => log::info!("sysrq: HELP : show-backtrace-all-active-cpus(l)"),
         None => {}
     }

@@ -5,9 +5,8 @@
 
 use super::notify::{self, Event, Events, Watch};
 use super::{File, owner};
-use crate::syscall::Fd;
 use crate::task::Task;
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};

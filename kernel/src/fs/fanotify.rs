@@ -13,10 +13,9 @@
 use super::notify::{self, Watch};
 use super::{File, FileOps, InodeRef, IoDst, IoSrc, Kind, Mount, OnExec, OpenFlags, Path, PollEvents, PollTable};
 use crate::setting::Setting;
-use crate::syscall::Pid;
 use crate::task::ns::pid::caller_sees;
 use crate::task::{self, Task};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::String;
@@ -431,7 +430,7 @@ impl Group {
         let written = dst.write(&record).and_then(|count| if count == RECORD { Ok(count) } else { Err(Errno::EFAULT) });
         if let Err(errno) = written {
             // Installed just now; if somebody closed it already, so much the better.
-            let _ = task.files().and_then(|files| files.close(crate::syscall::Fd(fd)));
+            let _ = task.files().and_then(|files| files.close(crate::Fd(fd)));
             return Err(refuse(errno));
         }
         if let Some(question) = permission {

@@ -4,8 +4,7 @@
 
 use super::file::File;
 use crate::setting::Setting;
-use crate::syscall::Fd;
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;

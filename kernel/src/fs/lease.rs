@@ -8,9 +8,8 @@
 
 use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, owner};
 use crate::setting::Setting;
-use crate::syscall::Fd;
 use crate::task::{Task, cap};
-use crate::{Errno, Result, time};
+use crate::{Errno, Fd, Result, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;

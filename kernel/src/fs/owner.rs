@@ -1,7 +1,7 @@
 //! Signals to the owner of an open file about leases and directories. Source: fcntl(2).
 
 use super::{File, sigio};
-use crate::syscall::Fd;
+use crate::Fd;
 use crate::task::Task;
 use alloc::sync::Arc;
 

@@ -7,11 +7,9 @@
 //! Locks: [`RAISED`] (rank `Leaf`), a file's subscription (rank `Leaf`), never both.
 
 use super::{File, Kind, OpenFlags, PollEvents, PollTable};
-use crate::boot;
 use crate::signal::{self, SIGIO, SigInfo};
-use crate::syscall::{Fd, Pid};
-use crate::task::{self, Process, Task, ids};
-use crate::{Errno, Result};
+use crate::task::{self, Process, Task, ids, kthread};
+use crate::{Errno, Fd, Pid, Result};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
@@ -240,7 +238,7 @@ fn start_worker() -> Result<()> {
     if STARTED.swap(true, AcqRel) {
         return Ok(());
     }
-    boot::start_kernel_thread("sigio", worker).inspect_err(|_| STARTED.store(false, Release))
+    kthread::start("sigio", worker).inspect_err(|_| STARTED.store(false, Release))
 }
 
 fn worker(_: &Arc<Task>) {

@@ -10,10 +10,9 @@
 //! Lock: the queue's (rank `Futex`); one for all, as such locks are rare.
 
 use super::{Key, key_of};
-use crate::syscall::Pid;
 use crate::task::ns::pid::of_caller;
 use crate::task::{self, Task};
-use crate::{Errno, Result, sched, time};
+use crate::{Errno, Pid, Result, sched, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU8, Ordering::*, fence};

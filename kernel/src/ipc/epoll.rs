@@ -9,9 +9,8 @@
 //! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`).
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
-use crate::syscall::Fd;
 use crate::task::Task;
-use crate::{Errno, Result, signal, time};
+use crate::{Errno, Fd, Result, signal, time};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};

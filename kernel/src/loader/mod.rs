@@ -222,7 +222,7 @@ pub fn memory_limits(limits: &Limits) -> vm::Limits {
 
 /// The part of the auxiliary vector that does not depend on addresses.
 fn facts(header: &Header, cred: &Cred, secure: bool) -> impl Iterator<Item = Aux> {
-    let boot = crate::boot::info();
+    let boot = crate::machine::info();
     let mut facts = Vec::from([
         Aux::Value(u64::from(at::AT_HWCAP), boot.hwcap),
         Aux::Value(u64::from(at::AT_HWCAP2), boot.hwcap2),

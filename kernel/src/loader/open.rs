@@ -4,10 +4,9 @@ use crate::fs::fanotify::{self, mask};
 use crate::fs::perm::{self, Want};
 use crate::fs::walk::Follow;
 use crate::fs::{self, File, Kind, MountFlags, Name, Names, OpenFlags, Path};
-use crate::syscall::Fd;
 use crate::task::{Cred, Task};
 use crate::vm::MappedFile;
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

@@ -125,7 +125,7 @@ pub fn adopt_boot_thread() {
         task.sched.cpu.store(id, Relaxed);
     }
     *cpu.current.lock() = task;
-    cpu.away_ns.store(time::monotonic_ns().saturating_sub(crate::boot::started_ns()), Relaxed);
+    cpu.away_ns.store(time::monotonic_ns().saturating_sub(crate::machine::started_ns()), Relaxed);
     hotplug::start_here();
 }
 

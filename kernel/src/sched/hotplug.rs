@@ -77,7 +77,7 @@ fn bring_up(cpu: u32) -> Result<()> {
     let absent = vcpu::get(cpu).is_none_or(|vcpu| vcpu.life.stage() == Stage::Absent);
     if absent {
         umbel_mm::heap::room_hot(ROOM)?;
-        cpu::prepare_idle_task(cpu, crate::boot::idle_task()?);
+        cpu::prepare_idle_task(cpu, crate::task::kthread::idle()?);
         zygote::create(cpu)?;
     }
     let vcpu = vcpu::get(cpu).ok_or(Errno::ENODEV)?;

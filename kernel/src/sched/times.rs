@@ -112,7 +112,7 @@ fn add(to: &AtomicU64, ns: u64) {
 pub fn of(cpu: u32) -> Times {
     let own: &Cpu = cpu::get(cpu);
     let now_ns = time::monotonic_ns();
-    let here_ns = now_ns.saturating_sub(crate::boot::started_ns()).saturating_sub(own.away_ns.load(Relaxed));
+    let here_ns = now_ns.saturating_sub(crate::machine::started_ns()).saturating_sub(own.away_ns.load(Relaxed));
     let vcpu = vcpu::get(cpu);
     let host_ns = vcpu.filter(|_| !vtime::on()).map(vcpu::Vcpu::host_ns);
     let in_guest = vcpu.is_some_and(|vcpu| vcpu.shared().state.load(Relaxed) == VcpuState::Guest as u32);

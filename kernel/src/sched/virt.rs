@@ -2,7 +2,7 @@
 //! Where time is the host's, everything here is one test of a flag.
 
 use crate::task::Task;
-use crate::{boot, signal, time};
+use crate::{machine, signal, time};
 use alloc::string::String;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::{BootInfo, StdioKind};
@@ -19,12 +19,12 @@ const IRREPRODUCIBLE: &str = "long computations in the model";
 
 /// Makes time virtual if the machine says so. Once, on virtual CPU 0, when the clocks have started.
 pub fn begin_virtual_time() {
-    if !boot::option(BootInfo::VIRTUAL) {
+    if !machine::option(BootInfo::VIRTUAL) {
         return;
     }
-    let info = boot::info();
+    let info = machine::info();
     let speaks = |kind: u32| kind == StdioKind::Tty as u32 || kind == StdioKind::Stream as u32;
-    let model = boot::option(BootInfo::VIRTUAL_MODEL);
+    let model = machine::option(BootInfo::VIRTUAL_MODEL);
     let lull = match info.stdio.first() {
         Some(input) if speaks(input.kind) => Lull::Passes,
         _ if model => Lull::Silent,

@@ -2,9 +2,8 @@
 
 use super::state::{NO_STACK, PrivateState};
 use super::*;
-use crate::syscall::Pid;
 use crate::task::{Task, WaitStatus, exit, ids, ptrace, rseq, stop};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::*;

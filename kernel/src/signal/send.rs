@@ -2,9 +2,8 @@
 
 use super::queue::Queued;
 use super::*;
-use crate::syscall::Pid;
 use crate::task::{self, Cred, Process, Task, WaitStatus, cap, exit, ids, stop};
-use crate::{Errno, Result, sched};
+use crate::{Errno, Pid, Result, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::*;

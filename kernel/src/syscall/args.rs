@@ -5,10 +5,10 @@
 
 use crate::task::Task;
 use crate::task::ns::pid;
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Pid, Result};
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::{self, Write};
+use core::fmt::Write;
 use umbel_mm::UserAddr;
 use umbel_mm::user::read_cstr;
 
@@ -37,34 +37,6 @@ pub fn format<T: FromArg + ArgFmt>(task: &Task, raw: u64, out: &mut String) {
         Err(_) => {
             let _ = write!(out, "{raw:#x}");
         }
-    }
-}
-
-/// A file descriptor as guests write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fd(pub i32);
-
-impl Fd {
-    /// `AT_FDCWD`.
-    pub const CWD: Fd = Fd(-100);
-}
-
-/// The id of a process, thread, process group or session: its number in the first PID namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pid(pub i32);
-
-/// A thread id: the same numbers.
-pub type Tid = Pid;
-
-impl fmt::Display for Fd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Fd::CWD { f.write_str("AT_FDCWD") } else { self.0.fmt(f) }
-    }
-}
-
-impl fmt::Display for Pid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -66,7 +66,9 @@ use alloc::sync::Arc;
 use core::fmt::Write;
 use umbel_mm::heap;
 
-pub use args::{ArgFmt, Fd, FromArg, IntoRet, Pid, UserStr};
+pub use args::{ArgFmt, FromArg, IntoRet, UserStr};
+
+use crate::{Fd, Pid};
 pub use table::{Row, Support};
 
 /// The six argument registers: rdi, rsi, rdx, r10, r8, r9.

@@ -9,9 +9,8 @@
 
 use super::ns::pid::{self, PidNs};
 use super::{Process, Task, Usage};
-use crate::syscall::Pid;
 use crate::tty::Tty;
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;

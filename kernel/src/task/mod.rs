@@ -16,6 +16,7 @@ mod cred;
 pub mod exec;
 pub mod exit;
 pub mod ids;
+pub mod kthread;
 pub mod limits;
 pub mod ns;
 pub mod oom;

@@ -5,9 +5,8 @@
 
 use super::{Process, Task, ids};
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
-use crate::syscall::Pid;
 use crate::task;
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};

@@ -2,8 +2,8 @@
 
 use super::ns::PidNs;
 use super::{Limits, Task, User, WaitStatus};
+use crate::Pid;
 use crate::signal;
-use crate::syscall::Pid;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};

@@ -6,8 +6,8 @@
 use super::exit;
 use super::ids::{self, INIT, Table};
 use super::process::Process;
+use crate::Pid;
 use crate::signal;
-use crate::syscall::Pid;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;

@@ -30,8 +30,8 @@ pub extern "C" fn task_main(_: u64) -> ! {
 
 /// Runs guest code until the thread ends.
 fn run(task: &Arc<Task>) {
-    let strace = crate::boot::option(BootInfo::STRACE);
-    let virtual_time = crate::boot::option(BootInfo::VIRTUAL);
+    let strace = crate::machine::option(BootInfo::STRACE);
+    let virtual_time = crate::machine::option(BootInfo::VIRTUAL);
     exit_to_user(task, false);
     while !task.must_exit() {
         let Some(space) = task.space() else { return };
@@ -137,7 +137,7 @@ fn publish_identity(task: &Task, page: &SlotPage) {
         (&page.gid, cred.show_gid(cred.gid)),
         (&page.egid, cred.show_gid(cred.egid)),
         (&page.identity, identity),
-        (&page.fast_reads, u32::from(!crate::boot::option(BootInfo::STRACE) && !task.seccomp.is_on())),
+        (&page.fast_reads, u32::from(!crate::machine::option(BootInfo::STRACE) && !task.seccomp.is_on())),
     ];
     for (word, value) in words {
         word.store(value, Relaxed);

@@ -2,8 +2,7 @@
 
 use super::ids::{self, Session};
 use super::task::Task;
-use crate::syscall::Pid;
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 
 /// Moves process `pid` (0 = the caller) to group `pgid` (0 = its own).

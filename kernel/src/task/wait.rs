@@ -3,8 +3,7 @@
 use super::ids::{self, Node, Table, WaitStatus};
 use super::process::{Process, Usage};
 use super::task::Task;
-use crate::syscall::Pid;
-use crate::{Errno, Result, signal};
+use crate::{Errno, Pid, Result, signal};
 use alloc::sync::Arc;
 use bitflags::bitflags;
 use core::sync::atomic::Ordering::Relaxed;

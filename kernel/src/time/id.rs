@@ -1,11 +1,10 @@
 //! Clocks by number. Source: clock_getres(2), `MAKE_PROCESS_CPUCLOCK` of Linux.
 
 use super::clock;
-use crate::syscall::Pid;
 use crate::task::ns::pid::of_caller;
 use crate::task::ns::time::Offset;
 use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 
 /// A clock that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

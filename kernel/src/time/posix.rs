@@ -188,7 +188,7 @@ impl ProcessTimer {
             Notify::Nothing => return,
             Notify::CpuLimit => return cpu_limit(&process, self.clock),
             Notify::Process { signo, value } => signal::queue_to_process(&process, info(signo, value)),
-            Notify::Thread { tid, signo, value } => match find_task(crate::syscall::Pid(tid)) {
+            Notify::Thread { tid, signo, value } => match find_task(crate::Pid(tid)) {
                 Some(task) => signal::queue_to_task(&task, info(signo, value)),
                 None => return,
             },

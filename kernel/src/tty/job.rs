@@ -2,10 +2,9 @@
 
 use super::Tty;
 use crate::signal::{self, SIGCONT, SIGHUP, SIGTTIN, SIGTTOU, SigInfo, Signo};
-use crate::syscall::Pid;
 use crate::task::ids::{self, Session};
 use crate::task::{Task, cap};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 
 /// Where a caller stands towards a terminal.

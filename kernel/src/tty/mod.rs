@@ -22,7 +22,7 @@ pub use job::{attach, controlling};
 pub use pts::devpts;
 pub use terminal::{Line, Tty};
 
-use crate::syscall::Pid;
+use crate::Pid;
 use crate::task::ids::Session;
 use alloc::sync::Arc;
 use umbel_smp::lock::Once;

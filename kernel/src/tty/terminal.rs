@@ -3,8 +3,7 @@
 use super::ldisc::{Discipline, Effects, Key};
 use super::termios::Termios;
 use crate::signal::{self, SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGWINCH, SigInfo};
-use crate::syscall::Pid;
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;

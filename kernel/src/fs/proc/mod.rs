@@ -30,10 +30,9 @@ pub use system::{FILESYSTEMS, load, seen_uptime_ns};
 
 use super::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, StaticDir, Target};
 use super::{FileSystem, InodeRef, Kind};
-use crate::syscall::Pid;
 use crate::task::ns::PidNs;
 use crate::task::{self, access, ids};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -3,11 +3,10 @@
 use super::{fd, maps, may_inspect, mem, mounts, numa, pagemap, smaps, status, users};
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
-use crate::syscall::Pid;
 use crate::task::ns::PidNs;
 use crate::task::ns::user::Which;
 use crate::task::{self, Process, Task, cap, ids};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};

@@ -3,10 +3,9 @@
 use super::process::Subject;
 use super::system::TICK_NS;
 use crate::sched;
-use crate::syscall::Pid;
 use crate::task::ns::time::Offset;
 use crate::task::{Image, Limits, Task, Usage, WaitStatus, ids};
-use crate::{Result, vm};
+use crate::{Pid, Result, vm};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -136,7 +135,7 @@ pub fn stat(subject: &Subject) -> Result<String> {
     let batch = task.as_ref().is_some_and(|task| task.sched.flags().0);
     let (priority, nice, rt_priority, policy) = scheduling(class, batch);
     let offset_ns = crate::task::current().time_offset_ns(Offset::Boottime);
-    let started_ns = process.start_ns.saturating_sub(crate::boot::started_ns());
+    let started_ns = process.start_ns.saturating_sub(crate::machine::started_ns());
     let start = started_ns.saturating_add_signed(offset_ns) / TICK_NS;
     let ticks = |ns: u64| ns / TICK_NS;
     let mut out = String::new();

@@ -183,7 +183,7 @@ fn vmstat(memory: &Memory) -> String {
 
 /// Since boot, ns.
 pub fn uptime_ns() -> u64 {
-    crate::time::monotonic_ns().saturating_sub(crate::boot::started_ns())
+    crate::time::monotonic_ns().saturating_sub(crate::machine::started_ns())
 }
 
 /// The same as the running task's time namespace has it.

@@ -6,9 +6,8 @@
 //! Locks: `WAITING` and `RAISED` (rank `Leaf`), never both.
 
 use super::Place;
-use crate::boot;
 use crate::fs::{File, PollEvents, PollTable};
-use crate::task::Task;
+use crate::task::{Task, kthread};
 use crate::{Errno, Result};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -117,7 +116,7 @@ fn start_worker() -> Result<()> {
     if STARTED.swap(true, AcqRel) {
         return Ok(());
     }
-    boot::start_kernel_thread("aio", worker).inspect_err(|_| STARTED.store(false, Release))
+    kthread::start("aio", worker).inspect_err(|_| STARTED.store(false, Release))
 }
 
 fn worker(_: &Arc<Task>) {

@@ -6,10 +6,9 @@ use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, OnExec, OpenFlags, Pol
 use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
-use crate::syscall::Pid;
 use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::task::{Task, cap, ids, pidfd};
-use crate::{Errno, Result};
+use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;

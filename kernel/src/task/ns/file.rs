@@ -5,9 +5,8 @@ use crate::fs::pseudo::PseudoFs;
 use crate::fs::{
     Attr, Dentry, File, FileOps, FileSystem, Inode, InodeRef, Kind, Mount, MountFlags, OpenContext, OpenFlags, Path,
 };
-use crate::syscall::Fd;
 use crate::task::{self, Task};
-use crate::{Errno, Result};
+use crate::{Errno, Fd, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;

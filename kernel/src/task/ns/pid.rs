@@ -11,9 +11,8 @@
 //! Lock: a namespace's numbers (rank `Leaf`). They change under the lock of the table of ids only.
 
 use super::{UserNs, first};
-use crate::syscall::Pid;
 use crate::task::ids::{PID_MAX, RESERVED};
-use crate::{Errno, Result, fs, task};
+use crate::{Errno, Pid, Result, fs, task};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;

@@ -5,11 +5,10 @@
 
 use super::{Mode, Options, State, Tracer};
 use crate::signal::{self, SIGSTOP, SigInfo};
-use crate::syscall::Pid;
 use crate::task::access::{Creds, may_access};
 use crate::task::ids::{self, DeadTracee, Table, WaitStatus};
 use crate::task::{Process, Task, Usage, exit};
-use crate::{Errno, Result, sched};
+use crate::{Errno, Pid, Result, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

@@ -3,9 +3,8 @@
 use super::relation::{self, Start};
 use super::{Event, Mode, Options, State, Stop, memory, registers};
 use crate::signal::{self, SigInfo, UNBLOCKABLE};
-use crate::syscall::Pid;
 use crate::task::{self, Task};
-use crate::{Errno, Result, sched};
+use crate::{Errno, Pid, Result, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use umbel_mm::UserAddr;

@@ -1,8 +1,8 @@
 //! The tracee's side: where it stops and how it goes on.
 
 use super::{Event, Stop, flag};
+use crate::Pid;
 use crate::signal::{self, SIGKILL, SIGTRAP, SigInfo, code};
-use crate::syscall::Pid;
 use crate::task::clone::{CloneArgs, CloneFlags};
 use crate::task::{Process, Task, stop};
 use alloc::sync::Arc;
