@@ -172,6 +172,8 @@ pub(super) fn look(id: u32, cpu: &Cpu) {
     hotplug::report_broken();
     if cpu.queued.load(Relaxed) != 0 || vcpu::this().life.is_leaving() {
         cpu.resched.store(true, Relaxed);
+        // What another virtual CPU put here may have to wait for the end of a slice that nobody has begun.
+        start_slice(id);
     } else if cpu.idle.load(Relaxed) {
         steal(id, cpu);
     }
