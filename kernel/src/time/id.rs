@@ -5,6 +5,7 @@ use crate::task::ns::pid::of_caller;
 use crate::task::ns::time::Offset;
 use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
 use crate::{Errno, Pid, Result};
+use umbel_smp::thread::State;
 
 /// A clock that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,9 +111,10 @@ impl ClockId {
     }
 }
 
-/// CPU time of a thread; the caller's own with the slice that is not accounted yet.
+/// CPU time of a thread; while it runs, here or elsewhere, with the slice that is not accounted yet. One that sleeps may
+/// still be the current one of an idle virtual CPU.
 fn cpu_ns(task: &Task) -> u64 {
-    if task.tid() == task::current().tid() {
+    if task.thread.state() == State::Running {
         task.sched.run_ns() + task.sched.slice_ns(clock::monotonic_ns())
     } else {
         task.sched.run_ns()
