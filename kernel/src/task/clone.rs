@@ -19,7 +19,7 @@ use bitflags::bitflags;
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as raw;
 use umbel_gate::Regs;
-use umbel_mm::user;
+use umbel_mm::{heap, user};
 
 bitflags! {
     /// `CLONE_*`.
@@ -103,7 +103,7 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
     check_limit(task)?;
     let child = build(task, args).map_err(|errno| match errno {
         // What lacks is kernel memory: a limit of processes, which may pass.
-        Errno::ENOMEM => Errno::EAGAIN,
+        Errno::ENOMEM if heap::low() => Errno::EAGAIN,
         errno => errno,
     })?;
     let tid = child.tid();
