@@ -9,7 +9,7 @@
 use super::{File, Kind, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGIO, SigInfo};
 use crate::task::{self, Process, Task, ids, kthread};
-use crate::{Errno, Fd, Pid, Result};
+use crate::{Errno, Fd, Pid, Result, sched, time};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
@@ -34,6 +34,8 @@ pub mod code {
 static RAISED: SpinLock<VecDeque<Arc<Hook>>> = SpinLock::new(Rank::Leaf, VecDeque::new());
 /// How many, to look at without the lock.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// How many are being looked at.
+static LOOKING: AtomicUsize = AtomicUsize::new(0);
 /// Subscriptions there are: so many may be raised.
 static SUBSCRIBED: AtomicUsize = AtomicUsize::new(0);
 /// The kernel thread waits here.
@@ -177,21 +179,39 @@ fn subscribe(file: &Arc<File>, fd: Fd) -> Result<Box<Subscription>> {
     room.map_err(|_| Errno::ENOMEM).map(|()| subscription)
 }
 
-/// Sends the signals that are due. Holding nothing: files may be closed here.
+/// Sends the signals that are due, and waits for those that others are about to send: what a call made ready is told of
+/// before the call returns. Holding nothing: files may be closed here.
 pub fn deliver() {
+    /// Others' looks are short; whoever keeps making files ready shall not hold up everybody.
+    const PATIENCE_NS: u64 = 10_000_000;
     while COUNT.load(Acquire) != 0 {
-        let Some(hook) = take() else { return };
+        let Some(hook) = take() else { break };
         look(&hook);
+    }
+    if LOOKING.load(Acquire) == 0 {
+        return;
+    }
+    let end_ns = time::monotonic_ns() + PATIENCE_NS;
+    while LOOKING.load(Acquire) != 0 && time::monotonic_ns() < end_ns {
+        sched::yield_now();
     }
 }
 
 fn take() -> Option<Arc<Hook>> {
-    let hook = RAISED.lock().pop_front()?;
-    COUNT.fetch_sub(1, Relaxed);
+    let mut raised = RAISED.lock();
+    let hook = raised.pop_front()?;
+    LOOKING.fetch_add(1, Relaxed);
+    COUNT.fetch_sub(1, Release);
     Some(hook)
 }
 
+/// Looks at a file that was taken out of [`RAISED`].
 fn look(hook: &Hook) {
+    look_at(hook);
+    LOOKING.fetch_sub(1, Release);
+}
+
+fn look_at(hook: &Hook) {
     // Before the look, in one total order with a waker's change and its mark.
     hook.raised.swap(false, SeqCst);
     let Some(file) = hook.file.upgrade() else { return };
