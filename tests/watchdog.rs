@@ -27,8 +27,9 @@ fn a_virtual_cpu_that_hangs_is_reported_with_backtraces() {
 #[test]
 fn a_thread_that_is_kept_from_running_is_reported() {
     let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; busy='while :; do :; done'; \
-                  taskset -c 1 chrt -f 50 sh -c \"$busy\" & first=$!; sleep 0.3; taskset -c 1 sh -c \"$busy\" & sleep 2; \
-                  kill -9 $first $!; dmesg | grep -c 'CPU#1: 1 threads wait for 1s'";
+                  taskset -c 1 chrt -f 50 sh -c \"$busy\" & first=$!; sleep 0.3; taskset -c 1 sh -c \"$busy\" & \
+                  i=0; until dmesg | grep -q 'threads wait' || [ $i = 100 ]; do sleep 0.2; i=$((i+1)); done; \
+                  kill -9 $first $!; dmesg | grep -c 'CPU#1: 1 threads wait for [12]s'";
     assert_eq!(inside(&[], script).stdout, "1\n");
 }
 
