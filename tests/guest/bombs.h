@@ -533,8 +533,8 @@ static inline int arguments(void)
 }
 
 static const struct bomb bombs[] = {
-    {"processes", processes, 48, ENDS(EAGAIN)},
-    {"fork_storm", fork_storm, 48, ENDS(EAGAIN, HELD)},
+    {"processes", processes, 48, ENDS(EAGAIN, ENOMEM)},
+    {"fork_storm", fork_storm, 48, ENDS(EAGAIN, ENOMEM, HELD)},
     {"threads", threads, 48, ENDS(EAGAIN, ENOMEM)},
     {"futex_pi", futex_pi, 48, ENDS(EAGAIN, ENOMEM)},
     {"polls", polls, 48, ENDS(EAGAIN, ENOMEM)},

@@ -5,6 +5,7 @@ python3 suite.py MODULE [PATTERN_TO_LEAVE_OUT...]
 import faulthandler
 import fnmatch
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -61,6 +62,8 @@ def chosen(suite, left_out):
 
 def main():
     module, left_out = sys.argv[1], sys.argv[2:]
+    # A shell without job control starts what runs in the background with this ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     support.verbose = False
     support.use_resources = []
     os.chdir(tempfile.mkdtemp())

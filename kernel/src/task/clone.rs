@@ -93,7 +93,7 @@ pub struct CloneArgs {
 /// Makes a thread or a process; returns the number that it has for the caller once it may run.
 ///
 /// # Errors
-/// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit, that of kernel memory included.
+/// `EINVAL` for flags that exclude each other, `EAGAIN` at a limit and while kernel memory is low, `ENOMEM`.
 pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
     args.flags.check()?;
     let process = task.process();

@@ -205,12 +205,12 @@ fn a_stack_grows_down_within_its_limit_only() {
 fn exhaustion_is_an_error_and_the_space_lives_on() {
     let (_guard, space) = setup();
     // More than there is, but no area that is refused for its size.
-    let areas = [0; 3].map(|_| anon(&space, 6000, RW));
-    let mut pages = areas.iter().flat_map(|area| (0..6000).map(|page| area.0 + page * PAGE));
+    let areas = [0; 4].map(|_| anon(&space, 3000, RW));
+    let mut pages = areas.iter().flat_map(|area| (0..3000).map(|page| area.0 + page * PAGE));
     let error = pages.find_map(|addr| space.handle_fault(addr, Access::Write).err());
     assert_eq!(error, Some(Fault::Oom));
     assert_eq!(frame::usage().free, 0);
-    areas.iter().for_each(|area| space.unmap(*area, 6000 * PAGE).unwrap());
+    areas.iter().for_each(|area| space.unmap(*area, 3000 * PAGE).unwrap());
     let addr = anon(&space, 1, RW);
     assert_eq!(space.handle_fault(addr.0, Access::Write), Ok(()));
 }
