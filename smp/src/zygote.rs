@@ -485,7 +485,7 @@ fn give_up(step: &str, errno: Errno) -> ! {
 /// # Safety
 /// As [`run`], and before anything that allocates or locks.
 pub unsafe fn adopt_boot_page() -> Result<(), Errno> {
-    collapse_first_step();
+    collapse_first_steps();
     cpu::set_count(cpu::control().boot.cpus);
     let page = BOOT_PAGE.0.get();
     // SAFETY: the zygote is alone, and the page is what every slot's page is.
@@ -499,9 +499,9 @@ pub unsafe fn adopt_boot_page() -> Result<(), Errno> {
     unsafe { space::map_shared(layout::SLOT_PAGE, layout::PAGE, space::READ, kdata, offset) }
 }
 
-/// Statics and what is hot of the control block on one huge page, where the host has one: each lock and unlock walks every page.
-/// The rest of the block exists from now on too.
-fn collapse_first_step() {
+/// Statics and what is hot of the control block on one huge page, where the host has one, and the rest of the block on another:
+/// each lock and unlock walks every page, and small ones that a slot has touched cost most.
+fn collapse_first_steps() {
     let end = layout::HUGE.max(layout::CONTROL_OFF + layout::CONTROL_LEN);
     for page in (0..end).step_by(layout::PAGE as usize) {
         // SAFETY: hot memory, which is mapped; reading and writing back one byte changes nothing. Nobody else runs.
@@ -510,8 +510,10 @@ fn collapse_first_step() {
             byte.write_volatile(byte.read_volatile());
         }
     }
-    // SAFETY: a collapse keeps contents.
-    let _ = unsafe { space::collapse(layout::HOT_BASE, layout::HUGE) };
+    for step in (0..end).step_by(layout::HUGE as usize) {
+        // SAFETY: a collapse keeps contents.
+        let _ = unsafe { space::collapse(layout::HOT_BASE + step, layout::HUGE) };
+    }
 }
 
 /// The slot page of the zygote and the parents.

@@ -11,6 +11,9 @@ use core::sync::atomic::{AtomicI64, AtomicU64, Ordering::*};
 use umbel_abi::machine::VcpuState;
 use umbel_smp::{cpu as vcpu, vtime};
 
+/// How often another virtual CPU is looked at until it is seen in guest code: some 100 µs.
+const LOOKS: u32 = 2000;
+
 /// Times of a virtual CPU since it was there, ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
@@ -115,7 +118,15 @@ pub fn of(cpu: u32) -> Times {
     let here_ns = now_ns.saturating_sub(crate::machine::started_ns()).saturating_sub(own.away_ns.load(Relaxed));
     let vcpu = vcpu::get(cpu);
     let host_ns = vcpu.filter(|_| !vtime::on()).map(vcpu::Vcpu::host_ns);
-    let in_guest = vcpu.is_some_and(|vcpu| vcpu.shared().state.load(Relaxed) == VcpuState::Guest as u32);
+    // A call or an interrupt that is just being served shall not make a long run of guest code the kernel's.
+    let shown_in_guest = |vcpu: &vcpu::Vcpu| vcpu.shared().state.load(Relaxed) == VcpuState::Guest as u32;
+    let in_guest = vcpu.is_some_and(|vcpu| {
+        shown_in_guest(vcpu)
+            || (0..LOOKS).any(|_| {
+                core::hint::spin_loop();
+                shown_in_guest(vcpu)
+            })
+    });
     own.clock.show(own.clock.times(now_ns, here_ns, host_ns, in_guest))
 }
 
