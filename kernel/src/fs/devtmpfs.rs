@@ -1,7 +1,7 @@
 //! Character and block devices: who opens which number, and the nodes in /dev.
 
-use super::file::{FileOps, OpenContext};
 use super::types::{Dev, Kind, Mode};
+use super::{FileOps, OpenContext};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;

@@ -4,8 +4,8 @@
 //! [`super::dentry`]), so a file system sees no two changes of one directory at once. Permissions, read-only mounts
 //! and sticky bits have been checked by the caller. Names are bytes without slash, 1 to 255 of them, never `.` or `..`.
 
-use super::file::{FileOps, OpenContext};
 use super::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, StatFs};
+use super::{FileOps, OpenContext};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::string::String;

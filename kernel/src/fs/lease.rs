@@ -4,7 +4,7 @@
 //! A lease belongs to an open file and goes with it. Its break begins with a signal to the file's owner; the breaker
 //! waits until the lease is given up or reduced, or fs.lease-break-time is over and the kernel does it.
 //!
-//! Lock: one table (rank Leaf, spinning) by inode, which the open files keep alive. Users: `names`, `syscall::io`.
+//! Lock: one table (rank Leaf, spinning) by inode, which the open files keep alive. Users: `names`, `syscall::fd`.
 
 use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, owner};
 use crate::setting::Setting;

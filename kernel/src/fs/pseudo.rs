@@ -4,9 +4,9 @@
 //! open (or after a seek to 0), and may take writes; a [`Link`] makes its target when it is read. Nothing here is cached:
 //! all directories are volatile.
 
-use super::file::{File, FileOps, OpenContext};
 use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
 use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
+use super::{File, FileOps, OpenContext};
 use super::{IoDst, IoSrc, PollEvents, PollTable, next_dev, next_ino};
 use crate::{Errno, Result};
 use alloc::boxed::Box;

@@ -8,7 +8,7 @@ use super::option::Switches;
 use super::uapi::*;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGPIPE, SigInfo};
-use crate::syscall::io::{set_owner, shown_owner};
+use crate::syscall::fd::{set_owner, shown_owner};
 use crate::task::{self, Task};
 use crate::{Errno, Result, time};
 use alloc::format;

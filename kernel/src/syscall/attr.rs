@@ -38,7 +38,6 @@ rows! {
     nr::__NR_lchown, lchown(path: UserStr, uid: u32, gid: u32) => lchown, Full;
     nr::__NR_fchown, fchown(fd: Fd, uid: u32, gid: u32) => fchown, Full;
     nr::__NR_fchownat, fchownat(dir: Fd, path: UserStr, uid: u32, gid: u32, flags: AtFlags) => fchownat, Full;
-    nr::__NR_truncate, truncate(path: UserStr, size: i64) => truncate, Full;
     nr::__NR_utime, utime(path: UserStr, times: UserAddr) => utime, Full;
     nr::__NR_utimes, utimes(path: UserStr, times: UserAddr) => utimes, Full;
     nr::__NR_futimesat, futimesat(dir: Fd, path: UserStr, times: UserAddr) => futimesat, Full;
@@ -415,27 +414,6 @@ fn change_owner(task: &Task, path: &Path, uid: u32, gid: u32) -> Result<()> {
     }
     path.inode().set_attr(&SetAttr { uid, gid, mode: changes.then_some(mode), ..SetAttr::default() })?;
     notify::changed(path.dentry(), Events::ATTRIB);
-    Ok(())
-}
-
-fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
-    let size = super::args::non_negative(size)?;
-    let path = path_at(task, Fd::CWD, path, AtFlags::empty())?;
-    match path.inode().kind() {
-        Kind::Regular => {}
-        Kind::Directory => return Err(Errno::EISDIR),
-        _ => return Err(Errno::EINVAL),
-    }
-    path.mount().check_writable()?;
-    perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
-    perm::check_free(&**path.inode())?;
-    crate::fs::lease::break_for(&path, OpenFlags::WRONLY)?;
-    let _writing = crate::fs::Writing::new(path.inode())?;
-    if size > path.attr()?.size {
-        super::io::check_size_limit(task, task.process().limit(uapi::RLIMIT_FSIZE), size)?;
-    }
-    path.inode().set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })?;
-    notify::changed(path.dentry(), Events::MODIFY);
     Ok(())
 }
 

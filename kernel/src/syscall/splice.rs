@@ -1,7 +1,8 @@
-//! Moving data through pipes, and telling that data is safe. Sources: splice(2), vmsplice(2), sync(2).
+//! Moving data through pipes. Sources: splice(2), tee(2), vmsplice(2).
 
 use super::Fd;
-use crate::fs::{File, IoDst, IoSrc, Kind, OpenFlags, PollEvents, Whence};
+use super::args::non_negative;
+use crate::fs::{File, IoDst, IoSrc, OpenFlags, PollEvents, Whence};
 use crate::ipc::pipe::PipeEnd;
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -16,9 +17,6 @@ rows! {
         Partial("copies");
     nr::__NR_tee, tee(input: Fd, out: Fd, count: usize, flags: u32) => tee, Partial("copies");
     nr::__NR_vmsplice, vmsplice(fd: Fd, iov: UserAddr, count: usize, flags: u32) => vmsplice, Partial("copies");
-    nr::__NR_sync, sync() => sync, Full;
-    nr::__NR_syncfs, syncfs(fd: Fd) => syncfs, Full;
-    nr::__NR_sync_file_range, sync_file_range(fd: Fd, at: i64, count: i64, flags: u32) => sync_file_range, Full;
 }
 
 /// Bytes moved by one call.
@@ -151,12 +149,11 @@ fn move_once(input: &File, in_at: UserAddr, out: &File, out_at: UserAddr, count:
 }
 
 /// An offset that the guest passes by reference.
-fn position(at: UserAddr) -> Result<Option<u64>> {
+pub(super) fn position(at: UserAddr) -> Result<Option<u64>> {
     if at.is_null() {
         return Ok(None);
     }
-    let offset: i64 = read_val(at)?;
-    u64::try_from(offset).map(Some).map_err(|_| Errno::EINVAL)
+    non_negative(read_val(at)?).map(Some)
 }
 
 fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -> Result<usize> {
@@ -177,23 +174,4 @@ fn vmsplice(task: &Arc<Task>, fd: Fd, iov: UserAddr, count: usize, flags: u32) -
     } else {
         file.read(&mut IoDst::user_pieces(pieces))
     }
-}
-
-/// Everything is in memory.
-fn sync(_: &Arc<Task>) -> Result<()> {
-    Ok(())
-}
-
-fn syncfs(task: &Arc<Task>, fd: Fd) -> Result<()> {
-    task.files()?.get(fd).map(drop)
-}
-
-fn sync_file_range(task: &Arc<Task>, fd: Fd, at: i64, count: i64, flags: u32) -> Result<()> {
-    let file = task.files()?.get(fd)?;
-    if flags & !7 != 0 || at < 0 || count < 0 {
-        return Err(Errno::EINVAL);
-    }
-    let kind = file.inode().map(|inode| inode.kind());
-    let kept = matches!(kind, Some(Kind::Regular | Kind::Directory | Kind::Block | Kind::Symlink));
-    if kept { Ok(()) } else { Err(Errno::ESPIPE) }
 }

@@ -1,7 +1,7 @@
 //! Regular files of the host: reading, and what mmap(2) maps.
 
-use super::super::file::{File, FileOps, Whence};
 use super::super::types::Attr;
+use super::super::{File, FileOps, Whence};
 use super::super::{Inode, IoDst};
 use super::node::{Descriptor, HostNode};
 use crate::vm::{Mappable, PageSource};

@@ -6,9 +6,10 @@
 //!
 //! Locks, all `Rank::Leaf`, one at a time: `open`, `data`, `facts`, `list`. No host call is made under any of them.
 
-use super::super::file::{DirOps, FileOps, OpenContext};
+use super::super::file::DirOps;
 use super::super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef};
 use super::super::types::{Attr, Dev, Kind, Owner, Time};
+use super::super::{FileOps, OpenContext};
 use super::data::{HostData, HostFile};
 use super::listing::{self, Entry, Listing};
 use super::{HostFs, TRUST_NS, descriptors, is_refused};
