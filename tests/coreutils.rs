@@ -60,7 +60,7 @@ fn xargs_in_parallel() {
 #[test]
 fn identity_and_time() {
     same(
-        "id -u; id -g; whoami; groups; nice; nice -n 5 nice; env -i A=1 env; printenv HOME >/dev/null; echo $?; timeout 0.05 sleep 5; echo $?; { timeout -s KILL 0.05 sleep 5; } 2>/dev/null; echo $?; date -u -d @0; sleep 0; test $(date +%s) -gt 1600000000; echo $?; nohup echo hup 2>/dev/null; stdbuf -o0 echo x; getconf PAGESIZE; uname -s -m; arch; tty; hostid | wc -c; pathchk -p a; logname >/dev/null 2>&1 || true; chroot / /bin/echo rooted",
+        "id -u; id -g; whoami; groups; echo $(($(nice -n 5 nice) - $(nice))); env -i A=1 env; printenv HOME >/dev/null; echo $?; timeout 0.05 sleep 5; echo $?; { timeout -s KILL 0.05 sleep 5; } 2>/dev/null; echo $?; date -u -d @0; sleep 0; test $(date +%s) -gt 1600000000; echo $?; nohup echo hup 2>/dev/null; stdbuf -o0 echo x; getconf PAGESIZE; uname -s -m; arch; tty; hostid | wc -c; pathchk -p a; logname >/dev/null 2>&1 || true; chroot / /bin/echo rooted",
     );
 }
 

@@ -20,8 +20,8 @@ const CHUNK: usize = 4096;
 /// Registers them all.
 pub fn register() {
     register_char(MAJOR, 3, "null", 0o666, |_, _| Ok(Arc::new(Null)));
-    register_char(MAJOR, 5, "zero", 0o666, |_, _| Ok(Arc::new(Zero)));
-    register_char(MAJOR, 7, "full", 0o666, |_, _| Ok(Arc::new(Full)));
+    register_char(MAJOR, 5, "zero", 0o666, |_, _| Ok(Arc::new(Zeroes::ZERO)));
+    register_char(MAJOR, 7, "full", 0o666, |_, _| Ok(Arc::new(Zeroes::FULL)));
     register_char(MAJOR, 8, "random", 0o666, |_, _| Ok(Arc::new(Random)));
     register_char(MAJOR, 9, "urandom", 0o666, |_, _| Ok(Arc::new(Random)));
     register_char(MAJOR, 11, "kmsg", 0o644, open_kmsg);
@@ -78,10 +78,20 @@ fn read_zeroes(dst: &mut IoDst<'_>) -> Result<usize> {
     Ok(done)
 }
 
-/// `/dev/zero`.
-struct Zero;
+/// `/dev/zero` and `/dev/full`, which differ in what they do with what is written and whether they can be mapped.
+struct Zeroes {
+    write: fn(&mut IoSrc<'_>) -> Result<usize>,
+    map: fn() -> Result<Arc<dyn Mappable>>,
+}
 
-impl FileOps for Zero {
+impl Zeroes {
+    /// Each mapping is memory of its own.
+    const ZERO: Zeroes =
+        Zeroes { write: |src| Ok(swallow(src)), map: || Ok(SharedMemory::unreserved(i64::MAX as u64)) };
+    const FULL: Zeroes = Zeroes { write: |_| Err(Errno::ENOSPC), map: || Err(Errno::ENODEV) };
+}
+
+impl FileOps for Zeroes {
     fn pollable(&self, _: &File) -> bool {
         false
     }
@@ -92,10 +102,10 @@ impl FileOps for Zero {
         read_zeroes(dst)
     }
     fn write(&self, _: &File, src: &mut IoSrc<'_>) -> Result<usize> {
-        Ok(swallow(src))
+        (self.write)(src)
     }
     fn write_at(&self, _: &File, src: &mut IoSrc<'_>, _: u64) -> Result<usize> {
-        Ok(swallow(src))
+        (self.write)(src)
     }
     fn seekable(&self) -> bool {
         true
@@ -103,39 +113,8 @@ impl FileOps for Zero {
     fn seek(&self, _: &File, _: Whence, _: i64) -> Result<u64> {
         Ok(0)
     }
-    /// Each mapping is memory of its own.
     fn mappable(&self, _: &File) -> Result<Arc<dyn Mappable>> {
-        Ok(SharedMemory::unreserved(i64::MAX as u64))
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-/// `/dev/full`.
-struct Full;
-
-impl FileOps for Full {
-    fn pollable(&self, _: &File) -> bool {
-        false
-    }
-    fn read(&self, _: &File, dst: &mut IoDst<'_>) -> Result<usize> {
-        read_zeroes(dst)
-    }
-    fn read_at(&self, _: &File, dst: &mut IoDst<'_>, _: u64) -> Result<usize> {
-        read_zeroes(dst)
-    }
-    fn write(&self, _: &File, _: &mut IoSrc<'_>) -> Result<usize> {
-        Err(Errno::ENOSPC)
-    }
-    fn write_at(&self, _: &File, _: &mut IoSrc<'_>, _: u64) -> Result<usize> {
-        Err(Errno::ENOSPC)
-    }
-    fn seekable(&self) -> bool {
-        true
-    }
-    fn seek(&self, _: &File, _: Whence, _: i64) -> Result<u64> {
-        Ok(0)
+        (self.map)()
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -1,11 +1,11 @@
 //! `/proc/PID/mem`: another process's memory as a file. Source: proc_pid_mem(5).
 //!
-//! Who may open it is asked once, with ptrace's rule; it stays the memory of the program that ran then.
+//! Who may open it: [`super::inspect`].
 
-use super::may_inspect;
-use super::process::{Subject, owned};
-use crate::fs::pseudo::{Meta, PseudoFs};
-use crate::fs::{Attr, File, FileOps, FileSystem, Inode, InodeRef, IoDst, IoSrc, Kind, OpenContext, SetAttr};
+use super::inspect;
+use super::process::Subject;
+use crate::fs::pseudo::PseudoFs;
+use crate::fs::{File, FileOps, InodeRef, IoDst, IoSrc};
 use crate::vm::Space;
 use crate::{Errno, Result};
 use alloc::sync::{Arc, Weak};
@@ -17,41 +17,7 @@ const CHUNK: usize = 1024;
 
 /// The file of `subject`.
 pub fn file(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
-    Arc::new(MemFile { meta: owned(fs, subject, 0o600), subject: subject.clone() })
-}
-
-struct MemFile {
-    meta: Meta,
-    subject: Subject,
-}
-
-impl Inode for MemFile {
-    fn kind(&self) -> Kind {
-        Kind::Regular
-    }
-
-    fn fs(&self) -> Arc<dyn FileSystem> {
-        self.meta.fs()
-    }
-
-    fn attr(&self) -> Result<Attr> {
-        Ok(self.meta.attr(Kind::Regular))
-    }
-
-    fn set_attr(&self, _: &SetAttr) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-
-    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
-        let task = self.subject.task()?;
-        may_inspect(&task)?;
-        let space = task.space().map(|space| Arc::downgrade(&space)).unwrap_or_default();
-        Ok(Arc::new(Memory(space)))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
+    inspect::file(fs, subject, 0o600, |space| Arc::new(Memory(space)))
 }
 
 /// An open one.

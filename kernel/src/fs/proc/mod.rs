@@ -10,6 +10,7 @@
 mod config;
 mod cpuinfo;
 mod fd;
+mod inspect;
 mod maps;
 mod mem;
 mod mounts;

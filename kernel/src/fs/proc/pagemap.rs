@@ -1,12 +1,11 @@
 //! `/proc/PID/pagemap`: eight bytes a page. Source: proc_pid_pagemap(5), Linux's Documentation/admin-guide/mm/pagemap.rst.
 //!
-//! Who may open it is asked once, with ptrace's rule; numbers of frames are for those who had `CAP_SYS_ADMIN` then. There
-//! is no swap, and whether a page was written since `clear_refs` is not tracked.
+//! Who may open it: [`super::inspect`]; numbers of frames are for those who had `CAP_SYS_ADMIN` then. There is no swap, and whether a page was written since `clear_refs` is not tracked.
 
-use super::may_inspect;
-use super::process::{Subject, owned};
-use crate::fs::pseudo::{Meta, PseudoFs};
-use crate::fs::{Attr, File, FileOps, FileSystem, Inode, InodeRef, IoDst, Kind, OpenContext, SetAttr};
+use super::inspect;
+use super::process::Subject;
+use crate::fs::pseudo::PseudoFs;
+use crate::fs::{File, FileOps, InodeRef, IoDst};
 use crate::task::{self, cap};
 use crate::vm::{PageState, Space};
 use crate::{Errno, Result};
@@ -26,41 +25,9 @@ const EXCLUSIVE: u64 = 1 << 56;
 
 /// The file of `subject`.
 pub fn file(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
-    Arc::new(PagemapFile { meta: owned(fs, subject, 0o400), subject: subject.clone() })
-}
-
-struct PagemapFile {
-    meta: Meta,
-    subject: Subject,
-}
-
-impl Inode for PagemapFile {
-    fn kind(&self) -> Kind {
-        Kind::Regular
-    }
-
-    fn fs(&self) -> Arc<dyn FileSystem> {
-        self.meta.fs()
-    }
-
-    fn attr(&self) -> Result<Attr> {
-        Ok(self.meta.attr(Kind::Regular))
-    }
-
-    fn set_attr(&self, _: &SetAttr) -> Result<()> {
-        Err(Errno::EPERM)
-    }
-
-    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
-        let task = self.subject.task()?;
-        may_inspect(&task)?;
-        let space = task.space().map(|space| Arc::downgrade(&space)).unwrap_or_default();
-        Ok(Arc::new(Pagemap { space, frames: task::current().capable(cap::SYS_ADMIN) }))
-    }
-
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
+    inspect::file(fs, subject, 0o400, |space| {
+        Arc::new(Pagemap { space, frames: task::current().capable(cap::SYS_ADMIN) })
+    })
 }
 
 /// An open one.
