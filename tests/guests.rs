@@ -179,6 +179,11 @@ fn seccomp() {
 }
 
 #[test]
+fn unotify() {
+    same_as_host("unotify");
+}
+
+#[test]
 fn namespaces() {
     same_as_host("namespaces");
 }

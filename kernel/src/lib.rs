@@ -10,6 +10,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod boot;
+pub mod bpf;
 pub mod drivers;
 pub mod fs;
 pub mod futex;

@@ -10,7 +10,7 @@ use umbel_mm::UserAddr;
 use umbel_mm::user::{copy_in_partial, read_val, write_val};
 
 rows! {
-    nr::__NR_seccomp, seccomp(operation: u32, flags: u32, args: UserAddr) => seccomp_call, Partial("no user notification");
+    nr::__NR_seccomp, seccomp(operation: u32, flags: u32, args: UserAddr) => seccomp_call, Full;
     nr::__NR_prctl, prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl, Partial("names, death signals, dumpable, no_new_privs, subreaper, securebits, capabilities, timer slack");
 }
 
@@ -91,6 +91,7 @@ fn seccomp_call(task: &Arc<Task>, operation: u32, flags: u32, args: UserAddr) ->
         0 if flags == 0 && args.is_null() => seccomp::set_strict(task).map(|()| 0),
         1 => seccomp::add_filter(task, flags, args),
         2 if flags == 0 => seccomp::is_available(read_val(args)?).map(|()| 0),
+        3 if flags == 0 => write_val(args, &seccomp::notify::SIZES).map(|()| 0),
         _ => Err(Errno::EINVAL),
     }
 }

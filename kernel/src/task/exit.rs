@@ -52,6 +52,7 @@ pub fn leave(task: &Arc<Task>) {
     release_memory(task);
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
+    task.seccomp.release();
     crate::ipc::unix::settle();
     crate::fs::settle();
     let process = task.process().clone();

@@ -2,6 +2,7 @@
 
 use super::ids::{self, WaitStatus};
 use super::ns::time::Offset;
+use super::seccomp::Verdict;
 use super::task::Task;
 use super::{exit, oom, ptrace, rseq, seccomp, stop};
 use crate::signal::{self, FaultRegs, SigInfo};
@@ -93,11 +94,16 @@ fn traced_call(task: &Arc<Task>, strace: bool) -> bool {
         return system_call(task, strace);
     }
     task.user.update(|regs| regs.rax = Errno::ENOSYS.as_return());
-    let made = ptrace::stops::call_entry(task)
-        && !task.must_exit()
-        && (!task.seccomp.is_on() || seccomp::check(task))
-        && !task.must_exit();
-    let restart = made && system_call(task, strace);
+    let verdict = match ptrace::stops::call_entry(task) && !task.must_exit() {
+        true if task.seccomp.is_on() => seccomp::check(task),
+        true => Verdict::Make,
+        false => Verdict::Done,
+    };
+    let restart = match verdict {
+        Verdict::Make => !task.must_exit() && system_call(task, strace),
+        Verdict::Done => false,
+        Verdict::Restart => true,
+    };
     if !task.must_exit() {
         ptrace::stops::call_exit(task);
     }

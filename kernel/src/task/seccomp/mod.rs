@@ -2,24 +2,24 @@
 //!
 //! A filter is immutable; the filters of a thread are a list that its children share and only add to. The run loop asks
 //! [`Seccomp::is_on`] at every call and then [`check`]. A thread with filters is not answered without entering the
-//! kernel (`SlotPage::fast_reads`).
+//! kernel (`SlotPage::fast_reads`). [`notify`]: filters whose calls another process answers.
 //!
 //! Lock: the thread's list (rank `Leaf`).
 
-mod bpf;
+pub mod notify;
 
 use super::ptrace::stops;
 use super::{Task, WaitStatus, cap, exit, ids};
+use crate::bpf::{self, CallData, Kind, Program};
 use crate::signal::{self, SIGKILL, SIGSYS, SigInfo, code};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
-use bpf::{Data, Insn, Program};
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use linux_raw_sys::general as nr;
+use notify::{Attached, Listener};
 use umbel_gate::Regs;
 use umbel_mm::UserAddr;
-use umbel_mm::user::{read_val, read_vec};
+use umbel_mm::user::read_val;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// `SECCOMP_RET_*` without data, the strongest first.
@@ -40,7 +40,21 @@ mod flag {
     pub const TSYNC: u32 = 1;
     pub const LOG: u32 = 2;
     pub const SPEC_ALLOW: u32 = 4;
+    pub const NEW_LISTENER: u32 = 8;
     pub const TSYNC_ESRCH: u32 = 16;
+    pub const WAIT_KILLABLE_RECV: u32 = 32;
+    pub const ALL: u32 = TSYNC | LOG | SPEC_ALLOW | NEW_LISTENER | TSYNC_ESRCH | WAIT_KILLABLE_RECV;
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is made.
+    Make,
+    /// Its result is in the registers.
+    Done,
+    /// A signal came first: as [`Verdict::Done`], and the call may be made again.
+    Restart,
 }
 
 const STRICT: u32 = 1;
@@ -59,6 +73,8 @@ struct Filter {
     total: usize,
     /// Filters of the whole list.
     count: u32,
+    /// Who answers calls that it notifies of.
+    listener: Option<Attached>,
 }
 
 impl Drop for Filter {
@@ -116,44 +132,50 @@ impl Seccomp {
         drop(old);
     }
 
-    fn run(&self, data: &Data) -> u32 {
+    /// What the filters say, and the listener of the one that says it.
+    fn run(&self, data: &CallData) -> (u32, Option<Arc<Listener>>) {
         let first = self.filter.lock().clone();
-        let mut strongest = ret::ALLOW;
+        let (mut strongest, mut listener) = (ret::ALLOW, None);
         let mut next = first.as_deref();
         while let Some(filter) = next {
             let value = filter.program.run(data);
             // As signed numbers the actions are ordered.
             if ((value & ret::ACTION) as i32) < (strongest & ret::ACTION) as i32 {
-                strongest = value;
+                (strongest, listener) = (value, filter.listener.as_ref());
             }
             next = filter.previous.as_deref();
         }
-        strongest
+        (strongest, listener.map(|attached| attached.0.clone()))
+    }
+
+    /// Gives the filters up: the thread has ended.
+    pub fn release(&self) {
+        let old = self.filter.lock().take();
+        drop(old);
     }
 }
 
-/// Checks the call that `task` is about to make; false: it is not made, and its result is in the registers.
-pub fn check(task: &Arc<Task>) -> bool {
+/// Checks the call that `task` is about to make.
+pub fn check(task: &Arc<Task>) -> Verdict {
     if task.seccomp.mode() == STRICT {
         return check_strict(task);
     }
-    let action = task.seccomp.run(&data_of(&task.user.regs()));
+    let data = data_of(&task.user.regs());
+    let (action, listener) = task.seccomp.run(&data);
     match action & ret::ACTION {
-        ret::ALLOW => true,
+        ret::ALLOW => Verdict::Make,
         ret::LOG => {
             log::info!("seccomp: thread {} calls {}", task.tid(), task.user.regs().orig_rax);
-            true
+            Verdict::Make
         }
         ret::TRACE => traced(task, action as u16),
-        other => {
-            refuse(task, other, action & !ret::ACTION);
-            false
-        }
+        ret::USER_NOTIF => notify::ask(task, listener, data),
+        other => refuse(task, other, action & !ret::ACTION),
     }
 }
 
-fn data_of(regs: &Regs) -> Data {
-    let mut data = [0; bpf::DATA_WORDS];
+fn data_of(regs: &Regs) -> CallData {
+    let mut data = [0; bpf::CALL_WORDS];
     let words = [regs.rip].into_iter().chain(regs.args()).flat_map(|word| [word as u32, (word >> 32) as u32]);
     let all = [regs.orig_rax as u32, AUDIT_ARCH_X86_64].into_iter().chain(words);
     for (place, word) in data.iter_mut().zip(all) {
@@ -162,44 +184,42 @@ fn data_of(regs: &Regs) -> Data {
     data
 }
 
-fn check_strict(task: &Arc<Task>) -> bool {
+fn check_strict(task: &Arc<Task>) -> Verdict {
     let allowed = [nr::__NR_read, nr::__NR_write, nr::__NR_exit, nr::__NR_rt_sigreturn].map(u64::from);
     if allowed.contains(&task.user.regs().orig_rax) {
-        return true;
+        return Verdict::Make;
     }
     end_thread(task, SIGKILL);
-    false
+    Verdict::Done
 }
 
 /// `SECCOMP_RET_TRACE`: the tracer decides; what it makes of the call is checked again.
-fn traced(task: &Arc<Task>, data: u16) -> bool {
+fn traced(task: &Arc<Task>, data: u16) -> Verdict {
     if !stops::seccomp(task, data) {
         set_result(task, Errno::ENOSYS.as_return());
-        return false;
+        return Verdict::Done;
     }
     let regs = task.user.regs();
     if task.must_exit() || (regs.orig_rax as i64) < 0 {
-        return false;
+        return Verdict::Done;
     }
-    let action = task.seccomp.run(&data_of(&regs));
+    let data = data_of(&regs);
+    let (action, listener) = task.seccomp.run(&data);
     match action & ret::ACTION {
-        ret::ALLOW | ret::LOG | ret::TRACE => true,
-        other => {
-            refuse(task, other, action & !ret::ACTION);
-            false
-        }
+        ret::ALLOW | ret::LOG | ret::TRACE => Verdict::Make,
+        ret::USER_NOTIF => notify::ask(task, listener, data),
+        other => refuse(task, other, action & !ret::ACTION),
     }
 }
 
-fn refuse(task: &Arc<Task>, action: u32, data: u32) {
+fn refuse(task: &Arc<Task>, action: u32, data: u32) -> Verdict {
     match action {
         ret::ERRNO => set_result(task, i64::from(data.min(MAX_ERRNO)).wrapping_neg() as u64),
         ret::TRAP => trap(task, data),
-        // Nobody listens.
-        ret::USER_NOTIF => set_result(task, Errno::ENOSYS.as_return()),
         ret::KILL_THREAD => end_thread(task, SIGSYS),
         _ => exit::group_exit(task.process(), WaitStatus::signaled(SIGSYS, false)),
     }
+    Verdict::Done
 }
 
 fn set_result(task: &Task, value: u64) {
@@ -240,13 +260,17 @@ pub fn set_strict(task: &Task) -> Result<()> {
     Ok(())
 }
 
-/// `SECCOMP_SET_MODE_FILTER`: adds the program at `addr` (`struct sock_fprog`). Returns 0, or with `TSYNC` the thread that
-/// stands in the way.
+/// `SECCOMP_SET_MODE_FILTER`: adds the program at `addr` (`struct sock_fprog`). Returns 0, or the descriptor of a listener that
+/// was asked for, or with `TSYNC` the thread that stands in the way.
 ///
 /// # Errors
-/// `EINVAL`, `EFAULT`, `EACCES`, `ENOMEM`, `ESRCH`: see seccomp(2).
+/// `EINVAL`, `EFAULT`, `EACCES`, `EBUSY`, `ENOMEM`, `EMFILE`, `ESRCH`: see seccomp(2).
 pub fn add_filter(task: &Arc<Task>, flags: u32, addr: UserAddr) -> Result<u64> {
-    if flags & !(flag::TSYNC | flag::LOG | flag::SPEC_ALLOW | flag::TSYNC_ESRCH) != 0 || task.seccomp.mode() == STRICT {
+    let has = |wanted: u32| flags & wanted != 0;
+    // A descriptor and a thread's number could not be told apart.
+    let unclear = has(flag::TSYNC) && has(flag::NEW_LISTENER) && !has(flag::TSYNC_ESRCH);
+    let pointless = has(flag::WAIT_KILLABLE_RECV) && !has(flag::NEW_LISTENER);
+    if flags & !flag::ALL != 0 || unclear || pointless || task.seccomp.mode() == STRICT {
         return Err(Errno::EINVAL);
     }
     let program = read_program(addr)?;
@@ -255,17 +279,38 @@ pub fn add_filter(task: &Arc<Task>, flags: u32, addr: UserAddr) -> Result<u64> {
     }
     let previous = task.seccomp.filter.lock().clone();
     let (before, count) = previous.as_ref().map_or((0, 0), |filter| (filter.total, filter.count));
-    let total = before + program.len() + 4;
+    let total = before + program.count() + 4;
     if total > TOTAL_MAX {
         return Err(Errno::ENOMEM);
     }
-    let filter = Arc::new(Filter { program, previous: previous.clone(), total, count: count + 1 });
+    let listens = has(flag::NEW_LISTENER);
+    if listens && has_listener(previous.as_ref()) {
+        return Err(Errno::EBUSY);
+    }
+    let listener = listens.then(|| Listener::new(has(flag::WAIT_KILLABLE_RECV)));
+    let attached = listener.clone().map(Attached);
+    let filter = Filter { program, previous: previous.clone(), total, count: count + 1, listener: attached };
+    let filter = Arc::new(filter);
+    let fd = listener.map(|listener| notify::install(task, listener)).transpose()?;
+    match share(task, flags, filter, previous.as_ref()) {
+        Ok(0) => Ok(fd.map_or(0, |fd| fd.0 as u64)),
+        other => {
+            if let (Some(fd), Ok(files)) = (fd, task.files()) {
+                drop(files.remove(fd));
+            }
+            other
+        }
+    }
+}
+
+/// Gives a new filter to the caller, or to all threads (`TSYNC`).
+fn share(task: &Arc<Task>, flags: u32, filter: Arc<Filter>, previous: Option<&Arc<Filter>>) -> Result<u64> {
     if flags & flag::TSYNC == 0 {
         give(task, filter);
         return Ok(0);
     }
     let threads = ids::table().node(task.process().pid())?.threads.clone();
-    if let Some(other) = threads.iter().find(|other| !may_follow(task, other, previous.as_ref())) {
+    if let Some(other) = threads.iter().find(|other| !may_follow(task, other, previous)) {
         return if flags & flag::TSYNC_ESRCH != 0 {
             Err(Errno::ESRCH)
         } else {
@@ -281,6 +326,17 @@ pub fn add_filter(task: &Arc<Task>, flags: u32, addr: UserAddr) -> Result<u64> {
         crate::sched::interrupt(other);
     }
     Ok(0)
+}
+
+fn has_listener(first: Option<&Arc<Filter>>) -> bool {
+    let mut next = first;
+    while let Some(filter) = next {
+        if filter.listener.is_some() {
+            return true;
+        }
+        next = filter.previous.as_ref();
+    }
+    false
 }
 
 fn give(task: &Task, filter: Arc<Filter>) {
@@ -309,18 +365,7 @@ fn may_follow(task: &Arc<Task>, other: &Arc<Task>, own: Option<&Arc<Filter>>) ->
 
 fn read_program(addr: UserAddr) -> Result<Program> {
     let [len, code]: [u64; 2] = read_val(addr)?;
-    let len = usize::from(len as u16);
-    if len == 0 || len > bpf::LEN_MAX {
-        return Err(Errno::EINVAL);
-    }
-    let words: Vec<u64> = read_vec(UserAddr(code), len)?;
-    let insn = |word: &u64| Insn {
-        code: *word as u16,
-        jt: (*word >> 16) as u8,
-        jf: (*word >> 24) as u8,
-        k: (*word >> 32) as u32,
-    };
-    Program::new(words.iter().map(insn).collect())
+    Program::read(len as u16, UserAddr(code), Kind::Calls)
 }
 
 /// `SECCOMP_GET_ACTION_AVAIL`.
@@ -329,7 +374,14 @@ fn read_program(addr: UserAddr) -> Result<Program> {
 /// `EOPNOTSUPP` for actions that are not there.
 pub fn is_available(action: u32) -> Result<()> {
     match action {
-        ret::KILL_PROCESS | ret::KILL_THREAD | ret::TRAP | ret::ERRNO | ret::TRACE | ret::LOG | ret::ALLOW => Ok(()),
+        ret::KILL_PROCESS
+        | ret::KILL_THREAD
+        | ret::TRAP
+        | ret::ERRNO
+        | ret::TRACE
+        | ret::LOG
+        | ret::ALLOW
+        | ret::USER_NOTIF => Ok(()),
         _ => Err(Errno::EOPNOTSUPP),
     }
 }
