@@ -23,3 +23,8 @@ fn netlink() {
 fn unix() {
     same_as_host("unix");
 }
+
+#[test]
+fn sending() {
+    same_as_host("sending");
+}

@@ -131,7 +131,11 @@ impl FdTable {
         if file.is_dir() && super::dnotify::is_used() {
             super::dnotify::forget(&file);
         }
-        file.ops().flush(&file)
+        let flushed = file.ops().flush(&file);
+        if Arc::strong_count(&file) == 1 {
+            file.ops().last_close(&file);
+        }
+        flushed
     }
 
     /// Whether `fd` closes at execve(2).

@@ -149,6 +149,9 @@ pub trait FileOps: Send + Sync + Any {
         Ok(())
     }
 
+    /// Called when what a descriptor closes is the last reference, which goes then. May sleep.
+    fn last_close(&self, file: &File) {}
+
     /// Called when the last reference goes. Must not sleep.
     fn release(&self, file: &File) {}
 

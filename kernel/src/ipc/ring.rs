@@ -124,10 +124,18 @@ impl ByteRing {
     /// # Errors
     /// `EFAULT` if nothing was copied.
     pub fn peek(&self, dst: &mut IoDst<'_>) -> Result<usize> {
+        self.peek_at_most(dst, usize::MAX)
+    }
+
+    /// As [`Self::peek`], at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::peek`].
+    pub fn peek_at_most(&self, dst: &mut IoDst<'_>, limit: usize) -> Result<usize> {
         let mut done = 0;
-        while done < self.len && dst.remaining() > 0 {
+        while done < self.len.min(limit) && dst.remaining() > 0 {
             let piece = self.used_piece(done);
-            let piece = &piece[..piece.len().min(dst.remaining())];
+            let piece = &piece[..piece.len().min(dst.remaining()).min(limit - done)];
             match dst.write(piece) {
                 Ok(0) => break,
                 Ok(count) => done += count,

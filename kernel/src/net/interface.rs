@@ -159,6 +159,9 @@ const SIOCGIFMAP: u32 = 0x8970;
 /// Bytes of `struct ifreq`, and of the name that it begins with.
 const REQUEST: usize = 40;
 const NAME_LEN: usize = 16;
+/// Protocols above a link.
+pub const ETH_P_IP: u16 = 0x800;
+pub const ETH_P_IPV6: u16 = 0x86dd;
 /// `ARPHRD_LOOPBACK`.
 pub const HARDWARE: u16 = 772;
 

@@ -65,7 +65,7 @@ impl Namespace {
     /// The open sockets of one family, in the order in which they were made.
     pub fn sockets(&self, family: u16) -> Vec<Arc<dyn Socket>> {
         let all: Vec<_> = self.sockets.lock().values().cloned().collect();
-        all.iter().filter_map(Weak::upgrade).filter(|socket| socket.common().family == family).collect()
+        all.iter().filter_map(Weak::upgrade).filter(|socket| socket.common().family() == family).collect()
     }
 }
 

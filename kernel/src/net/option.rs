@@ -2,11 +2,13 @@
 
 use super::socket::{Common, Socket};
 use super::uapi::*;
+use crate::bpf::{Kind, Program};
 use crate::task::{Task, cap};
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use umbel_mm::user::UserAddr;
 
 /// Options that are on or off, by number.
 #[derive(Default)]
@@ -104,7 +106,7 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         name if SWITCHES.contains(&name) && name != so::PASSCRED && name != so::PASSPIDFD && name != so::PASSSEC => {
             u32::from(common.switches.get(name))
         }
-        so::PASSCRED | so::PASSSEC | so::PASSPIDFD if !matches!(common.family, AF_UNIX | AF_NETLINK) => {
+        so::PASSCRED | so::PASSSEC | so::PASSPIDFD if !matches!(common.family(), AF_UNIX | AF_NETLINK) => {
             return Err(Errno::EOPNOTSUPP);
         }
         so::PASSCRED | so::PASSSEC | so::PASSPIDFD => u32::from(common.switches.get(name)),
@@ -118,7 +120,7 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::SNDLOWAT => 1,
         so::ACCEPTCONN => u32::from(socket.is_listening()),
         so::PROTOCOL => common.protocol,
-        so::DOMAIN => u32::from(common.family),
+        so::DOMAIN => u32::from(common.family()),
         so::BUSY_POLL | so::INCOMING_NAPI_ID => 0,
         so::BPF_EXTENSIONS => 64,
         so::INCOMING_CPU => crate::net::this_cpu(),
@@ -127,8 +129,8 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::TXREHASH => 1,
         so::MAX_PACING_RATE if room >= 8 => return Ok(u64::MAX.to_le_bytes().to_vec()),
         so::MAX_PACING_RATE => u32::MAX,
-        so::PEEK_OFF if common.family == AF_UNIX => common.peek_offset.load(Relaxed) as u32,
-        so::PEERCRED if common.family != AF_UNIX => return Ok(words(&[0, u32::MAX, u32::MAX])),
+        so::PEEK_OFF if common.family() == AF_UNIX => common.peek_offset.load(Relaxed) as u32,
+        so::PEERCRED if common.family() != AF_UNIX => return Ok(words(&[0, u32::MAX, u32::MAX])),
         so::COOKIE if room < 8 => return Err(Errno::EINVAL),
         so::COOKIE => return Ok(common.id.to_le_bytes().to_vec()),
         so::NETNS_COOKIE if room != 8 => return Err(Errno::EINVAL),
@@ -142,8 +144,8 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::PEERNAME => return peer_name(socket, room),
         so::BINDTODEVICE => return Ok(if common.device.load(Relaxed) == 0 { Vec::new() } else { b"lo\0".to_vec() }),
         so::MEMINFO => return Ok(memory(socket)),
-        so::ATTACH_FILTER => return Ok(Vec::new()),
-        so::PEERGROUPS if common.family != AF_UNIX => return Err(Errno::ENODATA),
+        so::ATTACH_FILTER => return filter_words(common, room),
+        so::PEERGROUPS if common.family() != AF_UNIX => return Err(Errno::ENODATA),
         _ => return socket.option(task, level, name, room),
     };
     Ok(bytes(value))
@@ -152,6 +154,15 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
 fn timeval(ns: &AtomicU64) -> Vec<u8> {
     let ns = ns.load(Relaxed);
     [ns / time::SEC_NS, ns % time::SEC_NS / 1000].iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// `SO_GET_FILTER`: `room` is a number of instructions.
+fn filter_words(common: &Common, room: usize) -> Result<Vec<u8>> {
+    let Some(program) = common.filter() else { return Ok(Vec::new()) };
+    if room != 0 && room < program.count() {
+        return Err(Errno::EINVAL);
+    }
+    Ok(program.words().flat_map(u64::to_le_bytes).collect())
 }
 
 fn peer_name(socket: &Arc<dyn Socket>, room: usize) -> Result<Vec<u8>> {
@@ -187,13 +198,14 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
         so::TYPE | so::PROTOCOL | so::DOMAIN | so::ERROR | so::ACCEPTCONN | so::PEERCRED | so::SNDLOWAT => {
             Err(Errno::ENOPROTOOPT)
         }
-        so::PASSCRED | so::PASSSEC | so::PASSPIDFD if !matches!(common.family, AF_UNIX | AF_NETLINK) => {
+        so::PASSCRED | so::PASSSEC | so::PASSPIDFD if !matches!(common.family(), AF_UNIX | AF_NETLINK) => {
             Err(Errno::EOPNOTSUPP)
         }
         so::DEBUG if number != 0 && !task.net_capable(cap::NET_ADMIN) => Err(Errno::EACCES),
-        so::REUSEPORT if number != 0 && !matches!(common.family, AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
-        so::ZEROCOPY if !matches!(common.family, AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
+        so::REUSEPORT if number != 0 && !matches!(common.family(), AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
+        so::ZEROCOPY if !matches!(common.family(), AF_INET | AF_INET6) => Err(Errno::EOPNOTSUPP),
         so::ZEROCOPY if !(0..=1).contains(&number) => Err(Errno::EINVAL),
+        so::LOCK_FILTER if number == 0 && common.switches.get(name) => Err(Errno::EPERM),
         name if SWITCHES.contains(&name) => {
             common.switches.set(name, number != 0);
             socket.set_option(task, level, name, value).or(Ok(()))
@@ -217,7 +229,7 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
         }
         so::PRIORITY => privileged(task, (0..=6).contains(&number), &common.priority, number as u32),
         so::MARK => privileged(task, false, &common.mark, number as u32),
-        so::PEEK_OFF if common.family == AF_UNIX => {
+        so::PEEK_OFF if common.family() == AF_UNIX => {
             common.peek_offset.store(number.max(-1), Relaxed);
             Ok(())
         }
@@ -237,8 +249,15 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
         // No queue, no pacing, no device to hint at: there is nothing that these would change.
         so::BUSY_POLL | so::MAX_PACING_RATE | so::BSDCOMPAT | so::INCOMING_CPU | so::TXREHASH => Ok(()),
         so::CNX_ADVICE | so::BUSY_POLL_BUDGET => Ok(()),
-        so::DETACH_FILTER => Err(Errno::ENOENT),
         so::ATTACH_FILTER if value.len() != 16 => Err(Errno::EINVAL),
+        so::ATTACH_FILTER | so::DETACH_FILTER if common.switches.get(so::LOCK_FILTER) => Err(Errno::EPERM),
+        so::DETACH_FILTER => common.set_filter(None).map(drop).ok_or(Errno::ENOENT),
+        so::ATTACH_FILTER => {
+            let code = value.get(8..).and_then(|at| at.first_chunk()).map_or(0, |at| u64::from_le_bytes(*at));
+            let program = Program::read(number as u16, UserAddr(code), Kind::Packets)?;
+            common.set_filter(Some(Arc::new(program)));
+            Ok(())
+        }
         _ => socket.set_option(task, level, name, value),
     }
 }

@@ -131,7 +131,7 @@ fn tcp(namespace: &Namespace, family: u16) -> String {
         let listens = socket.is_listening();
         let queue = if listens { socket.backlog().0 } else { socket.waiting() };
         let state = socket.state_number();
-        (socket.common().family == family).then(|| {
+        (socket.common().family() == family).then(|| {
             let common = socket.common();
             (local, remote.unwrap_or(none(family)), state, queue, common.uid, common.id)
         })
@@ -170,7 +170,7 @@ fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol) -> String {
     out.push('\n');
     for socket in sockets.iter().filter_map(|socket| socket.as_any().downcast_ref::<Datagram>()) {
         let common = socket.common();
-        if common.family != family {
+        if common.family() != family {
             continue;
         }
         let (mut local, remote) = socket.addresses();

@@ -6,6 +6,7 @@
 use super::namespace::Namespace;
 use super::option::Switches;
 use super::uapi::*;
+use crate::bpf::Program;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::syscall::fd::{set_owner, shown_owner};
@@ -16,8 +17,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 use umbel_mm::user::{self, UserAddr};
+use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
 /// The bytes of a `struct sockaddr_*`; empty = none.
@@ -75,7 +77,8 @@ pub struct Incoming {
 
 /// What every socket keeps: what it is, and the options of `SOL_SOCKET`.
 pub struct Common {
-    pub family: u16,
+    /// Changed by `IPV6_ADDRFORM` alone.
+    family: AtomicU16,
     pub kind: u32,
     pub protocol: u32,
     /// Number in the file system, for fstat(2); the cookie too.
@@ -105,6 +108,9 @@ pub struct Common {
     pub send_timeout_ns: AtomicU64,
     /// `SO_BUF_LOCK`: which buffers were set by hand (1 = send, 2 = receive).
     pub buffer_locks: AtomicU32,
+    /// `SO_ATTACH_FILTER`; whether there is one, to look at without the lock.
+    filter: SpinLock<Option<Arc<Program>>>,
+    has_filter: AtomicBool,
 }
 
 impl Common {
@@ -119,7 +125,7 @@ impl Common {
         let new = Common::build(
             self.namespace.clone(),
             self.uid,
-            (self.family, self.kind, self.protocol),
+            (self.family(), self.kind, self.protocol),
             (self.receive_buffer.load(Relaxed), self.send_buffer.load(Relaxed)),
         );
         new.switches.copy(&self.switches);
@@ -132,6 +138,7 @@ impl Common {
         ] {
             to.store(from.load(Relaxed), Relaxed);
         }
+        new.set_filter(self.filter());
         new.linger.store(self.linger.load(Relaxed), Relaxed);
         new.receive_timeout_ns.store(self.receive_timeout_ns.load(Relaxed), Relaxed);
         new.send_timeout_ns.store(self.send_timeout_ns.load(Relaxed), Relaxed);
@@ -145,7 +152,7 @@ impl Common {
         (receive, send): (u32, u32),
     ) -> Common {
         Common {
-            family,
+            family: AtomicU16::new(family),
             kind,
             protocol,
             id: crate::fs::next_ino(),
@@ -166,7 +173,31 @@ impl Common {
             receive_timeout_ns: AtomicU64::new(0),
             send_timeout_ns: AtomicU64::new(0),
             buffer_locks: AtomicU32::new(0),
+            filter: SpinLock::new(Rank::Leaf, None),
+            has_filter: AtomicBool::new(false),
         }
+    }
+
+    /// `AF_*`.
+    pub fn family(&self) -> u16 {
+        self.family.load(Relaxed)
+    }
+
+    /// Makes a socket of AF_INET6 one of AF_INET.
+    pub fn become_v4(&self) {
+        self.family.store(AF_INET, Relaxed);
+    }
+
+    /// Sets the filter, or takes it away; the old one.
+    pub fn set_filter(&self, new: Option<Arc<Program>>) -> Option<Arc<Program>> {
+        let mut filter = self.filter.lock();
+        self.has_filter.store(new.is_some(), Release);
+        core::mem::replace(&mut *filter, new)
+    }
+
+    /// The filter.
+    pub fn filter(&self) -> Option<Arc<Program>> {
+        if self.has_filter.load(Acquire) { self.filter.lock().clone() } else { None }
     }
 
     /// Notes an error for the next call, and wakes everybody.
@@ -323,6 +354,9 @@ pub trait Socket: Send + Sync + Any {
         0
     }
 
+    /// The last descriptor goes by close(2): waits until what was sent has arrived, if `SO_LINGER` says so.
+    fn linger(&self) {}
+
     /// The last descriptor is gone. Must not sleep.
     fn close(&self);
 
@@ -385,6 +419,10 @@ impl FileOps for Ops {
 
     fn attr(&self, _: &File) -> Result<Attr> {
         Ok(Attr::new(Inode::Socket, 0o777, self.0.common().id))
+    }
+
+    fn last_close(&self, _: &File) {
+        self.0.linger();
     }
 
     fn release(&self, _: &File) {

@@ -10,7 +10,7 @@ use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use core::sync::atomic::{AtomicBool, Ordering::*};
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -38,6 +38,7 @@ pub mod v4 {
 
 /// Options of SOL_IPV6.
 pub mod v6 {
+    pub const ADDRFORM: u32 = 1;
     pub const CHECKSUM: u32 = 7;
     pub const UNICAST_HOPS: u32 = 16;
     pub const MULTICAST_IF: u32 = 17;
@@ -232,8 +233,8 @@ impl Options {
     /// `ENOPROTOOPT`, `EOPNOTSUPP`, `ENOTCONN`.
     pub fn get(&self, common: &Common, level: u32, name: u32, room: usize) -> Result<Vec<u8>> {
         // What no level knows, the two families refuse in their own ways.
-        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family == AF_INET) {
-            return Err(if common.family == AF_INET { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT });
+        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family() == AF_INET) {
+            return Err(if common.family() == AF_INET { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT });
         }
         match (level, name) {
             (SOL_IP, v4::OPTIONS) => return Ok(Vec::new()),
@@ -263,7 +264,7 @@ impl Options {
         value: &[u8],
         bound: bool,
     ) -> Result<()> {
-        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family == AF_INET) {
+        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family() == AF_INET) {
             return Err(Errno::ENOPROTOOPT);
         }
         match (level, name) {
@@ -309,6 +310,24 @@ impl Options {
             _ => number,
         };
         self.store(level, name, number)
+    }
+
+    /// `IPV6_ADDRFORM`: makes a socket that is connected to a mapped address one of AF_INET.
+    ///
+    /// # Errors
+    /// `EINVAL`, `ENOTCONN`, `EADDRNOTAVAIL`, `ENOPROTOOPT`.
+    pub fn change_form(&self, common: &Common, remote: Option<SocketAddr>, value: &[u8]) -> Result<()> {
+        if common.family() != AF_INET6 {
+            return Err(Errno::ENOPROTOOPT);
+        }
+        if number(value)? != i32::from(AF_INET) {
+            return Err(Errno::EINVAL);
+        }
+        if !remote.ok_or(Errno::ENOTCONN)?.is_ipv4() || self.v6_only() {
+            return Err(Errno::EADDRNOTAVAIL);
+        }
+        common.become_v4();
+        Ok(())
     }
 
     fn member(&self, group: IpAddr, joins: bool) -> Result<()> {

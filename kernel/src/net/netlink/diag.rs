@@ -113,7 +113,7 @@ fn tcp_sockets(namespace: &Namespace, family: u16, request: &Request<'_>, out: &
 fn tcp_socket(socket: &TcpSocket, family: u16, request: &Request<'_>, out: &mut Answer) {
     let common = socket.common();
     let state = socket.state_number();
-    if common.family != family || request.word(4) >> state & 1 == 0 {
+    if common.family() != family || request.word(4) >> state & 1 == 0 {
         return;
     }
     let (local, remote) = socket.addresses();
@@ -133,7 +133,7 @@ fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol, request: &R
         let Some(socket) = socket.as_any().downcast_ref::<Datagram>() else { continue };
         let (local, remote) = socket.addresses();
         let state = if remote.is_some() { state_number::ESTABLISHED } else { state_number::CLOSE };
-        if socket.common().family != family || socket.protocol() != protocol || request.word(4) >> state & 1 == 0 {
+        if socket.common().family() != family || socket.protocol() != protocol || request.word(4) >> state & 1 == 0 {
             continue;
         }
         let remote = remote.unwrap_or(super::super::inet::addr::none(family));

@@ -11,6 +11,7 @@ mod route;
 use super::option::{bytes, number};
 use super::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
 use super::uapi::*;
+use crate::bpf;
 use crate::fs::{File, IoDst, IoSrc, PollEvents};
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
@@ -149,7 +150,21 @@ impl Netlink {
         answer
     }
 
-    fn push(&self, datagrams: Vec<Vec<u8>>) -> Result<()> {
+    /// Whether the socket's filter lets a datagram through.
+    fn wants(&self, bytes: &[u8]) -> bool {
+        let packet = bpf::Packet {
+            bytes,
+            protocol: self.common.protocol as u16,
+            direction: 0,
+            device: 0,
+            hardware: 0,
+            network: 0,
+        };
+        self.common.filter().is_none_or(|program| program.run(&packet) != 0)
+    }
+
+    fn push(&self, mut datagrams: Vec<Vec<u8>>) -> Result<()> {
+        datagrams.retain(|bytes| self.wants(bytes));
         {
             let mut state = self.state.lock();
             state.queue.try_reserve(datagrams.len()).map_err(|_| Errno::ENOBUFS)?;

@@ -91,7 +91,7 @@ fn read_control(task: &Task, socket: &Arc<dyn Socket>, header: &Header, outgoing
         let body = at + CONTROL_HEADER;
         let end = at.checked_add(len).filter(|end| *end >= body && *end <= bytes.len()).ok_or(Errno::EINVAL)?;
         if (level, kind) == (SOL_SOCKET, SCM_RIGHTS) {
-            if socket.common().family != AF_UNIX {
+            if socket.common().family() != AF_UNIX {
                 return Err(Errno::EINVAL);
             }
             for slot in (body..end).step_by(4) {

@@ -33,8 +33,8 @@ rows! {
     nr::__NR_sendmmsg, sendmmsg(fd: Fd, messages: u64, count: u32, flags: u32) => sendmmsg, Full;
     nr::__NR_recvmmsg, recvmmsg(fd: Fd, messages: u64, count: u32, flags: u32, timeout: u64) => recvmmsg, Full;
     nr::__NR_shutdown, shutdown(fd: Fd, how: u32) => shutdown, Full;
-    nr::__NR_getsockopt, getsockopt(fd: Fd, level: u32, name: u32, value: u64, len: u64) => getsockopt, Partial("no filters");
-    nr::__NR_setsockopt, setsockopt(fd: Fd, level: u32, name: u32, value: u64, len: u32) => setsockopt, Partial("no filters");
+    nr::__NR_getsockopt, getsockopt(fd: Fd, level: u32, name: u32, value: u64, len: u64) => getsockopt, Full;
+    nr::__NR_setsockopt, setsockopt(fd: Fd, level: u32, name: u32, value: u64, len: u32) => setsockopt, Partial("filters on TCP let everything through, no SO_TIMESTAMPING");
 }
 
 /// Bytes of a `struct sockaddr_storage`.
@@ -128,7 +128,7 @@ fn accept4(task: &Arc<Task>, fd: Fd, addr: u64, len: u64, flags: u32) -> Result<
     let (file, socket) = find(task, fd)?;
     let accepted = socket.accept(&call(task, &file, 0))?;
     // One that is reset already has no peer any more.
-    let name = accepted.peer_name().unwrap_or_else(|_| accepted.common().family.to_le_bytes().to_vec());
+    let name = accepted.peer_name().unwrap_or_else(|_| accepted.common().family().to_le_bytes().to_vec());
     let file = socket::file(accepted, flags & OpenFlags::NONBLOCK);
     write_address(addr, len, &name)?;
     install(task, file, flags)
@@ -175,9 +175,20 @@ fn getsockopt(task: &Arc<Task>, fd: Fd, level: u32, name: u32, value: u64, len: 
     let room: i32 = user::read_val(UserAddr(len))?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;
     let bytes = option::get(task, &socket, level, name, room)?;
+    if (level, name) == (SOL_SOCKET, so::ATTACH_FILTER) {
+        return write_filter(value, len, room, &bytes);
+    }
     let room = room.min(bytes.len());
     user::copy_out(UserAddr(value), bytes.get(..room).unwrap_or(&[]))?;
     user::write_val(UserAddr(len), &(room as u32))
+}
+
+/// `SO_GET_FILTER`: lengths are numbers of instructions; without room only theirs is told.
+fn write_filter(value: u64, len: u64, room: usize, bytes: &[u8]) -> Result<()> {
+    if room != 0 {
+        user::copy_out(UserAddr(value), bytes)?;
+    }
+    user::write_val(UserAddr(len), &((bytes.len() / 8) as u32))
 }
 
 fn setsockopt(task: &Arc<Task>, fd: Fd, level: u32, name: u32, value: u64, len: u32) -> Result<()> {

@@ -109,7 +109,7 @@ impl Datagram {
                 add(SOL_IP, v4::ORIGDSTADDR, addr::format(AF_INET, message.to));
             }
         }
-        if self.common.family == AF_INET6 {
+        if self.common.family() == AF_INET6 {
             if self.ip.is_on(SOL_IPV6, v6::RECVPKTINFO) {
                 let mut info = addr::as_v6(message.to.ip()).octets().to_vec();
                 info.extend_from_slice(&interface::INDEX.to_le_bytes());
@@ -152,7 +152,7 @@ impl Datagram {
         bytes.extend(addr::format(family, SocketAddr::new(failure.to.ip(), 0)));
         let (level, kind) = if v6 { (SOL_IPV6, v6::RECVERR) } else { (SOL_IP, v4::RECVERR) };
         let control = alloc::vec![Control { level, kind, bytes }];
-        let from = addr::format(self.common.family, failure.to);
+        let from = addr::format(self.common.family(), failure.to);
         Ok(Incoming { count, full, from, control, flags: MSG_ERRQUEUE, ..Incoming::default() })
     }
 

@@ -80,7 +80,7 @@ impl Datagram {
     /// Whether what it sends to a group comes back to this machine.
     fn loops_back(&self) -> bool {
         let (level, name) =
-            if self.common.family == AF_INET { (SOL_IP, v4::MULTICAST_LOOP) } else { (SOL_IPV6, v6::MULTICAST_LOOP) };
+            if self.common.family() == AF_INET { (SOL_IP, v4::MULTICAST_LOOP) } else { (SOL_IPV6, v6::MULTICAST_LOOP) };
         self.ip.value(level, name) != 0
     }
 
@@ -169,7 +169,7 @@ pub(super) fn deliver_icmp(namespace: &Namespace, message: Message) {
         let sockets = namespace.ping.lock().find(to);
         let message = Arc::new(message);
         for (_, socket) in sockets {
-            if let Some(socket) = datagram(&socket).filter(|socket| (socket.common.family == AF_INET6) == v6) {
+            if let Some(socket) = datagram(&socket).filter(|socket| (socket.common.family() == AF_INET6) == v6) {
                 socket.push(&message);
             }
         }
@@ -196,7 +196,7 @@ pub(super) fn raw_copies(
         let Some(socket) = datagram(&socket).filter(|socket| socket.what == Protocol::Raw) else { continue };
         let family = if to.is_ipv4() { AF_INET } else { AF_INET6 };
         let elsewhere = socket.addresses().1.is_some_and(|remote| remote.ip() != from.ip());
-        if socket.common.family != family || elsewhere {
+        if socket.common.family() != family || elsewhere {
             continue;
         }
         found = true;

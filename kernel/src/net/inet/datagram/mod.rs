@@ -13,6 +13,7 @@ mod raw;
 use super::table::{Binding, Claim, Table};
 use super::tcp::{check_bind, parse_bind};
 use super::{addr, ip, packet};
+use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::net::interface;
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
@@ -110,7 +111,7 @@ impl Datagram {
     pub fn create(common: Common, what: Protocol) -> Arc<Datagram> {
         let state = State {
             binding: None,
-            local: addr::none(common.family),
+            local: addr::none(common.family()),
             remote: None,
             receive_shut: false,
             send_shut: false,
@@ -132,7 +133,7 @@ impl Datagram {
         if what == Protocol::Raw {
             let own: Arc<dyn Socket> = socket.clone();
             // A raw socket is found by its protocol.
-            let mut claim = socket.claim(addr::none(socket.common.family));
+            let mut claim = socket.claim(addr::none(socket.common.family()));
             claim.port = socket.common.protocol as u16;
             let binding = socket.table().lock().add(claim, Arc::downgrade(&own));
             socket.state.lock().binding = Some(binding);
@@ -254,8 +255,40 @@ impl Datagram {
         Some(message)
     }
 
+    /// What the socket's filter leaves of a message. It sees the header of UDP, too.
+    fn filtered(&self, message: &Arc<Message>) -> Option<Arc<Message>> {
+        let Some(program) = self.common.filter() else { return Some(message.clone()) };
+        let header = if self.what == Protocol::Udp { packet::UDP_HEADER } else { 0 };
+        let whole = match header {
+            0 => None,
+            _ => packet::udp(message.from, message.to, &message.bytes).ok(),
+        };
+        let kept = program.run(&bpf::Packet {
+            bytes: whole.as_deref().unwrap_or(&message.bytes),
+            protocol: if message.to.is_ipv4() { interface::ETH_P_IP } else { interface::ETH_P_IPV6 },
+            direction: 0,
+            device: interface::INDEX,
+            hardware: u32::from(interface::HARDWARE),
+            network: 0,
+        });
+        if kept == 0 {
+            return None;
+        }
+        let kept = (kept as usize).saturating_sub(header);
+        if kept >= message.bytes.len() {
+            return Some(message.clone());
+        }
+        let bytes = message.bytes.get(..kept)?.to_vec();
+        Some(Arc::new(Message { bytes, ..**message }))
+    }
+
     /// Puts a message into the queue, or loses it.
     fn push(&self, message: &Arc<Message>) {
+        let Some(message) = self.filtered(message) else {
+            let mut state = self.state.lock();
+            state.drops = state.drops.saturating_add(1);
+            return;
+        };
         let room = self.common.receive_buffer.load(Relaxed) as usize;
         {
             let mut state = self.state.lock();
@@ -264,7 +297,7 @@ impl Datagram {
                 return;
             }
             state.used += message.cost();
-            state.queue.push_back(message.clone());
+            state.queue.push_back(message);
         }
         self.ready.store(true, Release);
         self.common.readers.wake_all();
@@ -277,13 +310,13 @@ impl Datagram {
         }
         let to = match addr::family(to)? {
             // Programs of old left the family out.
-            AF_UNSPEC if self.common.family == AF_INET && to.len() >= 16 => addr::parse_v4(to)?,
-            _ => addr::parse(self.common.family, to)?,
+            AF_UNSPEC if self.common.family() == AF_INET && to.len() >= 16 => addr::parse_v4(to)?,
+            _ => addr::parse(self.common.family(), to)?,
         };
         if self.what == Protocol::Udp && to.port() == 0 {
             return Err(Errno::EINVAL);
         }
-        if to.is_ipv4() && self.common.family == AF_INET6 && (self.ip.v6_only() || self.what != Protocol::Udp) {
+        if to.is_ipv4() && self.common.family() == AF_INET6 && (self.ip.v6_only() || self.what != Protocol::Udp) {
             return Err(Errno::ENETUNREACH);
         }
         Ok(addr::destination(to))
@@ -335,7 +368,7 @@ impl Datagram {
         let mut state = self.state.lock();
         state.remote = None;
         let bound = state.binding.as_ref().map(|binding| binding.addr);
-        state.local.set_ip(bound.unwrap_or(addr::none(self.common.family).ip()));
+        state.local.set_ip(bound.unwrap_or(addr::none(self.common.family()).ip()));
     }
 
     fn wait_message(&self, call: &Call<'_>) -> Result<Option<Arc<Message>>> {
@@ -359,7 +392,7 @@ impl Socket for Datagram {
     }
 
     fn bind(&self, call: &Call<'_>, bytes: &[u8]) -> Result<()> {
-        let to = parse_bind(self.common.family, bytes)?;
+        let to = parse_bind(self.common.family(), bytes)?;
         // The port of an echo socket is its identifier: none is privileged.
         let checked = if self.what == Protocol::Udp { to } else { SocketAddr::new(to.ip(), 0) };
         check_bind(call, &self.common, &self.ip, checked)?;
@@ -374,8 +407,8 @@ impl Socket for Datagram {
             self.disconnect();
             return Ok(());
         }
-        let to = addr::parse(self.common.family, bytes)?;
-        if to.is_ipv4() && self.common.family == AF_INET6 && self.ip.v6_only() {
+        let to = addr::parse(self.common.family(), bytes)?;
+        if to.is_ipv4() && self.common.family() == AF_INET6 && self.ip.v6_only() {
             return Err(Errno::ENETUNREACH);
         }
         self.connect_to(addr::destination(to))
@@ -388,12 +421,12 @@ impl Socket for Datagram {
             Protocol::Raw => SocketAddr::new(local.ip(), self.common.protocol as u16),
             _ => local,
         };
-        Ok(addr::format(self.common.family, shown))
+        Ok(addr::format(self.common.family(), shown))
     }
 
     fn peer_name(&self) -> Result<Address> {
         let remote = self.addresses().1.ok_or(Errno::ENOTCONN)?;
-        Ok(addr::format(self.common.family, remote))
+        Ok(addr::format(self.common.family(), remote))
     }
 
     fn send(&self, call: &Call<'_>, src: &mut IoSrc<'_>, message: Outgoing) -> Result<usize> {
@@ -427,7 +460,7 @@ impl Socket for Datagram {
         let Some(message) = self.wait_message(call)? else { return Ok(Incoming::default()) };
         let full = message.bytes.len();
         let count = dst.write(message.bytes.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
-        let from = addr::format(self.common.family, message.from);
+        let from = addr::format(self.common.family(), message.from);
         Ok(Incoming { count, full, from, control: self.control_of(&message), ..Incoming::default() })
     }
 
@@ -466,6 +499,9 @@ impl Socket for Datagram {
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
             SOL_UDP | SOL_UDPLITE if self.what == Protocol::Udp => self.set_udp_option(name, value),
             SOL_RAW | SOL_ICMPV6 if self.what != Protocol::Udp => self.set_raw_option(level, name, value),
+            SOL_IPV6 if name == ip::v6::ADDRFORM && self.what == Protocol::Udp => {
+                self.ip.change_form(&self.common, self.addresses().1, value)
+            }
             _ => {
                 let bound = self.what != Protocol::Raw && self.state.lock().binding.is_some();
                 self.ip.set(task, &self.common, level, name, value, bound)

@@ -3,7 +3,7 @@
 use super::super::table::{Lingering, Pair};
 use super::{Phase, State, TcpSocket};
 use crate::net::socket::{Call, Socket};
-use crate::{Errno, Result};
+use crate::{Errno, Result, task, time};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use core::net::SocketAddr;
@@ -31,7 +31,7 @@ impl TcpSocket {
             Phase::Listening => {}
             Phase::Closed => {
                 if !bound {
-                    let any = super::addr::none(self.common.family);
+                    let any = super::addr::none(self.common.family());
                     self.bind_to(any)?;
                 }
                 let binding = self.state.lock().binding.clone().ok_or(Errno::EINVAL)?;
@@ -77,7 +77,7 @@ impl TcpSocket {
             let state = self.state.lock();
             (state.binding.clone(), state.local)
         };
-        if remote.is_ipv4() && self.common.family == crate::net::uapi::AF_INET6 && self.ip.v6_only() {
+        if remote.is_ipv4() && self.common.family() == crate::net::uapi::AF_INET6 && self.ip.v6_only() {
             return Err(Errno::ENETUNREACH);
         }
         if remote.ip().is_multicast() || crate::net::interface::is_broadcast(remote.ip()) {
@@ -142,7 +142,7 @@ impl TcpSocket {
             if state.phase != Phase::Listening {
                 return Offer::Refused;
             }
-            if state.backlog.len() > state.backlog_max {
+            if state.backlog.len() + state.deferred.len() > state.backlog_max {
                 if state.waiting_clients.try_reserve(1).is_err() {
                     return Offer::Refused;
                 }
@@ -187,21 +187,56 @@ impl TcpSocket {
             state.peer = Arc::downgrade(&server);
         }
         self.common.namespace.tcp.lock().insert((remote, client_local), &binding, &server.me);
-        let refused = {
-            let mut state = self.state.lock();
-            let room = state.phase == Phase::Listening && state.backlog.try_reserve(1).is_ok();
-            if room {
-                state.backlog.push_back(server.clone());
-            }
-            !room
-        };
-        if refused {
+        if !self.queue_connection(&server) {
             server.reset_peer();
             return Offer::Accepted;
         }
-        self.common.readers.wake_one();
         client.common.wake();
         Offer::Accepted
+    }
+
+    /// Puts a new connection where accept(2) finds it, now or when bytes come (`TCP_DEFER_ACCEPT`). False: it listens no more.
+    fn queue_connection(&self, server: &Arc<TcpSocket>) -> bool {
+        let deferral_sec = self.deferral_sec();
+        {
+            let mut state = self.state.lock();
+            // Room for all of those that are deferred, which come into the backlog where nothing can fail.
+            let coming = state.deferred.len() + 1;
+            let room = state.backlog.try_reserve(coming).is_ok() && state.deferred.try_reserve(1).is_ok();
+            if state.phase != Phase::Listening || !room {
+                return false;
+            }
+            if deferral_sec == 0 {
+                state.backlog.push_back(server.clone());
+            } else {
+                state.deferred.push(server.clone());
+            }
+        }
+        if deferral_sec == 0 {
+            self.common.readers.wake_one();
+            return true;
+        }
+        server.state.lock().listener = self.me.clone();
+        let until_ns = time::deadline_in(deferral_sec * time::SEC_NS);
+        server.arrival.deferred_until_ns.store(until_ns, Release);
+        if server.arm(until_ns).is_err() {
+            server.end_deferral();
+        }
+        true
+    }
+
+    /// A connection with `TCP_DEFER_ACCEPT` has got bytes, or has waited long enough: accept(2) may have it.
+    pub(super) fn end_deferral(&self) {
+        self.arrival.deferred_until_ns.store(0, Release);
+        let listener = core::mem::take(&mut self.state.lock().listener);
+        let Some(listener) = listener.upgrade() else { return };
+        {
+            let mut state = listener.state.lock();
+            let Some(at) = state.deferred.iter().position(|new| core::ptr::eq(&**new, self)) else { return };
+            let new = state.deferred.swap_remove(at);
+            state.backlog.push_back(new);
+        }
+        listener.common.readers.wake_one();
     }
 
     /// A connection attempt failed.
@@ -227,7 +262,7 @@ impl TcpSocket {
             state.peer = Weak::new();
             let automatic = state.binding.take_if(|binding| binding.automatic);
             if automatic.is_some() {
-                state.local = super::addr::none(self.common.family);
+                state.local = super::addr::none(self.common.family());
             }
             automatic
         };
@@ -256,7 +291,8 @@ impl TcpSocket {
     fn admit(&self) {
         let next = || {
             let mut state = self.state.lock();
-            if state.backlog.len() > state.backlog_max { None } else { state.waiting_clients.pop_front() }
+            let waiting = state.backlog.len() + state.deferred.len();
+            if waiting > state.backlog_max { None } else { state.waiting_clients.pop_front() }
         };
         while let Some(client) = next() {
             if let Some(client) = client.upgrade() {
@@ -321,7 +357,10 @@ impl TcpSocket {
         };
         let Some((local, remote)) = pair else { return };
         match peer {
-            Some(peer) => peer.receive_fin(),
+            Some(peer) => {
+                peer.let_go();
+                peer.receive_fin();
+            }
             // An orphan was waiting for this.
             None => self.common.namespace.tcp.lock().linger(&(remote, local), Lingering::TimeWait),
         }
@@ -343,6 +382,9 @@ impl TcpSocket {
         };
         self.ended.store(true, Release);
         self.receive_shut.store(true, Release);
+        if self.arrival.deferred_until_ns.load(Acquire) != 0 {
+            self.end_deferral();
+        }
         if let Some(pair) = pair.filter(|_| both) {
             // Whose FIN was first waits for what may still be on its way.
             self.common.namespace.tcp.lock().linger(&pair, Lingering::TimeWait);
@@ -410,7 +452,8 @@ impl TcpSocket {
         let (binding, backlog, clients) = {
             let mut state = self.state.lock();
             state.phase = Phase::Closed;
-            let backlog: VecDeque<Arc<TcpSocket>> = core::mem::take(&mut state.backlog);
+            let mut backlog: VecDeque<Arc<TcpSocket>> = core::mem::take(&mut state.backlog);
+            backlog.extend(core::mem::take(&mut state.deferred));
             let clients: VecDeque<Weak<TcpSocket>> = core::mem::take(&mut state.waiting_clients);
             (state.binding.clone(), backlog, clients)
         };
@@ -440,10 +483,27 @@ impl TcpSocket {
         let mut ring = self.incoming.lock();
         let old = ring.len();
         ring.discard(old);
-        self.waiting.store(0, Release);
+        self.arrival.clear();
         drop(ring);
         let mut state = self.state.lock();
         (state.unreported, state.fin_sent, state.fin_received) = (false, false, false);
+    }
+
+    /// `SO_LINGER`: ends the stream, and waits until all of it has left for the peer's buffer, or for the time that was set.
+    pub(super) fn wait_sent(&self) {
+        let seconds = self.common.linger.load(Relaxed);
+        let connected = self.state.lock().phase == Phase::Connected;
+        if seconds <= 0 || !connected || self.arrival.all() > 0 || task::current().must_exit() {
+            return;
+        }
+        let Some(peer) = self.peer() else { return };
+        self.send_shut.store(true, Release);
+        self.send_fin();
+        peer.is_lingered_for.store(true, Release);
+        let sent = || (self.unsent() == 0 || peer.gone.load(Acquire)).then_some(());
+        let deadline_ns = time::deadline_in(seconds as u64 * time::SEC_NS);
+        // Whatever ends it: the descriptor is closed.
+        let _ = self.common.writers.wait_interruptible(Some(deadline_ns), sent);
     }
 
     /// The last descriptor is gone.
@@ -465,7 +525,7 @@ impl TcpSocket {
     }
 
     fn close_connection(&self) {
-        let unread = self.waiting.load(Acquire) > 0;
+        let unread = self.arrival.all() > 0;
         self.gone.store(true, Release);
         if unread || self.common.linger.load(Relaxed) == 0 {
             self.reset_peer();

@@ -3,7 +3,7 @@
 //! No packet can be lost, reordered or forged between them, so nothing is cut into segments: what a socket sends goes into
 //! its peer's `incoming` at once, and a FIN or RST is a call on the peer. What programs see is TCP's: the backlog, refusal, half
 //! closing, resets (data that nobody can read any more, unread data at close, linger 0), `TIME_WAIT`, the states of tcp(7).
-//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`option`] has the options of its level.
+//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`arrival`] holds them back, [`option`] has the options of its level.
 //!
 //! ```text
 //! Closed ─listen─▶ Listening        Closed ─connect─▶ SynSent (backlog full) ─▶ Connected ─both FIN, or RST─▶ Closed
@@ -12,6 +12,7 @@
 //! Peers hold each other weakly. Locks: `incoming` (sleeping, rank Stream) while guest memory is copied; `state` (rank `Endpoint`);
 //! the namespace's tables (rank `Endpoint`). Of the latter never two at once.
 
+mod arrival;
 mod connect;
 mod option;
 mod stream;
@@ -29,6 +30,7 @@ use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use arrival::Arrival;
 use core::any::Any;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
@@ -63,6 +65,9 @@ struct State {
     backlog: VecDeque<Arc<TcpSocket>>,
     backlog_max: usize,
     waiting_clients: VecDeque<Weak<TcpSocket>>,
+    /// `TCP_DEFER_ACCEPT`: a listener's connections that have sent nothing yet; such a connection's listener.
+    deferred: Vec<Arc<TcpSocket>>,
+    listener: Weak<TcpSocket>,
 }
 
 /// See the module.
@@ -72,8 +77,10 @@ pub struct TcpSocket {
     state: SpinLock<State>,
     incoming: Mutex<ByteRing>,
     /// Bytes in `incoming`, and how many it takes: to look at without the lock.
-    waiting: AtomicUsize,
+    arrival: Arrival,
     capacity: AtomicUsize,
+    /// The peer's close(2) waits until what it sent has been read here (`SO_LINGER`).
+    is_lingered_for: AtomicBool,
     /// Nothing more comes (`RCV_SHUTDOWN`); nothing more is sent (`SEND_SHUTDOWN`).
     receive_shut: AtomicBool,
     send_shut: AtomicBool,
@@ -94,7 +101,7 @@ impl TcpSocket {
         let state = State {
             phase: Phase::Closed,
             binding: None,
-            local: addr::none(common.family),
+            local: addr::none(common.family()),
             remote: None,
             peer: Weak::new(),
             unreported: false,
@@ -103,14 +110,17 @@ impl TcpSocket {
             backlog: VecDeque::new(),
             backlog_max: 0,
             waiting_clients: VecDeque::new(),
+            deferred: Vec::new(),
+            listener: Weak::new(),
         };
         Arc::new_cyclic(|me| TcpSocket {
             common,
             me: me.clone(),
             state: SpinLock::new(Rank::Endpoint, state),
             incoming: Mutex::new(Rank::Stream, ByteRing::default()),
-            waiting: AtomicUsize::new(0),
+            arrival: Arrival::default(),
             capacity: AtomicUsize::new(0),
+            is_lingered_for: AtomicBool::new(false),
             receive_shut: AtomicBool::new(false),
             send_shut: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -159,7 +169,7 @@ impl TcpSocket {
 /// `EADDRNOTAVAIL`, `EACCES`.
 pub fn check_bind(call: &Call<'_>, common: &Common, options: &ip::Options, to: SocketAddr) -> Result<()> {
     let foreign = !common.namespace.interface.lock().is_local(to.ip());
-    let mapped = options.v6_only() && common.family == AF_INET6 && to.is_ipv4();
+    let mapped = options.v6_only() && common.family() == AF_INET6 && to.is_ipv4();
     if (foreign && !options.may_be_foreign()) || mapped {
         return Err(if mapped { Errno::EINVAL } else { Errno::EADDRNOTAVAIL });
     }
@@ -194,7 +204,7 @@ impl Socket for TcpSocket {
     }
 
     fn bind(&self, call: &Call<'_>, bytes: &[u8]) -> Result<()> {
-        let to = parse_bind(self.common.family, bytes)?;
+        let to = parse_bind(self.common.family(), bytes)?;
         check_bind(call, &self.common, &self.ip, to)?;
         {
             let state = self.state.lock();
@@ -211,8 +221,8 @@ impl Socket for TcpSocket {
                 self.disconnect();
                 Ok(())
             }
-            family if family != self.common.family => Err(Errno::EAFNOSUPPORT),
-            _ => self.connect_to(call, addr::destination(addr::parse(self.common.family, bytes)?)),
+            family if family != self.common.family() => Err(Errno::EAFNOSUPPORT),
+            _ => self.connect_to(call, addr::destination(addr::parse(self.common.family(), bytes)?)),
         }
     }
 
@@ -226,13 +236,13 @@ impl Socket for TcpSocket {
     }
 
     fn name(&self) -> Result<Address> {
-        Ok(addr::format(self.common.family, self.state.lock().local))
+        Ok(addr::format(self.common.family(), self.state.lock().local))
     }
 
     fn peer_name(&self) -> Result<Address> {
         let state = self.state.lock();
         let remote = state.remote.filter(|_| state.phase == Phase::Connected).ok_or(Errno::ENOTCONN)?;
-        Ok(addr::format(self.common.family, remote))
+        Ok(addr::format(self.common.family(), remote))
     }
 
     fn send(&self, call: &Call<'_>, src: &mut IoSrc<'_>, message: Outgoing) -> Result<usize> {
@@ -264,6 +274,10 @@ impl Socket for TcpSocket {
         match level {
             SOL_TCP => self.tcp_option(name, room),
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
+            SOL_IPV6 if name == ip::v6::ADDRFORM && self.common.family() == AF_INET6 => {
+                self.peer_name()?;
+                Ok(u32::from(AF_INET6).to_le_bytes().to_vec())
+            }
             _ => self.ip.get(&self.common, level, name, room),
         }
     }
@@ -279,6 +293,10 @@ impl Socket for TcpSocket {
                 Ok(())
             }
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
+            SOL_IPV6 if name == ip::v6::ADDRFORM => {
+                let remote = self.addresses().1.filter(|_| self.state_number() == state_number::ESTABLISHED);
+                self.ip.change_form(&self.common, remote, value)
+            }
             _ => {
                 let bound = self.state.lock().binding.is_some();
                 self.ip.set(task, &self.common, level, name, value, bound)
@@ -300,14 +318,18 @@ impl Socket for TcpSocket {
         match cmd {
             FIONREAD | TIOCOUTQ | UNSENT if self.is_listening() => Err(Errno::EINVAL),
             TIOCOUTQ => user::write_val(UserAddr(arg), &(self.unsent() as i32)).map(|()| 0),
-            UNSENT => user::write_val(UserAddr(arg), &0).map(|()| 0),
+            UNSENT => user::write_val(UserAddr(arg), &(self.held_back() as i32)).map(|()| 0),
             SIOCATMARK => user::write_val(UserAddr(arg), &0).map(|()| 0),
             _ => Err(Errno::ENOTTY),
         }
     }
 
     fn waiting(&self) -> usize {
-        self.waiting.load(Acquire)
+        self.arrival.ready()
+    }
+
+    fn linger(&self) {
+        self.wait_sent();
     }
 
     fn close(&self) {

@@ -12,8 +12,10 @@ use core::sync::atomic::{AtomicI32, Ordering::*};
 
 /// `TCP_*`.
 mod tcp {
+    pub const NODELAY: u32 = 1;
     pub const MAXSEG: u32 = 2;
     pub const CORK: u32 = 3;
+    pub const DEFER_ACCEPT: u32 = 9;
     pub const INFO: u32 = 11;
     pub const CONGESTION: u32 = 13;
     pub const MD5SIG: u32 = 14;
@@ -26,8 +28,7 @@ mod tcp {
 
 /// Numbers: default, least, most. By place in [`Options`].
 const NUMBERS: &[(u32, i32, i32, i32)] = &[
-    // NODELAY, CORK
-    (1, 0, 0, 1),
+    (tcp::NODELAY, 0, 0, 1),
     (tcp::CORK, 0, 0, 1),
     // KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT
     (4, 7200, 1, 32_767),
@@ -36,7 +37,7 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (7, 6, 1, 127),
     // LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK
     (8, 60, i32::MIN, i32::MAX),
-    (9, 0, i32::MIN, i32::MAX),
+    (tcp::DEFER_ACCEPT, 0, i32::MIN, i32::MAX),
     (10, 0, 0, i32::MAX),
     (12, 1, i32::MIN, i32::MAX),
     // THIN_LINEAR_TIMEOUTS, THIN_DUPACK
@@ -58,7 +59,7 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
 ];
 
 /// Largest segment of the device: its MTU without headers and timestamps.
-const SEGMENT: u32 = 65_483;
+pub(super) const SEGMENT: u32 = 65_483;
 /// The one that a socket without connection assumes.
 const SEGMENT_DEFAULT: u32 = 536;
 
@@ -94,6 +95,20 @@ pub mod state_number {
     pub const CLOSE: u8 = 7;
     pub const CLOSE_WAIT: u8 = 8;
     pub const LISTEN: u8 = 10;
+}
+
+/// Seconds of `TCP_DEFER_ACCEPT`, rounded up as Linux does it: to those after which a SYN is answered again, each time twice as late.
+fn deferral(wanted: i32) -> i32 {
+    let (mut interval, mut all, mut answers) = (1_i32, 1_i32, 1);
+    if wanted <= 0 {
+        return 0;
+    }
+    while wanted > all && answers < 255 {
+        interval = (interval * 2).min(120);
+        all += interval;
+        answers += 1;
+    }
+    all
 }
 
 impl TcpSocket {
@@ -153,8 +168,24 @@ impl TcpSocket {
         if !(min..=max).contains(&number) {
             return Err(Errno::EINVAL);
         }
+        let number = if name == tcp::DEFER_ACCEPT { deferral(number) } else { number };
         option.store(number, Relaxed);
+        if matches!((name, number), (tcp::NODELAY, 1) | (tcp::CORK, 0))
+            && let Some(peer) = self.peer()
+        {
+            peer.let_go();
+        }
         Ok(())
+    }
+
+    /// Whether what it sends waits for more.
+    pub(super) fn is_corked(&self) -> bool {
+        self.options.find(tcp::CORK).is_ok_and(|(cork, ..)| cork.load(Relaxed) != 0)
+    }
+
+    /// Seconds that a connection without bytes is kept from accept(2).
+    pub(super) fn deferral_sec(&self) -> u64 {
+        self.options.find(tcp::DEFER_ACCEPT).map_or(0, |(sec, ..)| sec.load(Relaxed).max(0) as u64)
     }
 
     /// `struct tcp_info`, as far as the counters of bytes.
@@ -178,11 +209,21 @@ impl TcpSocket {
             info.extend_from_slice(&word.to_le_bytes());
         }
         // segs_out, segs_in, notsent_bytes, min_rtt, data_segs_in, data_segs_out.
-        info.extend(words(&[0, 0, 0, 30, 0, 0]));
+        info.extend(words(&[0, 0, self.held_back() as u32, 30, 0, 0]));
         // delivery_rate, busy_time, rwnd_limited, sndbuf_limited; delivered, delivered_ce; bytes_sent, bytes_retrans.
         for word in [0, 0, 0, 0, 0, sent, 0] {
             info.extend_from_slice(&u64::to_le_bytes(word));
         }
         info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deferral_lasts_a_whole_number_of_answers() {
+        assert_eq!([-1, 0, 1, 2, 3, 4, 8, 100].map(deferral), [0, 0, 1, 3, 3, 7, 15, 127]);
     }
 }

@@ -32,7 +32,7 @@ impl TcpSocket {
     }
 
     fn room(&self) -> usize {
-        self.capacity.load(Acquire).saturating_sub(self.waiting.load(Acquire))
+        self.capacity.load(Acquire).saturating_sub(self.arrival.all())
     }
 
     /// Whether a sender that waits has reason to wake up.
@@ -43,9 +43,15 @@ impl TcpSocket {
     /// Bytes sent that the peer's receive buffer has not taken.
     pub(super) fn unsent(&self) -> usize {
         let waits = |peer: Arc<TcpSocket>| {
-            peer.waiting.load(Acquire).saturating_sub(peer.common.receive_buffer.load(Relaxed) as usize)
+            let (taken, room) = (peer.arrival.ready(), peer.common.receive_buffer.load(Relaxed) as usize);
+            taken.saturating_sub(room) + peer.arrival.held()
         };
         self.peer().map_or(0, waits)
+    }
+
+    /// Bytes that wait at the peer for more to come.
+    pub(super) fn held_back(&self) -> usize {
+        self.peer().map_or(0, |peer| peer.arrival.held())
     }
 
     pub(super) fn send_bytes(&self, call: &Call<'_>, src: &mut IoSrc<'_>) -> Result<usize> {
@@ -91,11 +97,13 @@ impl TcpSocket {
             self.receive_reset_from_orphan();
             return Ok(lost);
         };
-        let count = peer.put(src)?;
+        let count = peer.put(src, call.has(MSG_MORE) || self.is_corked())?;
         if count > 0 {
             self.sent.fetch_add(count as u64, Relaxed);
             return Ok(count);
         }
+        // What is held back must not keep out what it waits for.
+        peer.let_go();
         if call.nonblock && peer.room() > 0 {
             return Ok(0);
         }
@@ -103,8 +111,8 @@ impl TcpSocket {
         self.common.wait_writable(call.nonblock, roomy).map(|()| 0)
     }
 
-    /// Takes bytes that the peer sends, as many as fit.
-    fn put(&self, src: &mut IoSrc<'_>) -> Result<usize> {
+    /// Takes bytes that the peer sends, as many as fit. `more`: they wait for others.
+    fn put(&self, src: &mut IoSrc<'_>, more: bool) -> Result<usize> {
         let mut ring = self.incoming.lock();
         let capacity = self.capacity.load(Relaxed);
         if ring.capacity() != capacity {
@@ -113,13 +121,21 @@ impl TcpSocket {
             ring.resize(capacity.max(least))?;
         }
         let count = ring.fill(src)?;
-        self.waiting.store(ring.len(), Release);
+        let ready = count > 0 && self.arrived(count, more);
         drop(ring);
-        if count > 0 {
-            self.received.fetch_add(count as u64, Relaxed);
-            self.common.readers.wake_all();
+        self.received.fetch_add(count as u64, Relaxed);
+        if ready {
+            self.tell_reader();
         }
         Ok(count)
+    }
+
+    /// There is something new to read.
+    pub(super) fn tell_reader(&self) {
+        if self.arrival.deferred_until_ns.load(Acquire) != 0 {
+            self.end_deferral();
+        }
+        self.common.readers.wake_all();
     }
 
     /// The peer is closed, and we sent.
@@ -141,11 +157,11 @@ impl TcpSocket {
         };
         let mut done = 0;
         loop {
-            if self.waiting.load(Acquire) > 0 {
+            if self.arrival.ready() > 0 {
                 let left = wanted.saturating_sub(done);
                 let peeks = call.has(MSG_PEEK);
                 // What is peeked at is looked at again from its beginning.
-                if peeks && self.waiting.load(Acquire) < left && self.goes_on(call) {
+                if peeks && self.arrival.ready() < left && self.goes_on(call) {
                     self.wait_bytes(call, left)?;
                 }
                 match self.take(call, dst) {
@@ -195,7 +211,7 @@ impl TcpSocket {
         let count = count.min(self.capacity.load(Relaxed).max(1));
         let ready = || {
             let over = self.receive_shut.load(Acquire) || self.common.has_error();
-            (self.waiting.load(Acquire) >= count || over).then_some(())
+            (self.arrival.ready() >= count || over).then_some(())
         };
         self.common.wait_readable(call.nonblock, ready)
     }
@@ -204,22 +220,22 @@ impl TcpSocket {
     fn take(&self, call: &Call<'_>, dst: &mut IoDst<'_>) -> Result<usize> {
         let mut ring = self.incoming.lock();
         let was_roomy = self.is_roomy();
+        let ready = self.arrival.ready();
         let count = if call.has(MSG_PEEK) {
-            return ring.peek(dst);
+            return ring.peek_at_most(dst, ready);
         } else if call.has(MSG_TRUNC) {
-            let count = ring.len().min(dst.remaining());
+            let count = ready.min(dst.remaining());
             ring.discard(count);
             // The caller's buffer counts, and is not touched.
             *dst = IoDst::kernel(&mut []);
             count
         } else {
-            ring.drain(dst)?
+            ring.drain_at_most(dst, ready)?
         };
-        self.waiting.store(ring.len(), Release);
+        self.arrival.take(count);
         ring.trim();
         drop(ring);
-        if !was_roomy
-            && self.is_roomy()
+        if (!was_roomy && self.is_roomy() || self.is_lingered_for.load(Acquire))
             && let Some(peer) = self.peer()
         {
             peer.common.writers.wake_all();
@@ -244,7 +260,7 @@ impl TcpSocket {
             events |= PollEvents::READABLE | PollEvents::RDHUP;
         }
         if phase != Phase::SynSent {
-            if self.waiting.load(Acquire) >= self.common.receive_low.load(Relaxed) as usize {
+            if self.arrival.ready() >= self.common.receive_low.load(Relaxed) as usize {
                 events |= PollEvents::READABLE;
             }
             if send_shut || peer.is_none_or(|peer| peer.is_roomy()) {
