@@ -4,7 +4,7 @@
 //! Lock: `WATCHES` (rank Leaf, spinning); the table of [`super::notify`] is not touched under it.
 
 use super::notify::{self, Event, Events, Watch};
-use super::{File, owner};
+use super::{File, sigio};
 use crate::task::Task;
 use crate::{Errno, Fd, Result};
 use alloc::collections::BTreeMap;
@@ -49,7 +49,7 @@ impl Watch for DirWatch {
             return;
         }
         if let Some(file) = self.file.upgrade() {
-            owner::tell(&file, self.fd);
+            sigio::send(&file, self.fd, sigio::code::POLL_MSG);
         }
     }
 
@@ -69,7 +69,7 @@ pub fn set(task: &Arc<Task>, file: &Arc<File>, fd: Fd, wanted: u32) -> Result<()
     }
     let path = file.path().filter(|path| path.is_dir()).ok_or(Errno::ENOTDIR)?;
     umbel_mm::heap::room()?;
-    owner::claim(task, file);
+    sigio::claim(task, file);
     let known = WATCHES.lock().get(&file.id()).cloned();
     let before = known.map_or(0, |watch| watch.wanted.load(Relaxed));
     forget(file);

@@ -6,7 +6,7 @@
 //!
 //! Lock: one table (rank Leaf, spinning) by inode, which the open files keep alive. Users: `names`, `syscall::fd`.
 
-use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, owner};
+use super::{File, Inode, InodeRef, Kind, OpenFlags, Path, sigio};
 use crate::setting::Setting;
 use crate::task::{Task, cap};
 use crate::{Errno, Fd, Result, time};
@@ -95,7 +95,7 @@ pub fn set(task: &Arc<Task>, file: &Arc<File>, fd: Fd, wanted: Option<Lease>) ->
     list.push(Held { file: Arc::downgrade(file), file_id, fd, lease, breaking: None });
     recount(&table);
     drop(table);
-    owner::claim(task, file);
+    sigio::claim(task, file);
     CHANGED.wake_all();
     Ok(())
 }
@@ -204,6 +204,6 @@ fn enforce(key: usize, writes: bool) -> Option<u64> {
 /// Signals the owners of leases that are being broken.
 fn tell(told: Vec<(Arc<File>, Fd)>) {
     for (file, fd) in told {
-        owner::tell(&file, fd);
+        sigio::send(&file, fd, sigio::code::POLL_MSG);
     }
 }

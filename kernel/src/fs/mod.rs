@@ -29,7 +29,6 @@ pub mod mounting;
 mod names;
 pub mod notify;
 pub mod ops;
-pub mod owner;
 pub mod perm;
 pub mod proc;
 pub mod pseudo;

@@ -179,6 +179,13 @@ fn subscribe(file: &Arc<File>, fd: Fd) -> Result<Box<Subscription>> {
     room.map_err(|_| Errno::ENOMEM).map(|()| subscription)
 }
 
+/// Makes the caller's process the owner of `file`, unless it has one.
+pub fn claim(task: &Task, file: &File) {
+    if file.async_owner().id() == 0 {
+        file.async_owner().set(task.process().pid().0, OWNER_PID);
+    }
+}
+
 /// Sends the signals that are due, and waits for those that others are about to send: what a call made ready is told of
 /// before the call returns. Holding nothing: files may be closed here.
 pub fn deliver() {
