@@ -1,9 +1,10 @@
-/* What restricts files beyond their modes (chattr), handles that name them, signals about directories, and what statmount
- * and listmount say of mounts. Run as root, in a name space of its own. */
+/* What restricts files beyond their modes (chattr), access control lists, handles that name them, signals about
+ * directories, and what statmount and listmount say of mounts. Run as root, in a name space of its own. */
 #define _GNU_SOURCE
 #include "check.h"
 #include <dirent.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/fs.h>
 #include <sched.h>
 #include <signal.h>
@@ -216,6 +217,94 @@ out:
     CHECK(umount("m") == 0 && rmdir("m") == 0);
 }
 
+/* Access control lists in the form of their attributes. */
+struct entry {
+    uint16_t tag, perm;
+    uint32_t id;
+};
+
+struct list {
+    uint32_t version;
+    struct entry entries[6];
+};
+
+static const char access_list[] = "system.posix_acl_access", default_list[] = "system.posix_acl_default";
+
+/* A list that names user 77 and group 88. */
+static struct list named(int user, int group, int mask) {
+    return (struct list){2, {{1, 6, -1}, {2, user, 77}, {4, 0, -1}, {8, group, 88}, {16, mask, -1}, {32, 0, -1}}};
+}
+
+static int permissions(const char *name) {
+    struct stat st;
+    CHECK(stat(name, &st) == 0);
+    return st.st_mode & 07777;
+}
+
+/* Whether another user may open it so. */
+static int may(const char *name, int uid, int gid, int flags) {
+    int fd;
+    CHECK(setegid(gid) == 0 && seteuid(uid) == 0);
+    fd = open(name, flags);
+    CHECK(seteuid(0) == 0 && setegid(0) == 0);
+    return fd >= 0 && close(fd) == 0;
+}
+
+static void lists(void) {
+    struct list l = named(7, 6, 4), got;
+    char names[256];
+    CHECK(setgroups(0, 0) == 0 && chmod(".", 0755) == 0 && close(open("l", O_RDWR | O_CREAT, 02600)) == 0);
+    CHECK_ERRNO(getxattr("l", access_list, &got, sizeof got), ENODATA);
+    CHECK(!may("l", 77, 77, O_RDONLY) && setxattr("l", access_list, &l, sizeof l, 0) == 0 && permissions("l") == 02640);
+    CHECK(getxattr("l", access_list, &got, sizeof got) == sizeof got && !memcmp(&l, &got, sizeof l));
+    CHECK(getxattr("l", access_list, 0, 0) == sizeof l);
+    CHECK_ERRNO(getxattr("l", access_list, &got, 8), ERANGE);
+    CHECK(listxattr("l", names, sizeof names) == sizeof access_list && !strcmp(names, access_list));
+    CHECK(may("l", 77, 77, O_RDONLY) && !may("l", 77, 77, O_RDWR) && may("l", 78, 88, O_RDONLY) && !may("l", 78, 88, O_RDWR));
+    CHECK(!may("l", 78, 78, O_RDONLY) && !may("l", 78, 0, O_RDONLY) && chmod("l", 0662) == 0 && may("l", 78, 88, O_RDWR));
+    CHECK(may("l", 78, 78, O_WRONLY) && !may("l", 78, 78, O_RDONLY));
+    CHECK(getxattr("l", access_list, &got, sizeof got) == sizeof got && got.entries[4].perm == 6 && got.entries[5].perm == 2);
+    CHECK(got.entries[2].perm == 0 && chmod("l", 0602) == 0 && !may("l", 77, 77, O_RDONLY));
+    l.entries[1].perm = 8;
+    CHECK_ERRNO(setxattr("l", access_list, &l, sizeof l, 0), EINVAL);
+    l = named(7, 6, 4), l.entries[4].tag = 32;
+    CHECK_ERRNO(setxattr("l", access_list, &l, sizeof l, 0), EINVAL);
+    CHECK_ERRNO(setxattr("l", access_list, &l, sizeof l - 1, 0), EINVAL);
+    l = named(7, 6, 4), l.version = 3;
+    CHECK_ERRNO(setxattr("l", access_list, &l, sizeof l, 0), EOPNOTSUPP);
+    CHECK(removexattr("l", access_list) == 0 && removexattr("l", access_list) == 0);
+    CHECK_ERRNO(getxattr("l", access_list, &got, sizeof got), ENODATA);
+    l = (struct list){2, {{1, 7, -1}, {4, 5, -1}, {32, 4, -1}}};
+    CHECK(setxattr("l", access_list, &l, 28, 0) == 0 && permissions("l") == 0754);
+    CHECK_ERRNO(getxattr("l", access_list, &got, sizeof got), ENODATA);
+    CHECK_ERRNO(setxattr("l", default_list, &l, 28, 0), EACCES);
+    CHECK(setxattr("l", default_list, "", 0, 0) == 0 && seteuid(77) == 0);
+    CHECK_ERRNO(setxattr("l", access_list, &l, 28, 0), EPERM);
+    CHECK(removexattr("l", default_list) == 0 && seteuid(0) == 0 && symlink("l", "ln") == 0);
+    CHECK_ERRNO(lsetxattr("ln", access_list, &l, 28, 0), EOPNOTSUPP);
+    CHECK_ERRNO(lgetxattr("ln", access_list, &got, sizeof got), EOPNOTSUPP);
+    CHECK(chown("l", 5, 5) == 0 && chmod("l", 02770) == 0 && setxattr("l", access_list, &l, 28, 0) == 0 && permissions("l") == 02754);
+    CHECK(unlink("l") == 0 && unlink("ln") == 0);
+}
+
+/* What is made in a directory with a default list; the umask says nothing there. */
+static void inherited(void) {
+    struct list l = named(5, 6, 6), got;
+    CHECK(mkdir("d", 0755) == 0 && setxattr("d", default_list, &l, sizeof l, 0) == 0 && permissions("d") == 0755);
+    umask(077);
+    CHECK(close(open("d/f", O_RDWR | O_CREAT, 0666)) == 0 && permissions("d/f") == 0660);
+    CHECK(getxattr("d/f", access_list, &got, sizeof got) == sizeof got && got.entries[1].perm == 5 && got.entries[4].perm == 6);
+    CHECK_ERRNO(getxattr("d/f", default_list, &got, sizeof got), ENODATA);
+    CHECK(mkdir("d/d", 0711) == 0 && permissions("d/d") == 0600);
+    CHECK(getxattr("d/d", default_list, &got, sizeof got) == sizeof got && !memcmp(&l, &got, sizeof l));
+    CHECK(getxattr("d/d", access_list, &got, sizeof got) == sizeof got && got.entries[4].perm == 0);
+    CHECK(mknod("d/p", S_IFIFO | 0600, 0) == 0 && permissions("d/p") == 0600 && symlink("f", "d/s") == 0);
+    CHECK(unlink("d/f") == 0 && unlink("d/p") == 0 && unlink("d/s") == 0 && rmdir("d/d") == 0);
+    CHECK(removexattr("d", default_list) == 0 && close(open("d/f", O_RDWR | O_CREAT, 0666)) == 0 && permissions("d/f") == 0600);
+    CHECK(unlink("d/f") == 0 && rmdir("d") == 0);
+    umask(022);
+}
+
 int main(void) {
     umask(022);
     CHECK(unshare(CLONE_NEWNS) == 0 && mount(0, "/", 0, MS_PRIVATE | MS_REC, 0) == 0);
@@ -226,6 +315,8 @@ int main(void) {
     handles();
     directories();
     mounts();
+    lists();
+    inherited();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();
 }

@@ -201,6 +201,16 @@ pub trait Inode: Send + Sync + Any {
         Ok(Vec::new())
     }
 
+    /// An access control list. `EOPNOTSUPP` where there can be none.
+    fn acl(&self, which: super::acl::Which) -> Result<Option<super::acl::Acl>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Gives or takes away an access control list, and changes the mode with it. The caller has checked everything.
+    fn set_acl(&self, which: super::acl::Which, acl: Option<super::acl::Acl>, mode: Option<Mode>) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
     /// A place for what others attach to an inode: the pipe behind a fifo, a listening socket, locks.
     fn extra(&self) -> Option<&super::Extra> {
         None

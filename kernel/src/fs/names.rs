@@ -3,6 +3,7 @@
 //! Locks: the directory's `dir` lock; for renames between directories first `RENAME`, then the ancestor before the
 //! descendant. Sources: open(2), mknod(2), link(2), unlink(2), rmdir(2), rename(2).
 
+use super::acl;
 use super::busy::Writing;
 use super::context::FsContext;
 use super::dentry::Dentry;
@@ -265,7 +266,9 @@ impl<'a> Names<'a> {
     /// Gives `node` the group and the mode that it has in `dir`.
     fn settle(&self, dir: &Path, node: &mut NewNode<'_>) -> Result<()> {
         inherit_group(dir, node, self.cred)?;
-        if node.kind != Kind::Symlink {
+        // Where the directory says what new files may be, the umask does not.
+        let has_default = || matches!(dir.inode().acl(acl::Which::Default), Ok(Some(_)));
+        if node.kind != Kind::Symlink && !has_default() {
             node.mode &= !self.context.umask();
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Who may do what. Source: path_resolution(7), capabilities(7), inode(7).
 
+use super::acl;
 use super::inode::Inode;
 use super::types::{InodeFlags, Kind, Owner};
 use crate::task::{Cred, cap};
@@ -26,7 +27,11 @@ pub fn check(inode: &dyn Inode, cred: &Cred, want: Want) -> Result<()> {
         return Ok(());
     }
     let owner = inode.owner()?;
-    if allows(&owner, cred, want) {
+    let allowed = match acl_of(inode, &owner, cred) {
+        Some(acl) => acl.allows(&owner, cred, want),
+        None => allows(&owner, cred, want),
+    };
+    if allowed {
         return Ok(());
     }
     let directory = inode.kind() == Kind::Directory;
@@ -38,6 +43,14 @@ pub fn check(inode: &dyn Inode, cred: &Cred, want: Want) -> Result<()> {
         return Ok(());
     }
     Err(Errno::EACCES)
+}
+
+/// The list that decides in the place of the mode: not for the owner, nor where the mode's group bits, its mask, are clear.
+fn acl_of(inode: &dyn Inode, owner: &Owner, cred: &Cred) -> Option<acl::Acl> {
+    if cred.fsuid == owner.uid || owner.mode & 0o070 == 0 {
+        return None;
+    }
+    inode.acl(acl::Which::Access).ok().flatten()
 }
 
 /// What the mode bits alone allow.

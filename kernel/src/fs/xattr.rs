@@ -1,9 +1,10 @@
 //! Extended attributes: who may see and change which, and a store for file systems in RAM.
 //!
 //! Four name spaces: `user.` for whoever may read or write a file or directory, `trusted.` and `security.` for
-//! administrators, and `system.`, of which there is nothing: access control lists are refused. Attributes of the
-//! host's own files are not shown. Users: `syscall::xattr`, `tmpfs`. Source: xattr(7).
+//! administrators, and `system.`, of which there are access control lists ([`super::acl`]), kept here but not as text.
+//! Attributes of the host's own files are not shown. Users: `syscall::xattr`, `tmpfs`. Source: xattr(7).
 
+use super::acl::{Acl, Which};
 use super::inode::Inode;
 use super::perm::{self, Want};
 use super::types::Kind;
@@ -82,9 +83,25 @@ pub fn check_kept(name: &[u8]) -> Result<()> {
 }
 
 /// The attributes of one inode in RAM. Lock: its own (rank InodeState), nothing taken under it.
-pub struct Store(SpinLock<Option<Box<Map>>>);
+pub struct Store(SpinLock<Option<Box<Kept>>>);
 
 type Map = BTreeMap<Box<[u8]>, Arc<[u8]>>;
+
+#[derive(Default)]
+struct Kept {
+    map: Map,
+    access: Option<Acl>,
+    default: Option<Acl>,
+}
+
+impl Kept {
+    fn acl(&mut self, which: Which) -> &mut Option<Acl> {
+        match which {
+            Which::Access => &mut self.access,
+            Which::Default => &mut self.default,
+        }
+    }
+}
 
 impl Store {
     /// None.
@@ -95,7 +112,7 @@ impl Store {
     /// The value of `name`. `ENODATA`.
     pub fn get(&self, name: &[u8]) -> Result<Arc<[u8]>> {
         check_kept(name)?;
-        self.0.lock().as_ref().and_then(|map| map.get(name).cloned()).ok_or(Errno::ENODATA)
+        self.0.lock().as_ref().and_then(|kept| kept.map.get(name).cloned()).ok_or(Errno::ENODATA)
     }
 
     /// Gives `name` a value.
@@ -107,13 +124,13 @@ impl Store {
         umbel_mm::heap::room_for(HEAP_MARGIN + value.len() as u64).map_err(|_| Errno::ENOSPC)?;
         let (key, value): (Box<[u8]>, Arc<[u8]>) = (name.into(), value.into());
         let mut store = self.0.lock();
-        let exists = store.as_ref().is_some_and(|map| map.contains_key(name));
+        let exists = store.as_ref().is_some_and(|kept| kept.map.contains_key(name));
         match put {
             Put::New | Put::Both if exists => return Err(Errno::EEXIST),
             Put::Replace | Put::Both if !exists => return Err(Errno::ENODATA),
             _ => {}
         }
-        let _old = store.get_or_insert_default().insert(key, value);
+        let _old = store.get_or_insert_default().map.insert(key, value);
         Ok(())
     }
 
@@ -121,13 +138,41 @@ impl Store {
     pub fn remove(&self, name: &[u8]) -> Result<()> {
         check_kept(name)?;
         let mut store = self.0.lock();
-        let old = store.as_mut().and_then(|map| map.remove(name));
+        let old = store.as_mut().and_then(|kept| kept.map.remove(name));
         old.map(drop).ok_or(Errno::ENODATA)
     }
 
     /// All names.
     pub fn names(&self) -> Vec<Box<[u8]>> {
-        self.0.lock().as_ref().map_or_else(Vec::new, |map| map.keys().cloned().collect())
+        let mut store = self.0.lock();
+        let Some(kept) = store.as_mut() else { return Vec::new() };
+        let mut names: Vec<Box<[u8]>> = Vec::new();
+        for which in [Which::Access, Which::Default] {
+            names.extend(kept.acl(which).is_some().then(|| which.name().into()));
+        }
+        names.extend(kept.map.keys().cloned());
+        names
+    }
+
+    /// An access control list.
+    pub fn acl(&self, which: Which) -> Option<Acl> {
+        self.0.lock().as_mut().and_then(|kept| kept.acl(which).clone())
+    }
+
+    /// Keeps an access control list, or none. `ENOSPC`.
+    pub fn set_acl(&self, which: Which, acl: Option<Acl>) -> Result<()> {
+        let mut store = self.0.lock();
+        let old = match (store.as_mut(), acl) {
+            (None, None) => return Ok(()),
+            (Some(kept), acl) => core::mem::replace(kept.acl(which), acl),
+            (None, acl) => {
+                umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
+                core::mem::replace(store.get_or_insert_default().acl(which), acl)
+            }
+        };
+        drop(store);
+        drop(old);
+        Ok(())
     }
 }
 

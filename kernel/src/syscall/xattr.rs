@@ -3,6 +3,7 @@
 use super::fs::{AtFlags, path_at};
 use super::{Fd, UserStr};
 use crate::fs::Path;
+use crate::fs::acl::{self, Acl, Which};
 use crate::fs::notify::{self, Events};
 use crate::fs::perm::Want;
 use crate::fs::xattr::{self, Put};
@@ -72,6 +73,9 @@ fn give(bytes: &[u8], buf: UserAddr, size: u64) -> Result<usize> {
 }
 
 fn get(task: &Task, path: &Path, name: &[u8], buf: UserAddr, size: u64) -> Result<usize> {
+    if let Some(which) = Which::named(name) {
+        return give(&acl::get(&**path.inode(), &task.cred(), which)?, buf, size);
+    }
     xattr::check(&**path.inode(), &task.cred(), name, Want::READ)?;
     give(&path.inode().get_xattr(name)?, buf, size)
 }
@@ -148,8 +152,13 @@ impl New {
 
     fn set(&self, task: &Task, path: &Path) -> Result<()> {
         path.mount().check_writable()?;
-        xattr::check(&**path.inode(), &task.cred(), &self.name, Want::WRITE)?;
-        path.inode().set_xattr(&self.name, &self.value, self.put)?;
+        let cred = task.cred();
+        if let Some(which) = Which::named(&self.name) {
+            acl::set(&**path.inode(), &cred, which, Acl::parse(&self.value, &cred)?)?;
+        } else {
+            xattr::check(&**path.inode(), &cred, &self.name, Want::WRITE)?;
+            path.inode().set_xattr(&self.name, &self.value, self.put)?;
+        }
         notify::changed(path.dentry(), Events::ATTRIB);
         Ok(())
     }
@@ -172,8 +181,13 @@ fn fsetxattr(task: &Arc<Task>, fd: Fd, name: UserStr, value: UserAddr, size: u64
 
 fn remove(task: &Task, path: &Path, name: &[u8]) -> Result<()> {
     path.mount().check_writable()?;
-    xattr::check(&**path.inode(), &task.cred(), name, Want::WRITE)?;
-    path.inode().remove_xattr(name)?;
+    let cred = task.cred();
+    if let Some(which) = Which::named(name) {
+        acl::set(&**path.inode(), &cred, which, None)?;
+    } else {
+        xattr::check(&**path.inode(), &cred, name, Want::WRITE)?;
+        path.inode().remove_xattr(name)?;
+    }
     notify::changed(path.dentry(), Events::ATTRIB);
     Ok(())
 }

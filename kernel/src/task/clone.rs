@@ -277,6 +277,7 @@ fn new_process(task: &Task, (pid, ns): (Pid, &Arc<PidNs>), args: &CloneArgs) -> 
     child.exit_signal.store(args.exit_signal, Relaxed);
     child.set_uid(parent.uid.load(Relaxed));
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
+    child.coredump_filter.store(parent.coredump_filter.load(Relaxed), Relaxed);
     child.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
     child.oom_score_adj_min.store(parent.oom_score_adj_min.load(Relaxed), Relaxed);
     child.expedites.store(parent.expedites.load(Relaxed), Relaxed);

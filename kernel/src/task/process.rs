@@ -62,6 +62,8 @@ pub struct Process {
     pub expedites: AtomicBool,
     /// personality(2).
     pub personality: AtomicU32,
+    /// `/proc/PID/coredump_filter`: kept for programs that set it; no core is written.
+    pub coredump_filter: AtomicU32,
     /// `/proc/PID/oom_score_adj`: see [`super::oom`].
     pub oom_score_adj: AtomicI32,
     /// The least value that it may be given without `CAP_SYS_RESOURCE`.
@@ -174,6 +176,7 @@ impl Process {
             times: SpinLock::new(Rank::Process, Times::default()),
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
+            coredump_filter: AtomicU32::new(0x33),
             uid: AtomicU32::new(0),
             user: SpinLock::new(Rank::Process, User::of(0)),
             ended: AtomicBool::new(false),

@@ -56,6 +56,8 @@ const OPTIONS: &[&str] = &[
     "SYSFS",
     "TMPFS",
     "TMPFS_XATTR",
+    "TMPFS_POSIX_ACL",
+    "FS_POSIX_ACL",
     "BLK_DEV_LOOP",
     "OVERLAY_FS",
     "DEVTMPFS",

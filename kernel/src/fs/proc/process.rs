@@ -113,10 +113,11 @@ const ENTRIES: &[(&str, Make)] = &[
     ("autogroup", T(0o444, |_| Ok(b"/autogroup-1 nice 0\n".to_vec()))),
     ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
     ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
+    ("children", T(0o444, children)),
     ("clear_refs", F(clear_refs)),
     ("cmdline", T(0o444, cmdline)),
     ("comm", W(comm, set_comm)),
-    ("coredump_filter", T(0o444, |_| Ok(b"00000033\n".to_vec()))),
+    ("coredump_filter", W(coredump_filter, set_coredump_filter)),
     ("cpuset", T(0o444, |_| Ok(b"/\n".to_vec()))),
     ("cwd", L(|s| path_target(s.task()?.fs()?.cwd()))),
     ("environ", T(0o400, environ)),
@@ -190,10 +191,11 @@ impl Entries {
         }
     }
 
-    /// A thread's directory has no threads of its own.
+    /// A thread's directory has no threads of its own, and a process's does not say which thread forked.
     fn shown(&self) -> impl Iterator<Item = (usize, &'static (&'static str, Make))> {
         let thread = self.subject.thread;
-        ENTRIES.iter().enumerate().filter(move |(_, (name, _))| !thread || *name != "task")
+        let elsewhere = if thread { "task" } else { "children" };
+        ENTRIES.iter().enumerate().filter(move |(_, (name, _))| *name != elsewhere)
     }
 }
 
@@ -303,6 +305,17 @@ fn environ(subject: &Subject) -> Result<Vec<u8>> {
     memory(subject, subject.process()?.image().env.clone())
 }
 
+/// Those of the whole process are the leader's: which thread forked is not kept.
+fn children(subject: &Subject) -> Result<Vec<u8>> {
+    let process = subject.process()?;
+    let table = ids::table();
+    let node = table.node(process.pid()).map_err(|_| Errno::ESRCH)?;
+    let leads = subject.tid == process.pid();
+    let numbers =
+        node.children.iter().map(|&child| subject.ns.number_of(Pid(child))).filter(|number| leads && *number != 0);
+    Ok(numbers.map(|number| format!("{number} ")).collect::<String>().into_bytes())
+}
+
 /// Takes writes only.
 fn clear_refs(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     let (meta, subject) = (owned(fs, subject, 0o200), subject.clone());
@@ -340,6 +353,24 @@ fn personality(subject: &Subject) -> Result<Vec<u8>> {
     Ok(format!("{value:08x}\n").into_bytes())
 }
 
+/// Kinds of memory that a core can hold (`MMF_DUMP_FILTER_MASK`).
+const DUMP_FILTER: u32 = 0x1ff;
+
+fn coredump_filter(subject: &Subject) -> Result<Vec<u8>> {
+    Ok(format!("{:08x}\n", subject.process()?.coredump_filter.load(Relaxed)).into_bytes())
+}
+
+fn set_coredump_filter(subject: &Subject, text: &[u8]) -> Result<()> {
+    let text = word(text)?;
+    let value = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    let value = value.map_err(|_| Errno::EINVAL)?;
+    subject.process()?.coredump_filter.store(value & DUMP_FILTER, Relaxed);
+    Ok(())
+}
+
 fn timer_slack(subject: &Subject) -> Result<Vec<u8>> {
     let value = subject.task()?.timer_slack_ns.load(Relaxed);
     Ok(format!("{value}\n").into_bytes())
@@ -349,10 +380,15 @@ fn set_time_offsets(subject: &Subject, text: &[u8]) -> Result<()> {
     subject.task()?.ns().time_for_children.set(&task::current(), text)
 }
 
+/// What a program wrote, without blanks around it; it may have written a string's NUL, too.
+fn word(text: &[u8]) -> Result<&str> {
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
+    core::str::from_utf8(text).map(str::trim).map_err(|_| Errno::EINVAL)
+}
+
 /// A number within limits.
 fn number(text: &[u8], min: i32, max: i32) -> Result<i32> {
-    let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
-    let value = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+    let value = word(text)?.parse().map_err(|_| Errno::EINVAL)?;
     if (min..=max).contains(&value) { Ok(value) } else { Err(Errno::EINVAL) }
 }
 

@@ -4,6 +4,7 @@ use super::TmpFs;
 use super::content::Content;
 use super::dir::{Dir, Entry};
 use super::file::LowerFile;
+use crate::fs::acl::{Acl, Which};
 use crate::fs::host::HostNode;
 use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
 use crate::fs::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, Time};
@@ -199,6 +200,7 @@ impl Node {
 
     /// As [`Self::modified`]; a write by an ordinary user takes set-user-id bits away.
     pub(super) fn written(&self) {
+        self.drop_capabilities();
         let now = Time::now();
         let mut state = self.state.lock();
         (state.mtime, state.ctime) = (now, now);
@@ -206,6 +208,12 @@ impl Node {
             let group_exec = state.mode & 0o010 != 0;
             state.mode &= if group_exec { !0o6000 } else { !0o4000 };
         }
+    }
+
+    /// Whoever changes a program takes the capabilities away that it gives.
+    fn drop_capabilities(&self) {
+        // Most have none.
+        let _ = self.xattrs.remove(b"security.capability");
     }
 
     fn change_links(&self, change: i32) {
@@ -280,7 +288,16 @@ impl Node {
         if fs.inodes.load(Relaxed) >= fs.inode_limit.load(Relaxed) {
             return Err(Errno::ENOSPC);
         }
-        Ok(Node::new(&fs, node))
+        let Some(default) = self.xattrs.acl(Which::Default).filter(|_| node.kind != Kind::Symlink) else {
+            return Ok(Node::new(&fs, node));
+        };
+        let (mode, access) = default.inherited(node.mode);
+        let made = Node::new(&fs, &NewNode { mode, ..*node });
+        made.xattrs.set_acl(Which::Access, access)?;
+        if node.kind == Kind::Directory {
+            made.xattrs.set_acl(Which::Default, Some(default))?;
+        }
+        Ok(made)
     }
 
     /// Forgets all entries below: the tree holds itself by its parents.
@@ -349,7 +366,13 @@ impl Inode for Node {
         if let Some(size) = change.size {
             self.truncate(size)?;
         }
+        if change.size.is_some() || change.uid.is_some() || change.gid.is_some() {
+            self.drop_capabilities();
+        }
         self.pin();
+        if let (Some(mode), Some(acl)) = (change.mode, self.xattrs.acl(Which::Access)) {
+            self.xattrs.set_acl(Which::Access, Some(acl.with_mode(mode)))?;
+        }
         let now = Time::now();
         // Seals are added under the same lock.
         let _write = self.content().ok().filter(|_| change.mode.is_some()).map(|content| content.write.lock());
@@ -522,6 +545,19 @@ impl Inode for Node {
 
     fn list_xattr(&self) -> Result<Vec<Box<[u8]>>> {
         Ok(self.xattrs.names())
+    }
+
+    fn acl(&self, which: Which) -> Result<Option<Acl>> {
+        if self.kind == Kind::Symlink { Err(Errno::EOPNOTSUPP) } else { Ok(self.xattrs.acl(which)) }
+    }
+
+    fn set_acl(&self, which: Which, acl: Option<Acl>, mode: Option<Mode>) -> Result<()> {
+        self.xattrs.set_acl(which, acl)?;
+        self.pin();
+        let mut state = self.state.lock();
+        state.mode = mode.unwrap_or(state.mode);
+        state.ctime = Time::now();
+        Ok(())
     }
 
     fn extra(&self) -> Option<&Extra> {
