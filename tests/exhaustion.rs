@@ -59,6 +59,13 @@ fn timers_signals_and_queues() {
 }
 
 #[test]
+fn one_user_does_not_take_what_others_need() {
+    let bombs = ["--as-user", "processes", "threads", "files", "pipes", "epolls", "flights", "streams", "udp", "vmas"];
+    survives("64M", "2", &bombs);
+    survives("64M", "2", &["--as-user", "timer_files", "queued_signals", "posix_queues", "sysv_queues", "proc_texts"]);
+}
+
+#[test]
 fn a_big_process_dies_and_not_a_small_one_that_faults() {
     for cpus in ["1", "2"] {
         let outcome = in_small_machine("64M", cpus, "oom", &["40"]);

@@ -92,6 +92,13 @@ fn accounting() {
 }
 
 #[test]
+fn quotas() {
+    if is_root() {
+        same_as_host("quotas");
+    }
+}
+
+#[test]
 fn fanotify() {
     if is_root() {
         same_as_host("fanotify");

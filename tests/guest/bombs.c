@@ -1,11 +1,13 @@
 /* Bombs: each takes one kind of object until the kernel refuses. The refusal is an error of the call, or the death of the
  * bomber; afterwards another process still works, and what the kernel's heap held is back.
  *
- * Arguments: kinds of bombs (all without). Only for machines with little memory. */
+ * Arguments: kinds of bombs (all without). After `--as-user` the bomber is an ordinary user, and while it holds all it got
+ * another ordinary user, and root, work as if nothing were. Only for machines with little memory. */
 #define _GNU_SOURCE
 #include "bombs.h"
 #include "check.h"
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <signal.h>
 #include <spawn.h>
@@ -36,7 +38,7 @@ static long meminfo(const char *what)
 /* A process that has nothing to do with the bomb: fork, exec, files, pipes, memory. */
 static void neighbour(void)
 {
-    char *args[] = {"/bin/sh", "-c", "echo x > /tmp/n && cat /tmp/n | cat > /tmp/m && rm /tmp/n /tmp/m", NULL};
+    char *args[] = {"/bin/sh", "-c", "cd $(mktemp -d) && echo x > n && cat n | cat > m && rm n m && rmdir $PWD", NULL};
     pid_t child;
     int status = -1;
     CHECK(posix_spawn(&child, args[0], NULL, NULL, args, environ) == 0);
@@ -61,6 +63,30 @@ static void raise_limits(void)
     setrlimit(RLIMIT_SIGPENDING, &all);
     setrlimit(RLIMIT_MSGQUEUE, &all);
     setrlimit(RLIMIT_MEMLOCK, &all);
+}
+
+/* The users of `--as-user`: the bomber, and another one. */
+enum { BOMBER = 1000, OTHER = 1001 };
+static int as_user;
+
+static void become(int uid)
+{
+    CHECK(setgroups(0, NULL) == 0 && setresgid(uid, uid, uid) == 0 && setresuid(uid, uid, uid) == 0);
+}
+
+/* While the bomber holds all that it is given, nobody else lacks anything. */
+static void others_work(void)
+{
+    int status = -1;
+    pid_t other = fork();
+    if (other == 0) {
+        become(OTHER);
+        neighbour();
+        fflush(stdout);
+        _exit(check_failures != 0);
+    }
+    CHECK(other > 0 && waitpid(other, &status, 0) == other && status == 0);
+    neighbour();
 }
 
 /* While the bomber holds all it got: calls fail or not, and come back. */
@@ -89,6 +115,8 @@ static int explode(const struct bomb *bomb)
         setpgid(0, 0);
         raise_limits();
         adjust("0");
+        if (as_user)
+            become(BOMBER);
         *told = bomb->run();
         for (;;)
             pause();
@@ -99,7 +127,10 @@ static int explode(const struct bomb *bomb)
     while (*told == untold && (gone = waitpid(child, &status, WNOHANG)) == 0)
         usleep(5000);
     if (gone == 0) {
-        neighbour_under_pressure();
+        if (as_user)
+            others_work();
+        else
+            neighbour_under_pressure();
         kill(-child, SIGKILL);
         CHECK(waitpid(child, &status, 0) == child);
     } else {
@@ -166,6 +197,7 @@ int main(int argc, char **argv)
         int wanted = argc == 1;
         for (int i = 1; i < argc; i++)
             wanted |= strcmp(argv[i], bomb->name) == 0;
+        as_user = argc > 1 && strcmp(argv[1], "--as-user") == 0;
         if (wanted)
             one(bomb);
     }

@@ -7,7 +7,7 @@
 use super::notify::{self, Event, Events, Watch};
 use super::{File, FileOps, InodeRef, IoDst, OpenFlags, Path, PollEvents, PollTable};
 use crate::setting::Setting;
-use crate::task::Task;
+use crate::task::{Charge, Count, Task, User};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -16,7 +16,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
+use core::sync::atomic::{AtomicU32, Ordering::*};
 use umbel_abi::linux::ioctl::FIONREAD;
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Rank, SpinLock};
@@ -24,9 +24,9 @@ use umbel_smp::wait::WaitQueue;
 
 /// Events that a queue holds (fs.inotify.max_queued_events).
 pub static MAX_QUEUED: Setting = Setting::new(16384, 1, i32::MAX as u64);
-/// Instances of the machine (fs.inotify.max_user_instances).
+/// Instances of a user (fs.inotify.max_user_instances).
 pub static MAX_INSTANCES: Setting = Setting::new(128, 0, i32::MAX as u64);
-/// Watches of the machine (fs.inotify.max_user_watches).
+/// Watches of a user (fs.inotify.max_user_watches).
 pub static MAX_WATCHES: Setting = Setting::new(8192, 0, i32::MAX as u64);
 /// Bytes of the kernel's heap that queues and watches leave to others.
 const HEAP_MARGIN: u64 = 2 << 20;
@@ -49,13 +49,12 @@ bitflags::bitflags! {
 /// Events that can be asked for.
 pub const ALL: u32 = 0xfff;
 
-static INSTANCES: AtomicUsize = AtomicUsize::new(0);
-static WATCHES: AtomicUsize = AtomicUsize::new(0);
-
 /// See the module.
 pub struct Inotify {
     state: SpinLock<State>,
     queue: Arc<WaitQueue>,
+    /// Itself, one of the instances of whoever made it, who is charged for the watches.
+    charge: Charge,
     me: Weak<Inotify>,
 }
 
@@ -76,6 +75,7 @@ struct Marker {
     inode: InodeRef,
     /// Events and [`How`].
     mask: AtomicU32,
+    _charge: Charge,
 }
 
 impl Watch for Marker {
@@ -124,14 +124,11 @@ impl Inotify {
             return Ok(marker.wd);
         }
         umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOMEM)?;
-        if WATCHES.fetch_add(1, Relaxed) as u64 >= MAX_WATCHES.get() {
-            WATCHES.fetch_sub(1, Relaxed);
-            return Err(Errno::ENOSPC);
-        }
+        let charge = self.charge.user().charge(Count::InotifyWatches, 1, MAX_WATCHES.get()).ok_or(Errno::ENOSPC)?;
         let mut state = self.state.lock();
         let wd = state.free_wd();
         let (group, inode) = (self.me.clone(), path.inode().clone());
-        let marker = Arc::new(Marker { group, wd, inode, mask: AtomicU32::new(kept) });
+        let marker = Arc::new(Marker { group, wd, inode, mask: AtomicU32::new(kept), _charge: charge });
         state.watches.insert(wd, marker.clone());
         drop(state);
         notify::add(path, marker);
@@ -155,7 +152,6 @@ impl Inotify {
     fn forget(&self, wd: i32) {
         let marker = self.state.lock().watches.remove(&wd);
         if marker.is_some() {
-            WATCHES.fetch_sub(1, Relaxed);
             self.push(wd, Events::IGNORED, 0, b"");
         }
     }
@@ -254,7 +250,6 @@ impl FileOps for Inotify {
 
     fn release(&self, _: &File) {
         let watches = core::mem::take(&mut self.state.lock().watches);
-        WATCHES.fetch_sub(watches.len(), Relaxed);
         for marker in watches.into_values() {
             let inode = marker.inode.clone();
             let watch: Arc<dyn Watch> = marker;
@@ -282,27 +277,22 @@ impl FileOps for Inotify {
     }
 }
 
-impl Drop for Inotify {
-    fn drop(&mut self) {
-        INSTANCES.fetch_sub(1, Relaxed);
-    }
-}
-
-/// Makes one. `flags`: `O_NONBLOCK`.
+/// Makes one for a user. `flags`: `O_NONBLOCK`.
 ///
 /// # Errors
-/// `EMFILE` when there are too many.
-pub fn new(flags: OpenFlags) -> Result<Arc<File>> {
-    if INSTANCES.fetch_add(1, Relaxed) as u64 >= MAX_INSTANCES.get() {
-        INSTANCES.fetch_sub(1, Relaxed);
-        return Err(Errno::EMFILE);
-    }
-    let ops = Arc::new_cyclic(|me| Inotify {
+/// `EMFILE` when it has too many.
+pub fn new(user: &Arc<User>, flags: OpenFlags) -> Result<Arc<File>> {
+    Ok(File::anonymous(group(user)?, flags | OpenFlags::RDONLY))
+}
+
+fn group(user: &Arc<User>) -> Result<Arc<Inotify>> {
+    let charge = user.charge(Count::InotifyInstances, 1, MAX_INSTANCES.get()).ok_or(Errno::EMFILE)?;
+    Ok(Arc::new_cyclic(|me| Inotify {
         state: SpinLock::new(Rank::Endpoint, State::default()),
         queue: Arc::new(WaitQueue::new()),
+        charge,
         me: me.clone(),
-    });
-    Ok(File::anonymous(ops, flags | OpenFlags::RDONLY))
+    }))
 }
 
 #[cfg(test)]
@@ -310,17 +300,23 @@ mod tests {
     use super::*;
 
     fn group() -> Arc<Inotify> {
-        Arc::new_cyclic(|me| Inotify {
-            state: SpinLock::new(Rank::Endpoint, State::default()),
-            queue: Arc::new(WaitQueue::new()),
-            me: me.clone(),
-        })
+        super::group(&User::of(601)).unwrap()
+    }
+
+    #[test]
+    fn each_user_has_so_many() {
+        let (user, other) = (User::of(602), User::of(603));
+        let most = MAX_INSTANCES.get();
+        let mut groups: Vec<_> = (0..most).map(|_| super::group(&user).unwrap()).collect();
+        assert_eq!(super::group(&user).err(), Some(Errno::EMFILE));
+        assert!(super::group(&other).is_ok());
+        groups.pop();
+        assert!(super::group(&user).is_ok());
     }
 
     #[test]
     fn equal_events_in_a_row_are_one() {
         let group = group();
-        INSTANCES.fetch_add(1, Relaxed);
         group.push(1, Events::MODIFY, 0, b"a");
         group.push(1, Events::MODIFY, 0, b"a");
         group.push(1, Events::MODIFY, 0, b"b");
@@ -332,7 +328,6 @@ mod tests {
     #[test]
     fn a_full_queue_says_so_once() {
         let group = group();
-        INSTANCES.fetch_add(1, Relaxed);
         let most = MAX_QUEUED.get() as usize;
         for cookie in 0..most as u32 + 5 {
             group.push(1, Events::MOVED_TO, cookie, b"");

@@ -10,7 +10,7 @@ use crate::ipc::sysv;
 use crate::net::netlink;
 use crate::setting::Setting;
 use crate::signal::{self, SigInfo};
-use crate::task::{self, Cred, Process, cap};
+use crate::task::{self, Charge, Count, Cred, Process, Task, User, cap};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -18,6 +18,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
+use umbel_abi::linux::uapi::RLIMIT_MSGQUEUE;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
@@ -32,12 +33,11 @@ pub static MSGSIZE_DEFAULT: Setting = Setting::new(8192, 128, HARD_MSGSIZE_MAX);
 /// What nobody may go beyond.
 const HARD_MSG_MAX: u64 = 65536;
 const HARD_MSGSIZE_MAX: u64 = 1 << 24;
-/// `RLIMIT_MSGQUEUE`'s usual value: bytes that one queue may take.
-const BYTES_MAX: i64 = 819_200;
 /// Bytes of the kernel's heap that queues leave to others.
 const HEAP_MARGIN: u64 = 2 << 20;
-/// Bytes that a message costs beyond its text.
-const OVERHEAD: i64 = 64;
+/// Bytes that a message costs beyond its text, and bytes of a priority: what Linux's structures take.
+const MESSAGE_BYTES: u64 = 48;
+const PRIORITY_BYTES: u64 = 48;
 /// `SI_MESGQ`.
 const SI_MESGQ: i32 = -3;
 
@@ -65,6 +65,8 @@ pub struct Queue {
     made: Time,
     max_messages: usize,
     max_size: usize,
+    /// What it may hold, charged to whoever made it.
+    _charge: Charge,
     state: SpinLock<State>,
     senders: Arc<WaitQueue>,
     receivers: Arc<WaitQueue>,
@@ -115,8 +117,10 @@ pub struct Mq(Arc<Queue>);
 /// Opens the queue `name`, made with `mode` and `size` if `O_CREAT` says so.
 ///
 /// # Errors
-/// `EACCES`, `EEXIST`, `ENOENT`, `EINVAL`, `ENOSPC`, `EMFILE`.
-pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: &Cred) -> Result<Arc<File>> {
+/// `EACCES`, `EEXIST`, `ENOENT`, `EINVAL`, `ENOSPC`, `EMFILE` beyond `RLIMIT_MSGQUEUE`.
+pub fn open(task: &Task, name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>) -> Result<Arc<File>> {
+    let cred = &*task.cred();
+    let payer = (User::of(cred.uid), task.process().limit(RLIMIT_MSGQUEUE));
     umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
     let namespace = sysv::namespace();
     let mut names = namespace.queues.0.lock();
@@ -132,7 +136,9 @@ pub fn open(name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>, cred: 
             if names.len() as u64 >= QUEUES_MAX.get() && !cred.capable(cap::SYS_RESOURCE) {
                 return Err(Errno::ENOSPC);
             }
-            let queue = Arc::new(Queue::new(name, mode, checked(size, cred)?, cred));
+            let size = checked(size, cred)?;
+            let charge = charge(&payer, size)?;
+            let queue = Arc::new(Queue::new(name, mode, (size, charge), cred));
             names.insert(name.into(), queue.clone());
             queue
         }
@@ -155,10 +161,15 @@ fn checked(size: Option<Size>, cred: &Cred) -> Result<Size> {
     if !(1..=messages).contains(&size.messages) || !(1..=bytes).contains(&size.bytes) {
         return Err(Errno::EINVAL);
     }
-    if (size.bytes + OVERHEAD) * size.messages > BYTES_MAX && !cred.capable(cap::SYS_RESOURCE) {
-        return Err(Errno::EMFILE);
-    }
     Ok(size)
+}
+
+/// What a queue of this size counts for. Source: getrlimit(2), `RLIMIT_MSGQUEUE`.
+fn charge((user, limit): &(Arc<User>, u64), size: Size) -> Result<Charge> {
+    let (messages, bytes) = (size.messages as u64, size.bytes as u64);
+    let texts = messages.checked_mul(bytes).ok_or(Errno::EOVERFLOW)?;
+    let bytes = texts + messages * MESSAGE_BYTES + messages.min(PRIO_MAX.into()) * PRIORITY_BYTES;
+    user.charge(Count::QueueBytes, bytes, *limit).ok_or(Errno::EMFILE)
 }
 
 /// Removes a name; the queue lives on for those who have it open.
@@ -179,7 +190,7 @@ pub fn unlink(name: &[u8], cred: &Cred) -> Result<()> {
 }
 
 impl Queue {
-    fn new(name: &[u8], mode: u32, size: Size, cred: &Cred) -> Queue {
+    fn new(name: &[u8], mode: u32, (size, charge): (Size, Charge), cred: &Cred) -> Queue {
         Queue {
             name: name.into(),
             owner: Owner { mode, uid: cred.fsuid, gid: cred.fsgid },
@@ -187,6 +198,7 @@ impl Queue {
             made: Time::now(),
             max_messages: size.messages as usize,
             max_size: size.bytes as usize,
+            _charge: charge,
             state: SpinLock::new(Rank::Endpoint, State::default()),
             senders: Arc::new(WaitQueue::new()),
             receivers: Arc::new(WaitQueue::new()),
@@ -422,7 +434,9 @@ mod tests {
 
     #[test]
     fn messages_come_by_priority_then_by_arrival() {
-        let queue = Queue::new(b"q", 0o600, Size { messages: 3, bytes: 10 }, &Cred::new(0, 0));
+        let size = Size { messages: 3, bytes: 10 };
+        let charge = charge(&(User::of(0), u64::MAX), size).unwrap();
+        let queue = Queue::new(b"q", 0o600, (size, charge), &Cred::new(0, 0));
         for (text, priority) in [(b"a", 1), (b"b", 5), (b"c", 5)] {
             queue.send(text.to_vec().into(), priority, true, None).unwrap();
         }

@@ -9,8 +9,9 @@
 
 use super::ring::{ByteRing, PAGE};
 use crate::fs::{self, Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable};
+use crate::setting::Setting;
 use crate::signal::{self, SIGPIPE, SigInfo};
-use crate::task::{self, Task};
+use crate::task::{self, Charge, Count, Task, User, cap};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -30,6 +31,12 @@ pub const PIPE_BUF: usize = 4096;
 const CAPACITY: usize = 16 * PAGE;
 /// Largest capacity that F_SETPIPE_SZ gives ordinary users (fs.pipe-max-size).
 pub static CAPACITY_MAX: AtomicUsize = AtomicUsize::new(1 << 20);
+/// Pages that one user's pipes may hold (fs.pipe-user-pages-soft, -hard; 0 = no limit): beyond the first new ones are small, beyond
+/// the second there are none.
+pub static USER_PAGES_SOFT: Setting = Setting::new(16_384, 0, u64::MAX);
+pub static USER_PAGES_HARD: Setting = Setting::new(0, 0, u64::MAX);
+/// Capacity of a new pipe of a user with many.
+const CAPACITY_SMALL: usize = 2 * PAGE;
 /// Largest capacity of all: pages of the ring are the kernel's heap.
 const CAPACITY_LIMIT: usize = 1 << 24;
 
@@ -38,6 +45,8 @@ struct Buffer {
     ring: ByteRing,
     /// Lengths of what is in the ring, and whether each is a packet. Empty while no packet is in the ring.
     parts: VecDeque<(usize, bool)>,
+    /// The ring's pages, charged to whoever made the pipe.
+    pages: Charge,
 }
 
 impl Buffer {
@@ -104,15 +113,16 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A pipe with no ends.
+    /// A pipe with no ends, of `task`'s user.
     ///
     /// # Errors
-    /// `ENOMEM`.
-    pub fn new() -> Result<Arc<Pipe>> {
-        let ring = ByteRing::new(CAPACITY)?;
+    /// `ENOMEM`, `ENFILE` if the user's pipes hold too much.
+    pub fn new(task: &Task) -> Result<Arc<Pipe>> {
+        let pages = first_pages(task)?;
+        let ring = ByteRing::new(pages.amount() as usize * PAGE)?;
         Ok(Arc::new(Pipe {
             room: AtomicUsize::new(ring.room()),
-            ring: Mutex::new(Rank::Stream, Buffer { ring, parts: VecDeque::new() }),
+            ring: Mutex::new(Rank::Stream, Buffer { ring, parts: VecDeque::new(), pages }),
             len: AtomicUsize::new(0),
             readers: AtomicU32::new(0),
             writers: AtomicU32::new(0),
@@ -275,7 +285,7 @@ impl Pipe {
     /// Changes what it can hold (`F_SETPIPE_SZ`), rounded up to a power of two of pages; returns what it holds then.
     ///
     /// # Errors
-    /// `EPERM` above a MiB, `EBUSY` if it holds more now, `EINVAL`, `ENOMEM`.
+    /// `EPERM` above a MiB and for users whose pipes hold too much, `EBUSY` if it holds more now, `EINVAL`, `ENOMEM`.
     pub fn set_capacity(&self, capacity: usize) -> Result<usize> {
         if capacity > i32::MAX as usize {
             return Err(Errno::EINVAL);
@@ -284,11 +294,21 @@ impl Pipe {
             return Err(Errno::ENOMEM);
         }
         let capacity = capacity.max(PAGE).next_power_of_two();
-        if capacity > CAPACITY_MAX.load(Relaxed) && !task::current().capable(task::cap::SYS_RESOURCE) {
+        let task = task::current();
+        if capacity > CAPACITY_MAX.load(Relaxed) && !task.capable(cap::SYS_RESOURCE) {
             return Err(Errno::EPERM);
         }
         let mut ring = self.ring.lock();
-        ring.ring.resize(capacity)?;
+        let before = ring.pages.amount();
+        let limit = if is_privileged(&task) { u64::MAX } else { most_pages() };
+        if !ring.pages.resize((capacity / PAGE) as u64, limit) {
+            return Err(Errno::EPERM);
+        }
+        if let Err(errno) = ring.ring.resize(capacity) {
+            // It had as many before.
+            let _ = ring.pages.resize(before, u64::MAX);
+            return Err(errno);
+        }
         self.note(&ring.ring);
         drop(ring);
         self.wake_writers();
@@ -308,6 +328,27 @@ impl Pipe {
         self.write_queue.wake_all();
         Arc::new(PipeEnd { pipe: self.clone(), access: access & (OpenFlags::WRONLY | OpenFlags::RDWR) })
     }
+}
+
+fn is_privileged(task: &Task) -> bool {
+    task.capable(cap::SYS_RESOURCE) || task.capable(cap::SYS_ADMIN)
+}
+
+/// Pages that a user without privilege may have with one more pipe, or a larger one.
+fn most_pages() -> u64 {
+    let of = |setting: &Setting| if setting.get() == 0 { u64::MAX } else { setting.get() };
+    of(&USER_PAGES_SOFT).min(of(&USER_PAGES_HARD))
+}
+
+/// The pages of a new pipe of `task`'s user. Source: pipe(7).
+fn first_pages(task: &Task) -> Result<Charge> {
+    let user = User::of(task.cred().uid);
+    let charge = |capacity: usize, limit| user.charge(Count::PipePages, (capacity / PAGE) as u64, limit);
+    if is_privileged(task) {
+        return charge(CAPACITY, u64::MAX).ok_or(Errno::ENFILE);
+    }
+    let hard = if USER_PAGES_HARD.get() == 0 { u64::MAX } else { USER_PAGES_HARD.get() };
+    charge(CAPACITY, most_pages()).or_else(|| charge(CAPACITY_SMALL, hard)).ok_or(Errno::ENFILE)
 }
 
 /// Room that a write of `total` bytes waits for: all of it if it must go in whole.
@@ -405,9 +446,9 @@ impl FileOps for PipeEnd {
 /// Makes a pipe: its end to read and its end to write. `flags`: `O_NONBLOCK`.
 ///
 /// # Errors
-/// `ENOMEM`.
+/// `ENOMEM`, `ENFILE`.
 pub fn new(flags: OpenFlags) -> Result<(Arc<File>, Arc<File>)> {
-    let pipe = Pipe::new()?;
+    let pipe = Pipe::new(&task::current())?;
     let kept = flags & (OpenFlags::NONBLOCK | OpenFlags::DIRECT);
     let end = |access: OpenFlags| File::anonymous(pipe.open(access), kept | access);
     Ok((end(OpenFlags::RDONLY), end(OpenFlags::WRONLY)))
@@ -421,7 +462,7 @@ pub fn init() {
         let pipe = match extra.get::<Pipe>() {
             Some(pipe) => pipe,
             None => {
-                let new = Pipe::new()?;
+                let new = Pipe::new(&task::current())?;
                 extra.get_or_insert(|| new)
             }
         };

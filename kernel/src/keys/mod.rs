@@ -9,7 +9,7 @@
 //! for it until then: `kernel.keys.*` limits number and bytes.
 //!
 //! Locks: [`operations`] (sleeping, rank `Ipc`) is held by each call for as long as it runs, so that checks and changes are one;
-//! a key's state, the table by number and the users' counts (rank `Leaf`), each alone. No key is dropped under one of those.
+//! a key's state and the table by number (rank `Leaf`), each alone. No key is dropped under one of those.
 
 pub mod collect;
 pub mod own;
@@ -18,7 +18,7 @@ pub mod ring;
 pub mod show;
 
 use crate::setting::Setting;
-use crate::task::Cred;
+use crate::task::{Charge, Count, Cred, User};
 use crate::{Errno, Result, random, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -131,8 +131,9 @@ pub struct State {
     /// A keyring that takes no more links.
     pub restricted: bool,
     pub payload: Payload,
-    /// Bytes that the owner is charged.
-    pub charged: u64,
+    /// What the owner is charged: one key, and its bytes.
+    pub counted: Charge,
+    pub bytes: Charge,
 }
 
 /// One key.
@@ -191,7 +192,7 @@ impl Key {
         let len = if let Payload::Bytes(bytes) = &payload { bytes.len() as u64 } else { 0 };
         heap::room_for(len)?;
         let charged = description.len() as u64 + 1 + len;
-        count(owner.0, 1, charged as i64, quota)?;
+        let (counted, bytes) = charges(owner.0, charged, quota)?;
         let state = State {
             uid: owner.0,
             gid: owner.1,
@@ -201,7 +202,8 @@ impl Key {
             invalid: false,
             restricted: false,
             payload,
-            charged,
+            counted,
+            bytes,
         };
         let state = SpinLock::new(Rank::Leaf, state);
         let build = |serial| Arc::new(Key { serial, kind, description: description.into(), state });
@@ -303,13 +305,12 @@ impl Key {
     pub fn give(&self, uid: u32) -> Result<()> {
         let (old, bytes) = {
             let state = self.state.lock();
-            (state.uid, state.charged as i64)
+            (state.uid, state.bytes.amount())
         };
         if old != uid {
-            count(uid, 1, bytes, Quota::Checked)?;
-            self.state.lock().uid = uid;
-            // Giving back is never refused.
-            let _ = count(old, -1, -bytes, Quota::Overrun);
+            let (counted, bytes) = charges(uid, bytes, Quota::Checked)?;
+            let mut state = self.state.lock();
+            (state.uid, state.counted, state.bytes) = (uid, counted, bytes);
         }
         Ok(())
     }
@@ -319,27 +320,20 @@ impl Key {
     /// # Errors
     /// `EDQUOT`.
     pub fn charge(&self, bytes: u64) -> Result<()> {
-        let (uid, old) = {
-            let state = self.state.lock();
-            (state.uid, state.charged)
-        };
-        count(uid, 0, bytes as i64 - old as i64, Quota::Checked)?;
-        self.state.lock().charged = bytes;
-        Ok(())
+        let mut state = self.state.lock();
+        let (_, limit) = limits(state.uid);
+        if state.bytes.resize(bytes, limit) { Ok(()) } else { Err(Errno::EDQUOT) }
     }
 }
 
 impl Key {
-    /// Takes its keys out; gives back what it is charged.
+    /// Takes its keys out, and itself out of the table.
     fn leave(&mut self) -> Vec<Arc<Key>> {
         let mut state = self.state.lock();
         let payload = core::mem::replace(&mut state.payload, Payload::Bytes(Vec::new()));
-        let (uid, charged) = (state.uid, state.charged as i64);
         drop(state);
-        if KEYS.lock().remove(&self.serial).is_some() {
-            // Giving back is never refused.
-            let _ = count(uid, -1, -charged, Quota::Overrun);
-        }
+        let gone = KEYS.lock().remove(&self.serial);
+        drop(gone);
         if let Payload::Keys(keys) = payload { keys } else { Vec::new() }
     }
 }
@@ -371,11 +365,13 @@ pub struct Counts {
     pub bytes: u64,
 }
 
-static USERS: SpinLock<BTreeMap<u32, Counts>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
-
 /// All users that have keys.
 pub fn users() -> BTreeMap<u32, Counts> {
-    USERS.lock().clone()
+    let of = |user: Arc<User>| {
+        let counts = Counts { keys: user.count(Count::Keys), bytes: user.count(Count::KeyBytes) };
+        (counts.keys > 0).then_some((user.uid(), counts))
+    };
+    User::all().into_iter().filter_map(of).collect()
 }
 
 /// The most keys and bytes that `uid` may have.
@@ -386,22 +382,13 @@ pub fn limits(uid: u32) -> (u64, u64) {
     }
 }
 
-/// Adds to what a user has; `EDQUOT` if that is more than limits allow.
-fn count(uid: u32, keys: i64, bytes: i64, quota: Quota) -> Result<()> {
-    let (max_keys, max_bytes) = limits(uid);
-    let mut users = USERS.lock();
-    let counts = users.entry(uid).or_default();
-    let new =
-        Counts { keys: counts.keys.saturating_add_signed(keys), bytes: counts.bytes.saturating_add_signed(bytes) };
-    let over = keys > 0 && new.keys > max_keys || bytes > 0 && new.bytes > max_bytes;
-    let refused = over && quota == Quota::Checked;
-    if !refused {
-        *counts = new;
-    }
-    if counts.keys == 0 {
-        users.remove(&uid);
-    }
-    if refused { Err(Errno::EDQUOT) } else { Ok(()) }
+/// Charges a user one more key of `bytes`; `EDQUOT` if that is more than limits allow.
+fn charges(uid: u32, bytes: u64, quota: Quota) -> Result<(Charge, Charge)> {
+    let (max_keys, max_bytes) = if quota == Quota::Checked { limits(uid) } else { (u64::MAX, u64::MAX) };
+    let user = User::of(uid);
+    let counted = user.charge(Count::Keys, 1, max_keys).ok_or(Errno::EDQUOT)?;
+    let bytes = user.charge(Count::KeyBytes, bytes, max_bytes).ok_or(Errno::EDQUOT)?;
+    Ok((counted, bytes))
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub fn link(ring: &Arc<Key>, key: &Arc<Key>) -> Result<()> {
 }
 
 fn charge_links(ring: &Key, count: i64) -> Result<()> {
-    let charged = ring.state.lock().charged;
+    let charged = ring.state.lock().bytes.amount();
     ring.charge(charged.saturating_add_signed(count * LINK_BYTES as i64))
 }
 

@@ -8,6 +8,7 @@ use crate::time::{self, timer};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*, fence};
 use umbel_abi::machine::{MAX_CPUS, Mailbox};
+use umbel_mm::heap::account;
 use umbel_smp::lock::{Rank, SpinLock, might_sleep};
 use umbel_smp::runqueue::{Arrival, Requeue, RunQueue};
 use umbel_smp::thread::{SwitchedOut, ThreadRef};
@@ -333,6 +334,7 @@ fn switch((next, entity): Next, why: Leave) {
         old
     };
     virt::before_switch(&next);
+    account::enter(next.account());
     let now_ns = time::monotonic_ns();
     next.sched.since_ns.store(now_ns, Relaxed);
     cpu.clock.switched(now_ns);

@@ -5,7 +5,7 @@
 
 use super::info::{SigInfo, code};
 use super::number::*;
-use crate::task::{SignalCharge, User};
+use crate::task::{Charge, Count, User};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -23,7 +23,7 @@ pub enum Queued {
 #[derive(Debug)]
 struct Entry {
     info: SigInfo,
-    _charge: Option<SignalCharge>,
+    _charge: Option<Charge>,
 }
 
 /// See the module.
@@ -57,7 +57,7 @@ impl Pending {
         }
         // kill(2) and the kernel may always tell why they send a standard signal.
         let exempt = signo < SIGRTMIN && info.code() >= 0;
-        let charge = user.charge_signal(if exempt { u64::MAX } else { limit });
+        let charge = user.charge(Count::Signals, 1, if exempt { u64::MAX } else { limit });
         if charge.is_some() && self.list.try_reserve(1).is_ok() {
             self.list.push_back(Entry { info, _charge: charge });
         } else if signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL) {

@@ -69,7 +69,6 @@ use crate::{Errno, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::Write;
-use umbel_mm::heap;
 
 pub use args::{ArgFmt, FromArg, IntoRet, UserStr};
 
@@ -85,7 +84,7 @@ pub type Args = [u64; 6];
 /// What the handler returns, `ERESTART*` included; `ENOSYS` where the table has no row.
 pub fn dispatch(task: &Arc<Task>, nr: u64, args: &Args) -> Result<u64> {
     match table::find(nr) {
-        Some(_) if scarce::takes_memory(nr) && heap::scarce() && scarce::refuses(task) => Err(scarce::refusal(nr)),
+        Some(_) if scarce::takes_memory(nr) && scarce::refuses(task) => Err(scarce::refusal(nr)),
         Some(row) => (row.call)(task, args),
         None => {
             table::count_missing(nr);

@@ -13,7 +13,7 @@ use umbel_mm::user::{UserAddr, copy_in, copy_out, read_val, write_val};
 
 rows! {
     nr::__NR_mq_open, mq_open(name: UserStr, flags: OpenFlags, mode: u32, attr: UserAddr) => mq_open,
-        Partial("no mqueue file system, RLIMIT_MSGQUEUE is a constant");
+        Partial("no mqueue file system");
     nr::__NR_mq_unlink, mq_unlink(name: UserStr) => mq_unlink, Full;
     nr::__NR_mq_timedsend, mq_timedsend(fd: Fd, text: UserAddr, len: u64, priority: u32, timeout: u64) => mq_timedsend, Full;
     nr::__NR_mq_timedreceive, mq_timedreceive(fd: Fd, text: UserAddr, room: u64, priority: UserAddr, timeout: u64) => mq_timedreceive, Full;
@@ -41,7 +41,7 @@ fn mq_open(task: &Arc<Task>, name: UserStr, flags: OpenFlags, mode: u32, attr: U
     };
     let name = read_name(name)?;
     let mode = mode & 0o777 & !task.fs()?.umask();
-    let file = mqueue::open(&name, flags, mode, size, &task.cred())?;
+    let file = mqueue::open(task, &name, flags, mode, size)?;
     // A queue's descriptor never survives execve(2).
     super::ipc::install(task, file, flags | OpenFlags::CLOEXEC)
 }

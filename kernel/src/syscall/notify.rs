@@ -4,7 +4,7 @@ use super::fs::{AtFlags, path_at};
 use super::{Fd, UserStr};
 use crate::fs::inotify::{self, How, Inotify};
 use crate::fs::{File, OpenFlags, notify};
-use crate::task::Task;
+use crate::task::{Task, User};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_abi::linux::uapi as nr;
@@ -24,7 +24,7 @@ fn inotify_init(task: &Arc<Task>) -> Result<Fd> {
 fn inotify_init1(task: &Arc<Task>, flags: u32) -> Result<Fd> {
     let allowed = OpenFlags::NONBLOCK | OpenFlags::CLOEXEC;
     let flags = OpenFlags::from_bits(flags).filter(|flags| allowed.contains(*flags)).ok_or(Errno::EINVAL)?;
-    super::ipc::install(task, inotify::new(flags & OpenFlags::NONBLOCK)?, flags)
+    super::ipc::install(task, inotify::new(&User::of(task.cred().euid), flags & OpenFlags::NONBLOCK)?, flags)
 }
 
 fn instance(task: &Arc<Task>, fd: Fd) -> Result<Arc<File>> {

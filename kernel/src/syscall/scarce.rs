@@ -3,11 +3,14 @@
 //! Most kernel code cannot handle a failed small allocation. What is not listed frees memory, takes some only for as long as
 //! it runs, or takes guest memory, and is served from the reserve (`mm::heap`).
 //!
-//! Those without privilege are refused first: a sixteenth of RAM's worth of kernel memory is left to the others.
+//! Those without privilege are refused first: a sixteenth of RAM's worth of kernel memory is left to the others; and each of their
+//! users when it holds more than is left to all (`mm::heap::overdrawn`).
 
 use crate::Errno;
 use crate::task::{Task, cap};
+use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
+use umbel_mm::heap;
 
 /// The calls, by number.
 const CALLS: &[u32] = &[
@@ -125,10 +128,18 @@ pub fn takes_memory(nr: u64) -> bool {
     BITS.get(nr as usize / 64).is_some_and(|word| word >> (nr % 64) & 1 != 0)
 }
 
-/// Whether `task` is refused now that kernel memory is scarce.
-#[cold]
+/// Whether `task` is refused: kernel memory is scarce, or its user has taken its share of it.
 pub fn refuses(task: &Task) -> bool {
-    !task.capable(cap::SYS_RESOURCE) || umbel_mm::heap::low()
+    (heap::scarce() || heap::overdrawn(task.account())) && is_bound(task)
+}
+
+#[cold]
+fn is_bound(task: &Task) -> bool {
+    let refused = !task.capable(cap::SYS_RESOURCE) || heap::low();
+    if refused {
+        heap::REFUSED.fetch_add(1, Relaxed);
+    }
+    refused
 }
 
 /// What it is refused with.

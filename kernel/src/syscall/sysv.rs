@@ -6,7 +6,7 @@ use crate::ipc::sysv::sem::{self, Op, Set};
 use crate::ipc::sysv::shm::{self, Segment};
 use crate::ipc::sysv::{GetRequest, IPC_NOWAIT, Limits, Namespace, Object, Perm, Table, namespace, now};
 use crate::task::ns::pid::caller_sees;
-use crate::task::{Task, cap};
+use crate::task::{Task, User, cap};
 use crate::vm::map::Place;
 use crate::vm::{Backing, MapRequest, Prot, VmaFlags};
 use crate::{Errno, Result, time};
@@ -286,10 +286,9 @@ fn lock_segment(task: &Task, space: &Namespace, id: i32, lock: bool) -> Result<(
             return Err(Errno::EPERM);
         }
     }
-    segment.update(|state| {
-        state.perm.mode = if lock { state.perm.mode | shm::LOCKED } else { state.perm.mode & !shm::LOCKED };
-    });
-    Ok(())
+    let limit = if task.capable(cap::IPC_LOCK) { u64::MAX } else { task.process().limit(nr::RLIMIT_MEMLOCK) };
+    let user = User::of(task.cred().uid);
+    segment.set_locked(lock.then_some((&user, limit)))
 }
 
 // Semaphores.

@@ -8,7 +8,7 @@ use super::ns::PidNs;
 use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
-use super::{Completion, cap, ns, ptrace};
+use super::{Completion, Count, User, cap, ns, ptrace};
 use crate::fs::{OnExec, OpenFlags};
 use crate::keys::own::Rings;
 use crate::signal;
@@ -189,8 +189,7 @@ fn check_limit(task: &Task) -> Result<()> {
     if cred.uid == 0 || cred.capable(cap::SYS_ADMIN) || cred.capable(cap::SYS_RESOURCE) {
         return Ok(());
     }
-    let count = ids::table().tasks.values().filter(|other| other.cred().uid == cred.uid).count();
-    if count as u64 >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+    if User::of(cred.uid).count(Count::Processes) >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
 }
 
 /// Builds the child: nobody else can see it yet, except that its id is taken when it is entered.

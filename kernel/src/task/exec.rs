@@ -7,13 +7,14 @@ use super::ids::{self, WaitStatus};
 use super::ns::user::Which;
 use super::process::Process;
 use super::task::Task;
-use super::{Cred, cap, exit, ptrace};
+use super::{Count, Cred, cap, exit, ptrace};
 use crate::fs::{File, MountFlags};
 use crate::loader::{self, Loaded, stack::Strings};
 use crate::{Errno, Result, sched, signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
+use linux_raw_sys::general::RLIMIT_NPROC;
 use umbel_gate::Regs;
 
 /// `ADDR_NO_RANDOMIZE` of personality(2).
@@ -36,6 +37,11 @@ pub struct Program {
 /// See execve(2); the process then goes on as it was, or is being killed.
 pub fn exec(task: &Arc<Task>, program: Program, strings: Strings) -> Result<()> {
     let process = task.process();
+    let over = || process.user().count(Count::Processes) > process.limit(RLIMIT_NPROC);
+    if task.too_many.swap(false, Relaxed) && over() {
+        task.too_many.store(true, Relaxed);
+        return Err(Errno::EAGAIN);
+    }
     let personality = process.personality.load(Relaxed);
     let Program { file, name, unreachable } = program;
     let randomize = personality & NO_RANDOMIZE == 0;

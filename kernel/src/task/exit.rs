@@ -107,6 +107,7 @@ pub fn leave(task: &Arc<Task>) {
 pub fn discard(task: &Arc<Task>) {
     ids::table().unreserve(task.tid());
     task.thread.die();
+    drop(task.take_charge());
     drop(task.replace_space(None));
     drop(task.replace_files(None));
     drop(task.replace_fs(None));
@@ -163,6 +164,9 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     if tid != pid {
         table.tasks.remove(&tid.0);
         table.release(tid);
+        drop(task.take_charge());
+    } else {
+        *process.zombie.lock() = task.take_charge();
     }
     let Ok(node) = table.node_mut(pid) else { return Gone::Thread };
     node.threads.retain(|other| !Arc::ptr_eq(other, task));
@@ -329,6 +333,7 @@ pub fn reap(pid: Pid) -> bool {
     });
     drop(table);
     node.process.end_queue.wake_all();
+    drop(node.process.zombie.lock().take());
     if let Some(parent) = parent {
         let times = *node.process.times.lock();
         let mut all = parent.times.lock();

@@ -44,7 +44,7 @@ pub use limits::Limits;
 pub use process::{Image, Process, Times, Usage};
 pub use run::task_main;
 pub use task::{COMM_LEN, NewTask, Task, comm};
-pub use user::{SignalCharge, User};
+pub use user::{Charge, Count, User};
 
 /// Whether the running task has the capability.
 pub fn capable(cap: u32) -> bool {

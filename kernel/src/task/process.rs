@@ -1,7 +1,7 @@
 //! A thread group.
 
 use super::ns::PidNs;
-use super::{Limits, Task, User, WaitStatus};
+use super::{Charge, Limits, Task, User, WaitStatus};
 use crate::Pid;
 use crate::signal;
 use alloc::sync::Arc;
@@ -52,6 +52,8 @@ pub struct Process {
     pub uid: AtomicU32,
     /// The user whose counts its signals are charged to.
     user: SpinLock<Arc<User>>,
+    /// What its leader counted for, until it has been waited for.
+    pub(super) zombie: SpinLock<Option<Charge>>,
     /// All threads are gone: see [`Self::has_ended`].
     pub(super) ended: AtomicBool,
     /// The status that it ended with, once it has.
@@ -179,6 +181,7 @@ impl Process {
             coredump_filter: AtomicU32::new(0x33),
             uid: AtomicU32::new(0),
             user: SpinLock::new(Rank::Process, User::of(0)),
+            zombie: SpinLock::new(Rank::Process, None),
             ended: AtomicBool::new(false),
             end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),

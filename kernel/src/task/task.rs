@@ -2,15 +2,16 @@
 
 use super::ns::NsProxy;
 use super::ns::time::Offset;
-use super::{Cred, Process};
+use super::{Charge, Count, Cred, Process, User};
 use crate::fs::{FdTable, FsContext};
 use crate::signal;
 use crate::vm::Space;
 use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use linux_raw_sys::general::RLIMIT_NPROC;
 use umbel_gate::UserContext;
-use umbel_mm::heap;
+use umbel_mm::heap::{self, account};
 use umbel_mm::stack::KernelStack;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::thread::ThreadRef;
@@ -51,6 +52,10 @@ pub struct Task {
     pub seccomp: super::seccomp::Seccomp,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: AtomicBool,
+    /// The account that what the kernel allocates for it is charged to: its user's.
+    account: AtomicU16,
+    /// It became a user that has more than `RLIMIT_NPROC` allows: execve(2) fails.
+    pub too_many: AtomicBool,
     /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
     pub parent_death_signal: AtomicU32,
     /// `PR_SET_TIMERSLACK`, ns.
@@ -76,6 +81,8 @@ pub struct Task {
 /// Protected by `Task::own`.
 struct Own {
     cred: Arc<Cred>,
+    /// What it counts for as one of its user's.
+    charge: Option<Charge>,
     comm: Comm,
     space: Option<Arc<Space>>,
     files: Option<Arc<FdTable>>,
@@ -109,6 +116,7 @@ impl Task {
     /// A task that is in no table and on no run queue yet.
     pub fn new(new: NewTask) -> Arc<Task> {
         let time_offsets = new.ns.time.offsets().map(AtomicI64::new);
+        let user = User::of(new.cred.uid);
         let task = Task {
             tid: AtomicI32::new(new.tid.0),
             process: new.process,
@@ -121,6 +129,7 @@ impl Task {
                 Rank::Task,
                 Own {
                     cred: new.cred,
+                    charge: user.charge(Count::Processes, 1, u64::MAX),
                     comm: new.comm,
                     space: new.space,
                     files: new.files,
@@ -135,6 +144,8 @@ impl Task {
             seccomp: new.seccomp,
             trace: Default::default(),
             no_new_privs: AtomicBool::new(false),
+            account: AtomicU16::new(user.account()),
+            too_many: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),
             default_slack_ns: AtomicU64::new(50_000),
@@ -185,6 +196,9 @@ impl Task {
         let cred = Arc::new(cred);
         self.process.set_uid(cred.uid);
         let old = core::mem::replace(&mut self.own.lock().cred, cred.clone());
+        if old.uid != cred.uid {
+            self.change_user(cred.uid);
+        }
         let ids = |cred: &Cred| [cred.euid, cred.egid, cred.fsuid, cred.fsgid];
         let gains = old.user_ns == cred.user_ns && cred.permitted & !old.permitted != 0;
         if ids(&old) != ids(&cred) || gains {
@@ -194,6 +208,28 @@ impl Task {
         }
         drop(old);
         self.change_identity();
+    }
+
+    /// The thread itself is another user's now.
+    fn change_user(&self, uid: u32) {
+        let user = User::of(uid);
+        let limit = self.process.limit(RLIMIT_NPROC);
+        let charge = user.charge(Count::Processes, 1, u64::MAX);
+        self.too_many.store(uid != 0 && user.count(Count::Processes) > limit, Relaxed);
+        let old = core::mem::replace(&mut self.own.lock().charge, charge);
+        drop(old);
+        self.account.store(user.account(), Relaxed);
+        account::enter(user.account());
+    }
+
+    /// The account that what the kernel allocates for it is charged to.
+    pub fn account(&self) -> u16 {
+        self.account.load(Relaxed)
+    }
+
+    /// What it counts for as one of its user's, once it has ended.
+    pub(super) fn take_charge(&self) -> Option<Charge> {
+        self.own.lock().charge.take()
     }
 
     /// Its namespaces.

@@ -1,6 +1,7 @@
 //! Free lists by size class, one set a virtual CPU and region: reached without a lock, because kernel code is not preempted
 //! and a magazine is never held across blocking.
 
+use super::account::TAG;
 use core::alloc::Layout;
 use core::cell::UnsafeCell;
 use core::ptr::null_mut;
@@ -85,10 +86,10 @@ static BY_SIZE: [u8; 257] = {
     table
 };
 
-/// The layout of a class's blocks.
+/// The layout of a class's blocks, tag included.
 pub fn class_layout(class: usize) -> Layout {
     // SAFETY: classes are small multiples of 16.
-    unsafe { Layout::from_size_align_unchecked(CLASSES[class], 16) }
+    unsafe { Layout::from_size_align_unchecked(CLASSES[class] + TAG, 16) }
 }
 
 /// Blocks that a magazine of a class holds at most.

@@ -8,16 +8,21 @@
 //!
 //! Small blocks come from per-CPU magazines ([`magazine`]), below them is one talc a region ([`region`]).
 //!
+//! Each block is charged to the user whose thread allocated it ([`account`]). One user gets at most as much as is left: see
+//! [`overdrawn`].
+//!
 //! Running out: most kernel code cannot handle a failed small allocation, so calls that a guest makes are refused with
 //! `ENOMEM` while memory is [`low`], before they begin; sizes that a guest chooses use `try_reserve`. What is left is
 //! for exit, the out-of-memory killer and panic.
 
+pub mod account;
 mod holes;
 mod magazine;
 mod region;
 
 use crate::{Errno, Result, frame, percpu};
 use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::*};
 use region::{HOT_LEN, KDATA_FD, Kind, Region};
 use umbel_abi::machine::layout::{self, COLD_BASE, COLD_LEN};
@@ -52,7 +57,7 @@ enum Class {
 /// The class of each virtual CPU's running scope, a [`Class`].
 static CLASSES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 /// Opens cold memory in the running slot.
-static OPENER: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+static OPENER: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static HOT: Region = Region::new(Kind::Hot, BASE, RESERVE);
 static COLD: Region = Region::new(Kind::Cold, 0, 0);
 /// Calls refused because memory was low.
@@ -144,6 +149,15 @@ pub fn low() -> bool {
 /// Whether it is so low that those without privilege are refused: the last sixteenth of RAM is left to the others.
 pub fn scarce() -> bool {
     percpu::in_slot() && left(2 * kept_ram()) <= LOW && !has(0)
+}
+
+/// Whether an account holds more than what is left, beside what is left to faults and to root: then calls of its user that would take
+/// more are to be refused. So one user gets half, two a third each, and somebody who has little is served until nothing is left.
+pub fn overdrawn(account: u16) -> bool {
+    let held = account::held(account);
+    let over = || held > left(2 * kept_ram());
+    // Free blocks between used ones are not counted: they may be too small for what others need.
+    held > 0 && percpu::in_slot() && over() && (!trim() || over())
 }
 
 /// Gives free steps back to RAM where enough was freed since this virtual CPU did so last: when it is idle, and before
@@ -245,16 +259,23 @@ unsafe impl GlobalAlloc for Heap {
             Class::Hot => u64::MAX,
             Class::Cold => FIRST.load(Relaxed) + COLD_FROM,
         };
-        if HOT.used() >= bound {
-            return Heap::alloc_cold(layout);
+        let hot = if HOT.used() < bound { HOT.alloc(layout) } else { null_mut() };
+        let block = if hot.is_null() && bound != u64::MAX { Heap::alloc_cold(layout) } else { hot };
+        if !block.is_null() {
+            // SAFETY: regions give blocks with room for the tag.
+            unsafe { account::charge(block, region::tag_at(layout)) };
         }
-        let block = HOT.alloc(layout);
-        if block.is_null() && bound != u64::MAX { Heap::alloc_cold(layout) } else { block }
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if (COLD_BASE..COLD_BASE + COLD_LEN).contains(&(block as u64)) {
+        let cold = (COLD_BASE..COLD_BASE + COLD_LEN).contains(&(block as u64));
+        if cold {
             open_cold();
+        }
+        // SAFETY: `alloc` charged it.
+        unsafe { account::uncharge(block, region::tag_at(layout)) };
+        if cold {
             // SAFETY: by the caller, and by its address it is the cold region's.
             unsafe { COLD.dealloc(block, layout) };
         } else {

@@ -7,6 +7,7 @@
 //!
 //! Locks: `Rank::Heap`: growth, then talc.
 
+use super::account::TAG;
 use super::holes::{HOLE, Holes};
 use super::magazine::{self, Magazine, Stocks};
 use crate::{frame, percpu};
@@ -199,7 +200,7 @@ impl Region {
     #[inline]
     pub fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = magazine::class_of(layout) else {
-            return self.large(layout);
+            return self.large(tagged(layout));
         };
         match self.with(class, Magazine::pop) {
             Some(block) => block.cast(),
@@ -214,6 +215,7 @@ impl Region {
     #[inline]
     pub unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let Some(class) = magazine::class_of(layout) else {
+            let layout = tagged(layout);
             // SAFETY: allocated by `large` with this layout.
             unsafe { self.talc.lock().deallocate(block, layout) };
             self.account_return(cost(layout));
@@ -500,7 +502,20 @@ enum Refusal {
     Short,
 }
 
-/// Bytes that a block takes from talc: its tag is part of it.
+/// Where in a block of this layout its account's tag lies.
+#[inline]
+pub fn tag_at(layout: Layout) -> usize {
+    magazine::class_of(layout).map_or_else(|| layout.size().next_multiple_of(TAG), |class| magazine::CLASSES[class])
+}
+
+/// What talc is asked for so that a block of no magazine has room for its tag.
+fn tagged(layout: Layout) -> Layout {
+    let size = layout.size().next_multiple_of(TAG) + TAG;
+    // A layout that nothing can serve: the size is too large already.
+    Layout::from_size_align(size, layout.align()).unwrap_or(layout)
+}
+
+/// Bytes that a block takes from talc: talc's tag is part of it.
 const fn cost(layout: Layout) -> u64 {
     (layout.size() as u64 + 8).next_multiple_of(32)
 }

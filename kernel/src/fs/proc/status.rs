@@ -4,7 +4,7 @@ use super::process::Subject;
 use super::system::TICK_NS;
 use crate::sched;
 use crate::task::ns::time::Offset;
-use crate::task::{Image, Limits, Task, Usage, WaitStatus, ids};
+use crate::task::{Count, Image, Limits, Task, Usage, WaitStatus, ids};
 use crate::{Pid, Result, vm};
 use alloc::format;
 use alloc::string::String;
@@ -293,7 +293,7 @@ fn signals(out: &mut String, subject: &Subject, task: Option<&Arc<Task>>) -> Res
     let (shared, ignored, caught) = process.signal.sets();
     let (own, blocked) = task.map_or((0, 0), |task| (task.signal.pending_set(), task.signal.mask()));
     let limit = process.limits().soft(umbel_abi::linux::uapi::RLIMIT_SIGPENDING);
-    let queued = process.user().signals();
+    let queued = process.user().count(Count::Signals);
     let _ = writeln!(out, "SigQ:\t{queued}/{limit}");
     for (name, set) in
         [("SigPnd", own), ("ShdPnd", shared), ("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", caught)]

@@ -221,8 +221,6 @@ const FS: &[(&str, &str)] = &[
     ("file-max", "9223372036854775807"),
     ("overflowgid", "65534"),
     ("overflowuid", "65534"),
-    ("pipe-user-pages-hard", "0"),
-    ("pipe-user-pages-soft", "16384"),
     ("protected_hardlinks", "1"),
     ("protected_fifos", "0"),
     ("protected_regular", "0"),
@@ -233,8 +231,13 @@ const FS: &[(&str, &str)] = &[
 /// Settings that others heed.
 type Settings = &'static [(&'static str, &'static Setting)];
 
-const FS_SETTINGS: Settings =
-    &[("aio-max-nr", &aio::MAX_NR), ("lease-break-time", &lease::BREAK_SECONDS), ("nr_open", &crate::fs::NR_OPEN)];
+const FS_SETTINGS: Settings = &[
+    ("aio-max-nr", &aio::MAX_NR),
+    ("lease-break-time", &lease::BREAK_SECONDS),
+    ("nr_open", &crate::fs::NR_OPEN),
+    ("pipe-user-pages-hard", &pipe::USER_PAGES_HARD),
+    ("pipe-user-pages-soft", &pipe::USER_PAGES_SOFT),
+];
 
 const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
 

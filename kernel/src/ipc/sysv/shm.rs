@@ -4,7 +4,7 @@
 //! segment marked for removal leaves the table with its last area.
 
 use super::{Namespace, Object, Perm, now};
-use crate::task;
+use crate::task::{self, Charge, Count, User};
 use crate::vm::{MappedFile, SharedMemory};
 use alloc::format;
 use alloc::sync::{Arc, Weak};
@@ -24,6 +24,8 @@ pub struct Segment {
     pub memory: Arc<SharedMemory>,
     pub creator: i32,
     state: SpinLock<State>,
+    /// Its bytes, charged to whoever locked it.
+    lock: SpinLock<Option<Charge>>,
     namespace: Weak<Namespace>,
     me: SpinLock<Weak<Attachment>>,
 }
@@ -52,6 +54,7 @@ impl Segment {
             memory: SharedMemory::new(size.next_multiple_of(umbel_mm::PAGE))?,
             creator,
             state: SpinLock::new(Rank::Endpoint, State { perm, atime: 0, dtime: 0, last: 0 }),
+            lock: SpinLock::new(Rank::Leaf, None),
             namespace: Arc::downgrade(namespace),
             me: SpinLock::new(Rank::Leaf, Weak::new()),
         })
@@ -65,6 +68,26 @@ impl Segment {
     /// Changes it.
     pub fn update(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state.lock());
+    }
+
+    /// Locks it, charged to `user` up to `limit` bytes in all, or unlocks it (`None`).
+    ///
+    /// # Errors
+    /// `ENOMEM` beyond the limit.
+    pub fn set_locked(&self, by: Option<(&Arc<User>, u64)>) -> crate::Result<()> {
+        let mut held = self.lock.lock();
+        match by {
+            Some(_) if held.is_some() => return Ok(()),
+            Some((user, limit)) => {
+                let bytes = self.size.next_multiple_of(umbel_mm::PAGE);
+                *held = Some(user.charge(Count::LockedBytes, bytes, limit).ok_or(crate::Errno::ENOMEM)?);
+            }
+            None => *held = None,
+        }
+        drop(held);
+        let bit = if by.is_some() { LOCKED } else { 0 };
+        self.update(|state| state.perm.mode = state.perm.mode & !LOCKED | bit);
+        Ok(())
     }
 
     /// Areas that map it.

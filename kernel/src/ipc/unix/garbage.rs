@@ -11,6 +11,7 @@ use super::Socket;
 use super::inbox::Inbox;
 use crate::fs::File;
 use crate::net::socket;
+use crate::task::{Charge, Count, User};
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -19,17 +20,10 @@ use umbel_smp::lock::{Rank, SpinLock};
 
 /// Sockets whose descriptors are in messages, by number: their file, and in how many.
 static IN_FLIGHT: SpinLock<BTreeMap<u64, (Weak<File>, usize)>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
-/// Descriptors of any kind in messages.
-static TOTAL: AtomicUsize = AtomicUsize::new(0);
 
-/// Descriptors in all messages that wait.
-pub fn total() -> usize {
-    TOTAL.load(Relaxed)
-}
-
-/// The descriptors of a message that waits.
+/// The descriptors of a message that waits, charged to who sent it.
 #[derive(Default)]
-pub struct InFlight(Vec<Arc<File>>);
+pub struct InFlight(Vec<Arc<File>>, Option<Charge>);
 
 /// The socket of this family behind a file.
 fn unix(file: &File) -> Option<&Socket> {
@@ -38,8 +32,8 @@ fn unix(file: &File) -> Option<&Socket> {
 
 impl InFlight {
     /// These begin to wait.
-    pub fn new(files: Vec<Arc<File>>) -> InFlight {
-        TOTAL.fetch_add(files.len(), Relaxed);
+    pub fn new(files: Vec<Arc<File>>, sender: Option<&Arc<User>>) -> InFlight {
+        let charge = sender.and_then(|user| user.charge(Count::InFlight, files.len() as u64, u64::MAX));
         for file in &files {
             if let Some(socket) = unix(file) {
                 DUE.store(true, Relaxed);
@@ -47,7 +41,7 @@ impl InFlight {
                 all.entry(socket.common.id).or_insert_with(|| (Arc::downgrade(file), 0)).1 += 1;
             }
         }
-        InFlight(files)
+        InFlight(files, charge)
     }
 
     /// Whether there are any.
@@ -63,7 +57,7 @@ impl InFlight {
     /// They wait no more.
     pub fn take(&mut self) -> Vec<Arc<File>> {
         let files = core::mem::take(&mut self.0);
-        TOTAL.fetch_sub(files.len(), Relaxed);
+        self.1 = None;
         for file in &files {
             let Some(socket) = unix(file) else { continue };
             let mut all = IN_FLIGHT.lock();

@@ -2,6 +2,7 @@
 
 use super::garbage::InFlight;
 use crate::fs::{File, IoDst, IoSrc};
+use crate::task::User;
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -26,6 +27,8 @@ pub struct Sender {
 #[derive(Clone, Default)]
 pub struct Extras {
     pub files: Vec<Arc<File>>,
+    /// Who is charged for them while they wait.
+    pub payer: Option<Arc<User>>,
     pub sender: Sender,
     /// The name of the socket that sent a datagram.
     pub from: Vec<u8>,
@@ -119,7 +122,7 @@ impl Inbox {
         let got = src.read(&mut bytes)?;
         bytes.truncate(got);
         self.bytes += got;
-        let in_flight = InFlight::new(core::mem::take(&mut extras.files));
+        let in_flight = InFlight::new(core::mem::take(&mut extras.files), extras.payer.take().as_ref());
         self.messages.push_back(Message { bytes, start: 0, extras, in_flight });
         Ok(got)
     }

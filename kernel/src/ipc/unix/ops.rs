@@ -1,13 +1,13 @@
 //! A socket of AF_UNIX as system calls see it: names from addresses, messages with descriptors and credentials.
 
-use super::{Bound, Extras, Kind, Options, Sender, Socket, garbage, sender};
+use super::{Bound, Extras, Kind, Options, Sender, Socket, sender};
 use crate::fs::walk::Follow;
 use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, OnExec, OpenFlags, PollEvents, PollTable, perm};
 use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
 use crate::task::ns::pid::{caller_sees, of_caller};
-use crate::task::{Task, cap, ids, pidfd};
+use crate::task::{Count, Task, User, cap, ids, pidfd};
 use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -209,13 +209,15 @@ impl AnySocket for Socket {
             return Err(Errno::EOPNOTSUPP);
         }
         // Who may not raise limits has no more descriptors under way than it may have open.
-        let too_many = message.files.len() + garbage::total() > call.task.process().limit(RLIMIT_NOFILE) as usize;
+        let payer = (!message.files.is_empty()).then(|| User::of(call.task.cred().uid));
+        let waiting = payer.as_ref().map_or(0, |user| user.count(Count::InFlight));
+        let too_many = message.files.len() as u64 + waiting > call.task.process().limit(RLIMIT_NOFILE);
         if !message.files.is_empty() && too_many && !call.task.capable(cap::SYS_RESOURCE) {
             return Err(Errno::ETOOMANYREFS);
         }
         let to = self.destination(call.task, &message.to)?;
         let extras =
-            Extras { files: message.files, sender: credentials(call.task, &message.control)?, from: Vec::new() };
+            Extras { files: message.files, payer, sender: credentials(call.task, &message.control)?, from: Vec::new() };
         self.send_to(src, to, extras, call.nonblock)
     }
 
