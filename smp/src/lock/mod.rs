@@ -1,5 +1,5 @@
 //! Locks. Those that spin briefly and then wait on the host: [`SpinLock`], [`RwLock`], [`SeqLock`]'s writers, [`Once`].
-//! Those that put the thread to sleep: [`Mutex`], [`Semaphore`].
+//! Those that put the thread to sleep: [`Mutex`], [`RwMutex`], [`Semaphore`].
 //!
 //! Kernel code is not preempted and signal handlers take no locks, so spinning locks mask nothing; they must not be
 //! held across blocking. Order: [`Rank`].
@@ -11,6 +11,7 @@ mod occupancy;
 mod once;
 mod rank;
 mod rw;
+mod rwmutex;
 mod semaphore;
 mod seq;
 mod spin;
@@ -40,6 +41,7 @@ pub use mutex::{Mutex, MutexGuard};
 pub use once::Once;
 pub use rank::{CHECKED, HeldLocks, Rank, might_sleep, register_cpu_held};
 pub use rw::{RwLock, RwReadGuard, RwWriteGuard};
+pub use rwmutex::{RwMutex, RwMutexReadGuard, RwMutexWriteGuard};
 pub use semaphore::Semaphore;
 pub use seq::{SeqData, SeqLock, SeqWords};
 pub use spin::{RawSpin, SpinGuard, SpinLock};

@@ -115,12 +115,13 @@ impl<T> Mutex<T> {
 }
 
 /// What to record in the thread's account.
-enum Note {
+pub(super) enum Note {
     Acquire(Nesting),
     Release,
 }
 
-fn note(rank: Rank, what: Note) {
+/// Records it.
+pub(super) fn note(rank: Rank, what: Note) {
     if !CHECKED {
         return;
     }
