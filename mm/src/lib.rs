@@ -3,7 +3,7 @@
 //! * [`frame`]: guest-physical pages in the RAM memfds, by number and reference count.
 //! * [`heap`], [`stack`]: kernel memory in the hot part of KDATA.
 //! * [`slotmap`]: the host mappings of the slot that runs.
-//! * [`log`], [`handshake`], [`view`]: changes of present translations, and who must have seen them.
+//! * [`log`], [`handshake`], [`view`]: changes of present translations, and who must have seen them; [`holders`]: when nobody need.
 //! * [`user`], [`io`]: the only way to bytes of guest memory.
 //!
 //! Used by `gate` (fixup table) and `kernel` (everything else). Locks: each module's head.
@@ -17,6 +17,7 @@ pub mod frame;
 pub mod handshake;
 #[cfg(not(loom))]
 pub mod heap;
+pub mod holders;
 #[cfg(not(loom))]
 pub mod io;
 pub mod log;

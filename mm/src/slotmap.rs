@@ -1,7 +1,8 @@
 //! The host mappings of the slot that runs: a cache of its space's page table.
 //!
 //! All functions act on the current slot and on guest addresses only, which no Rust reference ever points into: that
-//! makes them safe. Outside slots (host unit tests) nothing is mapped. Callers keep the page table's lock and do not block between looking at it and mapping.
+//! makes them safe. Outside slots (host unit tests) nothing is mapped. Callers claim the pages for the slot under the page
+//! table's lock ([`crate::holders`]); they neither block nor let the space's lock go between looking and mapping.
 
 use crate::frame::{self, Pfn};
 use crate::{Errno, PAGE, Result, percpu};
@@ -47,7 +48,7 @@ pub fn map_frames(addr: u64, first: Pfn, count: u32, prot: u32) -> Result<()> {
     with_room(&mut map)
 }
 
-/// Zeroes pages that the caller has just mapped writable, under the page table's lock: nobody else can have them. Several
+/// Zeroes pages that the caller has just mapped writable and nobody else can have. Several
 /// times faster than writing to the memory file. `EFAULT` if not all could be.
 pub fn clear(addr: u64, len: u64) -> Result<()> {
     check(addr, len)?;

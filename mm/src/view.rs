@@ -142,6 +142,14 @@ pub fn shootdown(log: &UpdateLog) {
     catch_up_current();
 }
 
+/// Applies a change in the current slot alone, if it is bound to `log`: no other slot may have any of its pages mapped
+/// ([`crate::holders`]). If it is not bound, it has none either.
+pub fn apply_here(log: &UpdateLog, change: Change) {
+    if percpu::in_slot() && SLOTS[percpu::slot()].log.load(Ordering::Relaxed) == core::ptr::from_ref(log).cast_mut() {
+        apply(change);
+    }
+}
+
 /// As [`shootdown`] for one change of which the caller replaces all mappings in the current slot, bound to `log`, at once:
 /// it need not unmap them first.
 pub fn shootdown_replaced(log: &UpdateLog) {

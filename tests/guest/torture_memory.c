@@ -68,6 +68,17 @@ static void check_own(long owner, const char *when) {
     }
 }
 
+/* What was given back is zero, or what a snooper wrote since. */
+static void check_discarded(long owner, int pages) {
+    for (int p = 0; p < pages; p++) {
+        volatile uint64_t *words = (volatile uint64_t *)(REGION(owner) + p * PAGE);
+        for (int i = 0; i < 512; i += 5) {
+            uint64_t seen = words[i];
+            if (seen && (seen & 0xffffff) != 0xabcdef) report("discarded page", owner, seen);
+        }
+    }
+}
+
 /* After the write permission is gone no snooper may change a word. */
 static void check_frozen(long owner) {
     static const struct timespec moment = {0, 50000};
@@ -110,7 +121,10 @@ static void *mapper(void *argument) {
         int from = next(&seed) % PAGES;
         switch (next(&seed) % 3) {
         case 0: munmap(m + from * PAGE, (PAGES - from) * PAGE); break;
-        case 1: madvise(m, (from + 1) * PAGE, MADV_DONTNEED); break;
+        case 1:
+            madvise(m, (from + 1) * PAGE, MADV_DONTNEED);
+            check_discarded(owner, from + 1);
+            break;
         default: munmap(m, PAGES * PAGE);
         }
         __atomic_add_fetch(&rounds, 1, __ATOMIC_RELAXED);

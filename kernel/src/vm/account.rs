@@ -122,7 +122,7 @@ impl Space {
     pub fn for_each_resident(&self, mut visit: impl FnMut(&VmaInfo, &Resident)) {
         let mut at = 0;
         loop {
-            let mut inner = self.inner.lock();
+            let mut inner = self.inner.write();
             let Some(vma) = inner.vmas.find_from(at).cloned() else { return };
             let resident = area(&mut inner, &vma);
             drop(inner);
@@ -133,14 +133,14 @@ impl Space {
 
     /// The pages `range`, by number.
     pub fn page_states(&self, range: Range<u64>) -> Vec<PageState> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         range.map(|vpn| state(&mut inner, vpn)).collect()
     }
 
     /// One byte a page: 1 = in memory. Source: mincore(2).
     pub fn resident(&self, addr: UserAddr, len: u64) -> Result<Vec<u8>> {
         let range = checked(addr, len)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         if !inner.vmas.covers(&range) {
             return Err(Errno::ENOMEM);
         }
@@ -150,7 +150,7 @@ impl Space {
         for vma in areas {
             for vpn in vma.pages() {
                 let cached = || vma.object_page(vpn).is_some_and(|(object, index)| object.is_resident(index));
-                let own = inner.table.get(vpn);
+                let own = inner.table.get_mut().get(vpn);
                 let there = if own.is_present() && !own.is_shared() { is_touched(&mut inner, vpn) } else { cached() };
                 pages.push(u8::from(there));
             }
@@ -160,14 +160,14 @@ impl Space {
 
     /// Forgets that pages were touched (`clear_refs`): anonymous ones, those of objects.
     pub fn clear_referenced(&self, anonymous: bool, objects: bool) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         inner.watched = true;
         let areas: Vec<Vma> = inner.vmas.iter().cloned().collect();
         let mut told = false;
         for vma in areas {
             let of_object = matches!(vma.backing, Backing::File { .. });
             if if of_object { objects } else { anonymous } {
-                inner.table.update(vma.pages(), |_, pte| *pte = pte.old());
+                inner.table.get_mut().update(vma.pages(), |_, pte| *pte = pte.old());
                 self.log_drop(vma.start, vma.end);
                 told = true;
             }
@@ -179,8 +179,7 @@ impl Space {
 
     /// The peak is what is in RAM now (`clear_refs`).
     pub fn reset_peak(&self) {
-        let mut inner = self.inner.lock();
-        inner.peak = inner.resident();
+        self.inner.read().table.lock().reset_peak();
     }
 }
 
@@ -212,14 +211,14 @@ fn sharers(kind: PageKind, pte: Pte) -> u64 {
 
 fn area(inner: &mut Inner, vma: &Vma) -> Resident {
     let mut resident = Resident::default();
-    let entries: Vec<(u64, Pte)> = inner.table.iter(vma.pages()).collect();
+    let entries: Vec<(u64, Pte)> = inner.table.get_mut().iter(vma.pages()).collect();
     for (vpn, pte) in entries {
         if is_touched(inner, vpn) {
             let kind = kind(vma, pte);
             resident.count(kind, 1, sharers(kind, pte), pte.is_old());
         }
     }
-    let host = host_bytes(&inner.table, vma) / PAGE;
+    let host = host_bytes(inner.table.get_mut(), vma) / PAGE;
     if let Some((object, _)) = vma.object_page(vma.start / PAGE).filter(|_| host > 0) {
         let spaces = object.mappings().map_or(1, |set| set.count());
         resident.count(PageKind::Host, host, spaces as u64, false);
@@ -229,7 +228,7 @@ fn area(inner: &mut Inner, vma: &Vma) -> Resident {
 
 fn state(inner: &mut Inner, vpn: u64) -> PageState {
     let Some(vma) = inner.vmas.find(vpn * PAGE).cloned() else { return PageState::default() };
-    let pte = inner.table.get(vpn);
+    let pte = inner.table.get_mut().get(vpn);
     if pte.is_present() {
         let kind = kind(&vma, pte);
         return match is_touched(inner, vpn) {
@@ -251,7 +250,7 @@ fn state(inner: &mut Inner, vpn: u64) -> PageState {
 
 /// Whether page `vpn`, which is present, counts: see the module.
 fn is_touched(inner: &mut Inner, vpn: u64) -> bool {
-    let pte = inner.table.get(vpn);
+    let pte = inner.table.get_mut().get(vpn);
     if !pte.is_ahead() {
         return true;
     }
@@ -262,7 +261,7 @@ fn is_touched(inner: &mut Inner, vpn: u64) -> bool {
         frame.read(at, &mut bytes).is_err() || bytes.iter().any(|byte| *byte != 0)
     });
     if written {
-        inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
+        inner.table.get_mut().update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
     }
     written
 }

@@ -11,7 +11,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use umbel_abi::linux::uapi;
 use umbel_abi::machine::layout::USER_TOP;
-use umbel_mm::{PAGE, UserAddr, view};
+use umbel_mm::holders::take_alone;
+use umbel_mm::log::Change;
+use umbel_mm::{PAGE, UserAddr, percpu, view};
 
 /// What mlock(2) and its kin make of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,25 @@ fn check_advice(vma: &Vma, advice: u32) -> Result<()> {
     if fits { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// What of a range can be given some advice.
+struct Advised {
+    /// The parts of areas up to the first that cannot.
+    parts: Vec<Vma>,
+    /// What madvise(2) says when those have been.
+    result: Result<()>,
+}
+
+impl Advised {
+    fn new(inner: &Inner, range: &Range<u64>, advice: u32) -> Advised {
+        let mut parts: Vec<Vma> = inner.vmas.within(range).collect();
+        let good = parts.iter().take_while(|vma| check_advice(vma, advice).is_ok()).count();
+        let refused = parts.get(good).map_or(Ok(()), |vma| check_advice(vma, advice));
+        parts.truncate(good);
+        let covered = if inner.vmas.covers(range) { Ok(()) } else { Err(Errno::ENOMEM) };
+        Advised { parts, result: refused.and(covered) }
+    }
+}
+
 impl Space {
     /// Gives advice about each area of a range, up to the first that cannot have it. Advice about caching is kept to be
     /// shown. Source: madvise(2).
@@ -104,32 +125,39 @@ impl Space {
         let wraps = addr.0.checked_add(len).and_then(|end| end.checked_next_multiple_of(PAGE)).is_none();
         let range = checked(addr, len).map_err(|errno| if wraps { Errno::EINVAL } else { errno })?;
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
-        let covered = inner.vmas.covers(&range);
-        let parts: Vec<Vma> = inner.vmas.within(&range).collect();
-        let good = parts.iter().take_while(|vma| check_advice(vma, advice).is_ok()).count();
-        let refused = parts.get(good).map_or(Ok(()), |vma| check_advice(vma, advice));
-        let parts = parts.get(..good).unwrap_or_default();
+        if matches!(advice, uapi::MADV_DONTNEED | uapi::MADV_DONTNEED_LOCKED | uapi::MADV_FREE) {
+            return self.discard(&range, advice, &mut doomed);
+        }
+        let mut inner = self.inner.write();
+        let advised = Advised::new(&inner, &range, advice);
         match change {
             Some(change) => {
-                let end = parts.last().map_or(range.start, |vma| vma.end);
+                let end = advised.parts.last().map_or(range.start, |vma| vma.end);
                 inner.vmas.update(&(range.start..end), |vma| change(&mut vma.flags));
             }
-            None if advice == uapi::MADV_REMOVE => {
+            None => {
                 drop(inner);
-                punch(parts)?;
+                punch(&advised.parts)?;
             }
-            None => self.discard(&mut inner, parts, &mut doomed),
         }
-        refused?;
-        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
+        advised.result
     }
 
-    /// Drops pages: anonymous ones read as zero afterwards, others as their object.
-    fn discard(&self, inner: &mut Inner, parts: &[Vma], doomed: &mut Doomed) {
+    /// Drops pages: anonymous ones read as zero afterwards, others as their object. As a reader of the space where only the
+    /// current slot has them.
+    fn discard(&self, range: &Range<u64>, advice: u32, doomed: &mut Doomed) -> Result<()> {
+        {
+            let inner = self.inner.read();
+            let advised = Advised::new(&inner, range, advice);
+            if self.discard_here(&inner, &advised.parts, doomed) {
+                return advised.result;
+            }
+        }
+        let mut inner = self.inner.write();
+        let advised = Advised::new(&inner, range, advice);
         let mut told = false;
-        for part in parts {
-            let taken = inner.table.detach(part.pages());
+        for part in &advised.parts {
+            let taken = inner.table.get_mut().detach(part.pages());
             if !taken.is_empty() {
                 self.log_drop(part.start, part.end);
                 told = true;
@@ -139,13 +167,32 @@ impl Space {
         if told {
             view::shootdown(&self.log);
         }
+        advised.result
+    }
+
+    /// As far as no slot but the current one has the pages; whether that is all of them.
+    fn discard_here(&self, inner: &Inner, parts: &[Vma], doomed: &mut Doomed) -> bool {
+        let slot = percpu::slot();
+        parts.iter().all(|part| {
+            let pages = part.pages();
+            if inner.table.lock().next_present(pages.clone()) == pages.end {
+                return true;
+            }
+            let taken = take_alone(
+                &inner.table,
+                |table| table.held_only_by(pages.clone(), slot),
+                || view::apply_here(&self.log, Change::Drop { start: part.start, end: part.end }),
+                |table| table.detach(pages.clone()),
+            );
+            taken.map(|taken| doomed.extend(taken)).is_some()
+        })
     }
 
     /// `MADV_POPULATE_READ` and `MADV_POPULATE_WRITE`.
     fn populate_as(&self, range: Range<u64>, write: bool) -> Result<()> {
         let allows = |vma: &Vma| if write { vma.prot.contains(Prot::WRITE) } else { !vma.prot.is_empty() };
         let (covered, allowed) = {
-            let inner = self.inner.lock();
+            let inner = self.inner.read();
             (inner.vmas.covers(&range), inner.vmas.within(&range).all(|vma| allows(&vma)))
         };
         if !covered {
@@ -163,11 +210,11 @@ impl Space {
     /// The pages of an object from `first` on are gone: drops entries and copies.
     pub(super) fn forget_pages(&self, object: *const (), first: u64) {
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let mut told = false;
         let parts: Vec<Range<u64>> = inner.vmas.iter().filter_map(|vma| pages_from(vma, object, first)).collect();
         for pages in parts {
-            doomed.extend(inner.table.detach(pages.clone()));
+            doomed.extend(inner.table.get_mut().detach(pages.clone()));
             self.log_drop(pages.start * PAGE, pages.end * PAGE);
             told = true;
         }
@@ -183,7 +230,7 @@ impl Space {
             Backing::Anonymous => false,
         };
         let writer = |vma: &Vma| !vma.is_private() && vma.flags.contains(VmaFlags::MAYWRITE) && of_object(vma);
-        self.inner.lock().vmas.iter().any(writer)
+        self.inner.read().vmas.iter().any(writer)
     }
 
     /// Checks a range for msync(2): our objects need no writing back.
@@ -192,7 +239,7 @@ impl Space {
     /// `EBUSY` if `invalidate` and a page is locked, `ENOMEM` if one is not mapped.
     pub fn sync(&self, addr: UserAddr, len: u64, invalidate: bool) -> Result<()> {
         let range = checked(addr, len)?;
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         if invalidate && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::LOCKED)) {
             return Err(Errno::EBUSY);
         }
@@ -207,7 +254,7 @@ impl Space {
         let start = addr.page();
         let len = len.checked_add(addr.0 - start.0).ok_or(Errno::EINVAL)?;
         let range = checked(start, len)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         inner.vmas.update(&range, |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
         if !inner.vmas.covers(&range) {
             return Err(Errno::ENOMEM);
@@ -221,7 +268,7 @@ impl Space {
 
     /// mlockall(2) and munlockall(2): `now` for what is mapped, unless that stays as it is, `future` for what will be.
     pub fn lock_all(&self, now: Option<LockMode>, future: LockMode) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         inner.lock_future = future.flags();
         if let Some(mode) = now {
             inner.vmas.update(&(0..USER_TOP), |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
@@ -238,7 +285,7 @@ impl Space {
 
     /// Bytes locked, and bytes that locking the range would add.
     pub fn locked(&self, addr: UserAddr, len: u64) -> (u64, u64) {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         let is_locked = |vma: &Vma| vma.flags.contains(VmaFlags::LOCKED);
         let now = inner.vmas.iter().filter(|vma| is_locked(vma)).map(Vma::len).sum();
         let range = addr.page().0..addr.0.saturating_add(len).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
@@ -248,12 +295,12 @@ impl Space {
 
     /// Whether what is mapped next is locked (mlockall(2), `MCL_FUTURE`).
     pub fn locks_future(&self) -> bool {
-        self.inner.lock().lock_future.contains(VmaFlags::LOCKED)
+        self.inner.read().lock_future.contains(VmaFlags::LOCKED)
     }
 
     /// Whether the area at `addr` is locked.
     pub fn is_locked(&self, addr: UserAddr) -> bool {
-        self.inner.lock().vmas.find(addr.0).is_some_and(|vma| vma.flags.contains(VmaFlags::LOCKED))
+        self.inner.read().vmas.find(addr.0).is_some_and(|vma| vma.flags.contains(VmaFlags::LOCKED))
     }
 
     /// Keeps the areas of a range as they are for ever. Source: Linux's Documentation/userspace-api/mseal.rst.
@@ -262,7 +309,7 @@ impl Space {
     /// `EINVAL` for a misaligned range, `ENOMEM` if part of it is not mapped.
     pub fn seal(&self, addr: UserAddr, len: u64) -> Result<()> {
         let range = checked(addr, len).map_err(|errno| if len > USER_TOP { Errno::EINVAL } else { errno })?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         if !inner.vmas.covers(&range) {
             return Err(Errno::ENOMEM);
         }

@@ -2,15 +2,22 @@
 //!
 //! A fault costs several microseconds before it gets here, so it never maps one page: it maps the longest run of
 //! contiguous frames around the address, and allocates anonymous memory in runs.
+//!
+//! Most faults only add pages, or map what is there ([`Space::add_page`]): these are readers of the space's lock, so those of
+//! several threads go on side by side. They hold the page table's lock to look, and to enter what they made; the frames between
+//! are allocated, mapped in the current slot and zeroed without it. Who finds afterwards that another was faster gives its
+//! frames back. Invariants: nobody blocks between looking and mapping; whatever is mapped was claimed for the slot
+//! ([`umbel_mm::holders`]) under the table's lock; nothing is taken away meanwhile, except by who has it alone.
 
 use super::object::PageSource;
 use super::space::{Doomed, Inner, Space};
-use super::table::Pte;
+use super::table::{PageTable, Pte};
 use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmaFlags};
 use crate::{Errno, Result, stats};
 use core::ops::Range;
+use core::sync::atomic::Ordering::Relaxed;
 use umbel_mm::frame::{self, FrameRef, MAX_RUN, Run};
-use umbel_mm::{PAGE, Pfn, heap, slotmap, view};
+use umbel_mm::{PAGE, Pfn, heap, percpu, slotmap, view};
 use umbel_smp::vtime::{self, Event};
 
 /// `si_code` of a SIGSEGV: nothing is mapped there.
@@ -72,26 +79,50 @@ impl From<Errno> for Fault {
 
 pub(super) type FaultResult<T> = core::result::Result<T, Fault>;
 
+/// What came of a fault that may only add pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Added {
+    /// New pages, mapped.
+    New,
+    /// The page was there, and is mapped now.
+    Present,
+    /// More must change: for the writer of the space's lock.
+    Nothing,
+}
+
 impl Space {
     /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep.
     pub fn handle_fault(&self, addr: u64, access: Access) -> FaultResult<()> {
-        let mut inner = self.inner.lock();
+        let (vpn, write) = (addr / PAGE, access == Access::Write);
+        {
+            let inner = self.enter();
+            note_touch(&inner, vpn);
+            let added = match area_for(&inner, addr, access) {
+                Ok(vma) => add_page(&inner, vma, vpn, write, true)?,
+                Err(Fault::Segv(SEGV_MAPERR)) => Added::Nothing,
+                Err(fault) => return Err(fault),
+            };
+            if added == Added::New {
+                // Not where only this slot lacked the mapping: which slot that is may depend on the host.
+                vtime::event(Event::Fault);
+            }
+            if added != Added::Nothing {
+                return Ok(());
+            }
+        }
+        let mut inner = self.inner.write();
         if self.activate() {
             super::warm::warm(&mut inner);
         }
-        let vpn = addr / PAGE;
-        if let Some(left @ 1..) = inner.notes_left {
-            inner.notes_left = Some(left - 1);
-            inner.family.touched.note(vpn);
+        if inner.vmas.find(addr).is_none() {
+            grow_stack(&mut inner, addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
         }
-        let vma = self.area_for(&mut inner, addr, access)?;
-        let before = inner.table.present();
-        self.make_present(&mut inner, &vma, vpn, access == Access::Write, true)?;
-        if inner.table.present() != before {
-            // Not where only this slot lacked the mapping: which slot that is may depend on the host.
+        let vma = area_for(&inner, addr, access)?.clone();
+        let before = inner.table.get_mut().present();
+        self.make_present(&mut inner, &vma, vpn, write, true)?;
+        if inner.table.get_mut().present() != before {
             vtime::event(Event::Fault);
         }
-        inner.note_peak();
         Ok(())
     }
 
@@ -100,7 +131,7 @@ impl Space {
     pub fn populate(&self, start: u64, end: u64) -> FaultResult<()> {
         let mut at = start;
         while at < end {
-            let vma = self.inner.lock().vmas.find_from(at).map(|vma| (vma.start, vma.end, vma.prot, vma.flags));
+            let vma = self.inner.read().vmas.find_from(at).map(|vma| (vma.start, vma.end, vma.prot, vma.flags));
             let Some((from, to, prot, flags)) = vma.filter(|(from, ..)| *from < end) else { return Ok(()) };
             let range = at.max(from)..end.min(to);
             at = range.end;
@@ -116,28 +147,18 @@ impl Space {
     pub(super) fn touch_all(&self, range: Range<u64>, write: bool) -> FaultResult<()> {
         let access = if write { Access::Write } else { Access::Read };
         for vpn in range.start / PAGE..range.end / PAGE {
-            let mut inner = self.inner.lock();
-            let pte = inner.table.get(vpn);
-            inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
-            let allowed = inner.vmas.find(vpn * PAGE).is_some_and(|vma| access.allowed_by(vma.prot));
-            drop(inner);
+            let (pte, allowed) = {
+                let inner = self.inner.read();
+                let mut table = inner.table.lock();
+                table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
+                let allowed = inner.vmas.find(vpn * PAGE).is_some_and(|vma| access.allowed_by(vma.prot));
+                (table.get(vpn), allowed)
+            };
             if !allowed || !pte.is_present() || (write && !pte.is_writable()) {
                 self.handle_fault(vpn * PAGE, access)?;
             }
         }
         Ok(())
-    }
-
-    /// The area that allows the access, grown down if it is a stack.
-    fn area_for(&self, inner: &mut Inner, addr: u64, access: Access) -> FaultResult<Vma> {
-        if inner.vmas.find(addr).is_none() {
-            grow_stack(inner, addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
-        }
-        let vma = inner.vmas.find(addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
-        if !access.allowed_by(vma.prot) {
-            return Err(Fault::Segv(SEGV_ACCERR));
-        }
-        Ok(vma.clone())
     }
 
     /// Makes page `vpn` of `vma` present for the access; maps it in the current slot if `map`.
@@ -149,20 +170,13 @@ impl Space {
         write: bool,
         map: bool,
     ) -> FaultResult<()> {
-        let pte = inner.table.get(vpn);
-        if pte.is_present() {
-            inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
-            if write && !pte.is_writable() {
-                return self.unshare(inner, vma, vpn, map);
-            }
-            return if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) };
+        if add_page(inner, vma, vpn, write, map)? != Added::Nothing {
+            return Ok(());
         }
-        // A page table entry costs kernel memory.
-        heap::room_to_fault()?;
-        match &vma.backing {
-            Backing::Anonymous => allocate_run(inner, vma, vpn, map),
-            Backing::File { .. } => self.object_page(inner, vma, vpn, write, map),
+        if inner.table.get_mut().get(vpn).is_present() {
+            return self.unshare(inner, vma, vpn, map);
         }
+        self.object_page(inner, vma, vpn, write, map)
     }
 
     /// An absent page of an object.
@@ -173,10 +187,10 @@ impl Space {
         let write_object = write && !vma.is_private();
         match object.page(index, write_object)? {
             PageSource::Frame(frame) if !vma.is_private() => {
-                release(inner.table.set(vpn, Pte::shared(frame.into_raw())));
+                release(inner.table.get_mut().set(vpn, Pte::shared(frame.into_raw())));
             }
             PageSource::Frame(frame) if !write => {
-                release(inner.table.set(vpn, Pte::of_object(frame.into_raw())));
+                release(inner.table.get_mut().set(vpn, Pte::of_object(frame.into_raw())));
             }
             PageSource::Frame(frame) => {
                 let copy = FrameRef::alloc()?;
@@ -190,7 +204,7 @@ impl Space {
                 return self.copy_host_pages(inner, vma, vpn, map);
             }
             PageSource::Host { fd, offset } => {
-                return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
+                return if map { map_host(inner.table.get_mut(), vma, vpn, fd, offset) } else { Ok(()) };
             }
         }
         if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
@@ -200,8 +214,8 @@ impl Space {
     /// over. Maps them in the current slot if `map`.
     fn copy_host_pages(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
         let window = around(vma, vpn, HOST_COPY);
-        let start = inner.table.absent_down_to(vpn, window.start);
-        let limit = inner.table.next_present(vpn..window.end) - start;
+        let start = inner.table.get_mut().absent_down_to(vpn, window.start);
+        let limit = inner.table.get_mut().next_present(vpn..window.end) - start;
         let count = vma.object_page(start).map_or(0, |(object, index)| object.host_run(index, limit));
         let mut pages = start..start + count.min(limit);
         if !pages.contains(&vpn) {
@@ -220,29 +234,25 @@ impl Space {
             frame::put_run(run.first, run.count);
             return Err(errno.into());
         }
-        inner.table.fill(pages.start, run.first, run.count);
+        inner.table.get_mut().fill(pages.start, run.first, run.count);
         self.replaced(inner, vma, vpn, pages, map)
     }
 
     /// Slots must let go of what they have of `pages`, which have new, contiguous, writable frames. The current one maps
     /// those instead if `map`.
-    fn replaced(&self, inner: &Inner, vma: &Vma, vpn: u64, pages: Range<u64>, map: bool) -> FaultResult<()> {
+    fn replaced(&self, inner: &mut Inner, vma: &Vma, vpn: u64, pages: Range<u64>, map: bool) -> FaultResult<()> {
         self.log_drop(pages.start * PAGE, pages.end * PAGE);
         if !map {
             view::shootdown(&self.log);
             return Ok(());
         }
         view::shootdown_replaced(&self.log);
-        let mapped = map_present(inner, vma, vpn, pages.clone());
-        if mapped.is_err() {
-            slotmap::unmap(pages.start * PAGE, (pages.end - pages.start) * PAGE);
-        }
-        mapped
+        map_over(inner, vma, vpn, pages)
     }
 
     /// Puts a private frame where slots may have a page of the object: they must let go of that first.
     fn install(&self, inner: &mut Inner, vpn: u64, frame: FrameRef) {
-        release(inner.table.set(vpn, Pte::private(frame.into_raw(), true)));
+        release(inner.table.get_mut().set(vpn, Pte::private(frame.into_raw(), true)));
         self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
         view::shootdown(&self.log);
     }
@@ -250,10 +260,11 @@ impl Space {
     /// A write to a private page that may be shared with other spaces or the object.
     fn unshare(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
         inner.family.written.note(vpn);
-        if frame::references(inner.table.get(vpn).pfn()) == 1 {
+        let table = inner.table.get_mut();
+        if frame::references(table.get(vpn).pfn()) == 1 {
             // Only we have it. Less strict than before, so slots need not be told.
             let around = around(vma, vpn, REUSE_AROUND);
-            inner.table.update(around.clone(), |_, pte| {
+            table.update(around.clone(), |_, pte| {
                 if frame::references(pte.pfn()) == 1 {
                     *pte = pte.writable();
                 }
@@ -262,14 +273,63 @@ impl Space {
         }
         let around = around(vma, vpn, COPY_AROUND);
         let mut doomed = Doomed::default();
-        let range = match copy_run(inner, vpn, around, &mut doomed) {
+        let (range, alone) = match copy_run(inner, vpn, around, &mut doomed) {
             // RAM is short: this page at least.
             Err(Errno::ENOMEM) => copy_run(inner, vpn, vpn..vpn + 1, &mut doomed)?,
             other => other?,
         };
-        let mapped = self.replaced(inner, vma, vpn, range, map);
+        let mapped =
+            if map && alone { map_over(inner, vma, vpn, range) } else { self.replaced(inner, vma, vpn, range, map) };
         drop(doomed);
         mapped
+    }
+}
+
+/// A child of fork says which pages it touches first.
+fn note_touch(inner: &Inner, vpn: u64) {
+    let one_less = |left: u32| left.checked_sub(1);
+    if inner.forked
+        && inner.notes_left.load(Relaxed) > 0
+        && inner.notes_left.fetch_update(Relaxed, Relaxed, one_less).is_ok()
+    {
+        inner.family.touched.note(vpn);
+    }
+}
+
+/// The area that allows the access.
+fn area_for(inner: &Inner, addr: u64, access: Access) -> FaultResult<&Vma> {
+    let vma = inner.vmas.find(addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
+    if access.allowed_by(vma.prot) { Ok(vma) } else { Err(Fault::Segv(SEGV_ACCERR)) }
+}
+
+/// Makes page `vpn` of `vma` present for the access, as far as that takes nothing away and asks no object; maps it in the
+/// current slot if `map`.
+fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> FaultResult<Added> {
+    loop {
+        {
+            let mut table = inner.table.lock();
+            let pte = table.get(vpn);
+            if pte.is_present() {
+                table.update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
+                if write && !pte.is_writable() {
+                    return Ok(Added::Nothing);
+                }
+                if map {
+                    let run = PresentRun::claim(&mut table, inner.watched, vma, vpn, vma.pages());
+                    drop(table);
+                    run.map()?;
+                }
+                return Ok(Added::Present);
+            }
+        }
+        // A page table entry costs kernel memory.
+        heap::room_to_fault()?;
+        match &vma.backing {
+            Backing::Anonymous if allocate_run(inner, vma, vpn, map)? => return Ok(Added::New),
+            // Another thread was faster.
+            Backing::Anonymous => {}
+            Backing::File { .. } => return Ok(Added::Nothing),
+        }
     }
 }
 
@@ -307,32 +367,36 @@ fn grow_stack(inner: &mut Inner, addr: u64) -> Option<()> {
     Some(())
 }
 
-/// Allocates zeroed frames around an absent page of anonymous memory: more each time when faults go upwards.
-fn allocate_run(inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+/// Allocates zeroed frames around an absent page of anonymous memory: more each time when faults go upwards. False if pages
+/// came meanwhile.
+fn allocate_run(inner: &Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<bool> {
     let usage = frame::usage();
-    let mut size = match inner.next_run {
-        (next, size) if next == vpn => (size * 2).min(u64::from(MAX_RUN)),
-        _ => FIRST_RUN,
+    let (pages, size) = {
+        let table = inner.table.lock();
+        let mut size = table.run_before(vpn).map_or(FIRST_RUN, |size| (size * 2).min(u64::from(MAX_RUN)));
+        if usage.free < usage.total / 16 {
+            size = 1;
+        }
+        let window = around(vma, vpn, size);
+        (table.absent_down_to(vpn, window.start)..table.next_present(vpn..window.end), size)
     };
-    if usage.free < usage.total / 16 {
-        size = 1;
+    let end = pages.end;
+    if pages.is_empty() || !allocate_range(inner, vma, pages, vpn, map)? {
+        return Ok(false);
     }
-    let window = around(vma, vpn, size);
-    let start = inner.table.absent_down_to(vpn, window.start);
-    let end = inner.table.next_present(vpn..window.end);
-    allocate_range(inner, vma, start..end, vpn, map)?;
-    inner.next_run = (end, size);
-    Ok(())
+    inner.table.lock().note_run(end, size);
+    Ok(true)
 }
 
-/// Allocates zeroed frames for absent pages of anonymous memory. Page `vpn` of them is needed, the others are welcome.
+/// Allocates zeroed frames for absent pages of anonymous memory. Page `vpn` of them is needed, the others are welcome. False if
+/// some came meanwhile.
 pub(super) fn allocate_range(
-    inner: &mut Inner,
+    inner: &Inner,
     vma: &Vma,
     Range { start, end }: Range<u64>,
     vpn: u64,
     map: bool,
-) -> FaultResult<()> {
+) -> FaultResult<bool> {
     let mut at = start;
     while at < end {
         let map = map.then_some(vma.prot);
@@ -345,12 +409,32 @@ pub(super) fn allocate_range(
             }
             Err(errno) => return Err(errno.into()),
         };
-        inner.table.fill(at, run.first, run.count);
         let pages = at..at + u64::from(run.count);
-        inner.table.update(pages.clone(), |page, pte| *pte = if page == vpn { *pte } else { pte.ahead() });
+        if !enter_run(inner, pages.clone(), run, vpn, map.is_some()) {
+            if map.is_some() {
+                slotmap::unmap(pages.start * PAGE, (pages.end - pages.start) * PAGE);
+            }
+            frame::put_run(run.first, run.count);
+            return Ok(false);
+        }
         at = pages.end;
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Enters the frames for `pages`, of which `vpn` is needed, if none has come meanwhile. They are claimed for the current slot if
+/// it has them mapped.
+fn enter_run(inner: &Inner, pages: Range<u64>, run: Run, vpn: u64, mapped: bool) -> bool {
+    let mut table = inner.table.lock();
+    if table.next_present(pages.clone()) != pages.end {
+        return false;
+    }
+    table.fill(pages.start, run.first, run.count);
+    if mapped {
+        table.claim(pages.clone(), percpu::slot());
+    }
+    table.update(pages, |page, pte| *pte = if page == vpn { *pte } else { pte.ahead() });
+    true
 }
 
 /// Zeroed frames for absent pages from `vpn` on, as many as there are side by side up to `want`; mapped in the current slot
@@ -359,8 +443,8 @@ fn new_run(vpn: u64, want: u32, map: Option<Prot>) -> Result<Run> {
     let Some(prot) = map else { return frame::alloc_zeroed_run(want) };
     let (run, dirty) = frame::alloc_unzeroed_run(want)?;
     let (addr, len) = (vpn * PAGE, u64::from(run.count) * PAGE);
-    // Old bytes are zeroed through the mapping: no guest code runs here before this returns, and no other slot can map
-    // frames that are not in the table yet.
+    // Old bytes are zeroed through the mapping: no guest code runs here before the run is entered or given back, and no other
+    // slot can map frames that are not in the table yet.
     let mut ready = if dirty && !prot.contains(Prot::WRITE) { frame::zero_run(run) } else { Ok(()) };
     if ready.is_ok() {
         ready = slotmap::map_frames(addr, run.first, run.count, prot.bits());
@@ -377,28 +461,33 @@ fn new_run(vpn: u64, want: u32, map: Option<Prot>) -> Result<Run> {
     Ok(run)
 }
 
-/// Copies frames of the run around `vpn` within `window` that are contiguous and not writable; the pages copied.
-fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed) -> Result<Range<u64>> {
-    let run = contiguous(inner, vpn, &window, |pte| !pte.is_writable() && frame::references(pte.pfn()) > 1);
+/// Copies frames of the run around `vpn` within `window` that are contiguous and not writable; the pages copied, and whether no
+/// slot but the current one may have the old ones mapped.
+fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed) -> Result<(Range<u64>, bool)> {
+    let table = inner.table.get_mut();
+    let run = contiguous(table, vpn, &window, |pte| !pte.is_writable() && frame::references(pte.pfn()) > 1);
     let want = (run.end - run.start) as u32;
     let fresh = frame::alloc_run(want)?;
     let run = if fresh.count == want { run } else { vpn..vpn + 1 };
     let count = (run.end - run.start) as u32;
     frame::put_run(Pfn(fresh.first.0 + count), fresh.count - count);
-    if let Err(error) = frame::copy(inner.table.get(run.start).pfn(), fresh.first, count) {
+    if let Err(error) = frame::copy(table.get(run.start).pfn(), fresh.first, count) {
         frame::put_run(fresh.first, count);
         return Err(error);
     }
+    let mut alone = true;
     for (page, pfn) in run.clone().zip(fresh.first.0..) {
-        doomed.push(inner.table.set(page, Pte::private(Pfn(pfn), true)));
+        let old = table.set(page, Pte::private(Pfn(pfn), true));
+        alone &= old.holders().only(percpu::slot());
+        doomed.push(old);
     }
-    Ok(run)
+    Ok((run, alone))
 }
 
 /// The longest run of pages around `vpn`, within `window`, whose entries pass `fits` and whose frames are contiguous.
-fn contiguous(inner: &Inner, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -> bool) -> Range<u64> {
+fn contiguous(table: &PageTable, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -> bool) -> Range<u64> {
     let mut run = vpn..vpn + 1;
-    let mut table = inner.table.cursor();
+    let mut table = table.cursor();
     let mut pte = table.get(vpn);
     while run.start > window.start {
         let below = table.get(run.start - 1);
@@ -420,27 +509,57 @@ fn contiguous(inner: &Inner, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -
     run
 }
 
+/// A run of present pages, claimed for the current slot.
+struct PresentRun {
+    addr: u64,
+    first: Pfn,
+    count: u32,
+    prot: Prot,
+}
+
+impl PresentRun {
+    /// The run around `vpn` within `window`; of one page if touches are `watched`.
+    fn claim(table: &mut PageTable, watched: bool, vma: &Vma, vpn: u64, window: Range<u64>) -> PresentRun {
+        let near = around(vma, vpn, if watched { 1 } else { MAP_AROUND });
+        let window = window.start.max(near.start)..window.end.min(near.end);
+        let pte = table.get(vpn);
+        let run = contiguous(table, vpn, &window, |other| other.is_writable() == pte.is_writable());
+        let first = table.get(run.start);
+        table.claim(run.clone(), percpu::slot());
+        let count = (run.end - run.start) as u32;
+        PresentRun { addr: run.start * PAGE, first: first.pfn(), count, prot: first.allows(vma.prot) }
+    }
+
+    fn map(self) -> Result<()> {
+        stats::FAULT_PAGES.add(self.count.into());
+        slotmap::map_frames(self.addr, self.first, self.count, self.prot.bits())
+    }
+}
+
 /// Maps the run of present pages around `vpn` in the current slot.
-fn map_present(inner: &Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultResult<()> {
-    let near = around(vma, vpn, if inner.watched { 1 } else { MAP_AROUND });
-    let window = window.start.max(near.start)..window.end.min(near.end);
-    let pte = inner.table.get(vpn);
-    let run = contiguous(inner, vpn, &window, |other| other.is_writable() == pte.is_writable());
-    let first = inner.table.get(run.start);
-    let prot = first.allows(vma.prot);
-    stats::FAULT_PAGES.add(run.end - run.start);
-    slotmap::map_frames(run.start * PAGE, first.pfn(), (run.end - run.start) as u32, prot.bits())?;
+fn map_present(inner: &mut Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultResult<()> {
+    let watched = inner.watched;
+    PresentRun::claim(inner.table.get_mut(), watched, vma, vpn, window).map()?;
     Ok(())
 }
 
+/// As [`map_present`] in the place of what the slot has of `pages`, which must go in any case.
+fn map_over(inner: &mut Inner, vma: &Vma, vpn: u64, pages: Range<u64>) -> FaultResult<()> {
+    let mapped = map_present(inner, vma, vpn, pages.clone());
+    if mapped.is_err() {
+        slotmap::unmap(pages.start * PAGE, (pages.end - pages.start) * PAGE);
+    }
+    mapped
+}
+
 /// Maps the host's pages around `vpn`, as far as they lie together in the file and no page of RAM replaces them.
-pub(super) fn map_host(inner: &Inner, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
+pub(super) fn map_host(table: &PageTable, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
     let Some((object, index)) = vma.object_page(vpn) else {
         return Err(Fault::Bus);
     };
     let near = around(vma, vpn, HOST_AROUND);
-    let start = inner.table.absent_down_to(vpn, near.start).max(vpn - (vpn.min(index)));
-    let end = inner.table.next_present(vpn..near.end);
+    let start = table.absent_down_to(vpn, near.start).max(vpn - (vpn.min(index)));
+    let end = table.next_present(vpn..near.end);
     let before = vpn - start;
     let (mut first, mut count, mut at) = (vpn, object.host_run(index, end - vpn).max(1), offset);
     // Does the run that begins further down reach up to here?

@@ -8,6 +8,7 @@ use crate::Result;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
+use core::sync::atomic::AtomicU32;
 use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
 use umbel_mm::log::Change;
 use umbel_mm::{PAGE, frame, heap, view};
@@ -29,29 +30,30 @@ impl Space {
         let alone = Arc::strong_count(self) <= 2;
         // First, so that nothing is lost when memory is short.
         Space::room()?;
-        let mut inner = self.inner.lock();
-        heap::room_for(inner.table.present() * BYTES_PER_ENTRY)?;
+        let mut inner = self.inner.write();
+        heap::room_for(inner.table.get_mut().present() * BYTES_PER_ENTRY)?;
         commit::check_sum(inner.vmas.committed())?;
         let areas: Vec<Vma> =
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
-        let (family, notes_left) = (inner.family.clone(), Some(NOTED));
+        let family = inner.family.clone();
         let kept = inner.kept.clone();
         let mut child = Inner {
             layout: inner.layout,
             limits: inner.limits,
             kept,
             family,
-            notes_left,
+            forked: true,
+            notes_left: AtomicU32::new(NOTED),
             unpatched: inner.unpatched,
             ..Inner::default()
         };
         if alone {
             // What cannot be copied now is shared until somebody writes.
-            let _ = copy_recent(&inner, &mut child, &areas);
+            let _ = copy_recent(&mut inner, &mut child, &areas);
         }
-        self.protect_private(&mut inner, &areas, &child);
+        self.protect_private(&mut inner, &areas, &mut child);
         for vma in &areas {
-            copy_entries(&inner, &mut child, vma);
+            copy_entries(&mut inner, &mut child, vma);
         }
         let mut objects = Vec::new();
         for mut vma in areas {
@@ -72,12 +74,13 @@ impl Space {
     }
 
     /// Takes writing away from all private pages that the child has no copy of, here and in every slot.
-    fn protect_private(&self, inner: &mut Inner, areas: &[Vma], child: &Inner) {
+    fn protect_private(&self, inner: &mut Inner, areas: &[Vma], child: &mut Inner) {
         let mut ranges: Vec<(Range<u64>, Prot)> = Vec::new();
+        let (table, copied) = (inner.table.get_mut(), child.table.get_mut());
         for vma in areas.iter().filter(|vma| vma.is_private() && vma.prot.contains(Prot::WRITE)) {
             let prot = vma.prot.difference(Prot::WRITE);
-            inner.table.update(vma.pages(), |vpn, pte| {
-                if !pte.is_writable() || child.table.get(vpn).is_present() {
+            table.update(vma.pages(), |vpn, pte| {
+                if !pte.is_writable() || copied.get(vpn).is_present() {
                     return;
                 }
                 *pte = pte.read_only();
@@ -89,7 +92,7 @@ impl Space {
         }
         // Areas that mprotect made read-only keep their writable mark: they need it back when they are writable again.
         for vma in areas.iter().filter(|vma| vma.is_private() && !vma.prot.contains(Prot::WRITE)) {
-            inner.table.update(vma.pages(), |_, pte| *pte = pte.read_only());
+            table.update(vma.pages(), |_, pte| *pte = pte.read_only());
         }
         if ranges.is_empty() {
             return;
@@ -107,15 +110,16 @@ impl Space {
 }
 
 /// Shares the private pages of an area with the child. Shared objects' pages are found again by faults.
-fn copy_entries(parent: &Inner, child: &mut Inner, vma: &Vma) {
+fn copy_entries(parent: &mut Inner, child: &mut Inner, vma: &Vma) {
     if !vma.is_private() || vma.flags.contains(VmaFlags::WIPEONFORK) {
         return;
     }
-    for (vpn, pte) in parent.table.iter(vma.pages()) {
-        if child.table.get(vpn).is_present() {
+    let copied = child.table.get_mut();
+    for (vpn, pte) in parent.table.get_mut().iter(vma.pages()) {
+        if copied.get(vpn).is_present() {
             continue;
         }
         frame::get(pte.pfn());
-        child.table.set(vpn, pte.read_only());
+        copied.set(vpn, pte.read_only().unclaimed());
     }
 }

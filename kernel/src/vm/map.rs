@@ -68,7 +68,7 @@ impl Space {
             set.add(self.handle());
         }
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let range = place(&inner, &request, len)?;
         let mut flags = request.flags;
         // Under the lock: who seals it looks for areas afterwards.
@@ -106,7 +106,7 @@ impl Space {
     pub fn unmap(&self, addr: UserAddr, len: u64) -> Result<()> {
         let range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         // Splitting one area makes one more.
         let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
         if splits && inner.vmas.count() >= max_areas() {
@@ -119,18 +119,23 @@ impl Space {
 
     /// Removes areas and pages of a range, from every slot too. Their frames go when `doomed` does.
     pub(super) fn remove_range(&self, inner: &mut Inner, range: &Range<u64>, doomed: &mut Doomed) {
-        let mut gone: Option<Range<u64>> = None;
+        let (mut gone, mut told): (Option<Range<u64>>, _) = (None, false);
         for part in inner.vmas.remove(range) {
             if Self::may_be_mapped(inner, &part) {
                 gone = Some(gone.map_or(part.start, |gone| gone.start)..part.end);
+                // Pages of the host are claimed by nobody.
+                told |= matches!(part.backing, Backing::File { .. }) || !Self::only_here(inner, part.pages());
             }
             // Entries of areas without any permission are there too.
-            doomed.extend(inner.table.detach(part.pages()));
+            doomed.extend(inner.table.get_mut().detach(part.pages()));
             doomed.keep(part);
         }
-        if let Some(gone) = gone {
+        let Some(gone) = gone else { return };
+        if told {
             self.log_drop(gone.start, gone.end);
             view::shootdown(&self.log);
+        } else {
+            view::apply_here(&self.log, Change::Drop { start: gone.start, end: gone.end });
         }
     }
 
@@ -141,7 +146,7 @@ impl Space {
     pub fn protect_down(&self, addr: UserAddr, len: u64, prot: Prot) -> Result<()> {
         let range = page_range(addr.0, len)?;
         let start = {
-            let inner = self.inner.lock();
+            let inner = self.inner.read();
             let vma = inner.vmas.find_from(range.start).filter(|vma| vma.start < range.end).ok_or(Errno::ENOMEM)?;
             if !vma.flags.contains(VmaFlags::GROWSDOWN) {
                 return Err(Errno::EINVAL);
@@ -160,7 +165,7 @@ impl Space {
             return Ok(());
         }
         let range = page_range(addr.0, len)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > max_areas() {
             return Err(Errno::ENOMEM);
         }
@@ -183,9 +188,14 @@ impl Space {
         let mut told = false;
         let parts: alloc::vec::Vec<Vma> = inner.vmas.within(&range).collect();
         for part in &parts {
-            if !part.prot.difference(prot).is_empty() && Self::may_be_mapped(&inner, part) {
-                self.log_less(part, prot);
-                told = true;
+            if !part.prot.difference(prot).is_empty() && Self::may_be_mapped(&mut inner, part) {
+                let less = less(part, prot);
+                if matches!(part.backing, Backing::Anonymous) && Self::only_here(&mut inner, part.pages()) {
+                    view::apply_here(&self.log, less);
+                } else {
+                    self.log.append(less);
+                    told = true;
+                }
             }
         }
         inner.vmas.update(&range, |vma| vma.prot = prot);
@@ -195,25 +205,15 @@ impl Space {
         Ok(())
     }
 
-    /// Notes that an area has less protection. Never more than its strictest page allows: pages to be copied on write.
-    fn log_less(&self, part: &Vma, prot: Prot) {
-        if prot.is_empty() {
-            self.log_drop(part.start, part.end);
-            return;
-        }
-        let host = if part.is_private() { prot.difference(Prot::WRITE) } else { prot };
-        self.log.append(Change::Protect { start: part.start, end: part.end, prot: host.bits() });
-    }
-
     /// A free range of `len` bytes in the mmap area; nothing is reserved. For the loader, whose space nobody else has.
     pub fn find_room(&self, len: u64) -> Result<UserAddr> {
         let len = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
-        find_place(&self.inner.lock(), 0, len).map(|range| UserAddr(range.start)).ok_or(Errno::ENOMEM)
+        find_place(&self.inner.read(), 0, len).map(|range| UserAddr(range.start)).ok_or(Errno::ENOMEM)
     }
 
     /// Puts the heap's start: the loader.
     pub fn set_brk(&self, start: UserAddr) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         inner.layout.brk_start = start.0;
         inner.layout.brk = start.0;
     }
@@ -221,7 +221,7 @@ impl Space {
     /// Moves the heap's end if that can be; where it is then. Source: brk(2), Linux's return value.
     pub fn brk(&self, to: UserAddr) -> UserAddr {
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let (start, now) = (inner.layout.brk_start, inner.layout.brk);
         if to.0 < start || start == 0 || to.0 > USER_TOP {
             return UserAddr(now);
@@ -245,6 +245,16 @@ impl Space {
         }
         to
     }
+}
+
+/// That an area has less protection. Never more than its strictest page allows: pages to be copied on write.
+fn less(part: &Vma, prot: Prot) -> Change {
+    let Vma { start, end, .. } = *part;
+    if prot.is_empty() {
+        return Change::Drop { start, end };
+    }
+    let host = if part.is_private() { prot.difference(Prot::WRITE) } else { prot };
+    Change::Protect { start, end, prot: host.bits() }
 }
 
 /// See [`MAX_AREAS`].

@@ -6,10 +6,13 @@
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
 //! The page table is the truth; what a slot has mapped is a cache of it, filled by faults, corrected through the update
-//! log (`mm::log`, `mm::view`). Only not-present → present needs no log entry. Old frames are released only after the
-//! shootdown that follows the entry.
+//! log (`mm::log`, `mm::view`). Two changes need no log entry: not-present → present, and those of pages that no slot but the
+//! current one may have mapped (`mm::holders`), which it corrects itself. Old frames are released only after the shootdown that
+//! follows the entry: no freed page is ever seen through an old mapping.
 //!
-//! Locks: `Rank::Space` (sleeping), then what [`Mappable::page`] takes (`Rank::Pages` and below).
+//! Locks: `Rank::Space` (sleeping), then what [`Mappable::page`] takes (`Rank::Pages` and below), then `Rank::PageTable`. Whoever
+//! changes areas, or present pages that others may have mapped, is the space's writer and needs no lock of the page table; faults
+//! that only add pages and advice that drops a slot's own are readers and take that one for moments, never over a host call.
 
 pub mod account;
 pub mod advise;

@@ -142,7 +142,7 @@ impl Space {
     /// Maps patched text in the place of the file's text that was just mapped at `start`, if there is any.
     pub fn adopt_text(&self, start: UserAddr) {
         let Some(site) = self.locate(start.0) else { return };
-        let Some(pages) = self.inner.lock().vmas.find(start.0).map(|vma| site.page..site.page + vma.len() / PAGE)
+        let Some(pages) = self.inner.read().vmas.find(start.0).map(|vma| site.page..site.page + vma.len() / PAGE)
         else {
             return;
         };
@@ -152,7 +152,7 @@ impl Space {
         if self.map_trampolines(site.trampolines, &file.trampolines).is_err() {
             return;
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let Some(vma) = inner.vmas.find(start.0).filter(|vma| vma.start == start.0).cloned() else { return };
         let same =
             vma.object_page(start.0 / PAGE).is_some_and(|(object, _)| object_id(object) == object_id(&site.object));
@@ -169,7 +169,7 @@ impl Space {
 
     /// The site at `at`, if its text may be patched.
     fn locate(&self, at: u64) -> Option<Site> {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         if inner.unpatched {
             return None;
         }
@@ -190,16 +190,16 @@ impl Space {
     pub fn unpatch(&self) {
         prune();
         let files = FILES.lock();
-        let mut inner = self.inner.lock();
+        let inner = &mut *self.inner.write();
         if core::mem::replace(&mut inner.unpatched, true) {
             return;
         }
-        let texts = self.take_texts(&mut inner);
+        let texts = self.take_texts(inner);
         let mut patched = Vec::new();
         for vma in inner.vmas.iter() {
             let Backing::File { object, .. } = &vma.backing else { continue };
             let Some(file) = files.get(&(object_id(object) as usize)) else { continue };
-            for (vpn, pte) in inner.table.iter(vma.pages()) {
+            for (vpn, pte) in inner.table.get_mut().iter(vma.pages()) {
                 if vma.object_page(vpn).is_some_and(|(_, page)| file.has_version(page, pte)) {
                     patched.push(vpn);
                 }
@@ -207,7 +207,7 @@ impl Space {
         }
         drop(files);
         for vpn in patched {
-            let old = inner.table.set(vpn, Pte::default());
+            let old = inner.table.get_mut().set(vpn, Pte::default());
             self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
             view::shootdown(&self.log);
             if old.is_present() {
@@ -262,14 +262,14 @@ impl Space {
     /// Whether the space has the file's own page at the site, or any patch of it: what a child has of its parent is older
     /// than what its siblings made of it.
     fn holds(&self, site: &Site, file: &File) -> bool {
-        let pte: Pte = self.inner.lock().table.get(site.page_addr / PAGE);
+        let pte: Pte = self.inner.read().table.lock().get(site.page_addr / PAGE);
         !pte.is_present() || file.has_version(site.page, pte)
     }
 
     fn map_trampolines(&self, at: u64, trampolines: &Arc<Trampolines>) -> Result<()> {
         let object: Arc<dyn Mappable> = trampolines.clone();
         let id = object_id(&object);
-        if let Some(vma) = self.inner.lock().vmas.find(at)
+        if let Some(vma) = self.inner.read().vmas.find(at)
             && let Backing::File { object: there, .. } = &vma.backing
             && vma.start == at
         {
@@ -284,12 +284,13 @@ impl Space {
             backing: Backing::File { object, offset: 0, file: None },
         })?;
         let frames = trampolines.0.lock().clone();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         for (vpn, frame) in (at / PAGE..).zip(frames) {
             // Another thread may have been faster, with a fault or with an unmapping.
             let there = inner.vmas.find(vpn * PAGE).and_then(|vma| vma.object_page(vpn));
-            if there.is_some_and(|(object, _)| object_id(object) == id) && !inner.table.get(vpn).is_present() {
-                inner.table.set(vpn, Pte::private(frame.into_raw(), false));
+            if there.is_some_and(|(object, _)| object_id(object) == id) && !inner.table.get_mut().get(vpn).is_present()
+            {
+                inner.table.get_mut().set(vpn, Pte::private(frame.into_raw(), false));
             }
         }
         Ok(())

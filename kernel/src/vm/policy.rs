@@ -122,7 +122,7 @@ impl Space {
     /// # Errors
     /// `EFAULT` if there is none.
     pub fn policy(&self, addr: u64) -> Result<Policy> {
-        self.inner.lock().vmas.find(addr).map(|vma| Policy::of(vma.flags)).ok_or(Errno::EFAULT)
+        self.inner.read().vmas.find(addr).map(|vma| Policy::of(vma.flags)).ok_or(Errno::EFAULT)
     }
 
     /// Sets the policy of a range.
@@ -134,7 +134,7 @@ impl Space {
             return Ok(());
         }
         let range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         if !inner.vmas.covers(&range) {
             return Err(Errno::EFAULT);
         }
@@ -151,7 +151,7 @@ impl Space {
             return Ok(());
         }
         let range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         let mut found = Err(Errno::ENOENT);
         for vma in inner.vmas.within(&range) {
             match Policy::of(vma.flags).mode() {
@@ -165,10 +165,10 @@ impl Space {
 
     /// The node of each page, or what move_pages(2) says of it: `EFAULT` where nothing is mapped, `ENOENT` where no page is yet.
     pub fn nodes(&self, pages: &[u64]) -> Vec<Result<i32>> {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         let node = |&addr: &u64| match inner.vmas.find(addr) {
             None => Err(Errno::EFAULT),
-            Some(_) if !inner.table.get(addr / PAGE).is_present() => Err(Errno::ENOENT),
+            Some(_) if !inner.table.lock().get(addr / PAGE).is_present() => Err(Errno::ENOENT),
             Some(_) => Ok(0),
         };
         pages.iter().map(node).collect()

@@ -30,7 +30,7 @@ impl Space {
         }
         let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let vma = inner.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
         check_sealed(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
         if old_len == 0 {
@@ -55,7 +55,7 @@ impl Space {
         }
         check_growth(&inner, new_len - old_len.min(new_len))?;
         // Entries that move are listed on the way.
-        heap::room_for((old_len / PAGE).min(inner.table.present()) * 48)?;
+        heap::room_for((old_len / PAGE).min(inner.table.get_mut().present()) * 48)?;
         let grown = old.end..old.start + new_len;
         let free = old.end == vma.end && page_range(addr.0, new_len).is_ok();
         if !keep && free && inner.vmas.within(&grown).next().is_none() {
@@ -82,7 +82,7 @@ impl Space {
             return Err(Errno::EINVAL);
         }
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let first = inner.vmas.within(&range).next().filter(|vma| vma.start == range.start).ok_or(Errno::EINVAL)?;
         let Backing::File { object, file, .. } = &first.backing else { return Err(Errno::EINVAL) };
         let same = |vma: &Vma| match &vma.backing {
@@ -122,7 +122,7 @@ impl Space {
         }
         check_sealed(inner, &target)?;
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
-        heap::room_for(((old.end - old.start) / PAGE).min(inner.table.present()) * 48)?;
+        heap::room_for(((old.end - old.start) / PAGE).min(inner.table.get_mut().present()) * 48)?;
         self.remove_range(inner, &target, doomed);
         // What does not move is unmapped.
         let moved = old.start..old.end.min(old.start + new_len);
@@ -136,7 +136,7 @@ impl Space {
     /// Moves areas and pages of `old` (a part of `vma`) to the free range `to`.
     fn relocate(&self, inner: &mut Inner, vma: &Vma, old: Range<u64>, to: Range<u64>, keep: bool, doomed: &mut Doomed) {
         let backing = inner.vmas.within(&old).next().map_or(Backing::Anonymous, |part| part.backing);
-        let entries: Vec<_> = inner.table.take_range(old.start / PAGE..old.end / PAGE);
+        let entries: Vec<_> = inner.table.get_mut().take_range(old.start / PAGE..old.end / PAGE);
         self.log_drop(old.start, old.end);
         view::shootdown(&self.log);
         if !keep {
@@ -149,7 +149,7 @@ impl Space {
         let flags = vma.flags.difference(VmaFlags::GROWSDOWN | VmaFlags::HEAP | VmaFlags::STACK);
         inner.vmas.insert(Vma { start: to.start, end: to.end, prot: vma.prot, flags, backing });
         for (vpn, pte) in entries {
-            inner.table.set(vpn - old.start / PAGE + to.start / PAGE, pte);
+            inner.table.get_mut().set(vpn - old.start / PAGE + to.start / PAGE, pte.unclaimed());
         }
     }
 

@@ -24,7 +24,7 @@ impl Space {
 
     /// How many of `len` bytes areas with `prot` hold: `EFAULT` if none.
     fn allowed(&self, addr: UserAddr, len: usize, prot: Prot) -> Result<usize> {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         let end = addr.0.saturating_add(len as u64);
         let mut at = addr.0;
         while at < end {
@@ -41,7 +41,7 @@ impl Space {
     pub fn read_remote(&self, addr: UserAddr, buf: &mut [u8]) -> Result<usize> {
         let len = buf.len();
         let end = addr.0.saturating_add(len as u64);
-        let has_text = self.inner.lock().vmas.iter().any(|vma| vma.start < end && addr.0 < vma.end && is_text(vma));
+        let has_text = self.inner.read().vmas.iter().any(|vma| vma.start < end && addr.0 < vma.end && is_text(vma));
         let patches = has_text.then(Patches::lock);
         self.by_page(addr, len, |inner, vma, vpn, offset, done, room| {
             read_page(inner, vma, vpn, offset, &mut buf[done..done + room], patches.as_ref())
@@ -56,7 +56,7 @@ impl Space {
                 return Err(Errno::EFAULT);
             }
             self.make_present(inner, vma, vpn, true, false).map_err(|_| Errno::EFAULT)?;
-            let pte = inner.table.get(vpn);
+            let pte = inner.table.get_mut().get(vpn);
             FrameRef::from_held(pte.pfn()).write(offset, &bytes[done..done + room])
         })
     }
@@ -64,13 +64,13 @@ impl Space {
     /// Puts a page of RAM in the place of a page of private text, not writable: the patcher. The frame may be shared by
     /// many spaces. `EFAULT` if nothing is mapped there.
     pub fn replace_page(&self, addr: UserAddr, page: FrameRef) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let vma = inner.vmas.find(addr.0).ok_or(Errno::EFAULT)?;
         if !vma.is_private() {
             return Err(Errno::EFAULT);
         }
         let vpn = addr.0 / PAGE;
-        let old = inner.table.set(vpn, Pte::of_object(page.into_raw()));
+        let old = inner.table.get_mut().set(vpn, Pte::of_object(page.into_raw()));
         self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
         view::shootdown(&self.log);
         if old.is_present() {
@@ -86,7 +86,7 @@ impl Space {
         len: usize,
         mut step: impl FnMut(&mut Inner, &Vma, u64, usize, usize, usize) -> Result<()>,
     ) -> Result<usize> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let mut done = 0;
         while done < len {
             let at = addr.0.checked_add(done as u64).ok_or(Errno::EFAULT)?;
@@ -107,14 +107,14 @@ impl Space {
 }
 
 fn read_page(
-    inner: &Inner,
+    inner: &mut Inner,
     vma: &Vma,
     vpn: u64,
     offset: usize,
     buf: &mut [u8],
     patches: Option<&Patches>,
 ) -> Result<()> {
-    let pte = inner.table.get(vpn);
+    let pte = inner.table.get_mut().get(vpn);
     let file_page = vma.object_page(vpn);
     let is_patch = patches.zip(file_page).is_some_and(|(patches, (object, page))| patches.has(object, page, pte));
     if pte.is_present() && !is_patch {

@@ -1,4 +1,4 @@
-//! One guest address space: its state, its lock, its end.
+//! One guest address space: its state, its locks, its end.
 
 use super::account;
 use super::table::{Detached, PageTable, Pte};
@@ -7,11 +7,12 @@ use super::warm::Family;
 use crate::Result;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::ops::Range;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::log::{Change, UpdateLog};
-use umbel_mm::{PAGE, Pfn, frame, heap, view};
-use umbel_smp::lock::{Mutex, Once, Rank};
+use umbel_mm::{PAGE, Pfn, frame, heap, percpu, view};
+use umbel_smp::lock::{Once, Rank, RwMutex, SpinLock};
 
 /// No limit (`RLIM_INFINITY`).
 pub const UNLIMITED: u64 = u64::MAX;
@@ -119,7 +120,7 @@ pub struct Space {
     id: u64,
     handle: Arc<Handle>,
     pub(super) log: UpdateLog,
-    pub(super) inner: Mutex<Inner>,
+    pub(super) inner: RwMutex<Inner>,
     /// See [`Space::attach`].
     attached: Once<Keep>,
 }
@@ -137,20 +138,20 @@ impl core::fmt::Debug for Kept {
     }
 }
 
-/// What the space's lock protects.
-#[derive(Debug, Default)]
+/// What the space's lock protects. Faults that only add pages, and whoever takes away what only its own slot has, come as
+/// readers: the page table has a lock of its own.
+#[derive(Debug)]
 pub(super) struct Inner {
     pub vmas: VmaSet,
-    pub table: PageTable,
+    pub table: SpinLock<PageTable>,
     pub layout: Layout,
     pub limits: Limits,
-    /// Page behind the last anonymous run, and that run's size: a fault there doubles it.
-    pub next_run: (u64, u64),
-    pub peak: u64,
     /// Faults say which pages were touched, one by one (`clear_refs`).
     pub watched: bool,
-    /// Faults that may still be noted, if the space was made by fork.
-    pub notes_left: Option<u32>,
+    /// The space was made by fork.
+    pub forked: bool,
+    /// Faults that may still be noted, if it was.
+    pub notes_left: AtomicU32,
     /// Since the last exec.
     pub family: Arc<Family>,
     /// Flags of areas to come (mlockall(2), `MCL_FUTURE`).
@@ -159,6 +160,24 @@ pub(super) struct Inner {
     pub kept: Kept,
     /// No call site is patched: a tracer looks at this space.
     pub unpatched: bool,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Inner {
+            vmas: VmaSet::default(),
+            table: SpinLock::new(Rank::PageTable, PageTable::default()),
+            layout: Layout::default(),
+            limits: Limits::default(),
+            watched: false,
+            forked: false,
+            notes_left: AtomicU32::new(0),
+            family: Arc::default(),
+            lock_future: VmaFlags::empty(),
+            kept: Kept::default(),
+            unpatched: false,
+        }
+    }
 }
 
 /// Frames, and objects that may hold frames, to be released after a shootdown.
@@ -238,7 +257,7 @@ impl Space {
             id,
             handle: Arc::new(Handle(me.clone())),
             log: UpdateLog::new(),
-            inner: Mutex::new(Rank::Space, inner),
+            inner: RwMutex::new(Rank::Space, inner),
             attached: Once::new(),
         };
         // Hot: the exit reads the head of the log when cold memory is locked already.
@@ -266,7 +285,7 @@ impl Space {
 
     /// Keeps `what` until the space and all its copies are gone.
     pub fn keep(&self, what: Keep) {
-        self.inner.lock().kept = Kept(Some(what));
+        self.inner.write().kept = Kept(Some(what));
     }
 
     /// Gives the space something of another part of the kernel that lives as long as it does, unless it has it: not for its copies.
@@ -281,29 +300,29 @@ impl Space {
 
     /// Layout, now.
     pub fn layout(&self) -> Layout {
-        self.inner.lock().layout
+        self.inner.read().layout
     }
 
     /// Changes the layout: the loader, prctl(PR_SET_MM).
     pub fn update_layout(&self, change: impl FnOnce(&mut Layout)) {
-        change(&mut self.inner.lock().layout);
+        change(&mut self.inner.write().layout);
     }
 
     /// Takes over the process's limits: at exec and setrlimit(2).
     pub fn set_limits(&self, limits: Limits) {
-        self.inner.lock().limits = limits;
+        self.inner.write().limits = limits;
     }
 
     /// Puts the top of the stack at `stack_top`, and the mmap area as far below it as the stack's limit asks for.
     pub fn place_stack(&self, stack_top: u64) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         inner.layout.stack_top = stack_top;
         inner.layout.mmap_top = mmap_top(stack_top, &inner.limits);
     }
 
     /// Calls `visit` with each area, by address. The space is locked meanwhile: no copies to this space inside.
     pub fn for_each_vma(&self, mut visit: impl FnMut(&VmaInfo)) {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         for vma in inner.vmas.iter() {
             visit(&VmaInfo::of(vma));
         }
@@ -311,40 +330,38 @@ impl Space {
 
     /// How many areas there are.
     pub fn areas(&self) -> usize {
-        self.inner.lock().vmas.count()
+        self.inner.read().vmas.count()
     }
 
     /// Pages that killing all that use the space would free: of RAM, page tables and areas.
     pub fn weight(&self) -> u64 {
-        let inner = self.inner.lock();
-        inner.table.present() + inner.charged() / PAGE
+        let inner = self.inner.read();
+        let table = inner.table.lock();
+        table.present() + inner.charged(&table) / PAGE
     }
 
     /// Sizes.
     pub fn usage(&self) -> Usage {
-        let mut inner = self.inner.lock();
-        let resident = inner.resident();
-        inner.peak = inner.peak.max(resident);
+        let inner = &mut *self.inner.write();
+        let table = inner.table.get_mut();
         let mut usage = Usage { size: inner.vmas.bytes(), size_peak: inner.vmas.peak(), ..Usage::default() };
         for vma in inner.vmas.iter() {
             usage.count(vma);
-            usage.file += account::host_bytes(&inner.table, vma);
+            usage.file += account::host_bytes(table, vma);
         }
-        usage.resident = resident + usage.file;
-        usage.peak = inner.peak + usage.file;
-        for (_, pte) in inner.table.iter(0..USER_TOP / PAGE) {
+        usage.resident = table.present() * PAGE + usage.file;
+        usage.peak = table.peak() * PAGE + usage.file;
+        for (_, pte) in table.iter(0..USER_TOP / PAGE) {
             usage.shared += if pte.is_shared() { PAGE } else { 0 };
             usage.file += if pte.is_object() { PAGE } else { 0 };
         }
-        usage.table = inner.table.bytes();
+        usage.table = table.bytes();
         usage
     }
 
     /// Most bytes of RAM that it has had.
     pub fn peak(&self) -> u64 {
-        let mut inner = self.inner.lock();
-        inner.note_peak();
-        inner.peak
+        self.inner.read().table.lock().peak() * PAGE
     }
 }
 
@@ -370,27 +387,22 @@ fn mmap_top(stack_top: u64, limits: &Limits) -> u64 {
 
 impl Inner {
     /// Bytes of kernel memory that page table and areas take.
-    pub fn charged(&self) -> u64 {
-        self.table.bytes() + (self.vmas.count() * size_of::<Vma>()) as u64
-    }
-
-    /// Bytes in RAM.
-    pub fn resident(&self) -> u64 {
-        self.table.present() * PAGE
-    }
-
-    /// Notes the peak; after pages came.
-    pub fn note_peak(&mut self) {
-        self.peak = self.peak.max(self.resident());
+    fn charged(&self, table: &PageTable) -> u64 {
+        table.bytes() + (self.vmas.count() * size_of::<Vma>()) as u64
     }
 }
 
 impl Space {
     /// Whether some slot may have pages of the range mapped: entries, or host pages, which have none.
-    pub(super) fn may_be_mapped(inner: &Inner, part: &Vma) -> bool {
+    pub(super) fn may_be_mapped(inner: &mut Inner, part: &Vma) -> bool {
         part.prot != Prot::empty()
             && (matches!(part.backing, Backing::File { .. })
-                || inner.table.next_present(part.pages()) != part.pages().end)
+                || inner.table.get_mut().next_present(part.pages()) != part.pages().end)
+    }
+
+    /// Whether no slot but the current one may have pages of RAM of the range mapped.
+    pub(super) fn only_here(inner: &mut Inner, pages: Range<u64>) -> bool {
+        inner.table.get_mut().held_only_by(pages, percpu::slot())
     }
 
     /// Appends a drop of the range. A shootdown must follow.
@@ -405,9 +417,6 @@ impl Drop for Space {
         // Slots that still hold it are free for other spaces.
         umbel_smp::slot::retire_space(self.id);
         let mut doomed = Doomed::default();
-        // Nobody else has the space any more, so the lock is free.
-        if let Some(mut inner) = self.inner.try_lock() {
-            doomed.extend(inner.table.detach(0..USER_TOP / PAGE));
-        }
+        doomed.extend(self.inner.get_mut().table.get_mut().detach(0..USER_TOP / PAGE));
     }
 }

@@ -1,16 +1,19 @@
 //! The page table of a space: the truth of which pages are in RAM. What slots have mapped is a cache of it.
 //!
 //! Pure data. An entry owns one reference on its frame; whoever takes an entry out owns that reference. Host pages have
-//! no entry: an absent entry of an area whose object is a host file stands for the host's page.
+//! no entry: an absent entry of an area whose object is a host file stands for the host's page. An entry says which slots may
+//! have the page mapped ([`Holders`]): whoever maps it claims it first.
 
 use super::vma::Prot;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
+use umbel_mm::holders::Holders;
 use umbel_mm::{Pfn, heap};
 
 const CHUNK: u64 = 64;
+const NO_RUN: u8 = u8::MAX;
 
 /// One entry: nothing, or a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -23,6 +26,8 @@ impl Pte {
     const AHEAD: u64 = 8;
     const OLD: u64 = 16;
     const OBJECT: u64 = 32;
+    /// Where [`Holders`] are, above the frame's number.
+    const HOLDERS: u32 = 48;
 
     /// No page.
     pub const NONE: Pte = Pte(0);
@@ -77,6 +82,23 @@ impl Pte {
         Pfn((self.0 >> 12) as u32)
     }
 
+    /// Which slots may have it mapped.
+    pub fn holders(self) -> Holders {
+        Holders::from_bits((self.0 >> Self::HOLDERS) as u16)
+    }
+
+    /// The same, which `slot` is about to map.
+    #[must_use]
+    fn claimed(self, slot: usize) -> Pte {
+        Pte(self.unclaimed().0 | u64::from(self.holders().claim(slot).bits()) << Self::HOLDERS)
+    }
+
+    /// The same for another place or space, where no slot has it.
+    #[must_use]
+    pub fn unclaimed(self) -> Pte {
+        Pte(self.0 & !(u64::from(u16::MAX) << Self::HOLDERS))
+    }
+
     /// What of an area's protection the page has: no writing while it must be copied first.
     pub fn allows(self, prot: Prot) -> Prot {
         if self.is_writable() { prot } else { prot.difference(Prot::WRITE) }
@@ -117,6 +139,18 @@ impl Pte {
 struct Chunk {
     entries: [Pte; CHUNK as usize],
     present: u32,
+    /// The last page of the run that a fault allocated last and that ends here, [`NO_RUN`] = none; and the run's size as a
+    /// power of two.
+    run: (u8, u8),
+}
+
+impl Chunk {
+    const EMPTY: Chunk = Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0, run: (NO_RUN, 0) };
+}
+
+/// The chunks of a range of pages, by number.
+fn chunks(range: &Range<u64>) -> Range<u64> {
+    if range.is_empty() { 0..0 } else { range.start / CHUNK..range.end.div_ceil(CHUNK) }
 }
 
 /// The entries by page number.
@@ -124,12 +158,49 @@ struct Chunk {
 pub struct PageTable {
     chunks: BTreeMap<u64, Box<Chunk>>,
     present: u64,
+    /// Most that `present` was.
+    peak: u64,
 }
 
 impl PageTable {
     /// Entries present.
     pub fn present(&self) -> u64 {
         self.present
+    }
+
+    /// Most entries that were present at once.
+    pub fn peak(&self) -> u64 {
+        self.peak
+    }
+
+    /// Begins anew with what is there.
+    pub fn reset_peak(&mut self) {
+        self.peak = self.present;
+    }
+
+    /// `slot` is about to map present pages of a range.
+    pub fn claim(&mut self, range: Range<u64>, slot: usize) {
+        self.update(range, |_, pte| *pte = pte.claimed(slot));
+    }
+
+    /// Whether no slot but `slot` may have present pages of a range mapped.
+    pub fn held_only_by(&self, range: Range<u64>, slot: usize) -> bool {
+        self.iter(range).all(|(_, pte)| pte.holders().only(slot))
+    }
+
+    /// Size in pages of the run that a fault allocated last up to `vpn`, if that is known.
+    pub fn run_before(&self, vpn: u64) -> Option<u64> {
+        let last = vpn.checked_sub(1)?;
+        let (page, size) = self.chunks.get(&(last / CHUNK))?.run;
+        (u64::from(page) == last % CHUNK).then_some(1 << size)
+    }
+
+    /// A fault allocated pages up to `end`; for the next one they were a run of `size`.
+    pub fn note_run(&mut self, end: u64, size: u64) {
+        let last = end.saturating_sub(1);
+        if let Some(chunk) = self.chunks.get_mut(&(last / CHUNK)) {
+            chunk.run = ((last % CHUNK) as u8, size.max(1).ilog2() as u8);
+        }
     }
 
     /// Bytes that it takes itself.
@@ -152,6 +223,7 @@ impl PageTable {
         if !old.is_present() {
             chunk.present += 1;
             self.present += 1;
+            self.peak = self.peak.max(self.present);
         }
         old
     }
@@ -174,8 +246,7 @@ impl PageTable {
 
     /// Present entries of a range, by page.
     pub fn iter(&self, range: Range<u64>) -> impl Iterator<Item = (u64, Pte)> {
-        let chunks = if range.is_empty() { 0..0 } else { range.start / CHUNK..range.end.div_ceil(CHUNK) };
-        self.chunks.range(chunks).flat_map(move |(&index, chunk)| {
+        self.chunks.range(chunks(&range)).flat_map(move |(&index, chunk)| {
             let range = range.clone();
             (index * CHUNK..).zip(chunk.entries).filter(move |(vpn, pte)| pte.is_present() && range.contains(vpn))
         })
@@ -183,10 +254,7 @@ impl PageTable {
 
     /// Changes present entries of a range in place; they stay present.
     pub fn update(&mut self, range: Range<u64>, mut change: impl FnMut(u64, &mut Pte)) {
-        if range.is_empty() {
-            return;
-        }
-        for (&index, chunk) in self.chunks.range_mut(range.start / CHUNK..range.end.div_ceil(CHUNK)) {
+        for (&index, chunk) in self.chunks.range_mut(chunks(&range)) {
             for (vpn, pte) in (index * CHUNK..).zip(&mut chunk.entries) {
                 if pte.is_present() && range.contains(&vpn) {
                     change(vpn, pte);
@@ -210,21 +278,19 @@ impl PageTable {
             at = stop;
         }
         self.present += u64::from(count);
+        self.peak = self.peak.max(self.present);
     }
 
     fn chunk(&mut self, index: u64) -> &mut Chunk {
-        let empty = || Box::new(Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0 });
+        let empty = || Box::new(Chunk::EMPTY);
         heap::cold(|| self.chunks.entry(index).or_insert_with(empty))
     }
 
     /// Takes all entries of a range out.
     pub fn take_range(&mut self, range: Range<u64>) -> Vec<(u64, Pte)> {
         let mut taken = Vec::new();
-        if range.is_empty() {
-            return taken;
-        }
         let mut empty = Vec::new();
-        for (&index, chunk) in self.chunks.range_mut(range.start / CHUNK..range.end.div_ceil(CHUNK)) {
+        for (&index, chunk) in self.chunks.range_mut(chunks(&range)) {
             for (vpn, pte) in (index * CHUNK..).zip(&mut chunk.entries) {
                 if pte.is_present() && range.contains(&vpn) {
                     taken.push((vpn, core::mem::take(pte)));

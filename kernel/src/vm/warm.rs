@@ -6,17 +6,19 @@
 //! * [`Recent`]: pages written since a fork are copied for the next child at the fork, instead of by a fault on either side.
 //!
 //! Invariants: nothing here takes a translation away, so nothing is logged; what is mapped is what a fault would have
-//! mapped; failures are left to the fault. Locks: under the space's.
+//! mapped; failures are left to the fault. Locks: under the space's, which faults enter as readers ([`Space::enter`]).
 
 use super::fault::{FIRST_RUN, FaultResult, allocate_range, map_host};
 use super::space::{Inner, Space};
+use super::table::PageTable;
 use super::vma::{Backing, Prot, Vma};
 use crate::{Result, stats};
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_mm::frame::{self, MAX_RUN};
-use umbel_mm::{PAGE, Pfn, UserAddr, slotmap};
+use umbel_mm::{PAGE, Pfn, UserAddr, percpu, slotmap};
+use umbel_smp::lock::RwMutexReadGuard;
 
 /// Host calls spent on a fresh slot. A fault costs about two of them.
 const WARM_CALLS: u32 = 24;
@@ -32,41 +34,56 @@ const LOADED_ZERO: u64 = 16;
 impl Space {
     /// Maps what the space has into the current slot, which was just bound to it ([`Space::activate`] said so).
     pub fn warm(&self) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
+        // The thread may be in another slot by now.
+        self.activate();
         warm(&mut inner);
+    }
+
+    /// Enters the space as a reader, in a slot that is bound to it and warm. Until the guard is dropped the caller must not
+    /// block.
+    pub(super) fn enter(&self) -> RwMutexReadGuard<'_, Inner> {
+        loop {
+            let inner = self.inner.read();
+            if !self.activate() {
+                return inner;
+            }
+            drop(inner);
+            self.warm();
+        }
     }
 
     /// Maps what a new mapping of the current space's guest will touch next, where that is cheap: pages of host files, and
     /// small anonymous areas. Failures show at the first touch.
     pub fn prefault(&self, start: u64, len: u64) {
-        let mut inner = self.inner.lock();
+        let vpn = start / PAGE;
+        {
+            let inner = self.enter();
+            let Some(vma) = inner.vmas.find(start) else { return };
+            let writable = vma.prot.contains(Prot::WRITE);
+            match &vma.backing {
+                Backing::File { .. } if !vma.prot.is_empty() => {}
+                Backing::Anonymous if writable && len <= SMALL_AREA * PAGE => {
+                    return touch_ahead(&inner, vma, vpn, len);
+                }
+                _ => return,
+            }
+        }
+        let mut inner = self.inner.write();
         if self.activate() {
             warm(&mut inner);
         }
-        let Some(vma) = inner.vmas.find(start).cloned() else {
-            return;
-        };
-        let vpn = start / PAGE;
-        if inner.table.get(vpn).is_present() {
-            return;
+        let Inner { vmas, table, .. } = &mut *inner;
+        let table = table.get_mut();
+        if let Some(vma) = vmas.find(start).filter(|_| !table.get(vpn).is_present()) {
+            let _ = map_if_host(table, vma, vpn);
         }
-        let _ = match &vma.backing {
-            Backing::File { .. } if !vma.prot.is_empty() => map_if_host(&inner, &vma, vpn).map(drop),
-            Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= SMALL_AREA * PAGE => {
-                let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
-                let end = inner.table.next_present(vpn..end);
-                let made = allocate_range(&mut inner, &vma, vpn..end, vpn, true);
-                inner.table.update(vpn..vpn + 1, |_, pte| *pte = pte.ahead());
-                made
-            }
-            _ => Ok(()),
-        };
     }
 
     /// Copies a data segment into RAM: `bytes` of its file from `start` on, then zeroes up to `end`, all of it private
     /// areas of this space, which nobody runs yet. False if not even the file's part was done.
     pub fn load(&self, start: UserAddr, bytes: u64, end: u64) -> bool {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.write();
         let file_end = (start.0 + bytes).div_ceil(PAGE);
         let pages = start.0 / PAGE..(end / PAGE).min(file_end + LOADED_ZERO);
         if file_end - pages.start > LOADED {
@@ -75,7 +92,7 @@ impl Space {
         let Some((fd, offset)) = inner.vmas.find(start.0).and_then(|vma| host_page(vma, pages.start)) else {
             return false;
         };
-        if inner.table.next_present(pages.clone()) != pages.end {
+        if inner.table.get_mut().next_present(pages.clone()) != pages.end {
             return false;
         }
         let mut at = pages.start;
@@ -86,18 +103,27 @@ impl Space {
                 frame::put_run(run.first, run.count);
                 break;
             }
-            inner.table.fill(at, run.first, run.count);
+            inner.table.get_mut().fill(at, run.first, run.count);
             at += u64::from(run.count);
         }
         at >= file_end
     }
 }
 
+/// The first pages of a new anonymous area, made at once.
+fn touch_ahead(inner: &Inner, vma: &Vma, vpn: u64, len: u64) {
+    let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
+    let end = inner.table.lock().next_present(vpn..end);
+    if end > vpn {
+        let _ = allocate_range(inner, vma, vpn..end, vpn, true);
+        inner.table.lock().update(vpn..vpn + 1, |_, pte| *pte = pte.ahead());
+    }
+}
+
 /// See [`Space::warm`]: text first, as far as the budget goes. A child of fork gets what its family is known to touch.
 pub(super) fn warm(inner: &mut Inner) {
-    let mut plan = Plan { calls: WARM_CALLS, pages: WARM_PAGES, run: None };
-    let inner = &*inner;
-    let forked = inner.notes_left.is_some();
+    let mut plan = Plan { table: inner.table.get_mut(), calls: WARM_CALLS, pages: WARM_PAGES, run: None };
+    let forked = inner.forked;
     if forked {
         let mut pages = inner.family.written.list();
         pages.extend(inner.family.touched.list());
@@ -105,7 +131,7 @@ pub(super) fn warm(inner: &mut Inner) {
         pages.dedup();
         for vpn in pages {
             if let Some(vma) = inner.vmas.find(vpn * PAGE).filter(|vma| !vma.prot.is_empty()) {
-                plan.area(inner, vma, vpn..vpn + 1);
+                plan.area(vma, vpn..vpn + 1);
             }
         }
         plan.flush();
@@ -113,24 +139,25 @@ pub(super) fn warm(inner: &mut Inner) {
     for text in [true, false] {
         let wanted = |vma: &&Vma| vma.prot.contains(Prot::EXEC) == text && !vma.prot.is_empty();
         for vma in inner.vmas.iter().filter(wanted).filter(|_| text || !forked) {
-            plan.area(inner, vma, vma.pages());
+            plan.area(vma, vma.pages());
         }
         plan.flush();
     }
 }
 
 /// What may still be spent, and the run of frames found so far: areas that lie side by side may share one.
-struct Plan {
+struct Plan<'a> {
+    table: &'a mut PageTable,
     calls: u32,
     pages: u64,
     run: Option<(Range<u64>, Pfn, Prot)>,
 }
 
-impl Plan {
+impl Plan<'_> {
     /// Maps what is there of pages of `vma`.
-    fn area(&mut self, inner: &Inner, vma: &Vma, Range { start: mut at, end }: Range<u64>) {
+    fn area(&mut self, vma: &Vma, Range { start: mut at, end }: Range<u64>) {
         while at < end && self.calls > 0 {
-            let pte = inner.table.get(at);
+            let pte = self.table.get(at);
             if pte.is_present() && pte.is_old() {
                 // Who touches it must be noted.
                 at += 1;
@@ -141,12 +168,12 @@ impl Plan {
                 at += 1;
                 continue;
             }
-            match map_if_host(inner, vma, at) {
+            match map_if_host(self.table, vma, at) {
                 Ok(true) => self.calls -= 1,
                 Ok(false) => {}
                 Err(_) => return,
             }
-            at = inner.table.next_present(at..end);
+            at = self.table.next_present(at..end);
         }
     }
 
@@ -172,15 +199,16 @@ impl Plan {
         self.calls -= 1;
         self.pages -= count;
         stats::FAULT_PAGES.add(count);
+        self.table.claim(pages.clone(), percpu::slot());
         // What does not succeed is left to the fault.
         let _ = slotmap::map_frames(pages.start * PAGE, first, count as u32, prot.bits());
     }
 }
 
 /// Maps the host's pages around `vpn` if the object's page is one of a host file; whether it is.
-fn map_if_host(inner: &Inner, vma: &Vma, vpn: u64) -> FaultResult<bool> {
+fn map_if_host(table: &PageTable, vma: &Vma, vpn: u64) -> FaultResult<bool> {
     match host_page(vma, vpn) {
-        Some((fd, offset)) => map_host(inner, vma, vpn, fd, offset).map(|()| true),
+        Some((fd, offset)) => map_host(table, vma, vpn, fd, offset).map(|()| true),
         None => Ok(false),
     }
 }
@@ -233,29 +261,29 @@ impl Recent {
 
 /// Copies the recently written pages of `areas` for `child` at once: they stay writable here. The caller knows that nobody
 /// else writes meanwhile.
-pub(super) fn copy_recent(parent: &Inner, child: &mut Inner, areas: &[Vma]) -> Result<()> {
+pub(super) fn copy_recent(parent: &mut Inner, child: &mut Inner, areas: &[Vma]) -> Result<()> {
     let private = |vpn: u64| {
         let vma = areas.iter().find(|vma| vma.pages().contains(&vpn))?;
         let wipe = vma.flags.contains(super::vma::VmaFlags::WIPEONFORK);
         (vma.is_private() && vma.prot.contains(Prot::WRITE) && !wipe).then_some(())
     };
+    let (table, copied) = (parent.table.get_mut(), child.table.get_mut());
     let pages = parent.family.written.list();
-    let mut pages =
-        pages.into_iter().filter(|&vpn| parent.table.get(vpn).is_present() && private(vpn).is_some()).peekable();
+    let mut pages = pages.into_iter().filter(|&vpn| table.get(vpn).is_present() && private(vpn).is_some()).peekable();
     while let Some(first) = pages.next() {
         let mut end = first + 1;
-        let last = |end: u64| parent.table.get(end - 1).pfn();
-        while pages.next_if(|&vpn| vpn == end && frame::follows(last(end), parent.table.get(vpn).pfn())).is_some() {
+        let last = |end: u64| table.get(end - 1).pfn();
+        while pages.next_if(|&vpn| vpn == end && frame::follows(last(end), table.get(vpn).pfn())).is_some() {
             end += 1;
         }
         let mut at = first;
         while at < end {
             let run = frame::alloc_run((end - at) as u32)?;
-            if let Err(errno) = frame::copy(parent.table.get(at).pfn(), run.first, run.count) {
+            if let Err(errno) = frame::copy(table.get(at).pfn(), run.first, run.count) {
                 frame::put_run(run.first, run.count);
                 return Err(errno);
             }
-            child.table.fill(at, run.first, run.count);
+            copied.fill(at, run.first, run.count);
             at += u64::from(run.count);
         }
     }

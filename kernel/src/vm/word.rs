@@ -11,7 +11,7 @@ impl Space {
     /// # Errors
     /// `EFAULT` if nothing is mapped there.
     pub fn shared_word(&self, addr: UserAddr) -> Result<Option<(u64, u64)>> {
-        let inner = self.inner.lock();
+        let inner = self.inner.read();
         let vma = inner.vmas.find(addr.0).ok_or(Errno::EFAULT)?;
         Ok(match &vma.backing {
             Backing::File { object, offset, .. } if vma.flags.contains(VmaFlags::SHARED) => {
