@@ -250,3 +250,8 @@ fn own_text() {
 fn futexes() {
     same_as_host("futexes");
 }
+
+#[test]
+fn landlock() {
+    same_as_host("landlock");
+}

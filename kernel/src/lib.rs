@@ -17,6 +17,7 @@ pub mod futex;
 mod id;
 pub mod ipc;
 pub mod keys;
+pub mod landlock;
 pub mod loader;
 pub mod log;
 pub mod machine;

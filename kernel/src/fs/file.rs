@@ -35,6 +35,8 @@ pub struct File {
     id: u64,
     /// See [`Self::hush`].
     quiet: AtomicBool,
+    /// Rights that the opener's sandbox does not have to it, of those that are asked for later.
+    forbidden: AtomicU32,
     /// Held by files open for writing that could run.
     _writing: Option<super::Writing>,
 }
@@ -94,8 +96,22 @@ impl File {
             created: AtomicBool::new(false),
             id: super::next_ino(),
             quiet: AtomicBool::new(false),
+            forbidden: AtomicU32::new(0),
             _writing: writing,
         })
+    }
+
+    /// Whoever has it may not use it in these ways ([`crate::landlock::right`]).
+    pub(super) fn forbid(&self, rights: u32) {
+        self.forbidden.fetch_or(rights, Relaxed);
+    }
+
+    /// Checks that it may be used in this way, which the open did not ask for.
+    ///
+    /// # Errors
+    /// `EACCES`.
+    pub fn check_right(&self, right: u32) -> Result<()> {
+        if self.forbidden.load(Relaxed) & right == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
     /// Its operations.

@@ -16,6 +16,7 @@ use super::perm::{self, Want};
 use super::types::{InodeFlags, Kind, Mode, OpenFlags, SetAttr};
 use super::walk::{Follow, Last, Resolve, Walk};
 use super::{File, FileOps, OpenContext};
+use crate::landlock::files::{self, Moved};
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -211,6 +212,7 @@ impl<'a> Names<'a> {
         if flags.contains(OpenFlags::NOATIME) {
             perm::check_owner(&**path.inode(), self.cred)?;
         }
+        self.cred.sandbox.check(&path, files::to_open(&path, flags))?;
         fanotify::permit(&path, mask::OPEN_PERM)?;
         super::lease::break_for(&path, flags)?;
         let writing = if writes { Writing::new(path.inode())? } else { None };
@@ -223,16 +225,22 @@ impl<'a> Names<'a> {
             fanotify::event(&path, mask::MODIFY);
         }
         let writing = writing.filter(|_| flags.writable());
-        Ok(File::for_writing(path, ops, flags, writing))
+        let forbidden = self.cred.sandbox.refuses(&path, files::asked_later(path.inode().kind()));
+        let file = File::for_writing(path, ops, flags, writing);
+        file.forbid(forbidden);
+        Ok(file)
     }
 
     /// Opens what the same call made: its mode does not matter.
     fn open_made(&self, path: Path, flags: OpenFlags, task: Option<&Arc<Task>>) -> Result<Arc<File>> {
+        self.cred.sandbox.check(&path, files::to_open(&path, flags - OpenFlags::TRUNC))?;
         let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
         notify::changed(path.dentry(), Events::OPEN);
         fanotify::event(&path, mask::OPEN);
+        let forbidden = self.cred.sandbox.refuses(&path, files::asked_later(path.inode().kind()));
         let file = File::for_writing(path, ops, flags, writing);
+        file.forbid(forbidden);
         file.mark_created();
         Ok(file)
     }
@@ -302,6 +310,7 @@ impl<'a> Names<'a> {
             });
         }
         self.check_addition(dir)?;
+        self.cred.sandbox.check(dir, files::to_make(node.kind))?;
         let mut node = *node;
         self.settle(dir, &mut node)?;
         dentry.instantiate(dir.inode().create(name, &node)?);
@@ -338,6 +347,11 @@ impl<'a> Names<'a> {
         self.check_link(target)?;
         if target.is_dir() {
             return Err(Errno::EPERM);
+        }
+        if !self.cred.sandbox.is_none() {
+            let from = target.dentry().parent().and_then(|from| Path::new(target.mount().clone(), from).ok());
+            let moved = Moved { file: target, from: from.as_ref().unwrap_or(target), to: &dir };
+            self.cred.sandbox.check_move(moved, 0, files::to_make(target.inode().kind()))?;
         }
         dir.inode().link(walk.name(), target.inode())?;
         dentry.instantiate(target.inode().clone());
@@ -377,6 +391,7 @@ impl<'a> Names<'a> {
         dir.mount().check_writable()?;
         perm::check_remove(&**dir.inode(), &*inode, self.cred)?;
         let is_dir = inode.kind() == Kind::Directory;
+        self.cred.sandbox.check(&dir, files::to_remove(inode.kind()))?;
         match removal {
             Removal::File if is_dir => return Err(Errno::EISDIR),
             Removal::File if slash => return Err(Errno::ENOTDIR),
@@ -486,6 +501,26 @@ impl<'a> Names<'a> {
         }
         if source.is_mountpoint() || target.is_mountpoint() {
             return Err(Errno::EBUSY);
+        }
+        if self.cred.sandbox.is_none() { Ok(()) } else { self.check_move_rights(step) }
+    }
+
+    /// Whether the caller's sandbox lets it move the file, and the other one back.
+    fn check_move_rights(&self, step: &Move<'_>) -> Result<()> {
+        let (from, to) = (step.old.at(), step.new.at());
+        let swaps = step.existing == Existing::Exchange;
+        let kind = |dentry: &Arc<Dentry>| dentry.inode().map(|inode| inode.kind());
+        let rights = |made: Option<Kind>, removed: Option<Kind>| {
+            made.map_or(0, files::to_make) | removed.map_or(0, files::to_remove)
+        };
+        let (source, target) = (kind(&step.source), kind(&step.target));
+        let given_up = rights(target.filter(|_| swaps), source);
+        let request = rights(source, target);
+        let file = Path::new(from.mount().clone(), step.source.clone())?;
+        self.cred.sandbox.check_move(Moved { file: &file, from, to }, given_up, request)?;
+        if swaps {
+            let file = Path::new(to.mount().clone(), step.target.clone())?;
+            self.cred.sandbox.check_move(Moved { file: &file, from: to, to: from }, request, given_up)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::fs::fanotify::{self, mask};
 use crate::fs::perm::{self, Want};
 use crate::fs::walk::Follow;
 use crate::fs::{self, File, Kind, MountFlags, Name, Names, OpenFlags, Path};
+use crate::landlock::right;
 use crate::task::{Cred, Task};
 use crate::vm::MappedFile;
 use crate::{Errno, Fd, Result};
@@ -56,6 +57,7 @@ pub fn open_exec_at(task: &Arc<Task>, dir: Fd, name: &[u8], empty: EmptyPath, li
         return Err(Errno::EACCES);
     }
     perm::check(&**path.inode(), &cred, Want::EXEC)?;
+    cred.sandbox.check(&path, right::EXECUTE | right::READ_FILE)?;
     fanotify::permit(&path, mask::OPEN_EXEC_PERM)?;
     // Who may execute need not be allowed to read: the kernel reads.
     let kernel = Cred::new(0, 0);

@@ -8,6 +8,7 @@ use super::option::Switches;
 use super::uapi::*;
 use crate::bpf::Program;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
+use crate::landlock::Sandbox;
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::syscall::fd::{set_owner, shown_owner};
 use crate::task::{self, Task};
@@ -84,8 +85,9 @@ pub struct Common {
     /// Number in the file system, for fstat(2); the cookie too.
     pub id: u64,
     pub namespace: Arc<Namespace>,
-    /// Who made it.
+    /// Who made it, in which sandbox.
     pub uid: u32,
+    pub sandbox: Sandbox,
     /// Its receivers and accepters; its senders.
     pub readers: Arc<WaitQueue>,
     pub writers: Arc<WaitQueue>,
@@ -116,15 +118,20 @@ pub struct Common {
 impl Common {
     /// A new socket's, made by `task`, with buffers of these sizes.
     pub fn new(task: &Task, (family, kind, protocol): (u16, u32, u32), (receive, send): (u32, u32)) -> Common {
-        let uid = task.cred().fsuid;
-        Common::build(super::namespace::of(task), uid, (family, kind, protocol), (receive, send))
+        let cred = task.cred();
+        Common::build(
+            super::namespace::of(task),
+            (cred.fsuid, cred.sandbox.clone()),
+            (family, kind, protocol),
+            (receive, send),
+        )
     }
 
     /// For a connection that `self` accepts: the same options.
     pub fn inherit(&self) -> Common {
         let new = Common::build(
             self.namespace.clone(),
-            self.uid,
+            (self.uid, self.sandbox.clone()),
             (self.family(), self.kind, self.protocol),
             (self.receive_buffer.load(Relaxed), self.send_buffer.load(Relaxed)),
         );
@@ -147,7 +154,7 @@ impl Common {
 
     fn build(
         namespace: Arc<Namespace>,
-        uid: u32,
+        (uid, sandbox): (u32, Sandbox),
         (family, kind, protocol): (u16, u32, u32),
         (receive, send): (u32, u32),
     ) -> Common {
@@ -158,6 +165,7 @@ impl Common {
             id: crate::fs::next_ino(),
             namespace,
             uid,
+            sandbox,
             readers: Arc::new(WaitQueue::new()),
             writers: Arc::new(WaitQueue::new()),
             switches: Switches::default(),

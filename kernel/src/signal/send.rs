@@ -2,6 +2,7 @@
 
 use super::queue::Queued;
 use super::*;
+use crate::landlock;
 use crate::task::{self, Cred, Process, Task, WaitStatus, cap, exit, ids, stop};
 use crate::{Errno, Pid, Result, sched};
 use alloc::sync::Arc;
@@ -220,6 +221,9 @@ pub fn on_exit(task: &Arc<Task>) {
 /// # Errors
 /// `EPERM`.
 pub fn may_signal(sender: &Cred, target: &Cred, same_session: bool, signo: u64) -> Result<()> {
+    if !sender.sandbox.reaches(&target.sandbox, landlock::SIGNAL) {
+        return Err(Errno::EPERM);
+    }
     let same_user = [sender.euid, sender.uid].iter().any(|id| *id == target.suid || *id == target.uid);
     let allowed =
         same_user || sender.capable_in(&target.user_ns, cap::KILL) || (signo == u64::from(SIGCONT) && same_session);

@@ -6,6 +6,7 @@ use super::io::file;
 use super::{Fd, Pid};
 use crate::fs::lease::Lease;
 use crate::fs::{File, InodeFlags, Kind, OnExec, OpenFlags, dnotify, lease, lock, sigio};
+use crate::landlock::right;
 use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::{Errno, Result};
@@ -195,6 +196,11 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
         file.set_flags(if on { flags | flag } else { flags - flag });
         Ok(0)
     };
+    let harmless =
+        [FIOCLEX, FIONCLEX, FIONBIO, FIOASYNC, FIOQSIZE, FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FICLONE, FICLONERANGE];
+    if !harmless.contains(&request) {
+        file.check_right(right::IOCTL_DEV)?;
+    }
     match request {
         FIOCLEX => task.files()?.set_on_exec(fd, OnExec::Close).map(|()| 0),
         FIONCLEX => task.files()?.set_on_exec(fd, OnExec::Keep).map(|()| 0),

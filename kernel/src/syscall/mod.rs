@@ -36,6 +36,7 @@ pub mod io;
 pub mod ipc;
 pub mod kcmp;
 pub mod keys;
+pub mod landlock;
 pub mod lock;
 pub mod madvise;
 pub mod mm;

@@ -32,7 +32,10 @@ rows! {
 
 fn check_admin(task: &Task) -> Result<()> {
     let owner = task.ns().mounts_owner.clone();
-    if task.cred().capable_in(&owner, cap::SYS_ADMIN) { Ok(()) } else { Err(Errno::EPERM) }
+    let cred = task.cred();
+    // Who may not use files may not change where they lie.
+    let allowed = cred.capable_in(&owner, cap::SYS_ADMIN) && !cred.sandbox.handles_files();
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 /// Checks that `path` is in the caller's own tree.

@@ -79,6 +79,7 @@ const FAMILIES: &[&[Row]] = &[
     super::ipc::ROWS,
     super::kcmp::ROWS,
     super::keys::ROWS,
+    super::landlock::ROWS,
     super::lock::ROWS,
     super::madvise::ROWS,
     super::mm::ROWS,

@@ -7,6 +7,7 @@ use super::io::{check_size_limit, file};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
 use crate::fs::{InodeFlags, Kind, OpenFlags, SetAttr, lease, perm};
+use crate::landlock::right;
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -30,6 +31,7 @@ fn truncate(task: &Arc<Task>, path: UserStr, size: i64) -> Result<()> {
     }
     path.mount().check_writable()?;
     perm::check(&**path.inode(), &task.cred(), perm::Want::WRITE)?;
+    task.cred().sandbox.check(&path, right::TRUNCATE)?;
     perm::check_free(&**path.inode())?;
     lease::break_for(&path, OpenFlags::WRONLY)?;
     let _writing = crate::fs::Writing::new(path.inode())?;
@@ -49,6 +51,7 @@ fn ftruncate(task: &Arc<Task>, fd: Fd, length: i64) -> Result<()> {
     if only_grows(&file) {
         return Err(Errno::EPERM);
     }
+    file.check_right(right::TRUNCATE)?;
     if length > file.attr()?.size {
         check_size_limit(task, task.process().limit(RLIMIT_FSIZE), length)?;
     }

@@ -28,6 +28,9 @@ pub fn may_access(task: &Task, target: &Task, creds: Creds) -> Result<()> {
         return Ok(());
     }
     let (own, their) = (task.cred(), target.cred());
+    if !own.sandbox.covers(&their.sandbox) {
+        return Err(Errno::EPERM);
+    }
     let (uid, gid, caps) = match creds {
         Creds::Fs => (own.fsuid, own.fsgid, own.effective),
         Creds::Real => (own.uid, own.gid, own.permitted),

@@ -3,6 +3,7 @@
 use super::ns::UserNs;
 use super::ns::user::Which;
 use crate::keys::own::Rings;
+use crate::landlock::Sandbox;
 use alloc::sync::Arc;
 
 /// Capability numbers.
@@ -69,6 +70,8 @@ pub struct Cred {
     pub user_ns: Arc<UserNs>,
     /// Its keyrings.
     pub keys: Rings,
+    /// What it has forbidden itself.
+    pub sandbox: Sandbox,
 }
 
 impl Cred {
@@ -93,6 +96,7 @@ impl Cred {
             securebits: 0,
             user_ns: UserNs::first(),
             keys: Rings::default(),
+            sandbox: Sandbox::default(),
         }
     }
 

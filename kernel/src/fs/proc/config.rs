@@ -39,6 +39,7 @@ const OPTIONS: &[&str] = &[
     "CHECKPOINT_RESTORE",
     "SECCOMP",
     "SECCOMP_FILTER",
+    "SECURITY_LANDLOCK",
     "UNIX98_PTYS",
     "MULTIUSER",
     "NET",

@@ -3,6 +3,7 @@
 use super::{Bound, Extras, Kind, Options, Sender, Socket, sender};
 use crate::fs::walk::Follow;
 use crate::fs::{IoDst, IoSrc, Kind as Inode, Name, Names, OnExec, OpenFlags, PollEvents, PollTable, perm};
+use crate::landlock;
 use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
@@ -56,7 +57,9 @@ impl Socket {
             None => return Err(Errno::EINVAL),
             Some(0) => {
                 let socket = self.common.namespace.unix_names.lock().get(&name).and_then(|socket| socket.upgrade());
-                return socket.ok_or(Errno::ECONNREFUSED);
+                let socket = socket.ok_or(Errno::ECONNREFUSED)?;
+                let reaches = task.cred().sandbox.reaches(&socket.common.sandbox, landlock::ABSTRACT_UNIX);
+                return if reaches { Ok(socket) } else { Err(Errno::EPERM) };
             }
             Some(_) => {}
         }

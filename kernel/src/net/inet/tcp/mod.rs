@@ -23,6 +23,7 @@ use super::table::{Binding, Claim};
 use super::{addr, ip};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::ByteRing;
+use crate::landlock;
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
 use crate::net::uapi::*;
 use crate::task::{Task, cap};
@@ -205,6 +206,7 @@ impl Socket for TcpSocket {
 
     fn bind(&self, call: &Call<'_>, bytes: &[u8]) -> Result<()> {
         let to = parse_bind(self.common.family(), bytes)?;
+        call.task.cred().sandbox.check_port(to.port(), landlock::BIND_TCP)?;
         check_bind(call, &self.common, &self.ip, to)?;
         {
             let state = self.state.lock();
@@ -222,7 +224,11 @@ impl Socket for TcpSocket {
                 Ok(())
             }
             family if family != self.common.family() => Err(Errno::EAFNOSUPPORT),
-            _ => self.connect_to(call, addr::destination(addr::parse(self.common.family(), bytes)?)),
+            _ => {
+                let to = addr::destination(addr::parse(self.common.family(), bytes)?);
+                call.task.cred().sandbox.check_port(to.port(), landlock::CONNECT_TCP)?;
+                self.connect_to(call, to)
+            }
         }
     }
 
