@@ -177,6 +177,12 @@ fn describe<'a>(
         info.tsc_khz = cpu::tsc_khz();
         (info.hwcap, info.hwcap2) = cpu::hwcaps();
         info.seed = seed;
+        info.host_cpus = if pins.is_empty() { [!0; 16] } else { [0; 16] };
+        for core in &pins {
+            if let Some(word) = info.host_cpus.get_mut(core.id / 64) {
+                *word |= 1 << (core.id % 64);
+            }
+        }
         // In virtual time one virtual CPU runs at a time: all on the last host CPU, which interrupts least.
         let cores =
             if options.virtual_time.is_some() { pins.get(pins.len().saturating_sub(1)..) } else { pins.get(..) };

@@ -455,11 +455,11 @@ impl Slot {
         vcpu.host_cpu.store(here, Relaxed);
     }
 
-    /// In the running slot: the host may move it again.
+    /// In the running slot: the host may move it again, to where the machine was allowed to run.
     fn open_affinity(&self) {
-        let pinned = cpu::control().boot.options & BootInfo::PIN != 0;
-        if !pinned && self.host_cpu.swap(-1, Relaxed) != -1 {
-            let _ = process::set_affinity(0, &[!0; 16]);
+        let boot = &cpu::control().boot;
+        if boot.options & BootInfo::PIN == 0 && self.host_cpu.swap(-1, Relaxed) != -1 {
+            let _ = process::set_affinity(0, &boot.host_cpus);
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct BootInfo {
     pub virtual_hand_over_ns: u32,
     /// With [`BootInfo::VIRTUAL_MODEL`]: what the schedule is drawn from.
     pub virtual_seed: u64,
+    /// The host CPUs on which the machine may run, as bits.
+    pub host_cpus: [u64; 16],
     /// With [`BootInfo::PIN`]: the host CPU of each virtual CPU.
     pub pin: [u16; MAX_CPUS],
     /// Bytes of [`BootInfo::strings`] in use.

@@ -1,0 +1,46 @@
+//! What the scheduler promises inside a machine, whatever else the host does.
+
+mod common;
+
+use common::umbel;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A process and all its descendants that are there now.
+fn family(root: u32) -> Vec<u32> {
+    let mut found = vec![root];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        found.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        next += 1;
+    }
+    found
+}
+
+#[test]
+fn a_machine_stays_on_the_processors_that_it_was_given() {
+    let core = core_affinity::get_core_ids().and_then(|ids| ids.first().copied()).expect("a processor").id.to_string();
+    let script = "for i in 1 2 3; do (while :; do :; done) & done; sleep 2; kill $(jobs -p)";
+    let mut machine = Command::new("taskset")
+        .args(["-c", &core])
+        .arg(umbel())
+        .args(["run", "--cpus", "2", "--", "bash", "-c", script])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("taskset");
+    let start = Instant::now();
+    let mut looked = 0;
+    while machine.try_wait().expect("our own child").is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60), "still running");
+        for pid in family(machine.id()) {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let Some(allowed) = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")) else { continue };
+            assert_eq!(allowed.trim(), core, "process {pid}: {status}");
+            looked += 1;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(looked > 20, "{looked} looks");
+}
