@@ -2,10 +2,34 @@
 
 mod common;
 
-use common::umbel;
+use common::{Run, guest_program, umbel};
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+#[test]
+fn sessions_and_users_share_and_slices_tell_how_soon() {
+    let program = guest_program("sharing", false).to_string_lossy().into_owned();
+    let args = ["run", "--cpus", "1", "--user", "0:0", "--", &program];
+    let outcome = Run::umbel(&args).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+}
+
+/// Timer interrupts that a machine of one virtual CPU took while `busy` processes computed for a second.
+fn ticks(busy: u32) -> u64 {
+    let script = format!("for i in $(seq {busy}); do (while :; do :; done) & done; sleep 1; kill $(jobs -p)");
+    let outcome = Run::umbel(&["run", "--cpus", "1", "--stats", "--", "bash", "-c", &script]).finish();
+    assert_eq!(outcome.status, 0, "{outcome:#?}");
+    let line = outcome.stderr.lines().find_map(|line| line.strip_prefix("ticks"));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("{outcome:#?}"))
+}
+
+#[test]
+fn one_busy_thread_needs_no_ticks() {
+    let (alone, together) = (ticks(1), ticks(2));
+    // The end of the sleep, and what starting took; two of them take turns every few milliseconds.
+    assert!(alone < 40 && together > 2 * alone, "{alone} ticks alone, {together} with another");
+}
 
 /// A process and all its descendants that are there now.
 fn family(root: u32) -> Vec<u32> {
@@ -36,7 +60,9 @@ fn a_machine_stays_on_the_processors_that_it_was_given() {
         assert!(start.elapsed() < Duration::from_secs(60), "still running");
         for pid in family(machine.id()) {
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let Some(allowed) = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")) else { continue };
+            let Some(allowed) = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")) else {
+                continue;
+            };
             assert_eq!(allowed.trim(), core, "process {pid}: {status}");
             looked += 1;
         }

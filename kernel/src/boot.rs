@@ -6,6 +6,7 @@
 
 use crate::fs::{self, FdTable, File, FsContext};
 use crate::loader::{self, open, stack::Strings};
+use crate::sched::group::Autogroup;
 use crate::sched::{self, Entity};
 use crate::signal;
 use crate::task::ns::PidNs;
@@ -225,7 +226,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         body: None,
         user: UserContext::try_new()?,
         signal: signal::Private::new(0),
-        sched: Entity::new(),
+        sched: Entity::in_group(Some(Autogroup::new(cred.uid))),
         cred,
         comm: task::comm(b"umbel"),
         space: None,

@@ -77,10 +77,50 @@ static void policies(void) {
     CHECK(sched_yield() == 0);
 }
 
+static int set_policy(pid_t pid, int policy, int priority) {
+    struct sched_param parameter = {.sched_priority = priority};
+    return sched_setscheduler(pid, policy, &parameter);
+}
+
+static pid_t busy(volatile long *work) {
+    pid_t child = fork();
+    if (child) return child;
+    if (only(0)) _exit(1);
+    for (;;) ++*work;
+}
+
+/* A change of policy counts at once, for who runs and for who waits. */
+static void changes(void) {
+    volatile long *work = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(only(0) == 0);
+    if (set_policy(0, SCHED_FIFO, 90)) return;
+    /* Two who would share, beside one who waits for nobody. */
+    pid_t first = busy(&work[0]), second = busy(&work[64]);
+    CHECK(set_policy(first, SCHED_OTHER, 0) == 0 && set_policy(second, SCHED_OTHER, 0) == 0);
+    usleep(50000);
+    CHECK(set_policy(first, SCHED_FIFO, 5) == 0);
+    long before = work[64];
+    usleep(100000);
+    CHECK(work[64] == before && work[0] > 0);
+    /* One waits now for whoever has the higher priority. */
+    CHECK(set_policy(second, SCHED_FIFO, 6) == 0);
+    before = work[0];
+    usleep(100000);
+    CHECK(work[0] == before && work[64] > 0);
+    CHECK(set_policy(second, SCHED_OTHER, 0) == 0 && set_policy(first, SCHED_OTHER, 0) == 0);
+    before = work[0];
+    long before_second = work[64];
+    usleep(200000);
+    CHECK(work[0] > before && work[64] > before_second);
+    CHECK(kill(first, SIGKILL) == 0 && kill(second, SIGKILL) == 0 && wait(0) > 0 && wait(0) > 0);
+    CHECK(set_policy(0, SCHED_OTHER, 0) == 0);
+}
+
 int main(void) {
     cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     affinity();
     shares();
+    changes();
     policies();
     DONE();
 }

@@ -114,7 +114,9 @@ pub(super) fn current_thread() -> ThreadRef {
 
 /// Gives virtual CPU `cpu`, which does not run yet, its boot thread.
 pub fn prepare_idle_task(cpu: u32, task: Arc<Task>) {
-    *get(cpu).idle_task.lock() = Some(task);
+    let own = get(cpu);
+    *own.idle_task.lock() = Some(task);
+    own.queue.lock().run.set_cpu(cpu);
 }
 
 /// Adopts the boot context of this virtual CPU as the task prepared for it, which has no stack of its own. It becomes the
@@ -208,6 +210,14 @@ pub(super) fn preempted(cpu: &Cpu) -> bool {
     queue.running.as_ref().is_some_and(|running| queue.run.preempts(running))
 }
 
+/// The same at the end of a slice.
+pub(super) fn expired(cpu: &Cpu, now_ns: u64) -> bool {
+    let mut queue = cpu.queue.lock();
+    let queue = &mut *queue;
+    weigh_running(queue, now_ns);
+    queue.running.as_ref().is_some_and(|running| queue.run.expires(running))
+}
+
 /// See [`umbel_smp::Schedule::block`].
 pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
     might_sleep();
@@ -285,11 +295,12 @@ fn pick() -> Option<Next> {
         let mut entity = queue.run.pop();
         let Some(task) = entity.as_ref()?.item.owner::<Task>() else { continue };
         let here = may_stay(&task, id);
+        let news = task.sched.news();
         if let Some(entity) = &mut entity
-            && (!here || entity.class() != task.sched.effective())
+            && (!here || news.is_some())
         {
             queue.run.detach(entity);
-            entity.set_class(task.sched.effective());
+            news.into_iter().for_each(|params| entity.configure(params));
         } else {
             cpu.queued.store(queue.run.len() as u32, Relaxed);
             task.sched.cpu.store(id, Relaxed);
@@ -322,10 +333,17 @@ fn idle_task() -> Option<Next> {
 fn switch((next, entity): Next, why: Leave) {
     let (id, cpu) = this();
     let Some(prev) = cpu.current.lock().take() else { return };
+    virt::before_switch(&next);
+    let now_ns = time::monotonic_ns();
     let old = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
         let mut old = core::mem::replace(&mut queue.running, entity);
+        // What changed since it was taken off the queue: nobody could find its entity meanwhile.
+        if let (Some(running), Some(params)) = (&mut queue.running, next.sched.news()) {
+            queue.run.configure(running, params);
+        }
+        weigh_running(queue, now_ns);
         if !matches!(why, Leave::Runnable(_))
             && let Some(old) = &mut old
         {
@@ -333,9 +351,7 @@ fn switch((next, entity): Next, why: Leave) {
         }
         old
     };
-    virt::before_switch(&next);
     account::enter(next.account());
-    let now_ns = time::monotonic_ns();
     next.sched.since_ns.store(now_ns, Relaxed);
     cpu.clock.switched(now_ns);
     cpu.switched_ns.store(now_ns, Relaxed);
@@ -355,6 +371,14 @@ fn switch((next, entity): Next, why: Leave) {
     drop(prev_thread);
     drop(thread);
     finish_switch();
+}
+
+/// What runs counts in its groups as it should by now: those on virtual CPUs that idle do not count.
+pub(super) fn weigh_running(queue: &mut Queue, now_ns: u64) {
+    let Some(running) = &mut queue.running else { return };
+    let Some(group) = running.group() else { return };
+    group.sum(now_ns, &|cpu| !get(cpu).idle.load(Relaxed));
+    queue.run.reweigh(running);
 }
 
 /// First thing on the next thread's stack: the previous one's context is saved, it may run elsewhere now.

@@ -1,11 +1,13 @@
 //! What a task carries for the scheduler.
 
+use super::group::{self, Autogroup};
 use crate::task::Usage;
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::runqueue::{self, Class};
+use umbel_smp::runqueue::{self, BASE_SLICE_NS, Class};
 use umbel_smp::thread::ThreadRef;
 
 /// The travelling part.
@@ -73,8 +75,10 @@ impl Affinity {
 pub struct Entity {
     /// The queue entity while the task neither runs nor waits in a queue.
     pub(super) pocket: SpinLock<Option<QueueEntity>>,
-    /// Parameters: what the owner asked for. The queue entity follows when it is next detached.
+    /// Parameters: what the owner asked for.
     class: SpinLock<Params>,
+    /// They changed, and the queue entity has not followed yet.
+    stale: AtomicBool,
     /// Virtual CPU that it ran on last, or is queued on.
     pub(super) cpu: AtomicU32,
     /// When it got the CPU, and what it used before.
@@ -97,9 +101,13 @@ pub struct Entity {
 }
 
 /// Protected by `Entity::class`.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Params {
     class: Class,
+    /// How much it asks for at once, while it is fair.
+    slice_ns: u64,
+    /// With whom it shares; `None`: kernel threads.
+    group: Option<Arc<Autogroup>>,
     /// Real-time priority that waiters for its PI futexes lend it, 0 = none.
     boost: u8,
     affinity: Affinity,
@@ -116,13 +124,32 @@ impl Params {
             class => class,
         }
     }
+
+    /// What a queue entity is to follow.
+    fn wanted(&self) -> runqueue::Params {
+        let group = self.group.as_ref().filter(|_| group::enabled());
+        let group = group.map(|group| group.share().clone());
+        runqueue::Params { class: self.effective(), slice_ns: self.slice_ns, group }
+    }
 }
 
 impl Entity {
     /// A task with the default parameters.
     pub fn new() -> Entity {
-        let params =
-            Params { class: Class::NORMAL, boost: 0, affinity: Affinity::ALL, batch: false, reset_on_fork: false };
+        Entity::in_group(None)
+    }
+
+    /// The same, for a task that shares with others.
+    pub fn in_group(group: Option<Arc<Autogroup>>) -> Entity {
+        let params = Params {
+            class: Class::NORMAL,
+            slice_ns: BASE_SLICE_NS,
+            group,
+            boost: 0,
+            affinity: Affinity::ALL,
+            batch: false,
+            reset_on_fork: false,
+        };
         Entity::with(params, 0)
     }
 
@@ -130,6 +157,7 @@ impl Entity {
         Entity {
             pocket: SpinLock::new(Rank::Leaf, None),
             class: SpinLock::new(Rank::Leaf, params),
+            stale: AtomicBool::new(true),
             cpu: AtomicU32::new(cpu),
             since_ns: AtomicU64::new(0),
             total_ns: AtomicU64::new(0),
@@ -152,10 +180,11 @@ impl Entity {
 
     /// What a child of this task starts with.
     pub fn for_child(&self) -> Entity {
-        let mut params = *self.class.lock();
+        let mut params = self.class.lock().clone();
         params.boost = 0;
         if params.reset_on_fork {
             params.reset_on_fork = false;
+            params.slice_ns = BASE_SLICE_NS;
             params.class = match params.class {
                 Class::Fair { nice, idle } => Class::Fair { nice: nice.max(0), idle },
                 _ => Class::NORMAL,
@@ -180,10 +209,51 @@ impl Entity {
         self.class.lock().class
     }
 
-    /// Changes class and priority; takes effect when the task is next queued.
+    /// Changes class and priority; the caller says so by [`super::class_changed`].
     pub fn set_class(&self, class: Class) {
-        self.class.lock().class = class;
-        self.show_class();
+        self.change(|params| params.class = class);
+    }
+
+    /// How much it asks for at once while it is fair, ns.
+    pub fn slice_ns(&self) -> u64 {
+        self.class.lock().slice_ns
+    }
+
+    /// Changes that; the caller says so by [`super::class_changed`].
+    pub fn set_slice_ns(&self, slice_ns: u64) {
+        self.change(|params| params.slice_ns = slice_ns);
+    }
+
+    /// With whom it shares.
+    pub fn group(&self) -> Option<Arc<Autogroup>> {
+        self.class.lock().group.clone()
+    }
+
+    /// Changes that; the caller says so by [`super::class_changed`].
+    pub fn set_group(&self, group: Arc<Autogroup>) {
+        let old = self.change(|params| params.group.replace(group));
+        drop(old);
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Params) -> R) -> R {
+        let result = change(&mut self.class.lock());
+        self.set_stale();
+        result
+    }
+
+    /// The queue entity must follow anew.
+    pub(super) fn set_stale(&self) {
+        // Before the caller looks where the task is.
+        self.stale.swap(true, SeqCst);
+    }
+
+    /// What the queue entity is to follow, if that is not what it follows already. Whoever asks lets it.
+    pub(super) fn news(&self) -> Option<runqueue::Params> {
+        if !self.stale.load(Relaxed) {
+            return None;
+        }
+        // Before the parameters are read: a change that comes after that makes them stale again.
+        self.stale.swap(false, AcqRel).then(|| self.class.lock().wanted())
     }
 
     /// What it runs as: its class, or the priority that is lent to it.
@@ -195,23 +265,11 @@ impl Entity {
     /// [`super::class_changed`].
     #[must_use]
     pub fn set_boost(&self, boost: u8) -> bool {
-        let changed = {
-            let mut params = self.class.lock();
+        self.change(|params| {
             let before = params.effective();
             params.boost = boost;
             params.effective() != before
-        };
-        if changed {
-            self.show_class();
-        }
-        changed
-    }
-
-    fn show_class(&self) {
-        let class = self.effective();
-        if let Some(entity) = self.pocket.lock().as_mut() {
-            entity.set_class(class);
-        }
+        })
     }
 
     /// SCHED_BATCH, SCHED_RESET_ON_FORK.
@@ -258,7 +316,7 @@ impl Entity {
     }
 
     /// What the running slice has lasted until `now_ns`; for the running thread itself.
-    pub fn slice_ns(&self, now_ns: u64) -> u64 {
+    pub fn running_ns(&self, now_ns: u64) -> u64 {
         now_ns.saturating_sub(self.since_ns.load(Relaxed))
     }
 

@@ -1,7 +1,7 @@
 //! The scheduler: which thread runs on which virtual CPU.
 //!
 //! * [`schedule`], [`start`], [`interrupt`], [`yield_now`], [`cond_resched`]: what other subsystems call.
-//! * [`hotplug`]: virtual CPUs that come and go.
+//! * [`hotplug`]: virtual CPUs that come and go. [`group`]: who shares with whom.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
 //!   `virt`: virtual time. [`times`]: what virtual CPUs did with theirs.
@@ -15,6 +15,7 @@
 
 mod cpu;
 mod entity;
+pub mod group;
 pub mod hotplug;
 mod idle;
 mod place;
@@ -152,8 +153,8 @@ pub fn account_now() {
     cpu::account(&current(), crate::time::monotonic_ns());
 }
 
-/// The class or affinity of `task` changed: it must look, if it runs.
-pub fn class_changed(task: &Arc<Task>) {
+/// What `task` is scheduled by, or its affinity, changed: that counts at once, wherever it is.
+pub fn class_changed(task: &Task) {
     place::requeue(task);
 }
 

@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use umbel_abi::machine::Mailbox;
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::runqueue::{Arrival, BASE_SLICE_NS};
+use umbel_smp::runqueue::Arrival;
 use umbel_smp::thread::ThreadRef;
 use umbel_smp::{cpu as vcpu, ipi};
 
@@ -27,9 +27,7 @@ const HABIT: u32 = 2;
 pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
     let here = vcpu::this().id();
     let Some(mut entity) = task.sched.pocket.lock().take() else { return };
-    if entity.class() != task.sched.effective() {
-        entity.set_class(task.sched.effective());
-    }
+    task.sched.news().into_iter().for_each(|params| entity.configure(params));
     loop {
         match push(task, entity, arrival, here) {
             Ok(()) => return,
@@ -189,8 +187,13 @@ pub(super) fn new_slice(id: u32) {
 pub(super) fn start_slice(id: u32) {
     let cpu = cpu::get(id);
     if cpu.queued.load(Relaxed) != 0 && cpu.slice_end_ns.load(Relaxed) == 0 {
-        cpu.slice_end_ns.store(time::monotonic_ns() + BASE_SLICE_NS, Relaxed);
+        cpu.slice_end_ns.store(time::monotonic_ns() + slice_ns(cpu), Relaxed);
     }
+}
+
+fn slice_ns(cpu: &Cpu) -> u64 {
+    let queue = cpu.queue.lock();
+    queue.run.slice_ns(queue.running.as_deref())
 }
 
 /// Looks whether the running slice is over.
@@ -208,10 +211,10 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     let now_ns = cpu::account(&task, time::monotonic_ns());
     drop(task);
     umbel_smp::slot::tick();
-    if cpu::preempted(cpu) {
+    if cpu::expired(cpu, now_ns) {
         cpu.resched.store(true, Relaxed);
     }
-    cpu.slice_end_ns.store(now_ns + BASE_SLICE_NS, Relaxed);
+    cpu.slice_end_ns.store(now_ns + slice_ns(cpu), Relaxed);
     balance(id);
     tell_of_starving(id, cpu, now_ns);
 }
@@ -294,14 +297,44 @@ pub fn program_timer() {
     }
 }
 
-/// Parameters of `task` changed: makes its CPU choose anew.
-pub(super) fn requeue(task: &Arc<Task>) {
-    let target = task.sched.last_cpu();
-    let cpu = cpu::get(target);
-    cpu.resched.store(true, Relaxed);
-    if target != vcpu::this().id() {
-        ipi::send(target, Mailbox::RESCHEDULE);
+/// Parameters of `task` changed: its entity follows where it is, and its CPU chooses anew. One that is on its way somewhere
+/// follows when it gets there.
+pub(super) fn requeue(task: &Task) {
+    loop {
+        let target = task.sched.last_cpu();
+        let cpu = cpu::get(target);
+        if let (Some(entity), Some(task)) = (follow(task, target, cpu), task.thread.owner::<Task>()) {
+            *task.sched.pocket.lock() = Some(entity);
+            enqueue(&task, Arrival::Moved);
+        }
+        cpu.resched.store(true, Relaxed);
+        if target != vcpu::this().id() {
+            ipi::send(target, Mailbox::RESCHEDULE);
+        }
+        if task.sched.last_cpu() == target {
+            return;
+        }
     }
+}
+
+/// Makes the entity of `task` follow, if it runs or waits on virtual CPU `id`; takes it out of the queue if it may not wait
+/// there any more.
+fn follow(task: &Task, id: u32, cpu: &Cpu) -> Option<QueueEntity> {
+    let is_it = |thread: &ThreadRef| Arc::ptr_eq(thread, &task.thread);
+    let mut queue = cpu.queue.lock();
+    let queue = &mut *queue;
+    if let Some(running) = queue.running.as_mut().filter(|running| is_it(&running.item)) {
+        task.sched.news().into_iter().for_each(|params| queue.run.configure(running, params));
+        return None;
+    }
+    let mut entity = queue.run.take(is_it)?;
+    task.sched.news().into_iter().for_each(|params| entity.configure(params));
+    if task.sched.affinity().has(id) {
+        queue.run.push(entity, Arrival::Moved);
+        return None;
+    }
+    cpu.queued.store(queue.run.len() as u32, Relaxed);
+    Some(entity)
 }
 
 /// Exponentially decaying averages of runnable threads, times 2^11; updated when somebody asks or at ticks.

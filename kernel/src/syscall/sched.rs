@@ -11,7 +11,7 @@ use linux_raw_sys::general as nr;
 use umbel_mm::UserAddr;
 use umbel_mm::user::{copy_out, read_val, read_vec, write_val};
 use umbel_smp::cpu;
-use umbel_smp::runqueue::{Class, RR_SLICE_NS};
+use umbel_smp::runqueue::{BASE_SLICE_NS, Class, RR_SLICE_NS, SLICES_NS};
 
 rows! {
     nr::__NR_sched_yield, sched_yield() => sched_yield, Full;
@@ -147,10 +147,11 @@ fn sched_get_priority_min(_: &Arc<Task>, policy: u32) -> Result<u32> {
 }
 
 fn sched_rr_get_interval(task: &Arc<Task>, pid: Pid, interval: UserAddr) -> Result<()> {
-    let slice_ns = match find(task, pid)?.sched.class() {
+    let target = find(task, pid)?;
+    let slice_ns = match target.sched.class() {
         Class::RoundRobin { .. } => RR_SLICE_NS,
         Class::Fifo { .. } => 0,
-        Class::Fair { .. } => umbel_smp::runqueue::BASE_SLICE_NS,
+        Class::Fair { .. } => target.sched.slice_ns(),
     };
     write_val(interval, &[slice_ns / 1_000_000_000, slice_ns % 1_000_000_000])
 }
@@ -221,6 +222,10 @@ fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Resu
     set_scheduler(task, &target, policy | reset, priority)?;
     if fair && !keeps(FLAG_KEEP_PARAMS) {
         target.sched.set_nice(nice);
+        target.sched.set_slice_ns(match attr.budget {
+            [0, ..] => BASE_SLICE_NS,
+            [runtime_ns, ..] => runtime_ns.clamp(*SLICES_NS.start(), *SLICES_NS.end()),
+        });
         sched::class_changed(&target);
     }
     Ok(())
@@ -247,7 +252,7 @@ fn sched_getattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, size: u32, flags: u
     let target = find(task, pid)?;
     let (policy, priority) = policy_of(&target);
     let fair = matches!(policy, SCHED_OTHER | SCHED_BATCH | SCHED_IDLE);
-    let (nice, slice_ns) = if fair { (target.sched.nice(), umbel_smp::runqueue::BASE_SLICE_NS) } else { (0, 0) };
+    let (nice, slice_ns) = if fair { (target.sched.nice(), target.sched.slice_ns()) } else { (0, 0) };
     let size = size.min(ATTR_LEN);
     let reset = u64::from(target.sched.flags().1);
     let words = [

@@ -2,7 +2,7 @@
 
 use super::ids::{self, Session};
 use super::task::Task;
-use crate::{Errno, Pid, Result};
+use crate::{Errno, Pid, Result, sched};
 use alloc::sync::Arc;
 
 /// Moves process `pid` (0 = the caller) to group `pgid` (0 = its own).
@@ -56,6 +56,8 @@ pub fn setsid(task: &Task) -> Result<Pid> {
     }
     let pgrp = table.new_session(pid);
     table.node_mut(pid)?.pgrp = pgrp;
+    drop(table);
+    sched::group::begin_session(task);
     Ok(pid)
 }
 

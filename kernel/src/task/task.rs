@@ -206,6 +206,9 @@ impl Task {
             self.process.dumpable.store(0, Relaxed);
             self.parent_death_signal.store(0, Relaxed);
         }
+        if old.uid != cred.uid {
+            crate::sched::group::change_user(self, cred.uid);
+        }
         drop(old);
         self.change_identity();
     }

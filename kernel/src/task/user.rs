@@ -1,5 +1,5 @@
-//! What all processes of one user share: counts that limits look at, and the account that the kernel's heap is charged to. Source:
-//! getrlimit(2), user_namespaces(7), pipe(7), inotify(7), keyrings(7).
+//! What all processes of one user share: counts that limits look at, the account that the kernel's heap is charged to, and
+//! processors. Source: getrlimit(2), user_namespaces(7), pipe(7), inotify(7), keyrings(7).
 //!
 //! Whoever makes something that is counted keeps a [`Charge`], which gives it back when it is dropped. A [`User`] lives as long as
 //! one of its processes, or something that is charged to it; its account of the heap as long as it holds some. Lock: the table's
@@ -10,7 +10,8 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_mm::heap::account;
-use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::lock::{Once, Rank, SpinLock};
+use umbel_smp::runqueue::Group;
 
 static USERS: SpinLock<BTreeMap<u32, Known>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
 
@@ -51,6 +52,8 @@ pub struct User {
     /// Number of its account of the kernel's heap. Immutable.
     account: u16,
     counts: [AtomicU64; COUNTS],
+    /// What its sessions share of the processors.
+    share: Once<Arc<Group>>,
 }
 
 /// A user that has been here. Protected by the table's lock.
@@ -80,7 +83,8 @@ impl User {
             None if uid == 0 => account::NOBODY,
             None => free_account(&users),
         };
-        let user = Arc::new(User { uid, account, counts: [const { AtomicU64::new(0) }; COUNTS] });
+        let counts = [const { AtomicU64::new(0) }; COUNTS];
+        let user = Arc::new(User { uid, account, counts, share: Once::new() });
         users.insert(uid, Known { user: Arc::downgrade(&user), account });
         user
     }
@@ -93,6 +97,11 @@ impl User {
     /// Its id.
     pub fn uid(&self) -> u32 {
         self.uid
+    }
+
+    /// What its sessions share of the processors.
+    pub fn share(&self) -> &Arc<Group> {
+        self.share.call_once(crate::sched::group::of_user)
     }
 
     /// Number of its account of the kernel's heap.

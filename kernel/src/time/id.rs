@@ -115,7 +115,7 @@ impl ClockId {
 /// still be the current one of an idle virtual CPU.
 fn cpu_ns(task: &Task) -> u64 {
     if task.thread.state() == State::Running {
-        task.sched.run_ns() + task.sched.slice_ns(clock::monotonic_ns())
+        task.sched.run_ns() + task.sched.running_ns(clock::monotonic_ns())
     } else {
         task.sched.run_ns()
     }

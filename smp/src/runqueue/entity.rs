@@ -1,16 +1,22 @@
 //! What a run queue knows of one thread.
 
+use super::group::{self, Group, Parts};
 use super::tree::{Key, Links};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 
-/// Real time that a fair entity of nice 0 asks for at once.
+/// Real time that a fair entity asks for at once, unless it is told otherwise.
 pub const BASE_SLICE_NS: u64 = 3_000_000;
+/// Least and most that it may be told to ask for, as on Linux.
+pub const SLICES_NS: core::ops::RangeInclusive<u64> = 100_000..=100_000_000;
 /// Slice of SCHED_RR, as `sched_rr_get_interval` tells.
 pub const RR_SLICE_NS: u64 = 100_000_000;
-/// Weight of nice 0.
-const NICE_0_WEIGHT: u64 = 1024;
-/// Weight of SCHED_IDLE.
+/// Weight of SCHED_IDLE, where nice 0 is 1024.
 const IDLE_WEIGHT: u64 = 3;
+/// What an entity of nice 0 weighs: finer, so that a thousandth of it still is a number.
+pub(super) const UNIT: u64 = 1024 << 10;
+/// The least that anything weighs: virtual time must not run so fast that it overflows.
+const LEAST_WEIGHT: u64 = 256;
 
 /// Linux's `sched_prio_to_weight`: nice -20 to 19, a step is about 10 % of the CPU.
 const WEIGHTS: [u64; 40] = [
@@ -46,12 +52,33 @@ impl Class {
     pub const NORMAL: Self = Self::Fair { nice: 0, idle: false };
 }
 
+/// What an entity is scheduled by.
+#[derive(Clone, Debug)]
+pub struct Params {
+    pub class: Class,
+    /// Of a fair entity: how much it asks for at once. The less, the sooner it gets it.
+    pub slice_ns: u64,
+    /// What it shares with others; `None`: it counts by itself.
+    pub group: Option<Arc<Group>>,
+}
+
+impl Params {
+    /// Of a class, with everything else as usual.
+    pub const fn of(class: Class) -> Params {
+        Params { class, slice_ns: BASE_SLICE_NS, group: None }
+    }
+}
+
 /// A schedulable thing: one a thread, for all its life.
 #[derive(Debug)]
 pub struct Entity<T> {
     /// The thread.
     pub item: T,
     pub(super) class: Class,
+    pub(super) slice_ns: u64,
+    pub(super) group: Option<Arc<Group>>,
+    /// What it adds to its groups while it is attached, and what it weighs then.
+    pub(super) parts: Parts,
     pub(super) weight: u64,
     /// Counts in the average of a queue.
     pub(super) attached: bool,
@@ -61,6 +88,8 @@ pub struct Entity<T> {
     pub(super) lag: i64,
     /// Virtual deadline; relative to `vruntime` while detached.
     pub(super) deadline: i64,
+    /// While it runs: the virtual runtime until which only somebody with a shorter slice takes its place.
+    pub(super) protected: i64,
     /// What SCHED_RR has left of its slice.
     rr_left_ns: u64,
     /// All that it ever ran.
@@ -81,17 +110,21 @@ impl<T> Entity<T> {
         let mut entity = Self {
             item,
             class,
-            weight: 0,
+            slice_ns: BASE_SLICE_NS,
+            group: None,
+            parts: Parts::default(),
+            weight: UNIT,
             attached: false,
             vruntime: 0,
             lag: 0,
             deadline: 0,
+            protected: 0,
             rr_left_ns: RR_SLICE_NS,
             total_ns: 0,
             key: Key::default(),
             links: Links::default(),
         };
-        entity.set_class(class);
+        entity.weigh();
         entity
     }
 
@@ -100,16 +133,42 @@ impl<T> Entity<T> {
         self.class
     }
 
-    /// Changes the class of a detached entity.
-    pub fn set_class(&mut self, class: Class) {
+    /// Changes what a detached entity is scheduled by.
+    pub fn configure(&mut self, params: Params) {
         debug_assert!(!self.attached, "detach it first");
-        self.class = class;
-        self.rr_left_ns = RR_SLICE_NS;
-        self.weight = match class {
+        if self.class != params.class {
+            self.rr_left_ns = RR_SLICE_NS;
+        }
+        (self.class, self.slice_ns, self.group) = (params.class, params.slice_ns, params.group);
+        self.weigh();
+    }
+
+    /// Finds out what a detached entity weighs now. Its lag in real time stays what it is.
+    pub(super) fn weigh(&mut self) {
+        let (parts, weight) = self.weighed();
+        self.lag = (i128::from(self.lag) * i128::from(self.weight) / i128::from(weight)) as i64;
+        (self.parts, self.weight) = (parts, weight);
+    }
+
+    /// What it adds to its groups and weighs now.
+    pub(super) fn weighed(&self) -> (Parts, u64) {
+        let nominal = match self.class {
             Class::Fair { idle: true, .. } => IDLE_WEIGHT,
             Class::Fair { nice, .. } => weight_of_nice(nice),
-            _ => NICE_0_WEIGHT,
+            Class::Fifo { .. } | Class::RoundRobin { .. } => return (Parts::default(), UNIT),
         };
+        let (parts, weight) = group::weigh(self.group.as_deref(), nominal * (UNIT / weight_of_nice(0)));
+        (parts, weight.max(LEAST_WEIGHT))
+    }
+
+    /// What it shares with others.
+    pub fn group(&self) -> Option<&Arc<Group>> {
+        self.group.as_ref()
+    }
+
+    /// How much it asks for at once, ns.
+    pub fn slice_ns(&self) -> u64 {
+        self.slice_ns
     }
 
     /// Its position in the queue it is in.
@@ -132,7 +191,7 @@ impl<T> Entity<T> {
 
     /// A slice on the virtual scale.
     pub(super) fn virtual_slice(&self) -> i64 {
-        self.to_virtual(BASE_SLICE_NS)
+        self.to_virtual(self.slice_ns)
     }
 
     pub(super) fn weighted(&self) -> i128 {
@@ -174,6 +233,10 @@ impl<T> Entity<T> {
     }
 
     fn to_virtual(&self, ns: u64) -> i64 {
-        (u128::from(ns) * u128::from(NICE_0_WEIGHT) / u128::from(self.weight)) as i64
+        match ns.checked_mul(UNIT) {
+            _ if self.weight == UNIT => ns as i64,
+            Some(product) => (product / self.weight) as i64,
+            None => (u128::from(ns) * u128::from(UNIT) / u128::from(self.weight)) as i64,
+        }
     }
 }

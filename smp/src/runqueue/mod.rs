@@ -5,6 +5,9 @@
 //! runtime grows by what it ran, divided by its weight; entities at or behind the weighted average are eligible; the
 //! eligible one with the earliest virtual deadline runs.
 //!
+//! What an entity weighs follows from its nice value and from how many others its [`Group`]s have. How soon it runs follows
+//! from its slice: who asks for less at once has the earlier deadline.
+//!
 //! An entity is *attached* to a queue while it counts in its average: queued here, or popped and running. What moves
 //! between queues, or blocks, is detached and keeps only its lag (how far it is behind the average), so virtual times of
 //! different queues need no common origin.
@@ -14,9 +17,11 @@
 //! Model: `loom-tests/tests/runqueue.rs`.
 
 mod entity;
+mod group;
 mod tree;
 
-pub use entity::{BASE_SLICE_NS, Class, Entity, RR_SLICE_NS, weight_of_nice};
+pub use entity::{BASE_SLICE_NS, Class, Entity, Params, RR_SLICE_NS, SLICES_NS, weight_of_nice};
+pub use group::Group;
 pub use tree::Key;
 
 use crate::sync::mutant;
@@ -59,6 +64,8 @@ pub struct RunQueue<T> {
     front: i64,
     /// Its virtual CPU is going away: nothing may be pushed from elsewhere.
     closed: bool,
+    /// The number of its virtual CPU, by which groups keep their sums.
+    cpu: u32,
 }
 
 impl<T> RunQueue<T> {
@@ -73,12 +80,19 @@ impl<T> RunQueue<T> {
             back: 0,
             front: -1,
             closed: false,
+            cpu: 0,
         }
+    }
+
+    /// Says whose it is, before anything is attached.
+    pub fn set_cpu(&mut self, cpu: u32) {
+        self.cpu = cpu;
     }
 
     /// Attaches and queues a detached entity. The key finds it again until it is popped.
     pub fn push(&mut self, mut entity: Box<Entity<T>>, arrival: Arrival) -> Key {
         debug_assert!(!entity.attached, "pushed twice");
+        entity.weigh();
         if let Class::Fair { .. } = entity.class {
             self.place(&mut entity, arrival);
         }
@@ -112,7 +126,9 @@ impl<T> RunQueue<T> {
             return Some(entity);
         }
         let key = self.best_fair()?;
-        self.fair.remove(key)
+        let mut entity = self.fair.remove(key)?;
+        entity.protected = entity.deadline;
+        Some(entity)
     }
 
     /// Puts back an entity that was popped here.
@@ -141,9 +157,39 @@ impl<T> RunQueue<T> {
             let limit = 2 * entity.virtual_slice();
             entity.lag = (average - entity.vruntime).clamp(-limit, limit);
             entity.deadline -= entity.vruntime;
-            self.weight -= entity.weight;
-            self.weighted -= entity.weighted();
+            self.uncount(entity);
         }
+    }
+
+    /// Changes what an entity that was popped here is scheduled by.
+    pub fn configure(&mut self, entity: &mut Entity<T>, params: Params) {
+        self.detach(entity);
+        entity.configure(params);
+        if let Class::Fair { .. } = entity.class {
+            self.place(entity, Arrival::Moved);
+            entity.protected = entity.deadline;
+        }
+        self.attach(entity);
+    }
+
+    /// Makes an entity that was popped here weigh what it should by now. Its lag in real time, and what it has left of its
+    /// slice, stay what they are.
+    pub fn reweigh(&mut self, entity: &mut Entity<T>) {
+        debug_assert!(entity.attached, "weighed where it does not run");
+        let (parts, weight) = entity.weighed();
+        if !matches!(entity.class, Class::Fair { .. }) || (parts == entity.parts && weight == entity.weight) {
+            return;
+        }
+        let average = self.average();
+        self.uncount(entity);
+        let scale = |span: i64| (i128::from(span) * i128::from(entity.weight) / i128::from(weight)) as i64;
+        let (lag, left) = (scale(average - entity.vruntime), scale(entity.deadline - entity.vruntime));
+        let protected = scale(entity.protected - entity.vruntime);
+        (entity.parts, entity.weight) = (parts, weight);
+        entity.vruntime = average - lag;
+        entity.deadline = entity.vruntime + left;
+        entity.protected = entity.vruntime + protected;
+        self.count(entity);
     }
 
     /// Takes a queued entity out, detached; `None` if it is not queued here.
@@ -154,6 +200,12 @@ impl<T> RunQueue<T> {
         };
         self.detach(&mut entity);
         Some(entity)
+    }
+
+    /// Takes out the queued entity that `is_wanted` accepts, detached. Looks at all of them.
+    pub fn take(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<Box<Entity<T>>> {
+        let key = self.rt.find_first(&is_wanted).or_else(|| self.fair.find_first(&is_wanted))?;
+        self.remove(key)
     }
 
     /// Takes one queued entity that `may_move` accepts, detached: the most urgent real-time one, else the fair one that
@@ -210,6 +262,23 @@ impl<T> RunQueue<T> {
         }
     }
 
+    /// As [`Self::preempts`], when the time comes to look: who runs keeps on until its slice is over, except for somebody
+    /// who asked for a shorter one.
+    pub fn expires(&mut self, running: &Entity<T>) -> bool {
+        let within = matches!(running.class, Class::Fair { .. }) && running.vruntime < running.protected;
+        if !within || self.rt.len() != 0 {
+            return self.preempts(running);
+        }
+        let best = self.best_fair().and_then(|key| self.fair.get(key));
+        best.is_some_and(|best| best.slice_ns < running.slice_ns && best.deadline < running.deadline)
+    }
+
+    /// How long `running`, which was popped here, may go on before somebody must look again.
+    pub fn slice_ns(&self, running: Option<&Entity<T>>) -> u64 {
+        let own_ns = running.map_or(BASE_SLICE_NS, |running| running.slice_ns);
+        self.fair.shortest_ns().map_or(own_ns, |shortest_ns| shortest_ns.min(own_ns))
+    }
+
     /// Entities queued (the running one does not count).
     pub fn len(&self) -> usize {
         self.rt.len() + self.fair.len()
@@ -220,7 +289,7 @@ impl<T> RunQueue<T> {
         self.len() == 0
     }
 
-    /// Weight of the attached fair entities, the running one included; 1024 is one of nice 0.
+    /// Weight of the attached fair entities, the running one included.
     pub fn load(&self) -> u64 {
         self.weight
     }
@@ -268,9 +337,20 @@ impl<T> RunQueue<T> {
     fn attach(&mut self, entity: &mut Entity<T>) {
         entity.attached = true;
         if let Class::Fair { .. } = entity.class {
-            self.weight += entity.weight;
-            self.weighted += entity.weighted();
+            self.count(entity);
         }
+    }
+
+    fn count(&mut self, entity: &Entity<T>) {
+        self.weight += entity.weight;
+        self.weighted += entity.weighted();
+        group::add(entity.group.as_deref(), self.cpu, &entity.parts);
+    }
+
+    fn uncount(&mut self, entity: &Entity<T>) {
+        self.weight -= entity.weight;
+        self.weighted -= entity.weighted();
+        group::subtract(entity.group.as_deref(), self.cpu, &entity.parts);
     }
 
     fn insert(&mut self, mut entity: Box<Entity<T>>, place: Place) -> Key {

@@ -2,6 +2,7 @@
 
 use super::*;
 extern crate std;
+use std::sync::Arc;
 use std::vec::Vec;
 
 const MS: u64 = 1_000_000;
@@ -208,4 +209,125 @@ fn the_tree_agrees_with_a_linear_search() {
         }
     }
     assert_eq!(queue.len(), 200);
+}
+
+/// An entity that shares with its group.
+fn member(item: u32, group: &Arc<Group>) -> Box<Entity<u32>> {
+    let mut entity = fair(item, 0);
+    entity.configure(Params { group: Some(group.clone()), ..Params::of(Class::NORMAL) });
+    entity
+}
+
+/// As [`run`] between two times, where groups count on all queues.
+fn run_grouped(queue: &mut RunQueue<u32>, n: usize, ms: core::ops::Range<u64>) -> Vec<u64> {
+    let mut got = std::vec![0; n];
+    for now in ms {
+        let mut entity = queue.pop().expect("never empty here");
+        got[entity.item as usize] += 1;
+        if let Some(group) = entity.group() {
+            group.sum(now * MS, &|_| true);
+        }
+        queue.reweigh(&mut entity);
+        queue.charge(&mut entity, MS);
+        queue.requeue(entity, Requeue::Preempted);
+    }
+    got
+}
+
+#[test]
+fn many_of_one_group_get_no_more_than_one_of_another() {
+    let groups = [Group::new(None, 1), Group::new(None, 1)];
+    let mut queue = RunQueue::new();
+    queue.push(member(0, &groups[0]), Arrival::New);
+    for item in 1..10 {
+        queue.push(member(item, &groups[1]), Arrival::New);
+    }
+    let got = run_grouped(&mut queue, 10, 1..9001);
+    assert!(got[0].abs_diff(4500) <= 150, "{got:?}");
+    assert!(got[1..].iter().all(|ms| ms.abs_diff(500) <= 30), "{got:?}");
+}
+
+#[test]
+fn a_group_that_shrinks_leaves_its_share_to_whom_remains() {
+    let groups = [Group::new(None, 1), Group::new(None, 1)];
+    let mut queue = RunQueue::new();
+    queue.push(member(0, &groups[0]), Arrival::New);
+    for item in 1..10 {
+        queue.push(member(item, &groups[1]), Arrival::New);
+    }
+    run_grouped(&mut queue, 10, 1..1001);
+    for item in 2..10 {
+        assert!(queue.take(|other| *other == item).is_some());
+    }
+    let got = run_grouped(&mut queue, 10, 1001..2001);
+    assert!(got[0].abs_diff(500) <= 60 && got[1].abs_diff(500) <= 60, "{got:?}");
+    assert!(queue.take(|item| *item == 0).is_some() && queue.take(|item| *item == 1).is_some());
+    assert_eq!((queue.load(), queue.weighted), (0, 0), "nothing is left of what was weighed anew");
+}
+
+#[test]
+fn a_user_with_many_groups_gets_no_more_than_one_with_one() {
+    let users = [Group::new(None, 1), Group::new(None, 1)];
+    let mut queue = RunQueue::new();
+    queue.push(member(0, &Group::new(Some(users[0].clone()), 1)), Arrival::New);
+    for item in 1..7 {
+        queue.push(member(item, &Group::new(Some(users[1].clone()), 1)), Arrival::New);
+    }
+    let got = run_grouped(&mut queue, 7, 1..6001);
+    assert!(got[0].abs_diff(3000) <= 150, "{got:?}");
+}
+
+#[test]
+fn a_group_on_two_queues_has_one_share_of_them() {
+    let (wide, narrow) = (Group::new(None, 2), Group::new(None, 2));
+    let mut queues = [RunQueue::new(), RunQueue::new()];
+    queues[1].set_cpu(1);
+    queues[0].push(member(0, &wide), Arrival::New);
+    queues[0].push(member(1, &narrow), Arrival::New);
+    queues[1].push(member(2, &wide), Arrival::New);
+    // Half of it is on the other queue, where it has no rival.
+    let got = run_grouped(&mut queues[0], 2, 1..3001);
+    assert!(got[0].abs_diff(1000) <= 60, "{got:?}");
+    assert_eq!(run_grouped(&mut queues[1], 3, 1..11)[2], 10);
+}
+
+#[test]
+fn who_asks_for_less_at_once_waits_less_and_gets_as_much() {
+    let mut queue = RunQueue::new();
+    for item in 0..4 {
+        let mut entity = fair(item, 0);
+        let slice_ns = if item == 0 { MS } else { 20 * MS };
+        entity.configure(Params { slice_ns, ..Params::of(Class::NORMAL) });
+        queue.push(entity, Arrival::New);
+    }
+    assert_eq!(queue.slice_ns(None), MS);
+    let (mut got, mut longest, mut last) = ([0_u64; 4], [0_u64; 4], [0_u64; 4]);
+    let mut running = queue.pop().expect("four are queued");
+    for now in 1..8000 {
+        let item = running.item as usize;
+        got[item] += 1;
+        longest[item] = longest[item].max(now - last[item]);
+        last[item] = now;
+        queue.charge(&mut running, MS);
+        if queue.expires(&running) {
+            queue.requeue(running, Requeue::Preempted);
+            running = queue.pop().expect("just requeued");
+        }
+    }
+    assert!(got.iter().all(|ms| ms.abs_diff(2000) <= 60), "{got:?}");
+    assert!(longest[0] <= 8 && longest[1..].iter().all(|ms| *ms > longest[0]), "{longest:?}");
+}
+
+#[test]
+fn what_runs_changes_class_without_leaving() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    queue.push(fair(1, 0), Arrival::New);
+    let mut running = queue.pop().expect("two are queued");
+    queue.configure(&mut running, Params::of(Class::Fifo { priority: 1 }));
+    queue.charge(&mut running, 1000 * MS);
+    assert!(!queue.preempts(&running));
+    queue.configure(&mut running, Params::of(Class::NORMAL));
+    queue.charge(&mut running, 10 * MS);
+    assert!(queue.preempts(&running));
 }

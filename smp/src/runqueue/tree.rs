@@ -23,11 +23,13 @@ pub(super) struct Links<T> {
     heap: u64,
     /// Earliest deadline of this entity and all below it.
     earliest: i64,
+    /// Shortest slice of these.
+    shortest_ns: u64,
 }
 
 impl<T> Default for Links<T> {
     fn default() -> Self {
-        Self { left: None, right: None, heap: 0, earliest: 0 }
+        Self { left: None, right: None, heap: 0, earliest: 0, shortest_ns: 0 }
     }
 }
 
@@ -67,6 +69,11 @@ impl<T> Tree<T> {
             at = left;
         }
         Some(at)
+    }
+
+    /// The shortest slice that any of them asks for.
+    pub(super) fn shortest_ns(&self) -> Option<u64> {
+        self.root.as_deref().map(|root| root.links.shortest_ns)
     }
 
     pub(super) fn pop_first(&mut self) -> Link<T> {
@@ -159,8 +166,12 @@ impl<T> Candidate<'_, T> {
 impl<T> Entity<T> {
     fn update(&mut self) {
         let below = [&self.links.left, &self.links.right];
-        self.links.earliest =
-            below.into_iter().flatten().map(|child| child.links.earliest).fold(self.deadline, i64::min);
+        let (mut earliest, mut shortest_ns) = (self.deadline, self.slice_ns);
+        for child in below.into_iter().flatten() {
+            earliest = earliest.min(child.links.earliest);
+            shortest_ns = shortest_ns.min(child.links.shortest_ns);
+        }
+        (self.links.earliest, self.links.shortest_ns) = (earliest, shortest_ns);
     }
 }
 

@@ -110,7 +110,7 @@ use Make::{Dir as D, File as F, Link as L, Mounts as M, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
-    ("autogroup", T(0o444, |_| Ok(b"/autogroup-1 nice 0\n".to_vec()))),
+    ("autogroup", W(autogroup, set_autogroup)),
     ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
     ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
     ("children", T(0o444, children)),
@@ -384,6 +384,16 @@ fn set_time_offsets(subject: &Subject, text: &[u8]) -> Result<()> {
 fn word(text: &[u8]) -> Result<&str> {
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     core::str::from_utf8(text).map(str::trim).map_err(|_| Errno::EINVAL)
+}
+
+/// Nothing for those that are in none.
+fn autogroup(subject: &Subject) -> Result<Vec<u8>> {
+    Ok(subject.task()?.sched.group().map_or_else(Vec::new, |group| group.show().into_bytes()))
+}
+
+fn set_autogroup(subject: &Subject, text: &[u8]) -> Result<()> {
+    let group = subject.task()?.sched.group().ok_or(Errno::EINVAL)?;
+    group.set_nice(&task::current(), text)
 }
 
 /// A number within limits.

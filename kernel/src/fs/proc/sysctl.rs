@@ -7,6 +7,7 @@ use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::fs::{fanotify, inotify, lease};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
+use crate::sched::group;
 use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::ns::uts::{self, Name, Names};
@@ -49,6 +50,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         )
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("watchdog_thresh", TextFile::writable(Meta::new(fs, 0o644), watch::show_limit, watch::set_limit))
+        .add("sched_autogroup_enabled", autogroups(fs))
         .add("random", sub(boot_id));
     let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)
         .add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
@@ -73,6 +75,19 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
                 .add("overcommit_ratio", overcommit(fs, &commit::RATIO, &commit::KBYTES))),
         );
     sub(root)
+}
+
+/// Whether sessions and users share the processors, or all threads alike.
+fn autogroups(fs: &Arc<PseudoFs>) -> InodeRef {
+    let read = || Ok(format!("{}\n", u32::from(group::enabled())).into_bytes());
+    let write = |text: &[u8]| match Setting::parse(text)? {
+        enabled @ 0..=1 => {
+            group::set_enabled(enabled == 1);
+            Ok(())
+        }
+        _ => Err(Errno::EINVAL),
+    };
+    TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
 
 /// The last number given out in the PID namespace of who asks: the next is the one after what is written.
@@ -203,7 +218,6 @@ const KERNEL: &[(&str, &str)] = &[
     ("printk", "4\t4\t1\t7"),
     ("pty", "0"),
     ("randomize_va_space", "2"),
-    ("sched_autogroup_enabled", "0"),
     ("sched_rr_timeslice_ms", "100"),
     ("sysrq", "0"),
     ("tainted", "0"),
