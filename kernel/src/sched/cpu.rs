@@ -35,6 +35,8 @@ pub(super) struct Cpu {
     pub timer_ns: AtomicU64,
     /// When something came to an empty queue.
     pub waiting_since_ns: AtomicU64,
+    /// When it last called for help because something waited for long.
+    pub called_ns: AtomicU64,
     /// When it last changed threads, and whether it was told since that others wait for too long.
     pub switched_ns: AtomicU64,
     pub told: AtomicBool,
@@ -82,6 +84,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         slice_end_ns: AtomicU64::new(0),
         timer_ns: AtomicU64::new(0),
         waiting_since_ns: AtomicU64::new(0),
+        called_ns: AtomicU64::new(0),
         switched_ns: AtomicU64::new(0),
         told: AtomicBool::new(false),
         away_ns: AtomicU64::new(0),

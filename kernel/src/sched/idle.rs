@@ -53,8 +53,12 @@ fn earlier(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Polls for a while, stealing what waits elsewhere; returns whether there is something to do.
+/// Polls for a while if there is a host CPU for it, stealing what waits elsewhere; returns whether there is something to do.
 fn poll(id: u32, cpu: &Cpu, start_ns: u64, deadline_ns: Option<u64>, done: &impl Fn() -> bool) -> bool {
+    if place::host_is_full(id, 0) {
+        // Others need the host CPU on which this would be spent.
+        return done() || place::steal_late(id, cpu);
+    }
     let poll_ns = poll_ns(id).load(Relaxed);
     loop {
         if done() || place::steal(id, cpu) {

@@ -3,6 +3,10 @@
 //! A woken thread is queued on the waker's virtual CPU, because that is about to block more often than not and a wake-up
 //! of a sleeping host thread costs more than most of the work. If the waker has not blocked soon after its last wake-ups
 //! an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
+//!
+//! Where virtual CPUs outnumber the host's and enough of them are busy, one more does not get more done: it would take its
+//! time from the others and bring the thread's address space to one more slot. Then threads move only when they have
+//! waited for a while, so that a machine still uses all its virtual CPUs, and idle ones do not poll.
 
 use super::cpu::{self, Cpu};
 use super::entity::QueueEntity;
@@ -14,14 +18,16 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use umbel_abi::machine::Mailbox;
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::runqueue::Arrival;
+use umbel_smp::runqueue::{Arrival, BASE_SLICE_NS};
 use umbel_smp::thread::ThreadRef;
-use umbel_smp::{cpu as vcpu, ipi};
+use umbel_smp::{cpu as vcpu, ipi, vtime};
 
 /// A block within this time after a wake-up is a hand-over.
 const HAND_OVER_NS: u64 = 30_000;
 /// So many hand-overs in a row are a habit.
 const HABIT: u32 = 2;
+/// After so long a queue needs help, whoever is about to block.
+const LONG_NS: u64 = BASE_SLICE_NS;
 
 /// Queues a Runnable task, and makes somebody look if that is needed.
 pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
@@ -93,9 +99,33 @@ fn choose(task: &Arc<Task>, here: u32) -> u32 {
 /// The running task woke somebody onto its own queue: calls an idle virtual CPU unless the task is about to block.
 fn called_for_help(here: u32) {
     let waker = cpu::current();
-    waker.sched.woke_ns.store(time::monotonic_ns(), Relaxed);
-    if waker.sched.hands_over.load(Relaxed) < HABIT {
+    let now_ns = time::monotonic_ns();
+    waker.sched.woke_ns.store(now_ns, Relaxed);
+    let own = cpu::get(here);
+    if waker.sched.hands_over.load(Relaxed) < HABIT && !host_is_full(here, 1) {
         call_idle(here);
+    } else if own.waits_long(now_ns) && now_ns.saturating_sub(own.called_ns.load(Relaxed)) > LONG_NS {
+        own.called_ns.store(now_ns, Relaxed);
+        call_idle(here);
+    }
+}
+
+/// Whether the virtual CPUs other than `here`, with `own` more, keep all host CPUs busy that the machine may use. Only where
+/// virtual CPUs outnumber these.
+pub(super) fn host_is_full(here: u32, own: u32) -> bool {
+    let (count, host) = (vcpu::count(), crate::machine::host_cpus());
+    if count <= host || vtime::on() {
+        return false;
+    }
+    let busy = |&id: &u32| id != here && !cpu::get(id).idle.load(Relaxed) && hotplug::is_online(id);
+    let needed = host.saturating_sub(own) as usize;
+    (0..count).filter(busy).take(needed).count() == needed
+}
+
+impl Cpu {
+    /// Whether something has been queued here for long.
+    fn waits_long(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.waiting_since_ns.load(Relaxed)) > LONG_NS
     }
 }
 
@@ -132,13 +162,23 @@ fn call_idle(here: u32) {
 
 /// Takes something that waits elsewhere; returns whether it did.
 pub(super) fn steal(here: u32, own: &Cpu) -> bool {
+    steal_from(here, own, |_| true)
+}
+
+/// The same, from those with whom something has waited for long.
+pub(super) fn steal_late(here: u32, own: &Cpu) -> bool {
+    let now_ns = time::monotonic_ns();
+    steal_from(here, own, |other| other.waits_long(now_ns))
+}
+
+fn steal_from(here: u32, own: &Cpu, accept: impl Fn(&Cpu) -> bool) -> bool {
     let count = vcpu::count();
     if !vcpu::this().is_online() {
         return false;
     }
     for step in 1..count {
         let other = cpu::get((here + step) % count);
-        if other.queued.load(Relaxed) == 0 {
+        if other.queued.load(Relaxed) == 0 || !accept(other) {
             continue;
         }
         let may_move = |thread: &ThreadRef| may_run(thread, here);
