@@ -5,7 +5,7 @@
 //! that list, so files that stay quiet cost nothing. A level-triggered item that has found something goes to the list's end again, an
 //! edge-triggered one does not.
 //!
-//! Items do not keep files open: they hold weak references and are dropped when found dead.
+//! Items do not keep files open: they hold weak references and are dropped when found dead, sooner or later.
 //! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`).
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
@@ -107,16 +107,40 @@ impl Item {
 /// Descriptor and file: a descriptor may be registered again for another file.
 type Key = (i32, u64);
 
+/// The items of an instance.
+#[derive(Default)]
+struct Items {
+    by_key: BTreeMap<Key, Arc<Item>>,
+    /// How many there are before those of closed files are looked for: looking at all for each new one would be quadratic.
+    sweep_at: usize,
+}
+
+impl Items {
+    /// Fewest items that are looked through.
+    const SWEEP_LEAST: usize = 64;
+
+    /// Takes out the items of files that are closed, if there are many more items than after the last time.
+    fn sweep(&mut self) -> Vec<Arc<Item>> {
+        if self.by_key.len() < self.sweep_at.max(Self::SWEEP_LEAST) {
+            return Vec::new();
+        }
+        let closed = self.by_key.extract_if(.., |_, item| item.file.strong_count() == 0);
+        let dead = closed.map(|(_, item)| item).collect();
+        self.sweep_at = 2 * self.by_key.len();
+        dead
+    }
+}
+
 /// An instance.
 pub struct Epoll {
-    items: SpinLock<BTreeMap<Key, Arc<Item>>>,
+    items: SpinLock<Items>,
     raised: Arc<Raised>,
     queue: Arc<WaitQueue>,
 }
 
 impl Epoll {
     fn list(&self) -> Vec<Arc<Item>> {
-        self.items.lock().values().cloned().collect()
+        self.items.lock().by_key.values().cloned().collect()
     }
 
     /// Registers `file` as `fd`.
@@ -134,14 +158,15 @@ impl Epoll {
             inner.check_nesting(self, 1)?;
         }
         let key = (fd.0, file.id());
-        if self.items.lock().contains_key(&key) {
-            return Err(Errno::EEXIST);
-        }
-        {
-            // Each item is on the list once at most; removed ones may still be there.
-            let count = self.items.lock().len() + 1;
-            self.raised.lock().try_reserve(count).map_err(|_| Errno::ENOMEM)?;
-        }
+        let count = {
+            let items = self.items.lock();
+            if items.by_key.contains_key(&key) {
+                return Err(Errno::EEXIST);
+            }
+            items.by_key.len() + 1
+        };
+        // Each item is on the list once at most; removed ones may still be there.
+        self.raised.lock().try_reserve(count).map_err(|_| Errno::ENOMEM)?;
         let (list, queue) = (self.raised.clone(), self.queue.clone());
         let hook = Arc::new(Hook { key, raised: AtomicBool::new(false), list, queue });
         let mut table = match event.events & EXCLUSIVE {
@@ -158,8 +183,8 @@ impl Epoll {
         };
         let (old, dead) = {
             let mut items = self.items.lock();
-            let dead = take_dead(&mut items);
-            (items.insert(key, Arc::new(item)), dead)
+            let dead = items.sweep();
+            (items.by_key.insert(key, Arc::new(item)), dead)
         };
         // Their registrations are taken off other queues: not under a lock.
         drop((old, dead));
@@ -174,7 +199,7 @@ impl Epoll {
     /// # Errors
     /// `ENOENT`.
     pub fn modify(&self, fd: Fd, file: &File, event: Event) -> Result<()> {
-        let item = self.items.lock().get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
+        let item = self.items.lock().by_key.get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
         item.data.store(event.data, Relaxed);
         item.events.store(event.events | ALWAYS, Release);
         item.hook.raise();
@@ -187,7 +212,7 @@ impl Epoll {
     /// # Errors
     /// `ENOENT`.
     pub fn remove(&self, fd: Fd, file: &File) -> Result<()> {
-        let removed = self.items.lock().remove(&(fd.0, file.id()));
+        let removed = self.items.lock().by_key.remove(&(fd.0, file.id()));
         removed.map(drop).ok_or(Errno::ENOENT)
     }
 
@@ -222,7 +247,7 @@ impl Epoll {
                 break;
             }
             let Some(key) = self.raised.lock().pop_front() else { break };
-            let item = self.items.lock().get(&key).cloned();
+            let item = self.items.lock().by_key.get(&key).cloned();
             if let Some(event) = item.and_then(|item| item.take()) {
                 events.push(event);
             }
@@ -233,7 +258,7 @@ impl Epoll {
     fn is_ready(&self) -> bool {
         let raised: Vec<Key> = self.raised.lock().iter().copied().collect();
         raised.iter().any(|key| {
-            let item = self.items.lock().get(key).cloned();
+            let item = self.items.lock().by_key.get(key).cloned();
             item.is_some_and(|item| !item.look().is_empty())
         })
     }
@@ -256,12 +281,6 @@ impl Epoll {
     }
 }
 
-/// Takes out the items of files that are closed.
-fn take_dead(items: &mut BTreeMap<Key, Arc<Item>>) -> Vec<Arc<Item>> {
-    let dead: Vec<Key> = items.iter().filter(|(_, item)| item.file.strong_count() == 0).map(|(key, _)| *key).collect();
-    dead.iter().filter_map(|key| items.remove(key)).collect()
-}
-
 impl FileOps for Epoll {
     fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
         if table.is_some_and(|table| table.register(&self.queue).is_err()) {
@@ -282,7 +301,7 @@ impl FileOps for Epoll {
 /// Makes an instance.
 pub fn new() -> Arc<File> {
     let epoll = Epoll {
-        items: SpinLock::new(Rank::Epoll, BTreeMap::new()),
+        items: SpinLock::new(Rank::Epoll, Items::default()),
         raised: Arc::new(SpinLock::new(Rank::Leaf, VecDeque::new())),
         queue: Arc::new(WaitQueue::new()),
     };
@@ -362,8 +381,10 @@ mod tests {
         epoll.add(Fd(3), &counter, event(1)).unwrap();
         drop(counter);
         assert!(epoll.take(9).is_empty());
-        let other = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
-        epoll.add(Fd(3), &other, event(1)).unwrap();
-        assert_eq!(epoll.items.lock().len(), 1);
+        for _ in 0..1000 {
+            let other = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
+            epoll.add(Fd(3), &other, event(1)).unwrap();
+        }
+        assert!(epoll.items.lock().by_key.len() <= Items::SWEEP_LEAST);
     }
 }
