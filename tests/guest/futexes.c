@@ -131,6 +131,28 @@ static void handed_over(void) {
     lock = 0;
 }
 
+static uint32_t first, second;
+static void *crosswise(void *p) {
+    CHECK(futex(&second, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    CHECK(futex(&first, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0); /* waits */
+    CHECK(futex(&first, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    CHECK(futex(&second, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    return p;
+}
+
+/* Who holds the one and wants the other, while the other's owner waits for the one, would wait for ever. */
+static void in_a_circle(void) {
+    pthread_t thread;
+    CHECK(futex(&first, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    pthread_create(&thread, 0, crosswise, 0);
+    while (!(*(volatile uint32_t *)&first & FUTEX_WAITERS)) usleep(1000);
+    struct timespec t = after(CLOCK_REALTIME, 900);
+    CHECK_ERRNO(futex(&second, FUTEX_LOCK_PI_PRIVATE, 0, &t, 0, 0), EDEADLK);
+    CHECK(futex(&first, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    pthread_join(thread, 0);
+    CHECK(first == 0 && second == 0);
+}
+
 static pthread_mutex_t robust;
 static void *leaves(void *p) {
     pthread_mutex_lock(&robust);
@@ -212,6 +234,7 @@ int main(void) {
     several();
     second_generation();
     handed_over();
+    in_a_circle();
     mutexes();
     attributes();
     DONE();

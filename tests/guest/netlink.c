@@ -105,6 +105,37 @@ static int listed(const char *file, const char *text) {
     return found;
 }
 
+static int is_listening_at(const struct nlmsghdr *head, unsigned long port) {
+    const struct inet_diag_msg *message = NLMSG_DATA(head);
+    return message->id.idiag_sport == port && message->idiag_state == TCP_LISTEN;
+}
+
+static int is_named(const struct nlmsghdr *head, unsigned long inode) {
+    const struct unix_diag_msg *message = NLMSG_DATA(head);
+    const struct rtattr *name = (void *)(message + 1);
+    if (message->udiag_ino != inode) return 0;
+    CHECK(message->udiag_family == AF_UNIX && message->udiag_type == SOCK_STREAM && message->udiag_state == TCP_LISTEN);
+    CHECK(name->rta_type == UNIX_DIAG_NAME && RTA_PAYLOAD(name) == 13 && !memcmp(RTA_DATA(name), "\0umbel-listed", 13));
+    return 1;
+}
+
+/* How many sockets of the answer are wanted. */
+static int told(void *request, int len, int (*wanted)(const struct nlmsghdr *, unsigned long), unsigned long what) {
+    static char buf[32768];
+    int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG), found = 0, done = 0;
+    CHECK(fd >= 0 && ask(fd, request, len) == len);
+    while (!done) {
+        int left = recv(fd, buf, sizeof buf, 0);
+        if (left <= 0) break;
+        for (struct nlmsghdr *head = (void *)buf; NLMSG_OK(head, left); head = NLMSG_NEXT(head, left)) {
+            done |= head->nlmsg_type == NLMSG_DONE || head->nlmsg_type == NLMSG_ERROR;
+            found += head->nlmsg_type == SOCK_DIAG_BY_FAMILY && wanted(head, what);
+        }
+    }
+    close(fd);
+    return found;
+}
+
 static void sockets(void) {
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof addr;
@@ -126,20 +157,13 @@ static void sockets(void) {
     struct { struct nlmsghdr head; struct inet_diag_req_v2 request; } ours = {
         {sizeof ours, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0},
         {.sdiag_family = AF_INET, .sdiag_protocol = IPPROTO_TCP, .idiag_states = 1 << TCP_LISTEN}};
-    int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG), found = 0, done = 0;
-    static char buf[32768];
-    CHECK(fd >= 0 && ask(fd, &ours, sizeof ours) == sizeof ours);
-    while (!done) {
-        int left = recv(fd, buf, sizeof buf, 0);
-        if (left <= 0) break;
-        for (struct nlmsghdr *head = (void *)buf; NLMSG_OK(head, left); head = NLMSG_NEXT(head, left)) {
-            done |= head->nlmsg_type == NLMSG_DONE || head->nlmsg_type == NLMSG_ERROR;
-            struct inet_diag_msg *message = NLMSG_DATA(head);
-            found += head->nlmsg_type == SOCK_DIAG_BY_FAMILY && message->id.idiag_sport == addr.sin_port && message->idiag_state == TCP_LISTEN;
-        }
-    }
-    CHECK(found == 1);
-    close(fd), close(server), close(udp), close(local);
+    CHECK(told(&ours, sizeof ours, is_listening_at, addr.sin_port) == 1);
+    struct { struct nlmsghdr head; struct unix_diag_req request; } theirs = {
+        {sizeof theirs, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 2, 0},
+        {.sdiag_family = AF_UNIX, .udiag_states = 1 << TCP_LISTEN, .udiag_show = UDIAG_SHOW_NAME}};
+    CHECK(fstat(local, &stat) == 0 && told(&theirs, sizeof theirs, is_named, stat.st_ino) == 0);
+    CHECK(listen(local, 5) == 0 && told(&theirs, sizeof theirs, is_named, stat.st_ino) == 1);
+    close(server), close(udp), close(local);
 }
 
 int main(void) {

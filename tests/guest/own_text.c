@@ -16,21 +16,36 @@ static int same(const unsigned char *bytes)
     return !memcmp(bytes, wanted, sizeof wanted);
 }
 
-int main(void)
+static int looks_original(void)
 {
-    unsigned char bytes[64];
+    unsigned char bytes[64] = {0};
     int mem = open("/proc/self/mem", O_RDONLY);
     struct iovec to = {bytes, sizeof bytes}, from = {(void *)hot, sizeof bytes};
-    for (int i = 0; i < 2000; i++)
-        if (((long (*)(void))hot)() != getpgrp())
-            return 1;
     if (pread(mem, bytes, 64, (long)hot) != 64 || !same(bytes))
-        return puts("/proc/self/mem shows other bytes"), 1;
+        return puts("/proc/self/mem shows other bytes"), 0;
     memset(bytes, 0, 64);
     if (process_vm_readv(getpid(), &to, 1, &from, 1, 0) != 64 || !same(bytes))
-        return puts("process_vm_readv shows other bytes"), 1;
-    if (((long (*)(void))hot)() != getpgrp())
+        return puts("process_vm_readv shows other bytes"), 0;
+    return close(mem) == 0;
+}
+
+static int runs(void)
+{
+    for (int i = 0; i < 2000; i++)
+        if (((long (*)(void))hot)() != getpgrp())
+            return 0;
+    return 1;
+}
+
+/* The second program of the same file may find the first one's text prepared: it, too, must look as the file does. */
+int main(int argc, char **argv)
+{
+    if (!looks_original() || !runs() || !looks_original() || !runs())
         return 1;
+    if (argc == 1) {
+        execl("/proc/self/exe", argv[0], "again", NULL);
+        return 1;
+    }
     puts("ok");
     return 0;
 }

@@ -363,13 +363,6 @@ impl FileOps for Loop {
         file.seek_within(whence, offset, self.size())
     }
 
-    fn fsync(&self, _: &File) -> Result<()> {
-        match self.backing() {
-            Ok(backing) => backing.file.ops().fsync(&backing.file),
-            Err(_) => Ok(()),
-        }
-    }
-
     fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
         let at = UserAddr(arg);
         match cmd {

@@ -183,10 +183,10 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
 
 /// Returns whether the call is to be restarted or to fail with `EINTR`.
 fn system_call(task: &Arc<Task>, strace: bool) -> bool {
-    let regs = task.user.regs();
+    let (orig_rax, args) = task.user.update(|regs| (regs.orig_rax, regs.args()));
     // Linux looks at the lower half only.
-    let (nr, args) = (u64::from(regs.orig_rax as u32), regs.args());
-    if regs.orig_rax == Regs::NO_SYSCALL {
+    let nr = u64::from(orig_rax as u32);
+    if orig_rax == Regs::NO_SYSCALL {
         // Call number -1 was asked for, and looks like no call at all.
         task.user.update(|regs| regs.rax = Errno::ENOSYS.as_return());
         return false;

@@ -136,7 +136,8 @@ fn run_orphans() -> usize {
 /// Runs the expired timers that are virtual CPU `cpu`'s to run; returns how many that were. Cheap if there is none.
 pub fn run_expired(cpu: u32) -> usize {
     let Some(timers) = TIMERS.get(cpu as usize) else { return 0 };
-    let orphans = if cpu == 0 && ORPHANS.load(Relaxed) <= super::monotonic_ns() { run_orphans() } else { 0 };
+    let orphaned = cpu == 0 && ORPHANS.load(Relaxed) != NEVER;
+    let orphans = if orphaned && ORPHANS.load(Relaxed) <= super::monotonic_ns() { run_orphans() } else { 0 };
     orphans + run(timers)
 }
 
