@@ -60,6 +60,16 @@ fn clocks() {
 }
 
 #[test]
+fn watchpoints() {
+    same_as_host("watchpoints");
+}
+
+#[test]
+fn timers() {
+    same_as_host("timers");
+}
+
+#[test]
 fn events() {
     same_as_host("events");
 }

@@ -5,11 +5,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <asm/termbits.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -260,7 +263,25 @@ static void children_without_zombies(void) {
     signal(SIGCHLD, SIG_DFL);
 }
 
+/* The settings of a terminal in System V's form. */
+static void old_terminal_settings(void) {
+    int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY);
+    struct termio old;
+    struct termios new, before;
+    CHECK(fd >= 0 && ioctl(fd, TCGETS, &before) == 0 && ioctl(fd, TCGETA, &old) == 0);
+    CHECK(old.c_iflag == (before.c_iflag & 0xffff) && old.c_lflag == (before.c_lflag & 0xffff) && old.c_cc[0] == 3);
+    old.c_cc[1] = 'q', old.c_lflag &= ~ECHO;
+    CHECK(ioctl(fd, TCSETAW, &old) == 0 && ioctl(fd, TCGETS, &new) == 0);
+    CHECK(new.c_cc[1] == 'q' && new.c_lflag == (before.c_lflag & ~(unsigned)ECHO) && new.c_cc[9] == before.c_cc[9]);
+    old.c_cc[1] = 'r';
+    CHECK(ioctl(fd, TCSETA, &old) == 0 && ioctl(fd, TCSETAF, &old) == 0);
+    CHECK_ERRNO(ioctl(fd, TCGETA, (void *)8), EFAULT);
+    CHECK_ERRNO(ioctl(fd, TCSETA, (void *)8), EFAULT);
+    close(fd);
+}
+
 int main(void) {
+    old_terminal_settings();
     setvbuf(stdout, 0, _IOLBF, 0);
     stops();
     continues_cancel_stops();

@@ -287,6 +287,27 @@ static void changes(void) {
     CHECK(unlink("file") == 0 && close(list) == 0 && close(epoll) == 0 && close(links) == 0);
 }
 
+#ifndef MOVE_MOUNT_BENEATH
+#define MOVE_MOUNT_BENEATH 0x200
+#endif
+
+/* A mount slips below another one, and is there when that one goes. */
+static void beneath(void) {
+    enum { FLAGS = MOVE_MOUNT_BENEATH | 4 /* MOVE_MOUNT_F_EMPTY_PATH */ };
+    CHECK(mkdir("low", 0755) == 0 && mkdir("high", 0755) == 0 && mkdir("bare", 0755) == 0);
+    CHECK(mount("x", "low", "tmpfs", 0, 0) == 0 && mount("x", "high", "tmpfs", 0, 0) == 0);
+    touch("low/l"), touch("high/h");
+    int fd = syscall(SYS_open_tree, AT_FDCWD, "low", 1);
+    CHECK(fd >= 0);
+    CHECK_ERRNO(syscall(SYS_move_mount, fd, "", AT_FDCWD, "bare", FLAGS), EINVAL);
+    CHECK_ERRNO(syscall(SYS_move_mount, fd, "", AT_FDCWD, "high/h", FLAGS), EINVAL);
+    CHECK(syscall(SYS_move_mount, fd, "", AT_FDCWD, "high", FLAGS) == 0);
+    CHECK(exists("high/h") && !exists("high/l") && close(fd) == 0);
+    CHECK(umount("high") == 0 && exists("high/l") && !exists("high/h"));
+    CHECK(umount("high") == 0 && !exists("high/l") && umount("low") == 0);
+    CHECK(rmdir("low") == 0 && rmdir("high") == 0 && rmdir("bare") == 0);
+}
+
 int main(void) {
     umask(022);
     CHECK(unshare(CLONE_NEWNS) == 0 || errno == ENOSYS);
@@ -299,6 +320,7 @@ int main(void) {
     steps();
     watched();
     changes();
+    beneath();
     roots();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();

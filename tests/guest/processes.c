@@ -185,9 +185,54 @@ static void many(void) {
     }
 }
 
+static void touch_much(void) {
+    volatile char *memory = malloc(48 << 20);
+    for (int i = 0; i < 48 << 20; i += 4096) memory[i] = 1;
+    _exit(0);
+}
+
+/* Children nobody waits for are in nobody's account. */
+static void ignored_children(void) {
+    struct rusage before, after;
+    signal(SIGCHLD, SIG_IGN);
+    getrusage(RUSAGE_CHILDREN, &before);
+    if (fork() == 0) {
+        touch_much();
+    }
+    CHECK_ERRNO(wait(0), ECHILD);
+    getrusage(RUSAGE_CHILDREN, &after);
+    CHECK(after.ru_maxrss == before.ru_maxrss && after.ru_minflt == before.ru_minflt);
+    signal(SIGCHLD, SIG_DFL);
+    if (fork() == 0) {
+        touch_much();
+    }
+    CHECK(wait(0) > 0 && getrusage(RUSAGE_CHILDREN, &after) == 0 && after.ru_maxrss > 40 << 10);
+}
+
+static unsigned long counter(void) { return __builtin_ia32_rdtsc(); }
+
+/* PR_SET_TSC: for the thread and what it makes; reading the counter is SIGSEGV. */
+static void time_stamp_counter(void) {
+    int mode = 0, status;
+    CHECK(prctl(PR_GET_TSC, &mode) == 0 && mode == PR_TSC_ENABLE);
+    CHECK_ERRNO(prctl(PR_SET_TSC, 0), EINVAL);
+    CHECK_ERRNO(prctl(PR_SET_TSC, 3), EINVAL);
+    if (fork() == 0) {
+        CHECK(prctl(PR_SET_TSC, PR_TSC_SIGSEGV) == 0 && prctl(PR_GET_TSC, &mode) == 0 && mode == PR_TSC_SIGSEGV);
+        if (fork() == 0) _exit((int)counter() & 1);
+        CHECK(wait(&status) > 0 && WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+        CHECK(prctl(PR_SET_TSC, PR_TSC_ENABLE) == 0 && counter() < counter());
+        _exit(check_failures);
+    }
+    CHECK(wait(&status) > 0 && status == 0);
+    CHECK(counter() < counter());
+}
+
 int main(int argc, char **argv, char **environment) {
     if (argc > 1 && !strcmp(argv[1], "--child")) return child_after_exec(argc, argv, environment);
     setvbuf(stdout, 0, _IOLBF, 0);
+    ignored_children();
+    time_stamp_counter();
     exit_statuses();
     waits();
     orphans();

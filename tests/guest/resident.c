@@ -3,7 +3,9 @@
 #include "check.h"
 #include <fcntl.h>
 #include <stdint.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -201,7 +203,53 @@ static void cleared(void) {
     if (other >= 0) CHECK_ERRNO(read(other, &byte, 1), EINVAL);
 }
 
+struct procmap {
+    uint64_t size, flags, addr, start, end, properties, page_size, offset, inode;
+    uint32_t major, minor, name_size, id_size;
+    uint64_t name, id;
+};
+#define PROCMAP _IOWR('f', 17, struct procmap)
+
+/* Areas by question, as the lines of maps tell them. */
+static void asked(void) {
+    char *m = mmap(0, 8 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mprotect(m + 2 * PAGE, PAGE, PROT_READ) == 0 && munmap(m + 4 * PAGE, PAGE) == 0);
+    int fd = open("/proc/self/maps", O_RDONLY);
+    struct procmap q = {.size = sizeof q, .addr = (uintptr_t)m + 2 * PAGE + 5};
+    CHECK(ioctl(fd, PROCMAP, &q) == 0 && q.start == (uintptr_t)m + 2 * PAGE && q.end == q.start + PAGE);
+    CHECK(q.properties == 1 && q.page_size == PAGE && q.inode == 0 && q.name_size == 0);
+    q = (struct procmap){.size = sizeof q, .addr = (uintptr_t)m + 4 * PAGE};
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), ENOENT);
+    q.flags = 16;
+    CHECK(ioctl(fd, PROCMAP, &q) == 0 && q.start == (uintptr_t)m + 5 * PAGE);
+    q = (struct procmap){.size = sizeof q, .addr = (uintptr_t)m + 2 * PAGE, .flags = 2};
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), ENOENT);
+    q.flags = 2 | 16;
+    CHECK(ioctl(fd, PROCMAP, &q) == 0 && q.start == (uintptr_t)m + 3 * PAGE && q.properties == 3);
+    char name[200], self[200] = "";
+    q = (struct procmap){.size = sizeof q, .addr = (uintptr_t)&asked, .flags = 32, .name = (uintptr_t)name, .name_size = sizeof name};
+    struct stat st;
+    CHECK(readlink("/proc/self/exe", self, sizeof self - 1) > 0 && stat(self, &st) == 0);
+    CHECK(ioctl(fd, PROCMAP, &q) == 0 && !strcmp(name, self) && q.name_size == strlen(self) + 1 && q.inode == st.st_ino);
+    CHECK((q.properties & 5) == 5);
+    q.name_size = 3;
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), ENAMETOOLONG);
+    q.name_size = 0;
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), EINVAL);
+    q = (struct procmap){.size = 8};
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), EINVAL);
+    q.size = 5000;
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), E2BIG);
+    q = (struct procmap){.size = sizeof q, .flags = 64};
+    CHECK_ERRNO(ioctl(fd, PROCMAP, &q), EINVAL);
+    CHECK_ERRNO(ioctl(fd, PROCMAP, (void *)8), EFAULT);
+    CHECK_ERRNO(ioctl(fd, PROCMAP + 1, &q), ENOTTY);
+    close(fd);
+    munmap(m, 8 * PAGE);
+}
+
 int main(void) {
+    asked();
     private();
     shared();
     pagemap();

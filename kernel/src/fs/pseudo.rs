@@ -8,6 +8,7 @@ use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
 use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
 use super::{File, FileOps, OpenContext};
 use super::{IoDst, IoSrc, PollEvents, PollTable, next_dev, next_ino};
+use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -234,6 +235,9 @@ pub type Generate = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
 /// Takes what one write(2) wrote.
 pub type Accept = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 
+/// Answers a request of ioctl(2), given its number and argument.
+pub type Request = fn(&Task, u32, u64) -> Result<u64>;
+
 /// Says how often what a file shows has changed.
 pub type Changes = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -250,13 +254,30 @@ pub struct TextFile {
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
     watched: Option<Arc<Watched>>,
+    request: Option<(Request, Whom)>,
 }
+
+/// Finds the task that a file is about.
+pub type Whom = Arc<dyn Fn() -> Result<Arc<Task>> + Send + Sync>;
 
 impl TextFile {
     /// A file that reads as what `generate` makes.
     #[allow(clippy::new_ret_no_self)]
     pub fn new(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> InodeRef {
-        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched: None })
+        Arc::new(Self::plain(meta, generate))
+    }
+
+    fn plain(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> TextFile {
+        TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched: None, request: None }
+    }
+
+    /// The same, that also answers requests about a task.
+    pub fn answering(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        request: (Request, Whom),
+    ) -> InodeRef {
+        Arc::new(TextFile { request: Some(request), ..Self::plain(meta, generate) })
     }
 
     /// The same, whose changes can be waited for.
@@ -265,8 +286,7 @@ impl TextFile {
         generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
         watched: Watched,
     ) -> InodeRef {
-        let watched = Some(Arc::new(watched));
-        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched })
+        Arc::new(TextFile { watched: Some(Arc::new(watched)), ..Self::plain(meta, generate) })
     }
 
     /// The same, that also takes writes.
@@ -276,8 +296,7 @@ impl TextFile {
         accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> InodeRef {
         let accept: Accept = Box::new(accept);
-        let accept = Some(Arc::new(accept));
-        Arc::new(TextFile { meta, generate: Arc::new(Box::new(generate)), accept, watched: None })
+        Arc::new(TextFile { accept: Some(Arc::new(accept)), ..Self::plain(meta, generate) })
     }
 }
 
@@ -307,6 +326,7 @@ impl Inode for TextFile {
             accept: self.accept.clone(),
             seen: AtomicU64::new(self.watched.as_ref().map_or(0, |watched| (watched.changes)())),
             watched: self.watched.clone(),
+            request: self.request.clone(),
         }))
     }
 
@@ -324,9 +344,15 @@ struct TextOps {
     /// The change that poll(2) has told of.
     seen: AtomicU64,
     watched: Option<Arc<Watched>>,
+    request: Option<(Request, Whom)>,
 }
 
 impl FileOps for TextOps {
+    fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+        let (request, whom) = self.request.as_ref().ok_or(Errno::ENOTTY)?;
+        request(&*whom()?, cmd, arg)
+    }
+
     fn pollable(&self, _: &File) -> bool {
         self.watched.is_some()
     }

@@ -402,6 +402,38 @@ pub fn relocate(from: &Path, to: Path) -> Result<()> {
     attach_locked(mount, to)
 }
 
+/// Puts the mount whose root is `from`, as [`relocate`] does, below the uppermost mount on `to`: that one is on it from then on.
+///
+/// # Errors
+/// `EINVAL` unless `to` is a mount's root that is on another one, which is not shared; as [`relocate`].
+pub fn slip_beneath(from: &Path, to: Path) -> Result<()> {
+    let _tree = TREE.lock();
+    let to = to.top();
+    let (mount, above) = (from.mount().clone(), to.mount().clone());
+    let place = above.mountpoint().filter(|_| to.is_mount_root()).ok_or(Errno::EINVAL)?;
+    let group = |mount: &Mount| mount.propagation().group;
+    if !from.is_mount_root() || above.namespace() == 0 || group(place.mount()) != 0 || group(&mount) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if from.is_dir() != to.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
+    if subtree(&mount).iter().any(|mount| Arc::ptr_eq(mount, &above) || Arc::ptr_eq(mount, place.mount())) {
+        return Err(Errno::ELOOP);
+    }
+    match mount.mountpoint() {
+        Some(from) if group(from.mount()) != 0 => return Err(Errno::EINVAL),
+        Some(_) => unhook(&mount),
+        None if mount.namespace() != 0 => return Err(Errno::EINVAL),
+        None => {}
+    }
+    let root = mount.root_path()?;
+    unhook(&above);
+    graft(&mount, place);
+    graft(&above, root.top());
+    Ok(())
+}
+
 /// How a mount is to propagate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -17,6 +17,8 @@ pub enum Queued {
     New,
     /// It was pending already and is not pending twice.
     Already,
+    /// Nobody takes it.
+    Ignored,
 }
 
 /// A reason, and what it is charged to.
@@ -48,19 +50,21 @@ impl Pending {
     /// Adds a signal, charged to `user` up to `limit` (`RLIMIT_SIGPENDING`).
     ///
     /// # Errors
-    /// `EAGAIN` for a real-time signal that sigqueue(3) or a timer sends and that finds no room.
+    /// `EAGAIN` for a timer's signal, or a real-time signal that sigqueue(3) sends, that finds no room.
     pub fn push(&mut self, info: SigInfo, user: &Arc<User>, limit: u64) -> Result<Queued> {
         let signo = info.signo();
         let pending = self.set & bit(signo) != 0;
-        if pending && (signo < SIGRTMIN || self.has_timer(&info)) {
+        let timer = info.timer_id().is_some();
+        // Each timer has its own place: another one's signal of the same number does not stand in its way.
+        if pending && if timer { self.has_timer(&info) } else { signo < SIGRTMIN } {
             return Ok(Queued::Already);
         }
-        // kill(2) and the kernel may always tell why they send a standard signal.
-        let exempt = signo < SIGRTMIN && info.code() >= 0;
+        // kill(2) and the kernel may always tell why they send a standard signal; timers are few.
+        let exempt = timer || (signo < SIGRTMIN && info.code() >= 0);
         let charge = user.charge(Count::Signals, 1, if exempt { u64::MAX } else { limit });
         if charge.is_some() && self.list.try_reserve(1).is_ok() {
             self.list.push_back(Entry { info, _charge: charge });
-        } else if signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL) {
+        } else if timer || (signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL)) {
             return Err(Errno::EAGAIN);
         }
         self.set |= bit(signo);

@@ -58,18 +58,18 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let signo = info.signo();
     if process.pid().0 <= ids::INIT.0 {
         // The kernel's own threads take no signals.
-        return Ok(Queued::Already);
+        return Ok(Queued::Ignored);
     }
     let shielded = process.unkillable.load(Relaxed) && !(bit(signo) & UNBLOCKABLE != 0 && is_forced(process, &info));
     if signo == SIGKILL && shielded {
-        return Ok(Queued::Already);
+        return Ok(Queued::Ignored);
     }
     if signo == SIGKILL {
         kill_now(process);
         return Ok(Queued::New);
     }
     let threads = threads(process);
-    let Some(first) = target.or(threads.first()) else { return Ok(Queued::Already) };
+    let Some(first) = target.or(threads.first()) else { return Ok(Queued::Ignored) };
     job_control(process, &threads, signo);
     let limit = process.limit(RLIMIT_SIGPENDING);
     let user = process.user();
@@ -79,7 +79,7 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let dropped = action.ignores(signo) || (shielded && action.handler == SIG_DFL);
     let ignored = dropped && !first.trace.is_traced();
     if !wanted && ignored && !first.signal.waits_for(signo) {
-        return Ok(Queued::Already);
+        return Ok(Queued::Ignored);
     }
     let queued = match target {
         Some(task) => task.signal.state.lock().pending.push(info, &user, limit)?,
@@ -196,14 +196,15 @@ pub fn set_action(process: &Arc<Process>, signo: Signo, new: Option<Action>) -> 
     let threads = if new.is_some_and(|new| new.ignores(signo)) { threads(process) } else { Vec::new() };
     let mut shared = process.signal.state.lock();
     let old = shared.actions.get(signo);
-    if let Some(new) = new {
-        shared.actions.set(signo, new);
-        if new.ignores(signo) {
-            shared.pending.discard(bit(signo));
-            for task in &threads {
-                task.signal.state.lock().pending.discard(bit(signo));
-            }
+    let Some(new) = new else { return old };
+    shared.actions.set(signo, new);
+    if new.ignores(signo) {
+        shared.pending.discard(bit(signo));
+        for task in &threads {
+            task.signal.state.lock().pending.discard(bit(signo));
         }
+        drop(shared);
+        crate::time::posix::dropped(process, signo);
     }
     old
 }

@@ -213,7 +213,8 @@ fn move_mount(task: &Arc<Task>, from_dir: Fd, from: UserStr, to_dir: Fd, to: Use
     const TO_EMPTY: u32 = uapi::MOVE_MOUNT_T_EMPTY_PATH;
     const AUTO: u32 = uapi::MOVE_MOUNT_F_AUTOMOUNTS | uapi::MOVE_MOUNT_T_AUTOMOUNTS;
     check_admin(task)?;
-    if flags & !(FROM_LINKS | FROM_EMPTY | TO_LINKS | TO_EMPTY | AUTO) != 0 {
+    const BENEATH: u32 = uapi::MOVE_MOUNT_BENEATH;
+    if flags & !(FROM_LINKS | FROM_EMPTY | TO_LINKS | TO_EMPTY | AUTO | BENEATH) != 0 {
         return Err(Errno::EINVAL);
     }
     let from = place(task, from_dir, from, flags & FROM_EMPTY != 0, flags & FROM_LINKS != 0)?;
@@ -222,7 +223,7 @@ fn move_mount(task: &Arc<Task>, from_dir: Fd, from: UserStr, to_dir: Fd, to: Use
     if from.mount().namespace() != 0 {
         check_own(task, &from)?;
     }
-    tree::relocate(&from, to)
+    if flags & BENEATH != 0 { tree::slip_beneath(&from, to) } else { tree::relocate(&from, to) }
 }
 
 fn mount_setattr(task: &Arc<Task>, dir: Fd, path: UserStr, flags: u32, attr: UserAddr, size: u64) -> Result<()> {

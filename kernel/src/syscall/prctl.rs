@@ -60,8 +60,14 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
         pr::PR_GET_TIMING => return Ok(0),
         pr::PR_SET_TIMING => return if arg2 == 0 { Ok(0) } else { Err(Errno::EINVAL) },
         pr::PR_GET_TSC => {
-            write_val(UserAddr(arg2), &1_u32)?;
+            let denied = task.no_counter.load(Relaxed);
+            write_val(UserAddr(arg2), &if denied { pr::PR_TSC_SIGSEGV } else { pr::PR_TSC_ENABLE })?;
         }
+        pr::PR_SET_TSC => match u32::try_from(arg2) {
+            Ok(pr::PR_TSC_ENABLE) => task.no_counter.store(false, Relaxed),
+            Ok(pr::PR_TSC_SIGSEGV) => task.no_counter.store(true, Relaxed),
+            _ => return Err(Errno::EINVAL),
+        },
         pr::PR_GET_KEEPCAPS
         | pr::PR_SET_KEEPCAPS
         | pr::PR_GET_SECUREBITS

@@ -254,6 +254,7 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         ns,
     });
     child.no_new_privs.store(task.no_new_privs.load(Relaxed), Relaxed);
+    child.no_counter.store(task.no_counter.load(Relaxed), Relaxed);
     child.io_priority.store(task.io_priority.load(Relaxed), Relaxed);
     child.mem_policy.store(task.mem_policy.load(Relaxed), Relaxed);
     let slack_ns = task.timer_slack_ns.load(Relaxed);

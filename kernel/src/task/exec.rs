@@ -185,6 +185,7 @@ fn unshare(task: &Arc<Task>) {
     task.process().timers.exec();
     task.signal.exec();
     task.rseq.clear();
+    task.trace.forget_points();
 }
 
 /// Moves the thread into the new space with fresh registers.

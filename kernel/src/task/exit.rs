@@ -297,7 +297,7 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
 pub(super) fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus) {
     let wanted = process.exit_signal.load(Relaxed);
     if wanted == signal::SIGCHLD && signal::ignores_children(parent) {
-        reap(process.pid());
+        take_out(process.pid());
         parent.child_events.wake_all();
         return;
     }
@@ -322,29 +322,35 @@ fn thread_info(tid: i32, process: &Process, status: WaitStatus, usage: &Usage) -
     SigInfo::child(signal::SIGCHLD, code, tid, uid, value, usage.user_ns, usage.system_ns)
 }
 
-/// Removes the zombie `pid` from the tree; its times go to its parent. Returns whether it was there.
+/// Removes the zombie `pid`, which was waited for, from the tree; its times go to its parent. Returns whether it was there.
 pub fn reap(pid: Pid) -> bool {
+    let Some((process, parent)) = take_out(pid) else { return false };
+    if let Some(parent) = parent {
+        let times = *process.times.lock();
+        let mut all = parent.times.lock();
+        all.children.add(&times.own);
+        all.children.add(&times.children);
+    }
+    true
+}
+
+/// Removes the zombie `pid` from the tree. Returns it and its parent, if it was there.
+fn take_out(pid: Pid) -> Option<(Arc<Process>, Option<Arc<Process>>)> {
     let mut table = ids::table();
-    let Some(node) = table.processes.remove(&pid.0) else { return false };
+    let node = table.processes.remove(&pid.0)?;
     let group = node.pgrp.id;
     let parent = table.processes.get_mut(&node.parent.0).map(|parent| {
         parent.children.remove(&pid.0);
         parent.process.clone()
     });
     drop(table);
-    node.process.end_queue.wake_all();
-    drop(node.process.zombie.lock().take());
-    if let Some(parent) = parent {
-        let times = *node.process.times.lock();
-        let mut all = parent.times.lock();
-        all.children.add(&times.own);
-        all.children.add(&times.children);
-    }
-    let nested = node.process.pid_ns().level() > 0;
+    let process = node.process.clone();
+    process.end_queue.wake_all();
+    drop(process.zombie.lock().take());
     drop(node);
-    if nested {
+    if process.pid_ns().level() > 0 {
         let mut table = ids::table();
         [pid, group].into_iter().for_each(|id| table.release(id));
     }
-    true
+    Some((process, parent))
 }

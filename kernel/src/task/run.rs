@@ -13,6 +13,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::{BootInfo, SlotPage};
 use umbel_gate::{self as gate, Exception, FaultInfo, HotSite, Kill, Regs, Trap};
+use umbel_host::process::trap_counter;
 use umbel_smp::vtime::{self, Event};
 
 /// Where every guest thread starts, on its own kernel stack, after the first switch to it.
@@ -43,21 +44,38 @@ fn run(task: &Arc<Task>) {
         publish_identity(task, umbel_smp::slot::this().page());
         time::clock::refresh(umbel_smp::slot::this().page(), task.time_offset_ns(Offset::Monotonic));
         sched::program_timer();
+        let mut look = None;
+        if task.trace.watches() {
+            look = ptrace::watch::before(task);
+            if look.is_none() {
+                exit_to_user(task, false);
+                continue;
+            }
+        }
         let before_ns = time::monotonic_ns();
-        let steps = task.trace.steps() && single_step(task, true);
+        let steps = (look.is_some() || task.trace.steps()) && single_step(task, true);
+        // Who may not read the counter would, with virtual time, be answered: see below.
+        let no_counter = task.no_counter.load(Relaxed);
         if virtual_time {
             vtime::enter_guest();
+        } else if no_counter {
+            trap_counter(true);
         }
         let trap = gate::enter_user(&task.user);
         if virtual_time {
             vtime::left_guest();
+        } else if no_counter {
+            trap_counter(false);
         }
         task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
         if steps {
             single_step(task, false);
         }
         let mut restart = false;
+        let exception = if let Trap::Exception(exception) = &trap { Some(exception) } else { None };
+        let silent = look.is_some_and(|look| ptrace::watch::after(task, &look, exception));
         match trap {
+            Trap::Exception(_) if silent => {}
             Trap::Syscall => {
                 if virtual_time {
                     vtime::event(Event::Call);
@@ -66,7 +84,7 @@ fn run(task: &Arc<Task>) {
                 restart = traced_call(task, strace);
             }
             Trap::Fault(fault) => page_fault(task, &fault),
-            Trap::Exception(exception) if virtual_time && sched::emulate_counter(task, &exception) => {}
+            Trap::Exception(exception) if virtual_time && !no_counter && sched::emulate_counter(task, &exception) => {}
             Trap::Exception(exception) => raise(task, &exception),
             Trap::Interrupt => {}
             Trap::SlotDied => exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false)),

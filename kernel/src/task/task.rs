@@ -56,6 +56,8 @@ pub struct Task {
     account: AtomicU16,
     /// It became a user that has more than `RLIMIT_NPROC` allows: execve(2) fails.
     pub too_many: AtomicBool,
+    /// `PR_SET_TSC`: reading the time-stamp counter is a fault.
+    pub no_counter: AtomicBool,
     /// `PR_SET_PDEATHSIG`: signal at the parent's death, 0 = none.
     pub parent_death_signal: AtomicU32,
     /// `PR_SET_TIMERSLACK`, ns.
@@ -146,6 +148,7 @@ impl Task {
             no_new_privs: AtomicBool::new(false),
             account: AtomicU16::new(user.account()),
             too_many: AtomicBool::new(false),
+            no_counter: AtomicBool::new(false),
             parent_death_signal: AtomicU32::new(0),
             timer_slack_ns: AtomicU64::new(50_000),
             default_slack_ns: AtomicU64::new(50_000),

@@ -1,7 +1,9 @@
 //! A timer that may repeat: what itimers, POSIX timers and timerfds have in common.
 //!
 //! The owner is called back ([`Expire`]) and then asks [`Interval::expired`] how often its period has passed; a stale callback
-//! (set anew or disarmed meanwhile) counts zero. Lock: `state` (rank `Endpoint`), then a timer queue's.
+//! (set anew or disarmed meanwhile) counts zero. One whose signal has to be taken first asks [`Interval::due`] and, once that
+//! has happened, [`Interval::go_on`]: however short its period, it does not run ahead of who takes its signals.
+//! Lock: `state` (rank `Endpoint`), then a timer queue's.
 
 use super::timer::{self, Expire, Target, Timer};
 use crate::Result;
@@ -66,6 +68,38 @@ impl Interval {
         count
     }
 
+    /// Sets the timer as [`Self::set`] does, for nobody to be called back.
+    pub fn note(&self, deadline_ns: Option<u64>, interval_ns: u64) -> Result<Setting> {
+        let old = self.set(None, interval_ns)?;
+        self.state.lock().deadline_ns = deadline_ns;
+        Ok(old)
+    }
+
+    /// Whether the timer has expired by `now_ns`. One that repeats does not run until [`Self::go_on`].
+    pub fn due(&self, now_ns: u64) -> bool {
+        let mut state = self.state.lock();
+        let due = state.armed.is_some() && state.deadline_ns.is_some_and(|deadline| deadline <= now_ns);
+        if due {
+            state.armed = None;
+            if state.interval_ns == 0 {
+                state.deadline_ns = None;
+            }
+        }
+        due
+    }
+
+    /// Arms a timer that [`Self::due`] stopped for its next expiration after `now_ns`, but not before `earliest_ns`;
+    /// returns how many were missed since.
+    pub fn go_on(&self, now_ns: u64, earliest_ns: u64) -> u64 {
+        let mut state = self.state.lock();
+        let stopped = state.armed.is_none() && state.interval_ns > 0;
+        let Some(deadline_ns) = state.deadline_ns.filter(|deadline| stopped && *deadline <= now_ns) else { return 0 };
+        let (count, next) = expirations(deadline_ns, state.interval_ns, now_ns.max(earliest_ns));
+        // As in `expired`.
+        let _ = self.arm(&mut state, next);
+        count - 1
+    }
+
     fn arm(&self, state: &mut State, deadline_ns: Option<u64>) -> Result<()> {
         state.deadline_ns = deadline_ns;
         if let Some(deadline_ns) = deadline_ns {
@@ -85,8 +119,13 @@ impl Drop for Interval {
 
 impl State {
     fn setting(&self, now_ns: u64) -> Setting {
+        let left_ns = |deadline: u64| match deadline.checked_sub(now_ns) {
+            Some(left_ns) => left_ns,
+            None => self.interval_ns - (now_ns - deadline).checked_rem(self.interval_ns).unwrap_or(0),
+        };
         // One that is due and not handled yet is still armed: at least 1 ns.
-        let value_ns = self.deadline_ns.map_or(0, |deadline| deadline.saturating_sub(now_ns).max(1));
+        let least_ns = u64::from(self.armed.is_some());
+        let value_ns = self.deadline_ns.map_or(0, |deadline| left_ns(deadline).max(least_ns));
         Setting { value_ns, interval_ns: self.interval_ns }
     }
 }
@@ -133,6 +172,19 @@ mod tests {
         assert_eq!(old.interval_ns, 7);
         assert!(old.value_ns > 3_500_000_000_000);
         assert_eq!(owner.0.expired(u64::MAX), 0, "disarmed");
+    }
+
+    #[test]
+    fn a_timer_that_waits_for_its_signal_counts_what_it_missed() {
+        let owner = cyclic(Owner);
+        let now_ns = super::super::monotonic_ns();
+        owner.0.set(Some(now_ns), 10).unwrap();
+        assert!(owner.0.due(now_ns + 5));
+        assert!(!owner.0.due(now_ns + 25), "stopped until its signal is taken");
+        assert_eq!(owner.0.state.lock().setting(now_ns + 25), Setting { value_ns: 5, interval_ns: 10 });
+        assert_eq!(owner.0.go_on(now_ns + 25, 0), 2);
+        assert_eq!(owner.0.go_on(now_ns + 25, 0), 0, "armed again");
+        assert!(owner.0.due(now_ns + 30));
     }
 
     #[test]

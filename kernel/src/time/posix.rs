@@ -2,6 +2,9 @@
 //!
 //! Timers on CPU-time clocks are checked at a time of CLOCK_MONOTONIC before which they cannot be due: what is left divided
 //! by the number of virtual CPUs, at least a millisecond.
+//!
+//! A timer of timer_create(2) that repeats goes on when its signal is taken ([`delivered`]); what it missed until then is its
+//! overrun. One whose signal finds no taker goes on by itself, [`IGNORED_NS`] later.
 
 use super::interval::{Interval, Setting, cyclic};
 use super::timer::Expire;
@@ -11,6 +14,7 @@ use crate::task::{Process, Task, find_task};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use linux_raw_sys::general::RLIMIT_CPU;
 use umbel_smp::lock::{Rank, SpinLock};
@@ -19,6 +23,8 @@ use umbel_smp::lock::{Rank, SpinLock};
 const TIMERS_MAX: usize = 1024;
 /// Shortest time between checks of a timer on a CPU-time clock, ns.
 const CHECK_NS: u64 = 1_000_000;
+/// Shortest time between expirations whose signal is ignored, ns.
+const IGNORED_NS: u64 = 4_000_000;
 /// Highest overrun count that is reported.
 const OVERRUN_MAX: u64 = i32::MAX as u64;
 
@@ -92,7 +98,7 @@ pub struct ProcessTimer {
     /// For CPU-time clocks: the clock's value at the next expiration, 0 = disarmed; and the period.
     cpu_deadline_ns: AtomicU64,
     cpu_interval_ns: AtomicU64,
-    /// Expirations whose signal was still pending, since the last one was taken; and as of the last one taken.
+    /// Expirations whose signal found no room since the last one was taken; all that were missed, as of the last one taken.
     overrun: AtomicU64,
     reported: AtomicU64,
 }
@@ -143,7 +149,10 @@ impl ProcessTimer {
                 value if absolute => Some(self.clock.to_monotonic(value)),
                 value => Some(monotonic_ns().saturating_add(value)),
             };
-            self.interval.set(deadline_ns, new.interval_ns)?;
+            match self.notify {
+                Notify::Nothing => self.interval.note(deadline_ns, new.interval_ns)?,
+                _ => self.interval.set(deadline_ns, new.interval_ns)?,
+            };
         }
         Ok(old)
     }
@@ -178,35 +187,69 @@ impl ProcessTimer {
         count
     }
 
-    fn send(&self, count: u64) {
-        let Some(process) = self.process.upgrade() else { return };
+    /// Sends the signal; returns whether somebody will take it.
+    fn send(&self) -> bool {
+        let Some(process) = self.process.upgrade() else { return false };
         let info = |signo, value| match self.id {
             Some(id) => SigInfo::timer(signo, id, value),
             None => SigInfo::kernel(signo),
         };
         let queued = match self.notify {
-            Notify::Nothing => return,
-            Notify::CpuLimit => return cpu_limit(&process, self.clock),
+            Notify::Nothing => return false,
+            Notify::CpuLimit => {
+                cpu_limit(&process, self.clock);
+                return false;
+            }
             Notify::Process { signo, value } => signal::queue_to_process(&process, info(signo, value)),
             Notify::Thread { tid, signo, value } => match find_task(crate::Pid(tid)) {
                 Some(task) => signal::queue_to_task(&task, info(signo, value)),
-                None => return,
+                None => return false,
             },
         };
-        let missed = if queued == Ok(Queued::New) { count - 1 } else { count };
-        self.overrun.fetch_add(missed, Relaxed);
+        if queued.is_err() {
+            self.overrun.fetch_add(1, Relaxed);
+        }
+        matches!(queued, Ok(Queued::New | Queued::Already))
+    }
+
+    /// A timer of timer_create(2) that stopped at an expiration goes on. Returns how many it missed since.
+    fn go_on(&self, earliest_ns: u64) -> u64 {
+        if !self.clock.is_cpu_time() {
+            return self.interval.go_on(monotonic_ns(), earliest_ns);
+        }
+        if self.cpu_interval_ns.load(Relaxed) == 0 || self.interval.get() != Setting::default() {
+            return 0;
+        }
+        let count = self.cpu_expirations();
+        // Without memory the timer stops: nothing else can be done here.
+        let _ = self.interval.set(self.next_check(), 0);
+        count
+    }
+
+    fn posix_expired(&self, now_ns: u64) {
+        if !self.interval.due(now_ns) {
+            return;
+        }
+        if self.clock.is_cpu_time() && self.cpu_expirations() == 0 {
+            let _ = self.interval.set(self.next_check(), 0);
+        } else if !self.send() {
+            self.go_on(now_ns + IGNORED_NS);
+        }
     }
 }
 
 impl Expire for ProcessTimer {
     fn expired(&self, now_ns: u64) {
+        if self.id.is_some() {
+            return self.posix_expired(now_ns);
+        }
         let mut count = self.interval.expired(now_ns);
         if count > 0 && self.clock.is_cpu_time() {
             count = self.cpu_expirations();
             let _ = self.interval.set(self.next_check(), 0);
         }
         if count > 0 {
-            self.send(count);
+            self.send();
         }
     }
 }
@@ -300,12 +343,23 @@ pub fn delete(process: &Process, id: i32) -> Result<()> {
     removed.map(drop).ok_or(Errno::EINVAL)
 }
 
-/// A signal has been taken: if a timer sent it, its overruns are counted into it.
+/// A signal has been taken: if a timer sent it, the timer goes on, and what it missed is counted into the signal.
 pub fn delivered(process: &Process, info: &mut SigInfo) {
     let Some(id) = info.timer_id() else { return };
     if let Ok(timer) = find(process, id) {
-        let count = timer.overrun.swap(0, Relaxed);
+        let count = timer.overrun.swap(0, Relaxed).saturating_add(timer.go_on(0));
         timer.reported.store(count, Relaxed);
         info.set_overrun(timer.overrun());
+    }
+}
+
+/// A signal that was pending has been dropped: if timers sent it, they go on.
+pub fn dropped(process: &Process, signo: Signo) {
+    let timers: Vec<_> = process.timers.posix.lock().values().cloned().collect();
+    for timer in timers {
+        if matches!(timer.notify, Notify::Process { signo: own, .. } | Notify::Thread { signo: own, .. } if own == signo)
+        {
+            timer.go_on(monotonic_ns() + IGNORED_NS);
+        }
     }
 }

@@ -15,6 +15,8 @@ use umbel_mm::user::{UserAddr, read_val, write_val};
 /// `struct termios` and `struct termios2` as bytes: both begin alike.
 const TERMIOS_LEN: usize = 36;
 const TERMIOS2_LEN: usize = 44;
+/// `struct termio` of System V: the lower halves of the flags, and the first characters.
+const TERMIO_LEN: usize = 18;
 
 /// When a change of settings happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,10 @@ pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64, 
         nr::TCSETS2 => set(task, tty, addr, TERMIOS2_LEN, When::Now),
         nr::TCSETSW2 => set(task, tty, addr, TERMIOS2_LEN, When::Drained),
         nr::TCSETSF2 => set(task, tty, addr, TERMIOS2_LEN, When::Flushed),
+        nr::TCGETA => put(addr, old_bytes(&tty.termios())),
+        nr::TCSETA => set(task, tty, addr, TERMIO_LEN, When::Now),
+        nr::TCSETAW => set(task, tty, addr, TERMIO_LEN, When::Drained),
+        nr::TCSETAF => set(task, tty, addr, TERMIO_LEN, When::Flushed),
         nr::TIOCGWINSZ => put(addr, window_words(&tty.window())),
         nr::TIOCSWINSZ => {
             let [ws_row, ws_col, ws_xpixel, ws_ypixel] = read_val(addr)?;
@@ -133,11 +139,10 @@ fn set(task: &Arc<Task>, tty: &Arc<Tty>, addr: UserAddr, len: usize, when: When)
     job::check(task, tty, SIGTTOU)?;
     let old = tty.termios();
     let mut bytes = first_bytes::<TERMIOS2_LEN>(&old);
-    if len == TERMIOS_LEN {
-        let head: [u8; TERMIOS_LEN] = read_val(addr)?;
-        bytes[..TERMIOS_LEN].copy_from_slice(&head);
-    } else {
-        bytes = read_val(addr)?;
+    match len {
+        TERMIO_LEN => put_old(&mut bytes, &read_val(addr)?),
+        TERMIOS_LEN => bytes[..TERMIOS_LEN].copy_from_slice(&read_val::<[u8; TERMIOS_LEN]>(addr)?),
+        _ => bytes = read_val(addr)?,
     }
     let mut new = from_bytes(&bytes);
     let speed = speed_of(new.0.c_cflag & uapi::CBAUD, new.0.c_ospeed);
@@ -162,6 +167,24 @@ fn first_bytes<const N: usize>(termios: &Termios) -> [u8; N] {
         *slot = byte;
     }
     bytes
+}
+
+/// Where the bytes of `struct termio` stand in those of `struct termios`: pairs of offsets, and their length.
+const OLD_PLACES: [(usize, usize, usize); 5] = [(0, 0, 2), (2, 4, 2), (4, 8, 2), (6, 12, 2), (8, 16, 9)];
+
+fn old_bytes(termios: &Termios) -> [u8; TERMIO_LEN] {
+    let bytes = first_bytes::<TERMIOS_LEN>(termios);
+    let mut old = [0; TERMIO_LEN];
+    for (to, from, len) in OLD_PLACES {
+        old[to..to + len].copy_from_slice(&bytes[from..from + len]);
+    }
+    old
+}
+
+fn put_old(bytes: &mut [u8; TERMIOS2_LEN], old: &[u8; TERMIO_LEN]) {
+    for (from, to, len) in OLD_PLACES {
+        bytes[to..to + len].copy_from_slice(&old[from..from + len]);
+    }
 }
 
 fn from_bytes(bytes: &[u8; TERMIOS2_LEN]) -> Termios {
@@ -226,6 +249,19 @@ mod tests {
         assert_eq!(first_bytes::<TERMIOS2_LEN>(&from_bytes(&bytes)), bytes);
         assert_eq!(bytes[17 + 18], 9);
         assert_eq!(&first_bytes::<TERMIOS_LEN>(&termios)[..], &bytes[..TERMIOS_LEN]);
+    }
+
+    #[test]
+    fn old_settings_are_the_lower_halves_of_new_ones() {
+        let mut termios = Termios::standard();
+        (termios.0.c_iflag, termios.0.c_lflag) = (0x12_3456, 0x78_9abc);
+        let old = old_bytes(&termios);
+        assert_eq!((&old[..2], &old[6..8], old[9]), (&[0x56, 0x34][..], &[0xbc, 0x9a][..], 3));
+        let mut bytes = first_bytes::<TERMIOS2_LEN>(&termios);
+        put_old(&mut bytes, &[1; TERMIO_LEN]);
+        let new = from_bytes(&bytes);
+        assert_eq!((new.0.c_iflag, new.0.c_lflag, new.0.c_line), (0x12_0101, 0x78_0101, 1));
+        assert_eq!((new.0.c_cc[7], new.0.c_cc[8]), (1, Termios::standard().0.c_cc[8]));
     }
 
     #[test]

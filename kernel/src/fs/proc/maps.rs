@@ -1,11 +1,13 @@
-//! `/proc/PID/maps`. Source: proc_pid_maps(5).
+//! `/proc/PID/maps`, as text and by question. Sources: proc_pid_maps(5), Linux's `linux/fs.h` (`PROCMAP_QUERY`).
 
-use crate::Result;
 use crate::fs::Dev;
 use crate::task::Task;
-use crate::vm::{Prot, VmaFlags, VmaInfo};
+use crate::vm::{Prot, Space, VmaFlags, VmaInfo};
+use crate::{Errno, Result};
 use alloc::format;
 use alloc::vec::Vec;
+use umbel_mm::user::{copy_out, read_val, read_vec};
+use umbel_mm::{PAGE, UserAddr};
 
 /// Column of the name.
 const NAME_COLUMN: usize = 73;
@@ -27,6 +29,12 @@ pub fn text(task: &Task) -> Result<Vec<u8>> {
 
 /// The line of an area.
 pub fn line(area: &VmaInfo) -> Vec<u8> {
+    let (dev, ino, name) = identity(area);
+    format_line(area, dev, ino, &name)
+}
+
+/// The file behind an area, and its name or that of what the area is for.
+fn identity(area: &VmaInfo) -> (Dev, u64, Vec<u8>) {
     let (dev, ino, mut name) = match &area.file {
         Some(file) => {
             let (dev, ino) = file.identity();
@@ -39,7 +47,106 @@ pub fn line(area: &VmaInfo) -> Vec<u8> {
     } else if area.flags.contains(VmaFlags::STACK) {
         name = b"[stack]".to_vec();
     }
-    format_line(area, dev, ino, &name)
+    (dev, ino, name)
+}
+
+/// The request, and `struct procmap_query` as words.
+const PROCMAP_QUERY: u32 = 0xc068_6611;
+const QUERY_LEN: u64 = 104;
+
+/// What an area is to be like.
+mod wanted {
+    pub const READABLE: u64 = 1;
+    pub const WRITABLE: u64 = 2;
+    pub const EXECUTABLE: u64 = 4;
+    pub const SHARED: u64 = 8;
+    pub const OR_NEXT: u64 = 16;
+    pub const OF_FILE: u64 = 32;
+    pub const ALL: u64 = 63;
+}
+
+/// A request on the open file: which area is at an address, or the next one, and what it is like.
+///
+/// # Errors
+/// `ENOENT` for none, `ENAMETOOLONG`, `E2BIG`, `EINVAL`, `ESRCH` without memory, `ENOTTY` for other requests.
+pub fn query(task: &Task, request: u32, arg: u64) -> Result<u64> {
+    if request != PROCMAP_QUERY {
+        return Err(Errno::ENOTTY);
+    }
+    let place = UserAddr(arg);
+    let len = read_val::<u64>(place)?;
+    if len > 4096 {
+        return Err(Errno::E2BIG);
+    }
+    if len < 16 {
+        return Err(Errno::EINVAL);
+    }
+    let mut bytes: Vec<u8> = read_vec(place, len as usize)?;
+    if bytes.iter().skip(QUERY_LEN as usize).any(|&byte| byte != 0) {
+        return Err(Errno::E2BIG);
+    }
+    bytes.resize(QUERY_LEN as usize, 0);
+    let word = |at: usize| {
+        bytes.get(8 * at..8 * at + 8).map_or(0, |word| u64::from_le_bytes(word.try_into().unwrap_or([0; 8])))
+    };
+    let (flags, address) = (word(1), word(2));
+    // The sizes of name and build id are the halves of one word, and their addresses follow.
+    let (name_size, id_size, name_place, id_place) = (word(10) & 0xffff_ffff, word(10) >> 32, word(11), word(12));
+    if flags & !wanted::ALL != 0 || (name_size == 0) != (name_place == 0) || (id_size == 0) != (id_place == 0) {
+        return Err(Errno::EINVAL);
+    }
+    let area = find(&*task.space().ok_or(Errno::ESRCH)?, address, flags).ok_or(Errno::ENOENT)?;
+    let (dev, ino, name) = identity(&area);
+    let full = if name.is_empty() { 0 } else { name.len() as u64 + 1 };
+    if name_size > 0 && full > name_size {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    let shown = if name_size > 0 { full } else { 0 };
+    let out: [u64; 13] = [
+        len,
+        flags,
+        address,
+        area.start,
+        area.end,
+        properties(&area),
+        PAGE,
+        area.offset,
+        ino,
+        u64::from(dev.major) | u64::from(dev.minor) << 32,
+        // No file's build id is looked for.
+        shown,
+        name_place,
+        id_place,
+    ];
+    if shown > 0 {
+        copy_out(UserAddr(name_place), &name)?;
+        copy_out(UserAddr(name_place).add(name.len() as u64), &[0])?;
+    }
+    let out: Vec<u8> = out.iter().flat_map(|word| word.to_le_bytes()).collect();
+    copy_out(place, out.get(..out.len().min(len as usize)).unwrap_or(&[]))?;
+    Ok(0)
+}
+
+fn properties(area: &VmaInfo) -> u64 {
+    let bit = |set: bool, bit: u64| if set { bit } else { 0 };
+    bit(area.prot.contains(Prot::READ), wanted::READABLE)
+        | bit(area.prot.contains(Prot::WRITE), wanted::WRITABLE)
+        | bit(area.prot.contains(Prot::EXEC), wanted::EXECUTABLE)
+        | bit(area.flags.contains(VmaFlags::SHARED), wanted::SHARED)
+}
+
+/// The first area that ends above `address` and is as wanted; it must hold `address` if not the next one would do as well.
+fn find(space: &Space, address: u64, flags: u64) -> Option<VmaInfo> {
+    let asked = flags & (wanted::READABLE | wanted::WRITABLE | wanted::EXECUTABLE | wanted::SHARED);
+    let mut found = None;
+    space.for_each_vma(|area| {
+        let near = flags & wanted::OR_NEXT != 0 || area.start <= address;
+        let fits = properties(area) & asked == asked && (flags & wanted::OF_FILE == 0 || area.file.is_some());
+        if found.is_none() && area.end > address && near && fits {
+            found = Some(area.clone());
+        }
+    });
+    found
 }
 
 /// Fills a line up to where names begin.

@@ -1,7 +1,7 @@
 //! The directory of a process, and of each of its threads.
 
 use super::{fd, maps, may_inspect, mem, mounts, numa, pagemap, smaps, status, users};
-use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Target, TextFile};
+use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Request, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::task::ns::PidNs;
 use crate::task::ns::user::Which;
@@ -100,13 +100,15 @@ enum Make {
     Text(Mode, fn(&Subject) -> Result<Vec<u8>>),
     /// A file about mounts, whose changes can be waited for.
     Mounts(fn(&Task) -> Result<Vec<u8>>),
+    /// A file that answers requests, too.
+    Query(fn(&Task) -> Result<Vec<u8>>, Request),
     Write(fn(&Subject) -> Result<Vec<u8>>, fn(&Subject, &[u8]) -> Result<()>),
     Link(fn(&Subject) -> Result<Target>),
     Dir(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
     File(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
 }
 
-use Make::{Dir as D, File as F, Link as L, Mounts as M, Text as T, Write as W};
+use Make::{Dir as D, File as F, Link as L, Mounts as M, Query as Q, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
@@ -128,7 +130,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("io", T(0o400, io)),
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
-    ("maps", T(0o444, |s| maps::text(&*s.task()?))),
+    ("maps", Q(maps::text, maps::query)),
     ("mem", F(mem::file)),
     ("mountinfo", M(mounts::mountinfo)),
     ("mounts", M(mounts::mounts)),
@@ -179,6 +181,11 @@ impl Entries {
                 let watched = mounts::watched(&subject);
                 TextFile::watched(meta(0o444), move || generate(&*subject.task()?), watched)
             }
+            Q(generate, request) => {
+                let other = subject.clone();
+                let whom = Arc::new(move || other.task());
+                TextFile::answering(meta(0o444), move || generate(&*subject.task()?), (*request, whom))
+            }
             W(generate, accept) => {
                 let other = subject.clone();
                 TextFile::writable(meta(0o644), move || generate(&subject), move |text| accept(&other, text))
@@ -210,7 +217,7 @@ impl DirSource for Entries {
         self.subject.process().map_err(|_| Errno::ENOENT)?;
         for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
             let kind = match entry {
-                T(..) | M(_) | W(..) | F(_) => Kind::Regular,
+                T(..) | M(_) | Q(..) | W(..) | F(_) => Kind::Regular,
                 L(_) => Kind::Symlink,
                 D(_) => Kind::Directory,
             };

@@ -2,6 +2,7 @@
 //!
 //! * [`Traced`]: what each task carries. [`stops`]: the tracee's side, called from the run loop, signal delivery, clone, exec
 //!   and exit. [`relation`]: who traces whom. [`request`], [`memory`], [`registers`]: what ptrace(2) does.
+//!   [`watch`]: debug registers.
 //!
 //! A tracee stops in kernel mode with its whole state saved (`gate::save_before_switch`), publishes the stop in
 //! [`State::stop`] and waits. While the stop stands its tracer, and nobody else, may touch its `user` context. A resume
@@ -10,10 +11,12 @@
 //! Locks: [`Traced::state`] has rank `Task`. Who traces whom is also in the table of ids (`Node::tracees`), for wait(2).
 
 mod memory;
+mod operand;
 pub mod registers;
 pub mod relation;
 pub mod request;
 pub mod stops;
+pub mod watch;
 
 use super::{Process, Task};
 use crate::signal::SigInfo;
@@ -119,6 +122,8 @@ mod flag {
     pub const EMULATE: u32 = 8;
     /// To stop as soon as possible (`PTRACE_INTERRUPT`, a new seized tracee).
     pub const TRAP: u32 = 16;
+    /// Debug registers are set.
+    pub const WATCH: u32 = 32;
 }
 
 /// Protected by `Traced::state`.
@@ -133,6 +138,7 @@ pub struct State {
     /// The signal that the tracer let through or put in, and its reason.
     signal: u32,
     info: Option<SigInfo>,
+    debug: watch::Registers,
     /// The group stop that the tracee has reported: it does not keep it a second time.
     group_stop: u64,
 }
@@ -219,6 +225,7 @@ impl State {
             Mode::Step => flag::STEP,
             Mode::Emulate => flag::EMULATE,
         };
-        flag::TRACED | mode | if self.trap { flag::TRAP } else { 0 }
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        flag::TRACED | mode | bit(self.trap, flag::TRAP) | bit(self.debug.any(), flag::WATCH)
     }
 }

@@ -88,19 +88,22 @@ pub fn peek(task: &Task, offset: u64) -> Result<u64> {
     if !offset.is_multiple_of(8) || offset >= USER_LEN {
         return Err(Errno::EIO);
     }
+    if DEBUG_REGS.contains(&offset) {
+        return Ok(task.trace.with(|state| state.debug.get(((offset - DEBUG_REGS.start) / 8) as usize)));
+    }
     Ok(get(task).get((offset / 8) as usize).copied().unwrap_or(0))
 }
 
-/// Replaces a word of `struct user`. There are no debug registers: they hold nothing but zero.
+/// Replaces a word of `struct user`.
 ///
 /// # Errors
-/// `EIO` outside the registers, `ENOSPC` for a debug register.
+/// `EIO` outside the registers, `EINVAL` for what a debug register cannot be.
 pub fn poke(task: &Task, offset: u64, value: u64) -> Result<()> {
     if !offset.is_multiple_of(8) || offset >= USER_LEN {
         return Err(Errno::EIO);
     }
     if DEBUG_REGS.contains(&offset) {
-        return if value == 0 { Ok(()) } else { Err(Errno::ENOSPC) };
+        return task.trace.with(|state| state.debug.set(((offset - DEBUG_REGS.start) / 8) as usize, value));
     }
     let mut words = get(task);
     *words.get_mut((offset / 8) as usize).ok_or(Errno::EIO)? = value;

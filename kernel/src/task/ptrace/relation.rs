@@ -58,8 +58,14 @@ pub fn attach(task: &Arc<Task>, target: &Arc<Task>, start: Start) -> Result<()> 
         signal::send_to_task(target, SigInfo::kernel(SIGSTOP));
     }
     turn_patches_off(target);
-    // One that is stopped already stops anew, as a tracee.
+    // One that is stopped already stops anew, as a tracee, and does so before this returns.
     target.process().stop_queue.wake_all();
+    let settled = || {
+        let stopped = target.process().stop.lock().signal.is_some();
+        (!stopped || target.trace.is_stopped() || target.must_exit()).then_some(())
+    };
+    // Whoever is interrupted meanwhile has attached all the same.
+    let _ = task.process().child_events.wait_interruptible(None, settled);
     Ok(())
 }
 
