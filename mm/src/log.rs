@@ -9,6 +9,7 @@
 //!
 //! Model: `loom-tests/tests/log.rs`.
 
+use alloc::boxed::Box;
 use umbel_smp::const_new;
 use umbel_smp::sync::{AtomicU64, Ordering, fence, load_own, mutant, order};
 
@@ -77,7 +78,8 @@ impl Entry {
 /// The log of one address space.
 pub struct UpdateLog {
     head: AtomicU64,
-    entries: [Entry; LOG_LEN as usize],
+    /// [`LOG_LEN`] of them, in a block of their own: a kernel stack has no room for as much.
+    entries: Box<[Entry]>,
 }
 
 impl Default for UpdateLog {
@@ -87,9 +89,12 @@ impl Default for UpdateLog {
 }
 
 impl UpdateLog {
-    /// An empty log.
+    /// Bytes of the entries.
+    pub const ENTRIES_LEN: usize = LOG_LEN as usize * size_of::<Entry>();
+
+    /// An empty log, whose entries are allocated in the running scope of the heap.
     pub fn new() -> Self {
-        UpdateLog { head: AtomicU64::new(0), entries: core::array::from_fn(|_| Entry::new()) }
+        UpdateLog { head: AtomicU64::new(0), entries: (0..LOG_LEN).map(|_| Entry::new()).collect() }
     }
 
     /// The absolute count of changes so far.

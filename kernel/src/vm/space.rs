@@ -247,7 +247,7 @@ impl Space {
 
     /// Whether there is kernel memory for one more: `ENOMEM`.
     pub(super) fn room() -> Result<()> {
-        heap::room_hot(size_of::<Space>() as u64)
+        heap::room_hot((size_of::<Space>() + UpdateLog::ENTRIES_LEN) as u64)
     }
 
     /// A space with these contents; the caller has asked for room.

@@ -10,6 +10,7 @@ use super::{Traced, flag};
 use crate::signal::{self, SIGTRAP, SigInfo};
 use crate::task::Task;
 use crate::{Errno, Result};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use umbel_gate::{Exception, Regs};
 use umbel_mm::UserAddr;
@@ -123,7 +124,9 @@ pub struct Look {
 }
 
 /// Before the next instruction of a tracee that [`Traced::watches`]. `None`: it stands at a breakpoint, and a signal says so.
-pub fn before(task: &Arc<Task>) -> Option<Look> {
+#[cold]
+#[inline(never)]
+pub fn before(task: &Arc<Task>) -> Option<Box<Look>> {
     let regs = task.user.regs();
     let (registers, hit) = task.trace.with(|state| {
         let registers = &mut state.debug;
@@ -141,10 +144,12 @@ pub fn before(task: &Arc<Task>) -> Option<Look> {
         signal::force_fault(task, SigInfo::fault(SIGTRAP, TRAP_HWBKPT, regs.rip));
         return None;
     }
-    Some(Look { registers, before: values(task, &registers), regs })
+    Some(Box::new(Look { registers, before: values(task, &registers), regs }))
 }
 
 /// After it. Returns whether `exception` is the step alone, of which nobody is to hear.
+#[cold]
+#[inline(never)]
 pub fn after(task: &Arc<Task>, look: &Look, exception: Option<&Exception>) -> bool {
     let mine = exception.is_some_and(|exception| exception.trapno == DEBUG_TRAP);
     if !mine {
