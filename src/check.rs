@@ -1,8 +1,9 @@
 //! `umbel check`: what the host offers; for each thing that is missing, what it costs and the remedy.
 
+use crate::limits;
 use crate::manage::shares;
 use crate::os::probe;
-use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// How serious a finding is.
@@ -29,6 +30,8 @@ struct Finding {
 const DESCRIPTORS: u64 = 4096;
 const PROCESSES: u64 = 512;
 const MAPS: u64 = 65_530;
+/// Slots of a machine of two virtual CPUs that lacks none.
+const SLOTS: u32 = 128;
 /// A host call that costs more than this goes through a long filter, ns.
 const CALL_NS: f64 = 350.0;
 
@@ -136,23 +139,39 @@ fn limits() -> Vec<Finding> {
         ),
         enough(
             "mappings",
-            number("/proc/sys/vm/max_map_count"),
+            limits::number(Path::new("/proc/sys/vm/max_map_count")),
             MAPS,
             "guests with many mappings lose cached ones; sysctl vm.max_map_count",
         ),
-        enough(
-            "pids.max",
-            cgroup("pids.max"),
-            PROCESSES,
-            "few slots; raise the pids limit of this cgroup or container",
-        ),
+        enough("pids.max", group("pids.max"), PROCESSES, "few slots; raise the pids limit of this cgroup or container"),
         enough(
             "memory.max",
-            cgroup("memory.max"),
+            group("memory.max"),
             256 << 20,
             "--mem must stay below it; raise the memory limit of this cgroup",
         ),
+        slots(),
     ]
+}
+
+/// What the limits come to.
+fn slots() -> Finding {
+    let slots = limits::slots(1);
+    let grade = match slots {
+        _ if limits::processes().is_some_and(|most| most < limits::needed(1)) => Grade::Missing,
+        few if few < SLOTS => Grade::Weak,
+        _ => Grade::Good,
+    };
+    Finding {
+        what: "slots",
+        grade,
+        detail: if slots == u32::MAX {
+            "as many as wanted".into()
+        } else {
+            format!("{slots} in all machines together")
+        },
+        remedy: "processes beyond them share slots, which costs some 100 us a switch; raise the least of the limits above",
+    }
 }
 
 fn enough(what: &'static str, value: Option<u64>, wanted: u64, remedy: &'static str) -> Finding {
@@ -162,7 +181,7 @@ fn enough(what: &'static str, value: Option<u64>, wanted: u64, remedy: &'static 
 
 fn shares() -> [Finding; 2] {
     let trouble = shares::trouble();
-    let overcommit = number("/proc/sys/vm/overcommit_memory") != Some(2);
+    let overcommit = limits::number(Path::new("/proc/sys/vm/overcommit_memory")) != Some(2);
     [
         Finding {
             what: "shares by virtual CPUs",
@@ -179,14 +198,7 @@ fn shares() -> [Finding; 2] {
     ]
 }
 
-/// A file that holds one number.
-fn number(path: &str) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// A limit of our cgroup, version 2; `None` for "max" and where there is none.
-fn cgroup(file: &str) -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let ours = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    number(&format!("/sys/fs/cgroup{ours}/{file}"))
+/// The least limit of our control groups; `None` where there is none.
+fn group(file: &str) -> Option<u64> {
+    limits::groups(file).map(|(_, limit)| limit).min()
 }

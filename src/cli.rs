@@ -172,8 +172,8 @@ pub struct RunOptions {
     #[arg(long = "virtual", hide = true, value_name = "MODE", num_args = 0..=1, require_equals = true,
         default_missing_value = "", value_parser = virtual_time)]
     pub virtual_time: Option<VirtualTime>,
-    /// Let the guest's root make a virtual CPU hang in the kernel, to test what is said of that:
-    /// `echo z > /proc/sysrq-trigger` hangs for three times /proc/sys/kernel/watchdog_thresh
+    /// Let the guest's root harm the kernel through /proc/sysrq-trigger, to test what is said of that: z makes a virtual CPU hang for
+    /// three times /proc/sys/kernel/watchdog_thresh, c is a panic, y writes to memory that nobody may write to
     #[arg(long)]
     pub debug_stall: bool,
     /// Leave slots open to debuggers of the host: gives up a protection

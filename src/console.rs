@@ -1,7 +1,8 @@
 //! Moves bytes between the host's standard streams or terminal and the rings, each stream on a thread of its own.
 //!
 //! A stream that is a regular file has no thread: the kernel uses the host's descriptor itself. The terminal is in raw
-//! mode while a console lives; [`Console::finish`], a panic and every fatal signal give it back.
+//! mode while a console lives; [`Console::finish`] and a panic give it back, and where this process is killed the terminal's keeper does
+//! ([`terminal`]).
 
 use crate::os::ring::{self, Status};
 use crate::os::terminal;

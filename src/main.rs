@@ -1,16 +1,19 @@
 //! The machine: the process that the user starts, which plays the hardware for the guest kernel.
 
+mod canary;
 mod check;
 mod cli;
 mod console;
 mod control;
 mod image;
+mod limits;
 mod manage;
 mod memory;
 mod os;
 mod report;
 mod run;
 mod scale;
+mod stats;
 mod supervisor;
 mod watchdog;
 

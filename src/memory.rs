@@ -1,5 +1,6 @@
 //! The machine's memory: KDATA and RAM as memory files, and the part of KDATA that machine and kernel share.
 
+use crate::limits;
 use crate::os::shared::{self, SharedKdata};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -79,16 +80,12 @@ pub fn memory_file(name: &CStr, len: u64) -> Result<OwnedFd, MemoryError> {
     Ok(fd)
 }
 
-/// Bytes that the host, or the control group, can ever give: the least of both.
+/// Bytes that the host, or a control group, can ever give: the least of both.
 fn host_limit() -> Option<u64> {
-    let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| {
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-        std::fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.max")).ok()
-    });
-    let group = group.and_then(|text| text.trim().parse::<u64>().ok());
+    let groups = limits::groups("memory.max").map(|(_, most)| most);
     let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.split_whitespace().next()?;
         Some(kib.parse::<u64>().ok()? << 10)
     });
-    group.into_iter().chain(host).min()
+    groups.chain(host).min()
 }

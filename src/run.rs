@@ -1,7 +1,9 @@
 //! `umbel run`: builds a machine, starts it, waits for its end.
 
+use crate::canary::Canary;
 use crate::cli::{self, RunOptions};
 use crate::image::{Image, ImageError};
+use crate::limits;
 use crate::manage::registry::{self, Description, Entry, RegistryError};
 use crate::manage::server;
 use crate::memory::{Memory, MemoryError};
@@ -38,6 +40,8 @@ pub enum RunError {
     Strings(usize, usize),
     #[error("--max-cpus {0} is less than the {1} virtual CPUs that the machine starts with")]
     MaxCpus(u32, u32),
+    #[error("{0} virtual CPUs need {1} processes and threads, and the host allows {2} more (ulimit -u, pids.max)")]
+    Processes(u32, u64, u64),
     #[error("no place for the kernel in this process's address space")]
     NoPlace,
     #[error("cannot {0}: {1}")]
@@ -59,15 +63,20 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
     ensure_place()?;
     let cpus = options.cpus.unwrap_or_else(host_cpus);
     let possible = possible(options, cpus)?;
+    let slots = limits::slots(cpus);
+    check_processes(cpus)?;
     let mut memory = Memory::new(options.mem, cpus)?;
     let image = Image::load(&mut memory)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(&options.root, flags, Mode::empty())
         .map_err(|error| RunError::Root(options.root.display().to_string(), error))?;
-    let boot = describe(options, cpus, possible, &memory, &root)?;
+    let boot = describe(options, (cpus, possible, slots), &memory, &root)?;
     memory.shared.fill(boot);
     grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
-    let supervisor = Supervisor::prepare(memory.shared.control())?;
+    let host = |step| move |error| RunError::Host(step, error);
+    let seed = cpu::seed().map_err(host("get random bytes"))?;
+    let canary = Canary::plant(memory.shared.control(), &memory.kdata, &seed).map_err(host("map kernel memory"))?;
+    let supervisor = Supervisor::prepare(memory.shared.control(), canary)?;
     let entry = register(options)?;
     let zygote = zygote::fork(&image, &memory.kdata, layout::hot_len(memory.ram_pages))
         .map_err(|error| RunError::Host("fork the zygote", error))?;
@@ -132,6 +141,15 @@ fn ensure_place() -> Result<(), RunError> {
     Err(RunError::Host("start anew", error))
 }
 
+/// A machine that the host leaves no room for is not begun.
+fn check_processes(cpus: u32) -> Result<(), RunError> {
+    let needed = limits::needed(cpus);
+    match limits::processes() {
+        Some(most) if most < needed => Err(RunError::Processes(cpus, needed, most)),
+        _ => Ok(()),
+    }
+}
+
 /// How many virtual CPUs the machine may ever have.
 fn possible(options: &RunOptions, cpus: u32) -> Result<u32, RunError> {
     let most = options.max_cpus.unwrap_or_else(|| (2 * cpus).max(MAX_CPUS_LEAST).min(MAX_CPUS as u32));
@@ -145,8 +163,7 @@ fn host_cpus() -> u32 {
 /// Collects everything the kernel is told; the result fills the block in shared memory.
 fn describe<'a>(
     options: &'a RunOptions,
-    cpus: u32,
-    possible: u32,
+    (cpus, possible, slots): (u32, u32, u32),
     memory: &Memory,
     root: &OwnedFd,
 ) -> Result<impl FnOnce(&mut BootInfo) + use<'a>, RunError> {
@@ -164,6 +181,8 @@ fn describe<'a>(
     Ok(move |info: &mut BootInfo| {
         info.cpus = cpus;
         info.possible = possible;
+        info.slots = slots;
+        info.slot_areas = limits::areas();
         info.ram_pages = ram_pages;
         info.arena_count = arena_count;
         info.arena_pages = arena_pages;

@@ -1,10 +1,12 @@
 //! Watches a running machine: its end, its signals, its last words.
 
+use crate::canary::Canary;
 use crate::console::{Console, Interrupt};
 use crate::control;
 use crate::image;
 use crate::os::futex;
 use crate::report;
+use crate::stats;
 use crate::watchdog;
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill, raise};
@@ -16,7 +18,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread;
 use std::time::Duration;
 use thiserror::Error;
-use umbel_abi::machine::{Control, ControlState, Mailbox};
+use umbel_abi::machine::{BootInfo, Control, ControlState, Mailbox};
 
 /// How long an orderly end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,16 +56,17 @@ pub struct End {
 /// A machine about to run.
 pub struct Supervisor {
     control: &'static Control,
+    canary: Arc<Canary>,
     signals: SigSet,
 }
 
 impl Supervisor {
     /// Before the zygote is forked: signals wait for us, orphans come to us.
-    pub fn prepare(control: &'static Control) -> Result<Supervisor, SupervisorError> {
+    pub fn prepare(control: &'static Control, canary: Canary) -> Result<Supervisor, SupervisorError> {
         let signals = SIGNALS.into_iter().collect::<SigSet>();
         signals.thread_block()?;
         prctl::set_child_subreaper(true)?;
-        Ok(Supervisor { control, signals })
+        Ok(Supervisor { control, canary: Arc::new(canary), signals })
     }
 
     /// Starts the devices and waits for the end; returns how it ended.
@@ -73,13 +76,17 @@ impl Supervisor {
         let console = Arc::new(Console::start(control, interrupt)?);
         let watcher = Watcher { control, zygote, console: Arc::downgrade(&console), signals: self.signals };
         thread::Builder::new().name("signals".into()).spawn(move || watcher.watch())?;
-        watchdog::start(control)?;
+        watchdog::start(control, Arc::clone(&self.canary))?;
         let state = wait_for_end(control);
+        let huge = if control.boot.options & BootInfo::STATS != 0 { stats::huge_pages(control) } else { String::new() };
         end_all(zygote);
         if let Some(console) = Arc::into_inner(console) {
             console.finish();
         }
-        Ok(last_words(control, state))
+        let damage = self.canary.damage();
+        let mut end = last_words(control, state, damage);
+        end.report += &huge;
+        Ok(end)
     }
 }
 
@@ -99,8 +106,12 @@ fn end_all(zygote: i32) {
     while !matches!(waitpid(None, None), Err(nix::Error::ECHILD)) {}
 }
 
-fn last_words(control: &Control, state: u32) -> End {
+fn last_words(control: &Control, state: u32, damage: Option<String>) -> End {
     let report = control::report(control);
+    if let Some(damage) = damage {
+        eprintln!("umbel: kernel panic: {damage}");
+        return End { status: report::STATUS_PANIC, report: String::new() };
+    }
     if state == ControlState::Panicked as u32 {
         eprintln!("umbel: kernel panic: {report}");
         eprint!("{}", report::backtrace(image::KERNEL, &control::backtrace(control)));

@@ -6,11 +6,15 @@
 //! them. The text goes to the kernel's log through a virtual CPU that does not hang, and to standard error with `--log`.
 //!
 //! One that the host does not run stands still, too: what it waited for a host CPU is said beside it.
+//!
+//! At each look it also looks at the canary ([`crate::canary`]): a machine whose kernel memory was written to is ended.
 
+use crate::canary::Canary;
 use crate::manage::status;
 use crate::os::{futex, shared, signal};
 use crate::{control, image, report};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,16 +39,19 @@ struct Seen {
 }
 
 /// Starts the thread.
-pub fn start(control: &'static Control) -> std::io::Result<()> {
-    thread::Builder::new().name("watchdog".into()).spawn(move || watch(control)).map(drop)
+pub fn start(control: &'static Control, canary: Arc<Canary>) -> std::io::Result<()> {
+    thread::Builder::new().name("watchdog".into()).spawn(move || watch(control, &canary)).map(drop)
 }
 
-fn watch(control: &'static Control) {
+fn watch(control: &'static Control, canary: &Canary) {
     let mut seen = vec![Seen::default(); control.boot.possible as usize];
     loop {
         let limit = Duration::from_secs(control.watch.limit_s.load(Relaxed).into());
         let pause = if limit.is_zero() { UNLIMITED } else { limit / LOOKS };
         futex::wait_for(&control.watch.wanted, 0, pause);
+        if let Some(damage) = canary.damage() {
+            return control::lost(control, &damage);
+        }
         if control.watch.wanted.swap(0, SeqCst) != 0 {
             publish(control, &backtraces(control));
         } else if !limit.is_zero() {

@@ -102,6 +102,11 @@ fn accounting() {
 }
 
 #[test]
+fn fresh() {
+    same_as_host("fresh");
+}
+
+#[test]
 fn quotas() {
     if is_root() {
         same_as_host("quotas");

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{Run, guest_program, is_root, open_to_all};
-use umbel_abi::machine::layout;
+use std::mem::offset_of;
+use umbel_abi::machine::{Control, layout};
 
 #[test]
 fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
@@ -15,6 +16,8 @@ fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
         layout::ENTRY_PAGE,
         layout::SIGNAL_STACK,
         layout::COLD_BASE,
+        layout::HOT_BASE + layout::CONTROL_OFF + offset_of!(Control, canary) as u64,
+        layout::COLD_BASE + layout::COLD_LEN - layout::PAGE,
     ]
     .map(|at| format!("{at:x}"));
     let mut args = vec!["run", "--cpus", "2", "--user", "0", "--", &program];
@@ -30,4 +33,16 @@ fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
         assert_eq!(outcome.status, 0, "{outcome:#?}");
         assert!(outcome.stdout.ends_with("ok\n"), "{outcome:#?}");
     }
+}
+
+#[test]
+fn a_write_to_the_canary_ends_the_machine() {
+    for script in ["echo y > /proc/sysrq-trigger; sleep 60", "echo y > /proc/sysrq-trigger"] {
+        let outcome = Run::umbel(&["run", "--cpus", "1", "--debug-stall", "--", "/bin/sh", "-c", script]).finish();
+        assert_eq!(outcome.status, 70, "{outcome:#?}");
+        assert!(outcome.stderr.contains("kernel memory was written to: hot canary at 0x320"), "{outcome:#?}");
+    }
+    // Without the option nothing of the kind can be asked for.
+    let outcome = Run::umbel(&["run", "--cpus", "1", "--", "/bin/sh", "-c", "echo y > /proc/sysrq-trigger"]).finish();
+    assert_eq!(outcome.status, 0, "{outcome:#?}");
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{generations, umbel, until, wait_until};
+use common::{Outcome, Run, children, generations, is_root, open_to_all, umbel, until, wait_until};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -76,4 +76,86 @@ fn a_machine_killed_leaves_no_process() {
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
     };
     until(|| (!all.iter().any(alive)).then_some(()));
+}
+
+/// Host CPUs on which a process may run, as the host writes them.
+fn allowed(pid: u32) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?.trim().to_owned())
+}
+
+#[test]
+fn pinned_virtual_cpus_stay_each_on_one_host_cpu() {
+    let ours = allowed(std::process::id()).expect("our own");
+    if !ours.contains([',', '-']) {
+        return;
+    }
+    let script = "for i in 1 2 3 4; do while :; do sh -c :; done & done; sleep 1000";
+    let run = |options: &[&str]| {
+        let mut command = Command::new(umbel());
+        command.args(["run", "--cpus", "2"]).args(options).args(["--", "/bin/sh", "-c", script]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("start a machine")
+    };
+    let mut machine = run(&["--pin"]);
+    // One list for each virtual CPU: the places of its slots.
+    let places = until(|| {
+        let parents = generations(machine.id()).get(2)?.clone();
+        let lists: Vec<Vec<String>> =
+            parents.iter().map(|parent| children(*parent).into_iter().filter_map(allowed).collect()).collect();
+        (lists.len() == 2 && lists.iter().all(|slots| slots.len() >= 3)).then_some(lists)
+    });
+    machine.kill().expect("our own child");
+    machine.wait().expect("our own child");
+    for slots in &places {
+        assert!(slots.iter().all(|place| place == &slots[0] && place.parse::<u32>().is_ok()), "{places:?}");
+    }
+    assert_ne!(places[0][0], places[1][0], "{places:?}");
+    // Without it the host may move them.
+    let mut machine = run(&[]);
+    until(|| {
+        let slots = generations(machine.id()).get(3)?.clone();
+        slots.into_iter().any(|slot| allowed(slot).is_some_and(|place| place == ours)).then_some(())
+    });
+    machine.kill().expect("our own child");
+    machine.wait().expect("our own child");
+}
+
+/// Starts a machine as an ordinary user who may have so many processes (0 = as many as he wants).
+fn limited(processes: u64, script: &str) -> Outcome {
+    let program = open_to_all(&umbel()).to_string_lossy().into_owned();
+    let processes = format!("--nproc={processes}:{processes}");
+    let args = [processes.as_str(), &program, "run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script];
+    // Nobody else on the host is this user.
+    Run::on_host("prlimit", &args).user(54_323).limit(120).finish()
+}
+
+#[test]
+fn a_host_that_allows_few_processes_means_few_slots_and_no_failure() {
+    if !is_root() {
+        return;
+    }
+    let script = "for i in $(seq 20); do (sleep 1; echo $i) & done; wait; i=0; while [ $i -lt 50 ]; do sh -c :; i=$((i+1)); done; echo end";
+    for processes in [15, 17, 24, 60] {
+        let outcome = limited(processes, script);
+        assert_eq!(outcome.status, 0, "{processes}: {outcome:#?}");
+        assert!(outcome.stdout.ends_with("end\n") && outcome.stdout.lines().count() == 21, "{processes}: {outcome:#?}");
+        assert!(!outcome.stderr.contains("recycled slots                       0"), "{processes}: {outcome:#?}");
+    }
+    let refused = limited(6, "echo never");
+    assert_eq!((refused.status, refused.stdout.as_str()), (125, ""), "{refused:#?}");
+    assert!(refused.stderr.contains("need") && refused.stderr.contains("ulimit -u"), "{refused:#?}");
+    let program = open_to_all(&umbel()).to_string_lossy().into_owned();
+    let check = Run::on_host("prlimit", &["--nproc=40:40", &program, "check"]).user(54_323).finish();
+    assert!(check.stdout.contains("weak    slots"), "{check:#?}");
+}
+
+#[test]
+fn the_report_tells_of_huge_pages_by_slot() {
+    let outcome =
+        Run::umbel(&["run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", "sleep 0.1 | sleep 0.1"]).finish();
+    let line = outcome.stderr.lines().find_map(|line| line.strip_prefix("huge pages mapped per slot"));
+    let counts: Vec<&str> = line.expect("its line").split_whitespace().collect();
+    // Whoever may not look is told so.
+    let told = counts.iter().all(|count| count.parse::<u32>().is_ok()) && counts.len() >= 2;
+    assert!(if is_root() { told } else { !counts.is_empty() }, "{outcome:#?}");
 }

@@ -3,6 +3,7 @@
 mod common;
 
 use common::session::Session;
+use common::{generations, umbel, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::thread::sleep;
@@ -121,4 +122,45 @@ fn pseudo_terminals_work_inside() {
     session.expect("inner\r\n");
     session.expect("24 80\r\n");
     assert_eq!(session.finish(), 0);
+}
+
+/// The machine that runs on the terminal of `session`, whose program is a shell that started it.
+fn machine_of(session: &Session) -> u32 {
+    until(|| generations(session.child.id()).get(1)?.first().copied())
+}
+
+#[test]
+fn a_machine_that_is_killed_or_crashes_gives_the_terminal_back() {
+    for signal in [Signal::SIGKILL, Signal::SIGILL, Signal::SIGABRT] {
+        let script =
+            format!("{} run --cpus 2 -- sh -c 'echo rea''dy; sleep 100'; echo status $?; read x", umbel().display());
+        let mut session = Session::on_host(&["/bin/sh", "-c", &script]);
+        session.expect("ready");
+        assert!(!session.is_as_before());
+        kill(Pid::from_raw(machine_of(&session) as i32), signal).expect("our own machine");
+        session.expect(&format!("status {}", 128 + signal as i32));
+        until(|| session.is_as_before().then_some(()));
+        session.keys("\n");
+        session.finish();
+    }
+}
+
+#[test]
+fn a_panic_of_the_kernel_or_the_death_of_its_processes_gives_the_terminal_back() {
+    let mut session =
+        Session::start_with(&["--debug-stall"], &["/bin/sh", "-c", "echo ready; echo c > /proc/sysrq-trigger"]);
+    session.expect("sysrq triggered crash");
+    assert_eq!(session.finish(), 70);
+    for generation in [1, 2] {
+        let mut session = Session::start(&["/bin/sh", "-c", "echo ready; while :; do :; done"]);
+        session.expect("ready");
+        let all = generations(session.child.id());
+        let named = |pid: &&u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name != "umbel-terminal\n")
+        };
+        let victim = all[generation].iter().find(named).expect("zygote and parents");
+        kill(Pid::from_raw(*victim as i32), Signal::SIGSEGV).expect("our own machine");
+        session.expect("kernel panic");
+        assert_eq!(session.finish(), 70);
+    }
 }

@@ -7,14 +7,22 @@
 use crate::frame::{self, Pfn};
 use crate::{Errno, PAGE, Result, percpu};
 use core::sync::atomic::{AtomicU32, Ordering};
+use umbel_abi::machine::BootInfo;
 use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
 use umbel_host::mem::{self, MapKind, PROT_WRITE};
 
-/// Host areas that a slot may hold: 0.75 of the host's default `max_map_count`.
-const MAX_AREAS: u32 = 49_000;
+/// Host areas that a slot may hold, as the machine said.
+static MAX_AREAS: AtomicU32 = AtomicU32::new(0);
+/// The fewest: a slot works with less, slowly.
+const FEW_AREAS: u32 = 64;
 
 /// Upper bound of the areas in each slot.
 static AREAS: [AtomicU32; percpu::MAX_SLOTS] = [const { AtomicU32::new(0) }; percpu::MAX_SLOTS];
+
+/// Says how many host areas a slot may hold.
+pub fn init(boot: &BootInfo) {
+    MAX_AREAS.store(boot.slot_areas.max(FEW_AREAS), Ordering::Relaxed);
+}
 
 fn check(addr: u64, len: u64) -> Result<()> {
     let end = addr.checked_add(len).ok_or(Errno::EINVAL)?;
@@ -27,7 +35,7 @@ fn check(addr: u64, len: u64) -> Result<()> {
 /// Notes one more area; beyond the budget everything goes first.
 fn count_area() {
     let areas = &AREAS[percpu::slot()];
-    if areas.load(Ordering::Relaxed) >= MAX_AREAS {
+    if areas.load(Ordering::Relaxed) >= MAX_AREAS.load(Ordering::Relaxed) {
         drop_all();
     }
     // Two: a mapping in the middle of another splits it.

@@ -44,6 +44,8 @@ pub struct Vcpu {
     pub(crate) idle_sp: AtomicU64,
     /// Number of slot changes, the clock of "least recently used".
     pub(crate) turns: AtomicU64,
+    /// When the host may be asked again for a slot that it refused.
+    pub(crate) ask_again_ns: AtomicU64,
     /// `turns` at the last scheduler tick.
     pub(crate) turns_at_tick: AtomicU64,
     /// The host CPU that this virtual CPU was last seen on, -1 unknown.
@@ -142,6 +144,7 @@ impl Vcpu {
             next_sp: AtomicU64::new(0),
             idle_sp: AtomicU64::new(0),
             turns: AtomicU64::new(0),
+            ask_again_ns: AtomicU64::new(0),
             turns_at_tick: AtomicU64::new(0),
             host_cpu: AtomicI32::new(-1),
             deadline_ns: AtomicU64::new(0),

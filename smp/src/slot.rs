@@ -25,6 +25,9 @@ pub const SLOTS_PER_CPU: usize = 64;
 const SLOTS_TOTAL: u32 = 1024;
 const SLOTS_FLOOR: u32 = 4;
 
+/// How long after the host refused a slot it is asked again, ns.
+const ASK_AGAIN_NS: u64 = 1_000_000_000;
+
 /// Binding of a slot that runs no address space.
 pub const FREE: u64 = 0;
 /// Binding of a slot whose address space is gone: to be emptied.
@@ -191,6 +194,10 @@ pub(crate) fn for_space(space: u64) -> Option<&'static Slot> {
     }
     let slot = vacant(vcpu).unwrap_or_else(|| least_recently_used(vcpu, me));
     slot.bind(space);
+    if slot.local == me.local {
+        me.settle();
+        return None;
+    }
     mask_signals();
     Some(slot)
 }
@@ -201,7 +208,9 @@ fn vacant(vcpu: &'static Vcpu) -> Option<&'static Slot> {
     let parked = |slot: &&Slot| vtime::is_model() || slot.phase.load(Acquire) == SlotPhase::Parked as u32;
     let with = |space: u64| vcpu.slots().filter(parked).find(|slot| slot.space() == space);
     if let Some(slot) = with(FREE) {
-        slot.wait_until_parked();
+        if !slot.wait_until_parked() {
+            return None;
+        }
         // Keep one in reserve; its parent makes it while we go on.
         if with_more_free(vcpu, slot) {
             return Some(slot);
@@ -214,10 +223,23 @@ fn vacant(vcpu: &'static Vcpu) -> Option<&'static Slot> {
     if let Some(slot) = with(RETIRED) {
         return Some(slot);
     }
-    let slot = add(vcpu)?;
+    let slot = refused(vcpu)?.or_else(|| add(vcpu))?;
     slot.request();
-    slot.wait_until_parked();
-    Some(slot)
+    slot.wait_until_parked().then_some(slot)
+}
+
+/// A slot that the host refused and that may be asked for again; `None` if it is too early for that.
+#[expect(clippy::option_option, reason = "nothing refused, or nothing to be asked for")]
+fn refused(vcpu: &'static Vcpu) -> Option<Option<&'static Slot>> {
+    let Some(slot) = vcpu.slots().find(|slot| slot.phase.load(Acquire) == SlotPhase::Refused as u32) else {
+        return Some(None);
+    };
+    let now_ns = (hooks().now_ns)();
+    if now_ns < vcpu.ask_again_ns.load(Relaxed) {
+        return None;
+    }
+    vcpu.ask_again_ns.store(now_ns + ASK_AGAIN_NS, Relaxed);
+    Some(Some(slot))
 }
 
 fn with_more_free(vcpu: &Vcpu, taken: &Slot) -> bool {
@@ -225,12 +247,14 @@ fn with_more_free(vcpu: &Vcpu, taken: &Slot) -> bool {
 }
 
 fn least_recently_used(vcpu: &'static Vcpu, me: &'static Slot) -> &'static Slot {
-    vcpu.slots().filter(|slot| slot.local != me.local).min_by_key(|slot| slot.used.load(Relaxed)).unwrap_or(me)
+    let there = |slot: &&Slot| slot.local != me.local && slot.phase.load(Acquire) == SlotPhase::Parked as u32;
+    vcpu.slots().filter(there).min_by_key(|slot| slot.used.load(Relaxed)).unwrap_or(me)
 }
 
 /// Adds a slot to the table of a virtual CPU: `None` if it has its share, or memory is short.
 pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
-    let share = (SLOTS_TOTAL / cpu::count()).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32);
+    let allowed = cpu::control().boot.slots / cpu::count();
+    let share = (SLOTS_TOTAL / cpu::count()).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32).min(allowed.max(1));
     let local = vcpu.slot_count.load(Relaxed);
     if local >= share {
         return None;
@@ -349,10 +373,17 @@ impl Slot {
 
     /// Asks the parent for the host task.
     pub(crate) fn request(&self) {
+        let _ = self.phase.compare_exchange(SlotPhase::Refused as u32, SlotPhase::Empty as u32, AcqRel, Relaxed);
         self.wanted.store(1, Release);
         let word = &self.vcpu().shared().parent_word;
         word.fetch_add(1, AcqRel);
         futex::wake(word, 1);
+    }
+
+    /// By the parent: the host makes no task.
+    pub(crate) fn refuse(&self) {
+        self.phase.store(SlotPhase::Refused as u32, Release);
+        futex::wake(&self.phase, u32::MAX);
     }
 
     /// The host task exists again, or for the first time: nothing is mapped in it, its timer is gone.
@@ -367,11 +398,12 @@ impl Slot {
         self.doorbell.ring();
     }
 
-    fn wait_until_parked(&self) {
+    /// False if the host refused to make it.
+    fn wait_until_parked(&self) -> bool {
         loop {
             let phase = self.phase.load(Acquire);
-            if phase == SlotPhase::Parked as u32 {
-                return;
+            if phase == SlotPhase::Parked as u32 || phase == SlotPhase::Refused as u32 {
+                return phase == SlotPhase::Parked as u32;
             }
             let _ = futex::wait(&self.phase, phase, None);
         }

@@ -23,7 +23,7 @@ use core::fmt::Write;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering::*};
 use umbel_abi::linux::Errno;
 use umbel_abi::machine::{ControlState, Mailbox, SlotPage, SlotPhase, VcpuState, layout};
-use umbel_host::{futex, process, space};
+use umbel_host::{clock, futex, process, space};
 
 /// Virtual CPUs up to which each starts with a slot in reserve; beyond, kernel memory is dearer than a fork now and then.
 const SPARE_UP_TO: u32 = 32;
@@ -280,8 +280,11 @@ fn prepare_cpu(vcpu: &'static Vcpu, ready: u32, boot: extern "C" fn(u64) -> !) -
     let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
     vcpu.next_sp.store(sp, Relaxed);
     for _ in 0..ready {
-        let slot = slot::add(vcpu).ok_or(short)?;
+        let Some(slot) = slot::add(vcpu) else { break };
         slot.wanted.store(1, Relaxed);
+    }
+    if vcpu.slot(0).is_none() {
+        return Err(short);
     }
     Ok(())
 }
@@ -360,23 +363,49 @@ extern "C" fn serve(cpu: u64) -> ! {
         }
         for slot in vcpu.slots() {
             if slot.wanted.swap(0, AcqRel) != 0 {
-                start(slot);
+                start(slot, if slot.local() == 0 { Need::First } else { Need::Spare });
             }
         }
         let _ = futex::wait(word, seen, None);
     }
 }
 
+/// What happens if a slot cannot be had.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// The first of a virtual CPU: it cannot be.
+    First,
+    /// The virtual CPU goes on with those that it has.
+    Spare,
+    /// Its host task died: a kernel context waits for it, as long as it takes.
+    Again,
+}
+
+/// Between two requests to a host that refuses, and how many there are.
+const PAUSE_NS: u64 = 10_000_000;
+const REQUESTS: u32 = 3000;
+
 /// Forks the host task of a slot.
-fn start(slot: &'static Slot) {
+fn start(slot: &'static Slot, need: Need) {
     slot.renew();
     (slot::hooks().prepare)(slot);
     let arg = slot as *const Slot as u64;
     // SAFETY: the slot has no host task, so nobody uses its park stack.
-    match unsafe { process::fork_onto(slot.park_top(), slot_main, arg) } {
+    let fork = || unsafe { process::fork_onto(slot.park_top(), slot_main, arg) };
+    let mut forked = fork();
+    for _ in 0..if need == Need::Again { REQUESTS } else { 0 } {
+        if !matches!(forked, Err(Errno::EAGAIN | Errno::ENOMEM)) {
+            break;
+        }
+        let nobody = AtomicU32::new(0);
+        let _ = futex::wait(&nobody, 0, Some(clock::now_ns(clock::MONOTONIC) + PAUSE_NS));
+        forked = fork();
+    }
+    match forked {
         Ok(pid) => slot.tid.store(pid, Release),
         // The first of a virtual CPU that is being added: nothing runs there yet.
         Err(_) if is_added(slot.vcpu()) => process::exit(SLOT_REFUSED),
+        Err(_) if need == Need::Spare => slot.refuse(),
         Err(errno) => give_up("fork a slot", errno),
     }
 }
@@ -412,7 +441,7 @@ fn bury(vcpu: &'static Vcpu, slot: &'static Slot, status: i32) {
         slot.ring();
     }
     slot.phase.store(SlotPhase::Empty as u32, Release);
-    start(slot);
+    start(slot, Need::Again);
     if let Death::Handed(target) = death
         && let Some(target) = vcpu.slot(target)
     {

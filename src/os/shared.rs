@@ -3,8 +3,9 @@
 use memmap2::{MmapOptions, MmapRaw};
 use std::cell::UnsafeCell;
 use std::os::fd::OwnedFd;
-use umbel_abi::machine::layout::{CONTROL_LEN, CONTROL_OFF, STATICS_LEN};
-use umbel_abi::machine::{BootInfo, Control};
+use std::sync::atomic::AtomicU64;
+use umbel_abi::machine::layout::{CONTROL_LEN, CONTROL_OFF, PAGE, STATICS_LEN};
+use umbel_abi::machine::{BootInfo, CANARY_WORDS, Control};
 
 /// The mapping; lives as long as the process.
 pub struct SharedKdata {
@@ -44,6 +45,26 @@ impl SharedKdata {
             }
         }
         fits
+    }
+}
+
+/// One page of kernel memory; lives as long as the process.
+pub struct Page(&'static [AtomicU64; CANARY_WORDS]);
+
+/// Maps the page at `offset` of the memory file.
+///
+/// # Errors
+/// The host has no room.
+pub fn map_page(kdata: &OwnedFd, offset: u64) -> std::io::Result<Page> {
+    let map = Box::leak(Box::new(MmapOptions::new().offset(offset).len(PAGE as usize).map_raw(kdata)?));
+    // SAFETY: the mapping is a page, aligned, never unmapped; any bytes are valid words, which are only reached as atomics.
+    Ok(Page(unsafe { &*map.as_mut_ptr().cast() }))
+}
+
+impl Page {
+    /// Its words.
+    pub fn words(&self) -> &'static [AtomicU64] {
+        self.0
     }
 }
 

@@ -27,8 +27,13 @@ pub struct Session {
 impl Session {
     /// A program in a machine.
     pub fn start(args: &[&str]) -> Session {
+        Session::start_with(&[], args)
+    }
+
+    /// The same, with options of the machine.
+    pub fn start_with(options: &[&str], args: &[&str]) -> Session {
         let mut command = Command::new(umbel());
-        command.args(["run", "--cpus", "2", "--"]).args(args);
+        command.args(["run", "--cpus", "2"]).args(options).arg("--").args(args);
         Session::with(command)
     }
 
@@ -109,13 +114,17 @@ impl Session {
         assert_eq!(done, 0);
     }
 
+    /// Whether the terminal is as it was before.
+    pub fn is_as_before(&self) -> bool {
+        let flags = |settings: &Termios| (settings.local_flags, settings.input_flags, settings.output_flags);
+        let now = tcgetattr(self.slave.as_fd()).expect("a terminal");
+        flags(&now) == flags(&self.before)
+    }
+
     /// Waits for the end; the terminal must be as it was before.
     pub fn finish(mut self) -> i32 {
         let status = super::wait_until(&mut self.child, PATIENCE).expect("umbel ends");
-        let after = tcgetattr(self.slave.as_fd()).expect("a terminal");
-        assert_eq!(after.local_flags, self.before.local_flags);
-        assert_eq!(after.input_flags, self.before.input_flags);
-        assert_eq!(after.output_flags, self.before.output_flags);
+        assert!(self.is_as_before());
         super::shell_status(status)
     }
 }

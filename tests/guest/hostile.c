@@ -3,7 +3,10 @@
  * Each runs in a process of its own, under a fast timer, while a bystander on another processor does honest work. An
  * attacker may be killed or go unharmed; it must never read or write kernel memory (status 66), and neither the bystander
  * nor the machine may notice. Everything is found by reading the gate's page: nothing rests on secret addresses.
- * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK COLD_BASE (hexadecimal; see abi/src/machine/layout.rs). */
+ * Two pages of kernel memory are canaries, which nobody ever writes: they are attacked like the rest, and the machine looks
+ * whether they change.
+ * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK COLD_BASE HOT_CANARY COLD_CANARY (hexadecimal; see
+ * abi/src/machine/layout.rs). */
 #define _GNU_SOURCE
 #include "check.h"
 #include <asm/prctl.h>
@@ -25,7 +28,7 @@
 enum { BROKEN = 66, PAGE = 4096, HOT_LEN = 0x02000000 };
 #define COLD_LEN 0x400000000ul
 
-static uint64_t hot, image, slot_page, entry_page, signal_stack, cold;
+static uint64_t hot, image, slot_page, entry_page, signal_stack, cold, canaries[2];
 static uint64_t sites[64];
 static int site_count;
 static long attacks, killed, timed_out;
@@ -50,7 +53,7 @@ static int writable(uint64_t at) {
 static int open_memory(void) {
     signal(SIGSEGV, on_fault);
     return readable(hot) || readable(hot + 0x1000) || readable(hot + 0x200000) || readable(hot + 0x400000) || readable(hot + HOT_LEN - 8) ||
-           readable(cold) || readable(cold + 0x200000) || writable(slot_page);
+           readable(cold) || readable(cold + 0x200000) || writable(slot_page) || writable(canaries[0]) || writable(canaries[1]);
 }
 
 static void run(const char *name, void (*attack)(uint64_t, uint64_t), uint64_t a, uint64_t b) {
@@ -282,8 +285,7 @@ static void cold_unlock(void) {
 
 /* ---- system calls ---- */
 
-static void calls(uint64_t which, uint64_t unused) {
-    (void)unused;
+static void calls(uint64_t which, uint64_t hot) {
     int zero = open("/dev/zero", O_RDWR), p[2];
     if (pipe(p)) _exit(1);
     struct iovec v = {(void *)hot, 64};
@@ -378,9 +380,10 @@ static int bystander(int go) {
 
 int main(int argc, char **argv) {
     setvbuf(stdout, 0, _IOLBF, 0);
-    if (argc != 7) return 2;
+    if (argc != 9) return 2;
     hot = strtoul(argv[1], 0, 16), image = strtoul(argv[2], 0, 16), slot_page = strtoul(argv[3], 0, 16);
     entry_page = strtoul(argv[4], 0, 16), signal_stack = strtoul(argv[5], 0, 16), cold = strtoul(argv[6], 0, 16);
+    canaries[0] = strtoul(argv[7], 0, 16), canaries[1] = strtoul(argv[8], 0, 16);
     int go[2];
     CHECK(pipe(go) == 0);
     pid_t honest = fork();
@@ -397,7 +400,8 @@ int main(int argc, char **argv) {
     sigprocmask(SIG_BLOCK, &ended, 0);
 
     uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + HOT_LEN - 8,
-                         hot + HOT_LEN, cold, cold + 0x1000, cold + 0x200000, cold + COLD_LEN - 8};
+                         hot + HOT_LEN, cold, cold + 0x1000, cold + 0x200000, cold + COLD_LEN - 8,
+                         canaries[0], canaries[0] + 0x7f8, canaries[1], canaries[1] + 0x7f8};
     for (unsigned i = 0; i < sizeof places / sizeof *places; i++) {
         run("load", load, places[i], 0);
         run("store", store, places[i], 0x41);
@@ -412,10 +416,12 @@ int main(int argc, char **argv) {
     cold_unlock();
     uint64_t flags[] = {0x40202, 0x4602, 0x302, 0x3202, 0x44702, 0x200202, 0x10202, 0x40302};
     for (int i = 0; i < 8; i++) run("flags", with_flags, flags[i], 0);
-    uint64_t stacks[] = {0, 8, 0x8000000000000000ul, hot + 0x10010, signal_stack + 0x100, signal_stack + 0x8000, signal_stack + 0x10000, entry_page + 0x800, slot_page + 64, ~0ul};
-    for (int i = 0; i < 10; i++) run("rsp", with_rsp, stacks[i], 0);
+    uint64_t stacks[] = {0, 8, 0x8000000000000000ul, hot + 0x10010, signal_stack + 0x100, signal_stack + 0x8000, signal_stack + 0x10000, entry_page + 0x800, slot_page + 64, ~0ul,
+                         canaries[0] + 0x800, canaries[1] + 0x800};
+    for (int i = 0; i < 12; i++) run("rsp", with_rsp, stacks[i], 0);
     run("bases", with_bases, hot, 0);
     run("bases", with_bases, 0x7ffffffff000, 0);
+    run("bases", with_bases, canaries[0], 0);
     uint64_t selectors[] = {0, 3, 0x2b, 0x23, 0x33, 0x10};
     for (int i = 0; i < 6; i++) run("segments", with_segments, selectors[i], 0), run("ss", with_ss, selectors[i], 0);
     run("x87", with_x87, 0x340, 0);
@@ -429,10 +435,11 @@ int main(int argc, char **argv) {
     run("cli", with_cli, 0, 0);
     run("trap", with_trap, 0, 0);
     for (int i = 0; i < 4; i++) run("compatibility mode", compat, i, 0);
-    for (int i = 0; i <= 25; i++) run("system call", calls, i, 0);
-    uint64_t values[] = {hot, image, 0x10, 0x33, 0x23, 0x8000000000000000ul, ~0ul, 0x3302, 0x44702};
+    for (int i = 0; i <= 25; i++) run("system call", calls, i, hot);
+    for (int i = 0; i <= 22; i++) run("system call", calls, i, canaries[0]), run("system call", calls, i, canaries[1]);
+    uint64_t values[] = {hot, image, canaries[0], canaries[1], 0x10, 0x33, 0x23, 0x8000000000000000ul, ~0ul, 0x3302, 0x44702};
     for (int w = 0; w < 6; w++)
-        for (int i = 0; i < 9; i++) run("sigreturn", bad_sigreturn, w, values[i]);
+        for (int i = 0; i < 11; i++) run("sigreturn", bad_sigreturn, w, values[i]);
 
     close(go[1]); /* the bystander stops */
     int status = -1;

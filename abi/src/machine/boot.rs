@@ -59,6 +59,9 @@ pub struct BootInfo {
     pub cpus: u32,
     /// Number of virtual CPUs that there may ever be, `cpus..=MAX_CPUS`.
     pub possible: u32,
+    /// Slots that the host's limits leave room for, and host areas that each may hold.
+    pub slots: u32,
+    pub slot_areas: u32,
     /// RAM in pages, all arenas together; each arena holds an equal share, the last one the rest.
     pub ram_pages: u64,
     /// Number of arenas in use.
@@ -188,6 +191,9 @@ pub struct Watch {
     pub text: [core::cell::UnsafeCell<u8>; 0x4000],
 }
 
+/// Words of a page.
+pub const CANARY_WORDS: usize = 512;
+
 /// How the machine's life stands. A futex word that the machine waits on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -228,6 +234,8 @@ pub struct Control {
     pub report: [core::cell::UnsafeCell<u8>; 0x8000],
     /// What machine and kernel say to each other about virtual CPUs that hang.
     pub watch: Watch,
+    /// Written by the machine before the kernel runs, and never again by anybody: it looks whether they change.
+    pub canary: [AtomicU64; CANARY_WORDS],
 }
 
 // SAFETY: the cells are written by one side at a time, ordered by `state` and `report_len`.

@@ -9,8 +9,8 @@ mod ring;
 mod slot;
 
 pub use boot::{
-    BootInfo, Console, Control, ControlState, CpuRequest, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind, StdioStat,
-    TRACE_MAX, Watch,
+    BootInfo, CANARY_WORDS, Console, Control, ControlState, CpuRequest, HostFiles, MAX_ARENAS, MAX_CPUS, StdioKind,
+    StdioStat, TRACE_MAX, Watch,
 };
 pub use ring::{RING_LEN, RINGS, Ring, RingIndex};
 pub use slot::{Mailbox, SlotPage, SlotPhase, VcpuShared, VcpuState};

@@ -63,6 +63,8 @@ pub enum SlotPhase {
     Kernel = 2,
     /// Running guest code.
     Guest = 3,
+    /// No host task: the host refused to make one.
+    Refused = 4,
 }
 
 /// What a virtual CPU's host task is doing, for whoever wants to interrupt it.

@@ -54,10 +54,19 @@ pub fn trigger(text: &[u8]) -> Result<()> {
             umbel_host::futex::wake(&watch().wanted, u32::MAX);
         }
         Some(b'z') if crate::machine::option(BootInfo::DEBUG_STALL) => hang(),
+        Some(b'c') if crate::machine::option(BootInfo::DEBUG_STALL) => panic!("sysrq triggered crash"),
+        Some(b'y') if crate::machine::option(BootInfo::DEBUG_STALL) => damage(),
         Some(_) => log::info!("sysrq: HELP : show-backtrace-all-active-cpus(l)"),
         None => {}
     }
     Ok(())
+}
+
+/// Writes where nobody does: the machine must see it.
+fn damage() {
+    if let Some(word) = control().canary.get(100) {
+        word.fetch_add(1, Relaxed);
+    }
 }
 
 /// Keeps this virtual CPU in the kernel, deaf to everything, for three times the limit.

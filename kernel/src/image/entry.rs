@@ -36,6 +36,7 @@ extern "C" fn start(rseq: u64, rseq_len: u64, machine: u64) -> ! {
         umbel_host::process::exit(1);
     }
     umbel_mm::heap::init(&cpu::control().boot);
+    umbel_mm::slotmap::init(&cpu::control().boot);
     umbel_mm::percpu::enter_slots();
     umbel_gate::init();
     // Without it guests enter the kernel for the time: nothing to report.
