@@ -173,7 +173,8 @@ pub struct RunOptions {
         default_missing_value = "", value_parser = virtual_time)]
     pub virtual_time: Option<VirtualTime>,
     /// Let the guest's root harm the kernel through /proc/sysrq-trigger, to test what is said of that: z makes a virtual CPU hang for
-    /// three times /proc/sys/kernel/watchdog_thresh, c is a panic, y writes to memory that nobody may write to
+    /// three times /proc/sys/kernel/watchdog_thresh, c is a panic, y writes to memory that nobody may write to, w leaves out what
+    /// makes other virtual CPUs forget old mappings
     #[arg(long)]
     pub debug_stall: bool,
     /// Leave slots open to debuggers of the host: gives up a protection

@@ -16,6 +16,7 @@
 
 use crate::log::{CaughtUp, Change, UpdateLog};
 use crate::{percpu, slotmap};
+use core::sync::atomic::AtomicBool;
 
 pub use crate::handshake::View;
 use crate::handshake::behind_append;
@@ -44,6 +45,14 @@ pub static APPLIED: AtomicU64 = AtomicU64::new(0);
 pub static WRAPS: AtomicU64 = AtomicU64::new(0);
 pub static SHOOTDOWNS: AtomicU64 = AtomicU64::new(0);
 pub static CROSS_CALLS: AtomicU64 = AtomicU64::new(0);
+
+/// Nobody is told of changes: others act on old translations until they enter the kernel for another reason.
+static BROKEN: AtomicBool = AtomicBool::new(false);
+
+/// Leaves shootdowns out from now on, to see that the torture tests notice (`--debug-stall`).
+pub fn break_shootdowns() {
+    BROKEN.store(true, Ordering::Relaxed);
+}
 
 /// Binds the current slot to the log of the current thread's space and brings it up to date. Cheap when it is. Called
 /// before every stay in guest mode and every fault. The log outlives the binding: its space calls [`forget`]. True if the
@@ -123,7 +132,7 @@ pub fn shootdown(log: &UpdateLog) {
     let me = percpu::cpu();
     let mut any = false;
     for (cpu, view) in views() {
-        if cpu != me && view.runs(log) {
+        if cpu != me && view.runs(log) && !BROKEN.load(Ordering::Relaxed) {
             umbel_smp::ipi::send(cpu as u32, Mailbox::SHOOTDOWN);
             CROSS_CALLS.fetch_add(1, Ordering::Relaxed);
             any = true;

@@ -55,6 +55,7 @@ pub fn trigger(text: &[u8]) -> Result<()> {
         }
         Some(b'z') if crate::machine::option(BootInfo::DEBUG_STALL) => hang(),
         Some(b'c') if crate::machine::option(BootInfo::DEBUG_STALL) => panic!("sysrq triggered crash"),
+        Some(b'w') if crate::machine::option(BootInfo::DEBUG_STALL) => umbel_mm::view::break_shootdowns(),
         Some(b'y') if crate::machine::option(BootInfo::DEBUG_STALL) => damage(),
         Some(_) => log::info!("sysrq: HELP : show-backtrace-all-active-cpus(l)"),
         None => {}
