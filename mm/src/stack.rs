@@ -14,6 +14,9 @@ const KEPT: usize = 16;
 const WORDS: usize = KERNEL_STACK_LEN as usize / 8;
 /// Words at the low end that no code may reach.
 const GUARD: usize = 8;
+/// Words beyond the deepest use that must be left, for what comes on top of it seldom: with debug assertions, whose frames
+/// are larger than those of a release, a thread that used more ends the machine.
+const MARGIN: usize = 2048 / 8;
 const MARK: u64 = 0x5741_434b_9e37_79b9;
 
 /// The deepest use of any stack so far, bytes. Measured with debug assertions only.
@@ -86,6 +89,7 @@ impl KernelStack {
         if cfg!(debug_assertions) {
             let untouched = self.words().iter().take_while(|&&word| word == MARK).count();
             PEAK.fetch_max((WORDS - untouched) as u64 * 8, Ordering::Relaxed);
+            assert!(untouched >= MARGIN, "a thread left {} bytes of its kernel stack", untouched * 8);
         }
     }
 

@@ -65,11 +65,11 @@ impl FileOps for Null {
 
 /// Zeroes, until there is no more room or a signal waits.
 fn read_zeroes(dst: &mut IoDst<'_>) -> Result<usize> {
-    let zeroes = [0; CHUNK];
+    const ZEROES: &[u8] = &[0; CHUNK];
     let mut done = 0;
     while dst.remaining() > 0 {
         let count = dst.remaining().min(CHUNK);
-        match dst.write(&zeroes[..count]) {
+        match dst.write(&ZEROES[..count]) {
             Ok(written) => done += written,
             Err(_) if done > 0 => break,
             Err(errno) => return Err(errno),

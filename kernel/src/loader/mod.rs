@@ -357,9 +357,10 @@ fn map_segment(space: &Arc<Space>, file: &Arc<File>, segment: &elf::Segment, bia
         return Ok(());
     }
     if segment.memsz > segment.filesz && segment.filesz > 0 && segment.write && file_end != file_pages_end {
-        let zeros = [0; PAGE as usize];
+        // Not a page on the kernel's stack, of which an exec uses most anyway.
+        const ZEROES: &[u8] = &[0; PAGE as usize];
         let count = (file_pages_end - file_end) as usize;
-        space.write_remote(UserAddr(file_end), zeros.get(..count).unwrap_or(&[]))?;
+        space.write_remote(UserAddr(file_end), ZEROES.get(..count).unwrap_or(&[]))?;
     }
     Ok(())
 }
