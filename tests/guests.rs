@@ -20,6 +20,11 @@ fn signals() {
 }
 
 #[test]
+fn turns() {
+    same_as_host("turns");
+}
+
+#[test]
 fn threads() {
     same_as_host("threads");
 }

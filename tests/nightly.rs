@@ -2,7 +2,11 @@
 
 mod common;
 
-use common::{Run, guest_program};
+use common::{Run, guest_program, umbel};
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Seconds of each soak.
 const SOAK: &str = "600";
@@ -21,6 +25,61 @@ fn registers_for_ten_minutes() {
 #[test]
 fn memory_for_ten_minutes() {
     soak("torture_memory", 4);
+}
+
+/// 64 virtual CPUs on one processor: each wake-up comes, and no virtual CPU and no thread is stuck.
+#[test]
+fn no_wake_up_is_lost_for_ten_minutes() {
+    let program = guest_program("turns", false).to_string_lossy().into_owned();
+    let umbel = umbel().to_string_lossy().into_owned();
+    let args = ["-c", "0", &umbel, "run", "--cpus", "64", "--", &program, "8", SOAK];
+    let outcome = Run::on_host("taskset", &args).limit(900).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+    assert!(!outcome.stderr.contains("CPU#"), "the watchdog saw something: {}", outcome.stderr);
+}
+
+/// Machines of two virtual CPUs and of one on one processor, whatever they run.
+#[test]
+fn two_virtual_cpus_get_twice_the_time_of_one() {
+    let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
+    if grouped.map_or(true, |text| text.trim() != "1") {
+        println!("skipped: the host does not schedule by session");
+        return;
+    }
+    let busy = ["sh", "-c", "(while :; do :; done) & while :; do :; done"].map(String::from);
+    let turns = [guest_program("turns", false).display().to_string(), "2".into(), "120".into()];
+    for (two, one) in [(&busy, &busy), (&turns, &turns), (&turns, &busy), (&busy, &turns)] {
+        let ratio = ratio(on_one_processor(2, two), on_one_processor(1, one));
+        assert!((1.9..=2.1).contains(&ratio), "{ratio:.3}: {two:?} on two, {one:?} on one");
+    }
+}
+
+fn on_one_processor(cpus: u32, command: &[String]) -> Child {
+    let mut machine = Command::new("taskset");
+    machine.args(["-c", "0"]).arg(umbel()).args(["run", "--cpus", &cpus.to_string(), "--"]).args(command);
+    machine.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("taskset")
+}
+
+/// Processor time of the first over that of the second in ten seconds, once the host's averages have settled.
+fn ratio(mut first: Child, mut second: Child) -> f64 {
+    sleep(Duration::from_secs(3));
+    let before = (ticks(first.id()), ticks(second.id()));
+    sleep(Duration::from_secs(10));
+    let after = (ticks(first.id()), ticks(second.id()));
+    for child in [&mut first, &mut second] {
+        child.kill().expect("our own child");
+        child.wait().expect("our own child");
+    }
+    (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64
+}
+
+/// Clock ticks that a process and all its descendants have used.
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let own: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    own + children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(ticks).sum::<u64>()
 }
 
 #[test]

@@ -43,6 +43,12 @@ fn virtual_cpus_come_and_go_and_nobody_misses_them() {
 }
 
 #[test]
+fn many_virtual_cpus_on_few_processors_lose_no_wake_up() {
+    let program = guest_program("turns", false);
+    passes(&Run::in_machine(64, &program, &["4", "5"]).limit(240).finish());
+}
+
+#[test]
 fn ten_thousand_processes_leave_nothing_behind() {
     let program = guest_program("storm", false);
     passes(&Run::on_host(&program, &["100"]).finish());
