@@ -158,7 +158,71 @@ static void names(void) {
     close(client);
 }
 
+/* Receives into `room` bytes with credentials and at most one descriptor. */
+static int receive(int by, char *bytes, int room, struct ucred *who, int *fd, int *flags) {
+    char control[256] = {0};
+    struct iovec piece = {bytes, room};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    int count = recvmsg(by, &message, 0);
+    *fd = -1, who->pid = -1, *flags = message.msg_flags;
+    for (struct cmsghdr *head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
+        if (head->cmsg_type == SCM_CREDENTIALS) memcpy(who, CMSG_DATA(head), sizeof *who);
+        if (head->cmsg_type == SCM_RIGHTS) memcpy(fd, CMSG_DATA(head), sizeof *fd);
+    }
+    return count;
+}
+
+/* Credentials go with what is sent while somebody asks for them, and keep senders apart. */
+static void who_sent(void) {
+    int s[2], fd, flags, on = 1;
+    struct ucred who;
+    char buf[16], name[32];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0 && write(s[0], "early", 5) == 5);
+    CHECK(setsockopt(s[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0 && write(s[0], "late", 4) == 4);
+    CHECK(receive(s[1], buf, 16, &who, &fd, &flags) == 5 && who.pid == 0 && who.uid == 65534 && who.gid == 65534);
+    CHECK(receive(s[1], buf, 16, &who, &fd, &flags) == 4 && who.pid == getpid());
+    CHECK(write(s[0], "ab", 2) == 2 && write(s[0], "cd", 2) == 2);
+    pid_t child = fork();
+    if (child == 0) _exit(write(s[0], "ef", 2) != 2);
+    CHECK(waitpid(child, 0, 0) == child && receive(s[1], buf, 16, &who, &fd, &flags) == 4 && who.pid == getpid());
+    CHECK(receive(s[1], buf, 16, &who, &fd, &flags) == 2 && who.pid == child);
+    on = 0;
+    CHECK(setsockopt(s[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+    /* Bytes before a descriptor come with it, those after it do not. */
+    CHECK(write(s[0], "ab", 2) == 2 && send_fds(s[0], s, 1) == 1 && write(s[0], "cd", 2) == 2);
+    CHECK(receive(s[1], buf, 16, &who, &fd, &flags) == 3 && fd >= 0 && close(fd) == 0 && read(s[1], buf, 16) == 2);
+    CHECK(send_fds(s[0], s, 1) == 1 && receive(s[1], buf, 0, &who, &fd, &flags) == 0 && fd >= 0 && close(fd) == 0);
+    CHECK(read(s[1], buf, 16) == 1);
+    sprintf(name, "/proc/self/fd/%d", s[0]);
+    CHECK_ERRNO(open(name, O_WRONLY), ENXIO);
+    close(s[0]), close(s[1]);
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, s) == 0 && write(s[0], "ab", 2) == 2);
+    CHECK(receive(s[1], buf, 16, &who, &fd, &flags) == 2 && flags == 0);
+    close(s[0]), close(s[1]);
+    signal(SIGPIPE, SIG_IGN);
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, s) == 0 && shutdown(s[0], SHUT_RD) == 0);
+    CHECK_ERRNO(write(s[1], "x", 1), EPIPE);
+    close(s[0]);
+    CHECK_ERRNO(write(s[1], "x", 1), ECONNREFUSED);
+    close(s[1]);
+}
+
+/* A larger buffer lets a sender that had filled the old one go on. */
+static void larger(void) {
+    int s[2], size;
+    socklen_t len = sizeof size;
+    static char bytes[50000];
+    CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, s) == 0);
+    CHECK(getsockopt(s[0], SOL_SOCKET, SO_SNDBUF, &size, &len) == 0);
+    while (send(s[0], bytes, sizeof bytes, 0) > 0);
+    CHECK(errno == EAGAIN && setsockopt(s[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) == 0);
+    CHECK(send(s[0], bytes, sizeof bytes, 0) == sizeof bytes);
+    close(s[0]), close(s[1]);
+}
+
 int main(void) {
+    who_sent();
+    larger();
     circles();
     credentials();
     records();

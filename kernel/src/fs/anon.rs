@@ -54,6 +54,9 @@ pub fn path_of(file: &Arc<File>) -> Result<Path> {
 /// The open file behind `path`, if it is such a place; `EACCES` if it is not open for what `flags` ask.
 pub(super) fn reopen(path: &Path, flags: OpenFlags) -> Option<Result<Arc<File>>> {
     let anon: &AnonInode = path.inode().as_any().downcast_ref()?;
+    if anon.kind() == Kind::Socket {
+        return Some(Err(Errno::ENXIO));
+    }
     let open = anon.file.flags();
     let lacks = flags.readable() && !open.readable() || flags.writable() && !open.writable();
     Some(if lacks { Err(Errno::EACCES) } else { Ok(anon.file.clone()) })

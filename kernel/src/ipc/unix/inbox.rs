@@ -8,8 +8,6 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-/// Bytes that may wait at a socket (net.core.wmem_default).
-pub const CAPACITY: usize = 212_992;
 /// Longest message of a stream: a write is cut into these.
 const PIECE: usize = 32 << 10;
 /// Messages that may wait at a datagram socket (net.unix.max_dgram_qlen).
@@ -29,7 +27,8 @@ pub struct Extras {
     pub files: Vec<Arc<File>>,
     /// Who is charged for them while they wait.
     pub payer: Option<Arc<User>>,
-    pub sender: Sender,
+    /// `None` where neither end asks who sends.
+    pub sender: Option<Sender>,
     /// The name of the socket that sent a datagram.
     pub from: Vec<u8>,
 }
@@ -58,8 +57,6 @@ pub struct Received {
     pub count: usize,
     /// Bytes of the message, given out or cut off.
     pub full: usize,
-    /// All of a message was given out.
-    pub ends: bool,
     pub extras: Extras,
 }
 
@@ -86,27 +83,30 @@ impl Inbox {
         self.messages.front().map_or(0, |message| message.bytes.len() - message.start)
     }
 
-    /// Whether a sender must wait.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= CAPACITY || self.messages.len() >= DATAGRAMS
+    /// Whether a sender with a buffer of `room` bytes must wait.
+    pub fn is_full(&self, room: usize) -> bool {
+        self.bytes >= room || self.messages.len() >= DATAGRAMS
     }
 
-    /// Takes a piece of a stream from `src`; returns its length. `extras` go with the first piece.
+    /// Takes a piece of a stream from `src`, of a sender with a buffer of `room` bytes; returns its length. The files of
+    /// `extras` go with the first piece.
     ///
     /// # Errors
     /// `EFAULT`, `ENOMEM`.
-    pub fn push_piece(&mut self, src: &mut IoSrc<'_>, extras: &mut Option<Extras>) -> Result<usize> {
-        let len = src.remaining().min(PIECE).min(CAPACITY.saturating_sub(self.bytes).max(1));
-        self.push(src, len, extras.take().unwrap_or_default())
+    pub fn push_piece(&mut self, src: &mut IoSrc<'_>, room: usize, extras: &mut Option<Extras>) -> Result<usize> {
+        let len = src.remaining().min(PIECE).min(room.saturating_sub(self.bytes).max(1));
+        let mut own = extras.take().unwrap_or_default();
+        // The rest is from the same sender, and of the same name.
+        *extras = Some(Extras { sender: own.sender, from: core::mem::take(&mut own.from), ..Extras::default() });
+        self.push(src, len, own)
     }
 
     /// Takes all of `src` as one message.
     ///
     /// # Errors
-    /// `EMSGSIZE` if it can never fit, `EFAULT`, `ENOMEM`.
+    /// `EFAULT`, `ENOMEM`.
     pub fn push_message(&mut self, src: &mut IoSrc<'_>, extras: Extras) -> Result<usize> {
-        let len = src.remaining();
-        if len > CAPACITY { Err(Errno::EMSGSIZE) } else { self.push(src, len, extras) }
+        self.push(src, src.remaining(), extras)
     }
 
     /// The descriptors that wait here.
@@ -140,20 +140,19 @@ impl Inbox {
             self.bytes -= full;
             self.messages.pop_front();
         }
-        Ok(Received { count, full, ends: count == full, extras })
+        Ok(Received { count, full, extras })
     }
 
-    /// Gives out bytes of a stream: of several messages, up to one that has files with it.
+    /// Gives out bytes of a stream: of several messages, up to one that has files with it, and, if it matters to the
+    /// receiver, only from one sender.
     ///
     /// # Errors
     /// `EFAULT` if nothing was given out.
-    pub fn take_stream(&mut self, dst: &mut IoDst<'_>, peek: bool) -> Result<Received> {
+    pub fn take_stream(&mut self, dst: &mut IoDst<'_>, peek: bool, one_sender: bool) -> Result<Received> {
         let mut got = Received::default();
-        let mut at = 0;
-        while dst.remaining() > 0
-            && let Some(message) = self.messages.get_mut(at)
-        {
-            if got.count > 0 && !message.in_flight.is_empty() {
+        let (mut at, mut first) = (0, true);
+        while let Some(message) = self.messages.get_mut(at) {
+            if !first && one_sender && message.extras.sender != got.extras.sender {
                 break;
             }
             let rest = message.bytes.get(message.start..).unwrap_or(&[]);
@@ -164,9 +163,13 @@ impl Inbox {
             };
             let whole = count == rest.len();
             let has_files = !message.in_flight.is_empty();
-            if got.count == 0 {
-                got.extras = message.extras(peek);
+            let extras = message.extras(peek);
+            if first {
+                got.extras = extras;
+            } else if has_files {
+                got.extras.files = extras.files;
             }
+            first = false;
             got.count += count;
             if peek {
                 at += 1;
@@ -177,7 +180,7 @@ impl Inbox {
                     self.messages.pop_front();
                 }
             }
-            if !whole || has_files {
+            if !whole || has_files || dst.remaining() == 0 {
                 break;
             }
         }
@@ -190,13 +193,15 @@ impl Inbox {
 mod tests {
     use super::*;
 
+    const CAPACITY: usize = 212_992;
+
     fn send(inbox: &mut Inbox, bytes: &[u8]) {
-        inbox.push_piece(&mut IoSrc::kernel(bytes), &mut None).unwrap();
+        inbox.push_piece(&mut IoSrc::kernel(bytes), CAPACITY, &mut None).unwrap();
     }
 
     fn stream(inbox: &mut Inbox, room: usize, peek: bool) -> Vec<u8> {
         let mut buf = std::vec![0; room];
-        let count = inbox.take_stream(&mut IoDst::kernel(&mut buf), peek).unwrap().count;
+        let count = inbox.take_stream(&mut IoDst::kernel(&mut buf), peek, false).unwrap().count;
         buf.truncate(count);
         buf
     }
@@ -221,13 +226,23 @@ mod tests {
     fn a_full_inbox_says_so() {
         let mut inbox = Inbox::default();
         let big = std::vec![0; CAPACITY];
-        while !inbox.is_full() {
+        while !inbox.is_full(CAPACITY) {
             send(&mut inbox, &big);
         }
         assert_eq!(inbox.len(), CAPACITY);
-        let mut too_big = IoSrc::kernel(&big);
-        assert!(inbox.push_message(&mut too_big, Extras::default()).is_ok());
-        let bigger = std::vec![0; CAPACITY + 1];
-        assert_eq!(inbox.push_message(&mut IoSrc::kernel(&bigger), Extras::default()), Err(Errno::EMSGSIZE));
+        assert!(!inbox.is_full(2 * CAPACITY));
+    }
+
+    #[test]
+    fn senders_are_kept_apart_where_it_matters() {
+        let mut inbox = Inbox::default();
+        for pid in [1, 1, 2] {
+            let mut extras = Some(Extras { sender: Some(Sender { pid, uid: 0, gid: 0 }), ..Extras::default() });
+            inbox.push_piece(&mut IoSrc::kernel(b"ab"), CAPACITY, &mut extras).unwrap();
+        }
+        let mut buf = [0; 8];
+        assert_eq!(inbox.take_stream(&mut IoDst::kernel(&mut buf), true, false).unwrap().count, 6);
+        assert_eq!(inbox.take_stream(&mut IoDst::kernel(&mut buf), false, true).unwrap().count, 4);
+        assert_eq!(inbox.take_stream(&mut IoDst::kernel(&mut buf), false, true).unwrap().extras.sender.unwrap().pid, 2);
     }
 }

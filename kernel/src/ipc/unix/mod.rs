@@ -14,7 +14,7 @@ mod ops;
 use crate::fs::{IoDst, IoSrc};
 use crate::net::socket::{Common, Socket as _, wait_on};
 use crate::net::uapi::*;
-use crate::task::Task;
+use crate::task::{self, Task};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
@@ -91,6 +91,12 @@ pub struct Socket {
     send_closed: AtomicBool,
     /// The end of a connection that accept(2) never took.
     unaccepted: AtomicBool,
+    /// Somebody has, or had, a descriptor of it.
+    accepted: AtomicBool,
+    /// Its last descriptor is gone.
+    closed: AtomicBool,
+    /// The buffer of whoever sent last.
+    room: AtomicUsize,
     state: SpinLock<State>,
 }
 
@@ -168,6 +174,9 @@ impl Socket {
             receive_closed: AtomicBool::new(false),
             send_closed: AtomicBool::new(false),
             unaccepted: AtomicBool::new(false),
+            accepted: AtomicBool::new(true),
+            closed: AtomicBool::new(false),
+            room: AtomicUsize::new(BUFFERS.0 as usize),
             state: SpinLock::new(Rank::Endpoint, State::default()),
         })
     }
@@ -260,6 +269,7 @@ impl Socket {
         }
         crate::net::room()?;
         let server = Socket::new(self.kind, target.common.inherit());
+        server.accepted.store(false, Release);
         server.join(self, self.own_name(), who);
         server.set_name(target.own_name())?;
         let attempt = || target.offer(&server);
@@ -323,6 +333,7 @@ impl Socket {
             }
         };
         let socket = self.common.wait_readable(nonblock, take)??;
+        socket.accepted.store(true, Release);
         self.common.writers.wake_all();
         Ok(socket)
     }
@@ -350,6 +361,9 @@ impl Socket {
         };
         let total = src.remaining();
         let mut extras = Some(Extras { from: self.own_name(), ..extras });
+        if let Some(extras) = extras.as_mut().filter(|_| self.asks_who() || target.asks_who()) {
+            extras.sender.get_or_insert_with(|| sender(&task::current()));
+        }
         let mut done = 0;
         loop {
             match target.put(self, src, &mut extras) {
@@ -375,14 +389,17 @@ impl Socket {
         let (kind, most) = (from.kind, from.common.send_buffer.load(Relaxed) as usize);
         let mut inbox = self.inbox.lock();
         if self.receive_closed.load(Acquire) {
-            return Err(if kind.connects() { Errno::EPIPE } else { Errno::ECONNREFUSED });
+            let gone = self.closed.load(Acquire) && !kind.connects();
+            return Err(if gone { Errno::ECONNREFUSED } else { Errno::EPIPE });
         }
-        if inbox.is_full() {
+        self.room.store(most, Relaxed);
+        if inbox.is_full(most) {
+            self.note(&inbox);
             return Ok(None);
         }
         let count = match kind {
             Kind::Stream if src.remaining() == 0 => 0,
-            Kind::Stream => inbox.push_piece(src, extras)?,
+            Kind::Stream => inbox.push_piece(src, most, extras)?,
             _ if src.remaining() > most.saturating_sub(32) => return Err(Errno::EMSGSIZE),
             _ => inbox.push_message(src, extras.take().unwrap_or_default())?,
         };
@@ -396,7 +413,7 @@ impl Socket {
         let visible = if self.kind == Kind::Stream { inbox.len() } else { inbox.first_len() };
         self.waiting.store(visible, Release);
         self.ready.store(!inbox.is_empty(), Release);
-        self.full.store(inbox.is_full(), Release);
+        self.full.store(inbox.is_full(self.room.load(Relaxed)), Release);
     }
 
     /// Receives into `dst`; nothing at the end of file.
@@ -422,7 +439,6 @@ impl Socket {
                 }
                 got.count += part.count;
                 got.full += part.full;
-                got.ends = part.ends;
                 let wants_more = options.all && self.kind == Kind::Stream && !options.peek && dst.remaining() > 0;
                 if !wants_more {
                     return Ok(got);
@@ -446,7 +462,7 @@ impl Socket {
     fn take(&self, dst: &mut IoDst<'_>, options: Options) -> Result<Received> {
         let mut inbox = self.inbox.lock();
         let got = match self.kind {
-            Kind::Stream => inbox.take_stream(dst, options.peek),
+            Kind::Stream => inbox.take_stream(dst, options.peek, self.passes_credentials()),
             _ => inbox.take_message(dst, options.peek),
         };
         self.note(&inbox);
@@ -502,6 +518,7 @@ impl Socket {
             }
         }
         let unread = self.ready.load(Acquire);
+        self.closed.store(true, Release);
         self.receive_closed.store(true, Release);
         self.send_closed.store(true, Release);
         if let Some(peer) = peer.filter(|_| self.kind.connects()) {

@@ -17,6 +17,8 @@ use core::sync::atomic::Ordering::*;
 use umbel_abi::linux::uapi::RLIMIT_NOFILE;
 use umbel_mm::user::{self, UserAddr};
 
+/// What stands for users and groups that are not known.
+const OVERFLOW_ID: u32 = 65534;
 /// Longest `sun_path`.
 const PATH_MAX: usize = 108;
 
@@ -117,13 +119,18 @@ impl Socket {
     }
 
     /// Whether credentials go with each message.
-    fn passes_credentials(&self) -> bool {
+    pub(super) fn passes_credentials(&self) -> bool {
         self.common.switches.get(so::PASSCRED)
+    }
+
+    /// Whether it wants to know who sends, or may once accept(2) has given it to somebody.
+    pub(super) fn asks_who(&self) -> bool {
+        self.passes_credentials() || self.common.switches.get(so::PASSPIDFD) || !self.accepted.load(Acquire)
     }
 }
 
-/// Whose credentials a message carries: the caller's, or those it names and may name.
-fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
+/// The credentials that a message names, and may name; otherwise the caller's are sent where they are asked for.
+fn credentials(task: &Task, control: &[Control]) -> Result<Option<Sender>> {
     let own = sender(task);
     for message in control {
         if (message.level, message.kind) != (SOL_SOCKET, SCM_CREDENTIALS) {
@@ -145,9 +152,9 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Sender> {
         if pid != own.pid && ids::find_process(Pid(pid)).is_none() {
             return Err(Errno::ESRCH);
         }
-        return Ok(Sender { pid, uid, gid });
+        return Ok(Some(Sender { pid, uid, gid }));
     }
-    Ok(own)
+    Ok(None)
 }
 
 /// Gives the caller a descriptor of process `pid`.
@@ -235,18 +242,20 @@ impl AnySocket for Socket {
         let got = self.receive_into(dst, options)?;
         let mut control = Vec::new();
         if self.passes_credentials() {
-            let Sender { pid, uid, gid } = got.extras.sender;
-            let bytes = words(&[caller_sees(Pid(pid)) as u32, uid, gid]);
+            let bytes = match got.extras.sender {
+                Some(Sender { pid, uid, gid }) => words(&[caller_sees(Pid(pid)) as u32, uid, gid]),
+                None => words(&[0, OVERFLOW_ID, OVERFLOW_ID]),
+            };
             control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
         }
         if self.common.switches.get(so::PASSPIDFD)
-            && let Ok(bytes) = open_pidfd(call.task, got.extras.sender.pid)
+            && let Some(who) = got.extras.sender
+            && let Ok(bytes) = open_pidfd(call.task, who.pid)
         {
             control.push(Control { level: SOL_SOCKET, kind: SCM_PIDFD, bytes });
         }
-        let flags = if self.kind == Kind::SeqPacket && got.ends { MSG_EOR } else { 0 };
         let from = if self.kind == Kind::Stream { self.peer_sender_name() } else { format_sender(&got.extras.from) };
-        Ok(Incoming { count: got.count, full: got.full, from, flags, files: got.extras.files, control })
+        Ok(Incoming { count: got.count, full: got.full, from, flags: 0, files: got.extras.files, control })
     }
 
     fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
