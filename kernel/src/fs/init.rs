@@ -36,7 +36,7 @@ pub fn init(boot: &BootInfo) -> Result<()> {
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount_at(b"/proc", super::proc::new(&PidNs::first()), b"proc", strict)?;
     mount_at(b"/sys", super::sys::new(), b"sysfs", strict)?;
-    mount_at(b"/tmp", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::NOSUID | MountFlags::NODEV)?;
+    mount_at(b"/tmp", TmpFs::new("tmpfs", 0o1777, half), b"tmpfs", MountFlags::empty())?;
     mount_at(b"/dev", TmpFs::new("devtmpfs", 0o755, half), b"devtmpfs", MountFlags::NOSUID)?;
     fill_dev()?;
     mount_at(b"/dev/pts", crate::tty::devpts(), b"devpts", MountFlags::NOSUID | MountFlags::NOEXEC)?;

@@ -48,8 +48,10 @@ pub struct Segment {
 /// What the program headers say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
-    /// In ascending order, not overlapping.
+    /// In the file's order; they may overlap.
     pub segments: Vec<Segment>,
+    /// One cannot be mapped. Linux finds that out when the old program is gone.
+    pub broken: bool,
     /// Offset and length of the interpreter's path.
     pub interp: Option<(u64, u64)>,
     pub exec_stack: bool,
@@ -105,7 +107,7 @@ impl Program {
     /// Parses the program headers.
     ///
     /// # Errors
-    /// `ENOEXEC` if a segment does not fit the address space, or they overlap or are out of order.
+    /// `ENOEXEC` if there is nothing to map.
     pub fn parse(phdrs: &[u8]) -> Result<Program> {
         let mut program = Program { exec_stack: true, ..Program::default() };
         for phdr in phdrs.chunks_exact(PHDR_LEN) {
@@ -119,7 +121,7 @@ impl Program {
                 _ => {}
             }
         }
-        if program.segments.is_empty() { Err(Errno::ENOEXEC) } else { Ok(program) }
+        if program.segments.is_empty() && !program.broken { Err(Errno::ENOEXEC) } else { Ok(program) }
     }
 
     fn add(&mut self, phdr: &[u8], flags: u32) -> Result<()> {
@@ -136,18 +138,14 @@ impl Program {
         if segment.memsz == 0 {
             return Ok(());
         }
-        let end = segment.vaddr.checked_add(segment.memsz).ok_or(Errno::ENOEXEC)?;
-        let in_order = self
-            .segments
-            .last()
-            .is_none_or(|last| page_up(last.end()) <= page_down(segment.vaddr) || last.end() <= segment.vaddr);
-        let sane = end <= USER_TOP
+        // Where nothing is of the file, the place in the file does not matter.
+        let aligned = segment.filesz == 0 || (segment.vaddr ^ segment.offset) & (PAGE - 1) == 0;
+        let fits = segment.vaddr.checked_add(segment.memsz).is_some_and(|end| end <= USER_TOP)
             && segment.filesz <= segment.memsz
-            && segment.offset.checked_add(segment.filesz).is_some_and(|end| end < i64::MAX as u64)
-            && (segment.vaddr ^ segment.offset) & (PAGE - 1) == 0
-            && in_order;
-        if !sane {
-            return Err(Errno::ENOEXEC);
+            && segment.offset.checked_add(segment.filesz).is_some_and(|end| end < i64::MAX as u64);
+        if !fits || !aligned {
+            self.broken = true;
+            return Ok(());
         }
         self.segments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         self.segments.push(segment);
@@ -156,9 +154,9 @@ impl Program {
 
     /// First page and first page after all segments, as linked.
     pub fn range(&self) -> core::ops::Range<u64> {
-        let start = self.segments.first().map_or(0, |first| page_down(first.vaddr));
-        let end = self.segments.last().map_or(0, |last| page_up(last.end()));
-        start..end
+        let start = self.segments.iter().map(|segment| page_down(segment.vaddr)).min();
+        let end = self.segments.iter().map(|segment| page_up(segment.end())).max();
+        start.unwrap_or(0)..end.unwrap_or(0)
     }
 
     /// Largest alignment that a segment asks for, at least a page.
@@ -259,14 +257,20 @@ mod tests {
     }
 
     #[test]
-    fn segments_must_fit_and_be_in_order() {
-        assert!(Program::parse(&phdr(0x1000, 0x1000, 0x1000, 0)).is_ok());
-        assert_eq!(Program::parse(&phdr(USER_TOP, 0x1000, 0, 0)), Err(Errno::ENOEXEC));
-        assert_eq!(Program::parse(&phdr(u64::MAX - 4095, 0x1000, 0, 0)), Err(Errno::ENOEXEC));
-        assert_eq!(Program::parse(&phdr(0x1000, 0x1000, 0x2000, 0)), Err(Errno::ENOEXEC));
-        assert_eq!(Program::parse(&phdr(0x1000, 0x1000, 0x1000, 8)), Err(Errno::ENOEXEC));
+    fn segments_must_fit() {
+        let broken = |phdr: &[u8]| Program::parse(phdr).map(|program| program.broken);
+        assert_eq!(broken(&phdr(0x1000, 0x1000, 0x1000, 0)), Ok(false));
+        assert_eq!(broken(&phdr(0x1000, 0x1000, 0, 8)), Ok(false));
+        assert_eq!(broken(&phdr(USER_TOP, 0x1000, 0, 0)), Ok(true));
+        assert_eq!(broken(&phdr(u64::MAX - 4095, 0x1000, 0, 0)), Ok(true));
+        assert_eq!(broken(&phdr(0x1000, 0x1000, 0x2000, 0)), Ok(true));
+        assert_eq!(broken(&phdr(0x1000, 0x1000, 0x1000, 8)), Ok(true));
+        assert_eq!(broken(&[]), Err(Errno::ENOEXEC));
+    }
+
+    #[test]
+    fn segments_may_be_in_any_order_and_overlap() {
         let overlapping = [phdr(0x2000, 0x2000, 0, 0), phdr(0x1000, 0x2000, 0, 0)].concat();
-        assert_eq!(Program::parse(&overlapping), Err(Errno::ENOEXEC));
-        assert_eq!(Program::parse(&[]), Err(Errno::ENOEXEC));
+        assert_eq!(Program::parse(&overlapping).map(|program| program.range()), Ok(0x1000..0x4000));
     }
 }

@@ -42,7 +42,7 @@ const STACK_FIRST: u64 = 128 << 10;
 /// What to load.
 pub struct Request {
     pub file: Arc<File>,
-    /// The name that was asked for: `AT_EXECFN`.
+    /// The name that was asked for; of a script, in the end, that of its interpreter.
     pub name: Vec<u8>,
     pub strings: Strings,
     /// `name` is of a descriptor that will be closed: an interpreter could not open it.
@@ -74,6 +74,7 @@ pub struct Loaded {
 pub fn load(task: &Arc<Task>, mut request: Request, cred: &NewCred) -> Result<Loaded> {
     let mut depth = 0;
     let comm = base_name(&request.name).to_vec();
+    let asked = request.name.clone();
     loop {
         let running = running(&request.file)?;
         request.strings.check(request.limits.soft(raw::RLIMIT_STACK))?;
@@ -93,7 +94,8 @@ pub fn load(task: &Arc<Task>, mut request: Request, cred: &NewCred) -> Result<Lo
         }
         let header = Header::parse(head)?;
         let (cred, secure) = cred(&request.file)?;
-        let loaded = load_elf(task, request, &header, &cred, secure, comm)?;
+        let names = Names { asked, comm };
+        let loaded = load_elf(task, request, &header, &cred, secure, names)?;
         loaded.space.keep(Arc::new(running));
         return Ok(loaded);
     }
@@ -119,19 +121,33 @@ fn interpret(task: &Arc<Task>, request: &mut Request, head: &[u8]) -> Result<()>
     Ok(())
 }
 
+/// What the program is called.
+struct Names {
+    /// As it was asked for, a script's name included: `AT_EXECFN`.
+    asked: Vec<u8>,
+    /// Its thread.
+    comm: Vec<u8>,
+}
+
 fn load_elf(
     task: &Arc<Task>,
     request: Request,
     header: &Header,
     cred: &Cred,
     secure: bool,
-    comm: Vec<u8>,
+    names: Names,
 ) -> Result<Loaded> {
-    let program = read_program(&request.file, header)?;
-    let interp = match program.interp {
+    let mut program = read_program(&request.file, header)?;
+    let mut interp = match program.interp {
         Some(place) => Some(open_interpreter(task, &request.file, place)?),
         None => None,
     };
+    // On Linux the old program is gone by now, and the new one is killed. Here it starts where nothing is.
+    let broken = program.broken || interp.as_ref().is_some_and(|(.., program)| program.broken);
+    if broken {
+        program.segments.clear();
+        interp = None;
+    }
     let space = Space::new()?;
     space.set_limits(memory_limits(&request.limits));
     let shift = |max: u64| if request.randomize { random::next_u64() % max } else { 0 };
@@ -147,7 +163,7 @@ fn load_elf(
             let base = map_program(&space, file, header, program, 0, false)?;
             (base.wrapping_add(header.entry), base)
         }
-        None => (entry, 0),
+        None => (if broken { 0 } else { entry }, 0),
     };
     let phdr = program.phdr_addr(header).map_or(0, |addr| bias.wrapping_add(addr));
     let mut aux = Vec::from([
@@ -156,16 +172,17 @@ fn load_elf(
         Aux::Value(u64::from(at::AT_ENTRY), entry),
     ]);
     aux.extend(facts(header, cred, secure));
-    let stack = map_stack(&space, &request, &program, top, top - shift(STACK_SHIFT) / 16 * 16, &aux)?;
+    let name = (&request.strings, names.asked.as_slice());
+    let stack = map_stack(&space, name, &program, top, top - shift(STACK_SHIFT) / 16 * 16, &aux)?;
     let image = describe(task, &request, &program, bias, stack)?;
     note_layout(&space, &image, &program, bias);
-    Ok(Loaded { space, entry: start, sp: image.stack_top, image, file: request.file, comm })
+    Ok(Loaded { space, entry: start, sp: image.stack_top, image, file: request.file, comm: names.comm })
 }
 
 /// Maps the first stack, which grows by faults, and writes the strings and vectors below `start`.
 fn map_stack(
     space: &Space,
-    request: &Request,
+    (strings, name): (&Strings, &[u8]),
     program: &Program,
     top: u64,
     start: u64,
@@ -173,7 +190,7 @@ fn map_stack(
 ) -> Result<stack::Image> {
     let mut seed = [0; 16];
     random::fill(&mut seed);
-    let image = stack::build(start, &request.strings, &request.name, &seed, aux)?;
+    let image = stack::build(start, strings, name, &seed, aux)?;
     let mut prot = Prot::READ | Prot::WRITE;
     prot.set(Prot::EXEC, program.exec_stack);
     let addr = page_down(image.sp - STACK_FIRST);
@@ -267,6 +284,8 @@ fn open_interpreter(task: &Arc<Task>, file: &File, (offset, len): (u64, u64)) ->
     if file.read_kernel(&mut name, offset)? != name.len() || name.pop() != Some(0) {
         return Err(Errno::ENOEXEC);
     }
+    // No name is that of the current directory.
+    let name = if name.is_empty() { b".".to_vec() } else { name };
     let file = open::open_exec(task, &name)?;
     let mut head = [0; elf::HEADER_LEN];
     let len = file.read_kernel(&mut head, 0)?;

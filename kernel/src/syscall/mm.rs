@@ -2,7 +2,7 @@
 
 use super::Fd;
 use super::madvise::check_future_lock;
-use crate::fs::{File, MountFlags, OpenFlags};
+use crate::fs::{File, Kind, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
 use crate::vm::commit;
@@ -182,7 +182,9 @@ fn check_type(flags: MapFlags, len: u64, file: Option<&File>) -> Result<bool> {
 }
 
 fn of_file(file: Arc<File>, len: u64, offset: u64, prot: Prot, area: VmaFlags) -> Result<Backing> {
-    if offset.checked_add(len).is_none() {
+    let end = offset.checked_add(len).ok_or(Errno::EOVERFLOW)?;
+    // Offsets of devices may have all bits.
+    if end > i64::MAX as u64 && file.inode().is_some_and(|inode| inode.kind() == Kind::Regular) {
         return Err(Errno::EOVERFLOW);
     }
     let flags = file.flags();
@@ -258,7 +260,8 @@ fn mremap(task: &Arc<Task>, addr: UserAddr, old_len: u64, new_len: u64, flags: u
     let space = space(task)?;
     let locked = space.is_locked(addr);
     if locked && new_len > old_len {
-        check_future_lock(task, &space, new_len - old_len)?;
+        // Whoever may lock nothing has locked this before the limit changed.
+        check_future_lock(task, &space, new_len - old_len).map_err(|_| Errno::EAGAIN)?;
     }
     let at = space.remap(addr, old_len, new_len, how, keep)?;
     if locked {

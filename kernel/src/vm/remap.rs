@@ -36,24 +36,32 @@ impl Space {
         if old_len == 0 {
             return self.duplicate(&mut inner, &vma, addr, new_len, how);
         }
-        let old = page_range(addr.0, old_len).map_err(|_| Errno::EFAULT)?;
+        let mut old = page_range(addr.0, old_len).map_err(|_| Errno::EFAULT)?;
+        if let Move::To(to) = how {
+            self.clear_target(&mut inner, &old, to, new_len, &mut doomed)?;
+        }
+        // A smaller size unmaps what is left over, of however many areas that is and whatever comes of the rest.
+        let kept_end = old.end.min(old.start + new_len);
+        if kept_end < old.end {
+            self.remove_range(&mut inner, &(kept_end..old.end), &mut doomed);
+            old.end = kept_end;
+        }
+        let old_len = old.end - old.start;
+        if new_len == old_len && !keep && !matches!(how, Move::To(_)) {
+            return Ok(addr);
+        }
         if old.end > vma.end {
             return Err(Errno::EFAULT);
         }
-        let more = new_len.saturating_sub(old.end - old.start);
+        let more = new_len - old_len;
         check_data(&inner, vma.prot, vma.flags, more)?;
         check_commit(vma.prot, vma.flags, more)?;
         if let Move::To(to) = how {
-            return self.move_to(&mut inner, &vma, old, to, new_len, keep, &mut doomed);
+            let target = page_range(to.0, new_len).map_err(|_| Errno::EINVAL)?;
+            self.relocate(&mut inner, &vma, old, target, keep, &mut doomed);
+            return Ok(to);
         }
-        let old_len = old.end - old.start;
-        if new_len <= old_len && !keep {
-            if new_len < old_len {
-                self.remove_range(&mut inner, &(old.start + new_len..old.end), &mut doomed);
-            }
-            return Ok(addr);
-        }
-        check_growth(&inner, new_len - old_len.min(new_len))?;
+        check_growth(&inner, more)?;
         // Entries that move are listed on the way.
         heap::room_for((old_len / PAGE).min(inner.table.get_mut().present()) * 48)?;
         let grown = old.end..old.start + new_len;
@@ -105,17 +113,15 @@ impl Space {
         Ok(())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one call of remap's, split off")]
-    fn move_to(
+    /// Makes room at `to` for what is moved there from `old`.
+    fn clear_target(
         &self,
         inner: &mut Inner,
-        vma: &Vma,
-        old: Range<u64>,
+        old: &Range<u64>,
         to: UserAddr,
         new_len: u64,
-        keep: bool,
         doomed: &mut Doomed,
-    ) -> Result<UserAddr> {
+    ) -> Result<()> {
         let target = page_range(to.0, new_len).map_err(|_| Errno::EINVAL)?;
         if (target.start < old.end && old.start < target.end) || target.start < USER_BOTTOM {
             return Err(Errno::EINVAL);
@@ -124,13 +130,7 @@ impl Space {
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
         heap::room_for(((old.end - old.start) / PAGE).min(inner.table.get_mut().present()) * 48)?;
         self.remove_range(inner, &target, doomed);
-        // What does not move is unmapped.
-        let moved = old.start..old.end.min(old.start + new_len);
-        if !keep && moved.end < old.end {
-            self.remove_range(inner, &(moved.end..old.end), doomed);
-        }
-        self.relocate(inner, vma, moved, target, keep, doomed);
-        Ok(to)
+        Ok(())
     }
 
     /// Moves areas and pages of `old` (a part of `vma`) to the free range `to`.
@@ -155,8 +155,11 @@ impl Space {
 
     /// `old_len` 0: another mapping of the same shared object.
     fn duplicate(&self, inner: &mut Inner, vma: &Vma, addr: UserAddr, len: u64, how: Move) -> Result<UserAddr> {
-        if vma.is_private() || how == Move::Stay {
+        if vma.is_private() {
             return Err(Errno::EINVAL);
+        }
+        if how == Move::Stay {
+            return Err(Errno::ENOMEM);
         }
         check_growth(inner, len)?;
         let to = match how {

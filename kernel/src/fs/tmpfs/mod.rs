@@ -147,12 +147,12 @@ pub fn memory_file(name: &[u8], owner: &Names<'_>, mode: Mode, seals: u32) -> Re
     let mount = MOUNT.call_once(|| Mount::new(TmpFs::new("tmpfs", 0o700, u64::MAX), b"tmpfs", MountFlags::INTERNAL));
     let root = mount.root_path()?;
     let inode = root.inode().create_unnamed(&NewNode { mode, ..owner.node(Kind::Regular, 0) }, false)?;
-    if let Some(node) = inode.as_any().downcast_ref::<Node>() {
-        node.content()?.seals.start(seals);
-    }
+    let node = inode.as_any().downcast_ref::<Node>().ok_or(Errno::EIO)?.this()?;
+    node.content()?.seals.start(seals);
     let name = [b"memfd:".as_slice(), name].concat();
     let path = Path::new(mount.clone(), Dentry::unnamed(root.dentry(), &name, inode))?;
-    owner.open_path(path, OpenFlags::RDWR | OpenFlags::LARGEFILE, None)
+    // Not counted as a writer, as on Linux: the file can be run while this descriptor is open.
+    Ok(File::new(path, node, OpenFlags::RDWR | OpenFlags::LARGEFILE))
 }
 
 /// Pages that all file systems in RAM hold, for /proc/meminfo's `Shmem`.
