@@ -85,7 +85,7 @@ fn start_init() {
         let pid = table.reserve_id();
         debug_assert_eq!(pid, Ok(ids::INIT));
         let pgrp = table.new_session(ids::INIT);
-        table.enter_process(&init, Pid(0), pgrp);
+        table.enter_process(&init, (Pid(0), Pid(0)), pgrp);
     }
     sched::start(&init);
 }
@@ -240,7 +240,7 @@ fn first_task(init: &Arc<Task>, file: Arc<File>, path: Vec<u8>, strings: Strings
         let mut table = ids::table();
         let pgrp = table.new_session(pid);
         let session = pgrp.session.clone();
-        table.enter_process(&first, ids::INIT, pgrp);
+        table.enter_process(&first, (ids::INIT, ids::INIT), pgrp);
         session
     };
     crate::tty::give_console(&session, pid);

@@ -78,7 +78,8 @@ fn queue(process: &Arc<Process>, target: Option<&Arc<Task>>, info: SigInfo) -> R
     let action = shared.actions.get(signo);
     let dropped = action.ignores(signo) || (shielded && action.handler == SIG_DFL);
     let ignored = dropped && !first.trace.is_traced();
-    if !wanted && ignored && !first.signal.waits_for(signo) {
+    // Not even a thread that waits for it gets what it ignores and does not block.
+    if !wanted && ignored {
         return Ok(Queued::Ignored);
     }
     let queued = match target {

@@ -310,7 +310,7 @@ fn enter_process(table: &mut Table, task: &Arc<Task>, child: &Arc<Task>, args: &
     }
     let node = table.node(own)?;
     let pgrp = node.pgrp.clone();
-    let parent = if args.flags.contains(CloneFlags::PARENT) { node.parent } else { own };
+    let parent = if args.flags.contains(CloneFlags::PARENT) { (node.parent, node.by) } else { (own, task.tid()) };
     if args.flags.contains(CloneFlags::PARENT) {
         child.process().exit_signal.store(task.process().exit_signal.load(Relaxed), Relaxed);
     }

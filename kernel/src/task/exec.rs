@@ -130,6 +130,7 @@ fn become_leader(task: &Arc<Task>) -> Result<()> {
         let mut table = ids::table();
         table.tasks.remove(&task.tid().0);
         let old = task.tid();
+        exit::pass_children(&mut table, process, old, pid);
         task.set_tid(pid);
         ptrace::relation::renamed(&mut table, task, old);
         table.tasks.insert(pid.0, task.clone());

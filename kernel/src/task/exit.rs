@@ -80,7 +80,7 @@ pub fn leave(task: &Arc<Task>) {
         break (remove_thread(&mut table, task, &process, status), tracer);
     };
     futex::pi::owner_exit(task);
-    if let (Some(tracer), Gone::Thread) = (&tracer, &gone)
+    if let (Some(tracer), Gone::Thread(_)) = (&tracer, &gone)
         && !task.is_leader()
     {
         let info = thread_info(tracer.sees(task.tid()), &process, status, &usage);
@@ -88,7 +88,10 @@ pub fn leave(task: &Arc<Task>) {
         tracer.child_events.wake_all();
     }
     match gone {
-        Gone::Thread => {
+        Gone::Thread(bereaved) => {
+            for (child, wanted) in bereaved {
+                signal::send_to_process(&child, SigInfo::kernel(wanted));
+            }
             process.end_queue.wake_all();
             process.child_events.wake_all();
             super::exec::thread_gone(&process);
@@ -139,7 +142,8 @@ fn release_memory(task: &Arc<Task>) {
 
 /// What a thread's end meant for its group.
 enum Gone {
-    Thread,
+    /// Children that want a signal when the thread that forked them ends.
+    Thread(Vec<(Arc<Process>, u32)>),
     Process(End),
 }
 
@@ -168,11 +172,11 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     } else {
         *process.zombie.lock() = task.take_charge();
     }
-    let Ok(node) = table.node_mut(pid) else { return Gone::Thread };
+    let Ok(node) = table.node_mut(pid) else { return Gone::Thread(Vec::new()) };
     node.threads.retain(|other| !Arc::ptr_eq(other, task));
     process.threads.store(node.threads.len(), Relaxed);
-    if !node.threads.is_empty() {
-        return Gone::Thread;
+    if let Some(heir) = node.threads.first().map(|thread| thread.tid()) {
+        return Gone::Thread(pass_children(table, process, tid, heir));
     }
     node.zombie = Some(status);
     process.end_status.store(status.0, Relaxed);
@@ -183,7 +187,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     let hangup = newly_orphaned(table, pid, &orphaned.0);
     let node = match table.node(pid) {
         Ok(node) => node,
-        Err(_) => return Gone::Thread,
+        Err(_) => return Gone::Thread(Vec::new()),
     };
     let session = &node.pgrp.session;
     Gone::Process(End {
@@ -197,6 +201,21 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
     })
 }
 
+/// Gives the children that thread `from` of `process` forked to its thread `heir`; those that want a signal for that.
+pub(super) fn pass_children(table: &mut Table, process: &Process, from: Pid, heir: Pid) -> Vec<(Arc<Process>, u32)> {
+    let mut bereaved = Vec::new();
+    let children = table.node(process.pid()).map(|node| node.children.clone()).unwrap_or_default();
+    for child in children {
+        let Some(node) = table.processes.get_mut(&child).filter(|node| node.by == from) else { continue };
+        node.by = heir;
+        let wanted = node.threads.first().map_or(0, |thread| thread.parent_death_signal.load(Relaxed));
+        if wanted != 0 {
+            bereaved.push((node.process.clone(), wanted));
+        }
+    }
+    bereaved
+}
+
 type Orphans = (Vec<(Arc<Process>, u32)>, Vec<Arc<Process>>);
 
 /// Gives the children of `process` to whom [`reaper`] says.
@@ -208,7 +227,7 @@ fn orphan_children(table: &mut Table, process: &Process) -> Orphans {
     let mut parents = Vec::new();
     for child in children {
         let Some(node) = table.processes.get_mut(&child) else { continue };
-        node.parent = reaper;
+        (node.parent, node.by) = (reaper, reaper);
         for thread in &node.threads {
             thread.change_identity();
         }

@@ -132,6 +132,10 @@ pub struct Node {
     pub traced_by: Option<Pid>,
     /// It has called execve since it was forked (setpgid by its parent is refused).
     pub execed: bool,
+    /// The parent's thread that forked it, or another one since that ended: for `__WNOTHREAD` and parent death signals.
+    pub by: Pid,
+    /// It is a zombie whose parent traced it: waited for with whatever options.
+    pub was_traced: bool,
 }
 
 /// The end of a traced thread.
@@ -260,8 +264,8 @@ impl Table {
         self.release(id);
     }
 
-    /// Enters a new process with its first thread.
-    pub fn enter_process(&mut self, task: &Arc<Task>, parent: Pid, pgrp: Arc<Pgrp>) {
+    /// Enters a new process with its first thread, forked by thread `by` of `parent`.
+    pub fn enter_process(&mut self, task: &Arc<Task>, (parent, by): (Pid, Pid), pgrp: Arc<Pgrp>) {
         let process = task.process().clone();
         process.threads.store(1, Relaxed);
         let pid = process.pid();
@@ -279,6 +283,8 @@ impl Table {
             dead_tracees: Vec::new(),
             traced_by: None,
             execed: false,
+            by,
+            was_traced: false,
         };
         self.reserved.remove(&pid.0);
         self.processes.insert(pid.0, node);

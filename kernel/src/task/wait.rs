@@ -65,7 +65,7 @@ pub enum Of {
 /// `ECHILD` if there is nothing to wait for, `ERESTARTSYS` on a signal.
 pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let process = task.process();
-    let mut look = || match scan(process, &which, options) {
+    let mut look = || match scan(task, &which, options) {
         Ok(Some(found)) => Some(Ok(Some(WaitResult { number: process.sees(found.pid), ..found }))),
         Ok(None) if options.contains(WaitOptions::WNOHANG) => Some(Ok(None)),
         Ok(None) => None,
@@ -175,13 +175,18 @@ fn end_of(node: &Node, status: WaitStatus) -> WaitResult {
 }
 
 /// One look at all children.
-fn scan(process: &Process, which: &WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
+fn scan(task: &Task, which: &WaitFor, options: WaitOptions) -> Result<Option<WaitResult>> {
     let table = ids::table();
-    let own = table.node(process.pid())?;
+    let own = table.node(task.process().pid())?;
+    let own_only = options.contains(WaitOptions::__WNOTHREAD);
     let mut any = false;
     for child in &own.children {
         let Some(node) = table.processes.get(child) else { continue };
-        if !matches(node, which, options) {
+        if !matches(node, which, options) || (own_only && node.by != task.tid()) {
+            continue;
+        }
+        // Who does not wait for ends does not see a zombie at all.
+        if node.zombie.is_some() && !options.contains(WaitOptions::WEXITED) {
             continue;
         }
         any = true;
@@ -210,7 +215,9 @@ fn is_wanted(node: &Node, which: &WaitFor) -> bool {
 fn matches(node: &Node, which: &WaitFor, options: WaitOptions) -> bool {
     let is_clone = node.process.exit_signal.load(Relaxed) != signal::SIGCHLD;
     is_wanted(node, which)
-        && (options.contains(WaitOptions::__WALL) || is_clone == options.contains(WaitOptions::__WCLONE))
+        && (node.was_traced
+            || options.contains(WaitOptions::__WALL)
+            || is_clone == options.contains(WaitOptions::__WCLONE))
 }
 
 /// What there is to report of a child, if anything; takes the report unless `WNOWAIT`.

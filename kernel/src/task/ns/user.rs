@@ -323,7 +323,8 @@ pub fn write_setgroups(task: &Task, target: &Task, text: &[u8]) -> Result<()> {
     if !task.cred().capable_in(&ns, cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
-    match text.trim_ascii_end() {
+    // A string's NUL may have been written, too.
+    match text.split(|&byte| byte == 0).next().unwrap_or_default().trim_ascii_end() {
         b"allow" if ns.deny_groups.load(Relaxed) => Err(Errno::EPERM),
         b"allow" => Ok(()),
         b"deny" if !ns.extents(Which::Groups, <[Extent]>::is_empty) => Err(Errno::EPERM),

@@ -4,7 +4,9 @@ use super::{UserNs, first};
 use crate::fs;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering::*};
 use umbel_smp::lock::{Once, Rank, SpinLock};
+use umbel_smp::wait::WaitQueue;
 
 /// Bytes of a name, its NUL included.
 pub const LEN: usize = 65;
@@ -34,6 +36,14 @@ pub struct Uts {
     pub id: u64,
     pub owner: Arc<UserNs>,
     names: SpinLock<Names>,
+    /// How often they changed.
+    changes: AtomicU64,
+}
+
+/// Woken when names of some namespace have changed.
+pub fn changed() -> Arc<WaitQueue> {
+    static CHANGED: Once<Arc<WaitQueue>> = Once::new();
+    CHANGED.call_once(|| Arc::new(WaitQueue::new())).clone()
 }
 
 impl Uts {
@@ -45,7 +55,7 @@ impl Uts {
     }
 
     fn with(id: u64, owner: Arc<UserNs>, names: Names) -> Arc<Uts> {
-        Arc::new(Uts { id, owner, names: SpinLock::new(Rank::Leaf, names) })
+        Arc::new(Uts { id, owner, names: SpinLock::new(Rank::Leaf, names), changes: AtomicU64::new(0) })
     }
 
     /// A new one with the same names.
@@ -61,6 +71,13 @@ impl Uts {
     /// Changes them.
     pub fn set(&self, change: impl FnOnce(&mut Names)) {
         change(&mut self.names.lock());
+        self.changes.fetch_add(1, Release);
+        changed().wake_all();
+    }
+
+    /// How often they changed.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Acquire)
     }
 
     /// The host name's bytes.

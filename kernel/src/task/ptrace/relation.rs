@@ -209,6 +209,7 @@ pub fn tracee_exit(table: &mut Table, task: &Task, status: WaitStatus, usage: Us
     if task.is_leader() {
         if is_parent {
             forget(table, task);
+            table.node_mut(pid).into_iter().for_each(|node| node.was_traced = true);
         } else if let Ok(node) = table.node_mut(pid) {
             node.traced_by = Some(tracer.pid());
         }
