@@ -2,18 +2,28 @@
 #define _GNU_SOURCE
 #include "check.h"
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/kcmp.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sched.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/fsuid.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
+#include <stdint.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -155,6 +165,184 @@ static void comparing(void) {
     waitpid(child, 0, 0);
 }
 
+/* Ends of positions and of buffers, and what may not be moved. */
+static void ends(void) {
+    const off_t last = 0x7ffffffffffff000;
+    int fd = memfd_create("ends", 0), dir = open("/", O_RDONLY | O_DIRECTORY), timer = timerfd_create(CLOCK_MONOTONIC, 0);
+    int event = eventfd(0, EFD_NONBLOCK), file = open("/proc/self/stat", O_RDONLY);
+    uint64_t numbers[2] = {1, 1};
+    off_t at = last + 4094;
+    char *m = mmap(0, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mmap(0, 4096, PROT_READ, MAP_SHARED, fd, last) == MAP_FAILED && errno == EOVERFLOW);
+    CHECK(mmap(0, 4096, PROT_READ, MAP_SHARED, fd, (off_t)(1UL << 63)) == MAP_FAILED && errno == EOVERFLOW);
+    CHECK_ERRNO(pwrite(fd, m, 4096, last + 1), EINVAL);
+    CHECK_ERRNO(pread(fd, m, 4096, last + 1), EINVAL);
+    CHECK_ERRNO(sendfile(fd, file, &at, 3), EINVAL);
+    CHECK_ERRNO(sendfile(fd, dir, 0, 1), EINVAL);
+    CHECK_ERRNO(sendfile(fd, fd, 0, -1), EINVAL);
+    CHECK(ftruncate(fd, 10) == 0);
+    CHECK_ERRNO(lseek(fd, 0x7fffffffffffffff, SEEK_END), EINVAL);
+    CHECK_ERRNO(lseek(file, 0, SEEK_END), EINVAL);
+    CHECK_ERRNO(write(timer, numbers, 8), EINVAL);
+    CHECK_ERRNO(write(event, numbers, 16), EINVAL);
+    CHECK_ERRNO(fchmodat(-1, "", 0444, 0), ENOENT);
+    CHECK_ERRNO(open("/", O_RDONLY | O_DIRECT), EINVAL);
+    CHECK_ERRNO(syscall(SYS_getdents64, dir, m, 0x80000000u), EINVAL);
+    /* Entries end where memory does. */
+    CHECK(mprotect(m + 4096, 4096, PROT_NONE) == 0 && syscall(SYS_getdents64, dir, m + 4096 - 100, 4096) > 0);
+    CHECK_ERRNO(syscall(SYS_getdents64, dir, m + 4096, 4096), EFAULT);
+    /* A smaller mapping may end in another area than it began in. */
+    CHECK(mremap(m, 3 * 4096, 2 * 4096, 0) == m && access("/", F_OK) == 0);
+    CHECK_ERRNO(madvise(m + 2 * 4096, 4096, MADV_NORMAL), ENOMEM);
+    CHECK(munmap(m, 2 * 4096) == 0);
+    m = mmap(0, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK_ERRNO(mremap(m, 0, 4096, 0), ENOMEM);
+    close(fd), close(dir), close(timer), close(event), close(file);
+    fd = open("/dev/null", O_WRONLY | O_RDWR);
+    CHECK(fd >= 0);
+    CHECK_ERRNO(read(fd, numbers, 1), EBADF);
+    CHECK_ERRNO(write(fd, numbers, 1), EBADF);
+    close(fd);
+}
+
+/* Whom signals about files go to. */
+static void owners(void) {
+    int s[2];
+    struct f_owner_ex owner = {F_OWNER_PID, 99999999};
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+    CHECK_ERRNO(fcntl(s[0], F_SETOWN, 99999999), ESRCH);
+    CHECK_ERRNO(fcntl(s[0], F_SETOWN, -99999999), ESRCH);
+    CHECK_ERRNO(fcntl(s[0], F_SETOWN_EX, &owner), ESRCH);
+    owner.type = F_OWNER_TID, owner.pid = -1;
+    CHECK_ERRNO(fcntl(s[0], F_SETOWN_EX, &owner), ESRCH);
+    owner.type = 7;
+    CHECK_ERRNO(fcntl(s[0], F_SETOWN_EX, &owner), EINVAL);
+    CHECK(fcntl(s[0], F_SETOWN, getpid()) == 0 && fcntl(s[0], F_GETOWN) == getpid() && fcntl(s[0], F_SETOWN, 0) == 0);
+    close(s[0]), close(s[1]);
+}
+
+static int word;
+
+static void *wakes(void *flag) {
+    usleep(100000);
+    return (void *)syscall(SYS_futex, &word, FUTEX_WAKE | *(int *)flag, 1, 0, 0, 0);
+}
+
+/* A word that a process calls shared is another than the same called private. */
+static void words(void) {
+    struct timespec soon = {0, 400000000};
+    for (int flag = 0; flag <= FUTEX_PRIVATE_FLAG; flag += FUTEX_PRIVATE_FLAG) {
+        pthread_t thread;
+        void *woken;
+        int other = flag ^ FUTEX_PRIVATE_FLAG;
+        CHECK(pthread_create(&thread, 0, wakes, &other) == 0);
+        CHECK(syscall(SYS_futex, &word, FUTEX_WAIT | flag, 0, &soon, 0, 0) == -1 && errno == ETIMEDOUT);
+        CHECK(pthread_join(thread, &woken) == 0 && woken == 0);
+    }
+}
+
+/* Nobody gets a signal that is ignored and not blocked, not even who waits for it. */
+static void dropped(void) {
+    struct timespec soon = {0, 300000000};
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1);
+    signal(SIGUSR1, SIG_IGN);
+    pid_t parent = getpid(), child = fork();
+    if (child == 0) {
+        usleep(100000);
+        _exit(kill(parent, SIGUSR1));
+    }
+    CHECK(sigtimedwait(&set, 0, &soon) == -1 && errno == EAGAIN && waitpid(child, 0, 0) == child);
+    signal(SIGUSR1, SIG_DFL);
+}
+
+static int forked, told;
+
+/* Forks a child that wants a signal when this thread ends. */
+static void *forks(void *go) {
+    int p[2];
+    char byte;
+    CHECK(pipe(p) == 0);
+    forked = fork();
+    if (forked == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(p[1]);
+        for (;;) pause();
+    }
+    close(p[1]);
+    CHECK(read(p[0], &byte, 1) == 0 && close(p[0]) == 0);
+    CHECK(waitpid(forked, 0, WNOHANG | __WNOTHREAD) == 0);
+    told = 1;
+    CHECK(read(*(int *)go, &byte, 1) == 1);
+    return 0;
+}
+
+/* Children belong to the thread that forked them, until it ends. */
+static void families(void) {
+    pthread_t thread;
+    int go[2], status, fd;
+    char text[64] = {0};
+    siginfo_t info;
+    CHECK(pipe(go) == 0 && pthread_create(&thread, 0, forks, go) == 0);
+    while (!__atomic_load_n(&told, __ATOMIC_ACQUIRE)) usleep(1000);
+    CHECK_ERRNO(waitpid(forked, 0, WNOHANG | __WNOTHREAD), ECHILD);
+    sprintf(text, "/proc/self/task/%d/children", getpid());
+    fd = open(text, O_RDONLY);
+    CHECK(fd >= 0 && read(fd, text, sizeof text) == 0 && close(fd) == 0);
+    CHECK(write(go[1], "x", 1) == 1 && pthread_join(thread, 0) == 0);
+    CHECK(waitpid(forked, &status, __WNOTHREAD) == forked && WTERMSIG(status) == SIGKILL);
+    close(go[0]), close(go[1]);
+    /* Who waits for stops alone does not see a zombie. */
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT) == 0);
+    CHECK_ERRNO(waitid(P_PID, child, &info, WSTOPPED), ECHILD);
+    CHECK(waitpid(child, 0, 0) == child);
+    /* One that traces its child waits for it with whatever options. */
+    child = fork();
+    if (child == 0) _exit(ptrace(PTRACE_TRACEME, 0, 0, 0) != 0);
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT | __WALL) == 0 && waitpid(child, &status, __WCLONE) == child && status == 0);
+}
+
+/* Times of children that nobody waits for are lost. */
+static void lost_times(void) {
+    struct rusage before, after;
+    signal(SIGCHLD, SIG_IGN);
+    CHECK(getrusage(RUSAGE_CHILDREN, &before) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        clock_t end = clock() + CLOCKS_PER_SEC / 5;
+        while (clock() < end);
+        _exit(0);
+    }
+    CHECK_ERRNO(waitpid(child, 0, 0), ECHILD);
+    CHECK(getrusage(RUSAGE_CHILDREN, &after) == 0 && !memcmp(&before.ru_utime, &after.ru_utime, sizeof after.ru_utime));
+    signal(SIGCHLD, SIG_DFL);
+}
+
+/* splice moves what there is room for, and takes nothing that a limit forbids. */
+static void splices(void) {
+    static char bytes[8192];
+    int a[2], b[2], status;
+    off_t at = 0x7ffffffffffffffe;
+    CHECK(pipe(a) == 0 && pipe(b) == 0 && fcntl(b[1], F_SETPIPE_SZ, 8192) == 8192);
+    CHECK(write(a[1], bytes, 8192) == 8192 && write(b[1], bytes, 4096) == 4096);
+    CHECK(tee(a[0], b[1], 8192, 0) == 4096 && read(b[0], bytes, 4096) == 4096);
+    CHECK(splice(a[0], 0, b[1], 0, 8192, 0) == 4096);
+    int file = memfd_create("spliced", 0);
+    CHECK_ERRNO(splice(a[0], 0, file, &at, 3, 0), EINVAL);
+    pid_t child = fork();
+    if (child == 0) {
+        struct rlimit limit = {4096, 4096};
+        signal(SIGXFSZ, SIG_IGN);
+        CHECK(ftruncate(file, 4096) == 0 && lseek(file, 0, SEEK_END) == 4096 && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+        CHECK_ERRNO(splice(a[0], 0, file, 0, 8192, 0), EFBIG);
+        _exit(check_failures);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0 && read(a[0], bytes, 8192) == 4096);
+    close(a[0]), close(a[1]), close(b[0]), close(b[1]), close(file);
+}
+
 int main(void) {
     numbers_of_calls();
     cpu_limit();
@@ -164,5 +352,12 @@ int main(void) {
     files();
     types_of_file_systems();
     comparing();
+    ends();
+    owners();
+    words();
+    dropped();
+    families();
+    lost_times();
+    splices();
     DONE();
 }

@@ -306,8 +306,8 @@ impl File {
         let size = i64::try_from(size).map_err(|_| Errno::EOVERFLOW)?;
         let new = match whence {
             Whence::Set => offset,
-            Whence::Current => offset.checked_add(*pos as i64).ok_or(Errno::EOVERFLOW)?,
-            Whence::End => offset.checked_add(size).ok_or(Errno::EOVERFLOW)?,
+            Whence::Current => offset.checked_add(*pos as i64).ok_or(Errno::EINVAL)?,
+            Whence::End => offset.checked_add(size).ok_or(Errno::EINVAL)?,
             Whence::Data if offset < 0 || offset >= size => return Err(Errno::ENXIO),
             Whence::Data => offset,
             Whence::Hole if offset < 0 || offset >= size => return Err(Errno::ENXIO),

@@ -198,12 +198,15 @@ impl<'a> Names<'a> {
         match kind {
             Kind::Symlink => return Err(Errno::ELOOP),
             Kind::Directory if writes || flags.contains(OpenFlags::CREAT) => return Err(Errno::EISDIR),
+            Kind::Directory if flags.contains(OpenFlags::DIRECT) => return Err(Errno::EINVAL),
             Kind::Regular if writes => path.mount().check_writable()?,
             _ => {}
         }
         let mut want = Want::empty();
-        want.set(Want::READ, flags.readable());
-        want.set(Want::WRITE, writes);
+        // What may be neither read nor written (for ioctl) needs both permissions.
+        let neither = !flags.readable() && !flags.writable();
+        want.set(Want::READ, flags.readable() || neither);
+        want.set(Want::WRITE, writes || neither);
         perm::check(&**path.inode(), self.cred, want)?;
         let appends = flags.contains(OpenFlags::APPEND) && !truncate;
         if writes && !appends && path.inode().flags().contains(InodeFlags::APPEND) {

@@ -47,14 +47,14 @@ pub trait FileOps: Send + Sync + Any {
         Ok(count)
     }
 
-    /// Reads at `offset`.
+    /// Reads at `offset`. Not called for files without a position by those who name one.
     fn read_at(&self, file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
-        Err(if self.seekable() { Errno::EINVAL } else { Errno::ESPIPE })
+        Err(Errno::EINVAL)
     }
 
-    /// Writes at `offset`.
+    /// Writes at `offset`, as [`Self::read_at`].
     fn write_at(&self, file: &File, src: &mut IoSrc<'_>, offset: u64) -> Result<usize> {
-        Err(if self.seekable() { Errno::EINVAL } else { Errno::ESPIPE })
+        Err(Errno::EINVAL)
     }
 
     /// Writes at the end; returns the count and the new end.

@@ -6,7 +6,7 @@
 
 use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
 use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
-use super::{File, FileOps, OpenContext};
+use super::{File, FileOps, OpenContext, Whence};
 use super::{IoDst, IoSrc, PollEvents, PollTable, next_dev, next_ino};
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -109,6 +109,11 @@ pub trait DirSource: Send + Sync + 'static {
     /// Finds a child.
     fn lookup(&self, name: &[u8]) -> Result<InodeRef>;
 
+    /// Directories in it that are counted as links.
+    fn subdirs(&self) -> u32 {
+        0
+    }
+
     /// Calls `emit(position, name, ino, kind)` for each child whose position is at least `from`, ascending, until it says
     /// false. Positions are the source's own choice (an index, a pid).
     #[allow(clippy::type_complexity)] // A name for the closure's type would hide what it takes.
@@ -197,7 +202,7 @@ impl<S: DirSource> Inode for Dir<S> {
 
     fn attr(&self) -> Result<Attr> {
         let mut attr = self.meta.attr(Kind::Directory);
-        attr.nlink = 2;
+        attr.nlink = 2 + self.source.subdirs();
         Ok(attr)
     }
 
@@ -238,6 +243,9 @@ pub type Accept = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
 /// Answers a request of ioctl(2), given its number and argument.
 pub type Request = fn(&Task, u32, u64) -> Result<u64>;
 
+/// Refuses an open.
+pub type Guard = Box<dyn Fn() -> Result<()> + Send + Sync>;
+
 /// Says how often what a file shows has changed.
 pub type Changes = Box<dyn Fn() -> u64 + Send + Sync>;
 
@@ -255,6 +263,8 @@ pub struct TextFile {
     accept: Option<Arc<Accept>>,
     watched: Option<Arc<Watched>>,
     request: Option<(Request, Whom)>,
+    /// Says who may open it.
+    guard: Option<Guard>,
 }
 
 /// Finds the task that a file is about.
@@ -268,16 +278,35 @@ impl TextFile {
     }
 
     fn plain(meta: Meta, generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static) -> TextFile {
-        TextFile { meta, generate: Arc::new(Box::new(generate)), accept: None, watched: None, request: None }
+        TextFile {
+            meta,
+            generate: Arc::new(Box::new(generate)),
+            accept: None,
+            watched: None,
+            request: None,
+            guard: None,
+        }
     }
 
-    /// The same, that also answers requests about a task.
+    /// The same, that also answers requests about a task, and which `guard` lets some open.
     pub fn answering(
         meta: Meta,
         generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
         request: (Request, Whom),
+        guard: impl Fn() -> Result<()> + Send + Sync + 'static,
     ) -> InodeRef {
-        Arc::new(TextFile { request: Some(request), ..Self::plain(meta, generate) })
+        let guard: Option<Guard> = Some(Box::new(guard));
+        Arc::new(TextFile { request: Some(request), guard, ..Self::plain(meta, generate) })
+    }
+
+    /// The same, which `guard` lets some open.
+    pub fn guarded(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        guard: impl Fn() -> Result<()> + Send + Sync + 'static,
+    ) -> InodeRef {
+        let guard: Option<Guard> = Some(Box::new(guard));
+        Arc::new(TextFile { guard, ..Self::plain(meta, generate) })
     }
 
     /// The same, whose changes can be waited for.
@@ -289,7 +318,19 @@ impl TextFile {
         Arc::new(TextFile { watched: Some(Arc::new(watched)), ..Self::plain(meta, generate) })
     }
 
-    /// The same, that also takes writes.
+    /// The same, that also takes writes and whose changes can be waited for.
+    pub fn watched_writable(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
+        watched: Watched,
+    ) -> InodeRef {
+        let accept: Accept = Box::new(accept);
+        let (accept, watched) = (Some(Arc::new(accept)), Some(Arc::new(watched)));
+        Arc::new(TextFile { accept, watched, ..Self::plain(meta, generate) })
+    }
+
+    /// A file that also takes writes.
     pub fn writable(
         meta: Meta,
         generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
@@ -320,6 +361,9 @@ impl Inode for TextFile {
     }
 
     fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+        if let Some(guard) = &self.guard {
+            guard()?;
+        }
         Ok(Arc::new(TextOps {
             text: Mutex::new(Rank::SleepLeaf, None),
             generate: self.generate.clone(),
@@ -394,6 +438,14 @@ impl FileOps for TextOps {
 
     fn seekable(&self) -> bool {
         true
+    }
+
+    /// There is no end until it is read.
+    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
+        match whence {
+            Whence::Set | Whence::Current => file.seek_within(whence, offset, 0),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

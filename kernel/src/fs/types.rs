@@ -323,7 +323,7 @@ impl OpenFlags {
 
     /// Whether reads are allowed.
     pub fn readable(self) -> bool {
-        self.bits() & uapi::O_ACCMODE != uapi::O_WRONLY && !self.contains(OpenFlags::PATH)
+        matches!(self.bits() & uapi::O_ACCMODE, uapi::O_RDONLY | uapi::O_RDWR) && !self.contains(OpenFlags::PATH)
     }
 
     /// Whether writes are allowed.

@@ -188,7 +188,8 @@ fn key_of(task: &Task, addr: u64, shared: bool) -> Result<Key> {
             return Ok(Key { space: object, offset, shared: true });
         }
     }
-    Ok(Key { space: space.id(), offset: addr, shared: false })
+    // Memory of its own that a process calls shared is another word than the same called private.
+    Ok(Key { space: space.id(), offset: addr | u64::from(shared), shared: false })
 }
 
 fn bucket_of(key: &Key) -> usize {

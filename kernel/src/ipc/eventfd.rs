@@ -78,7 +78,8 @@ impl FileOps for EventFd {
 
     fn write(&self, file: &File, src: &mut IoSrc<'_>) -> Result<usize> {
         let mut bytes = [0; 8];
-        if src.remaining() < 8 {
+        // More was accepted before Linux 6.9.
+        if src.remaining() != 8 {
             return Err(Errno::EINVAL);
         }
         src.read(&mut bytes)?;

@@ -244,6 +244,16 @@ impl Pipe {
         self.write_queue.wait_interruptible(None, ready).map_err(|_| Errno::ERESTARTSYS)
     }
 
+    /// Waits until something can be written; how much.
+    ///
+    /// # Errors
+    /// `ERESTARTSYS`.
+    pub fn wait_some_room(&self) -> Result<usize> {
+        self.wait_room(PIPE_BUF)?;
+        // Nobody reads: the write says so.
+        Ok(self.room.load(Acquire).max(1))
+    }
+
     fn note(&self, ring: &ByteRing) {
         self.len.store(ring.len(), Release);
         self.room.store(ring.room(), Release);

@@ -7,8 +7,8 @@ use super::{Fd, Pid};
 use crate::fs::lease::Lease;
 use crate::fs::{File, InodeFlags, Kind, OnExec, OpenFlags, dnotify, lease, lock, sigio};
 use crate::landlock::right;
-use crate::task::Task;
 use crate::task::ns::pid::{caller_sees, of_caller};
+use crate::task::{Task, find_task, ids};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_abi::linux::uapi::{self as nr, *};
@@ -104,8 +104,11 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         _ if path_only => Err(Errno::EBADF),
         F_SETFL if (arg as u32 ^ file.flags().bits()) & O_APPEND != 0 && only_grows(&file) => Err(Errno::EPERM),
         F_SETFL => {
+            let before = file.flags();
             file.set_flags(OpenFlags::from_bits_truncate(arg as u32));
-            sigio::update(&file, fd).map(|()| 0)
+            // The descriptor that is told with signals stays the one by which the flag was set.
+            let same = (before ^ file.flags()) & OpenFlags::ASYNC == OpenFlags::empty();
+            if same { Ok(0) } else { sigio::update(&file, fd).map(|()| 0) }
         }
         F_GETSIG => Ok(u64::from(file.async_owner().signal())),
         F_SETSIG => {
@@ -120,10 +123,10 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
         }
         F_SETOWN_EX => {
             let [kind, id]: [i32; 2] = user::read_val(UserAddr(arg))?;
-            if !(sigio::OWNER_TID..=sigio::OWNER_PGRP).contains(&kind) || id < 0 {
+            if !(sigio::OWNER_TID..=sigio::OWNER_PGRP).contains(&kind) {
                 return Err(Errno::EINVAL);
             }
-            let id = of_caller(id).0;
+            let id = existing(id, kind)?;
             file.async_owner().set(if kind == sigio::OWNER_PGRP { -id } else { id }, kind);
             Ok(0)
         }
@@ -163,15 +166,29 @@ pub(super) fn only_grows(file: &File) -> bool {
 /// Sets who is told of `file`, a group if negative.
 ///
 /// # Errors
-/// `EINVAL`.
+/// `EINVAL`, `ESRCH`.
 pub(crate) fn set_owner(file: &File, owner: i32) -> Result<()> {
     if owner == i32::MIN {
         return Err(Errno::EINVAL);
     }
-    let id = of_caller(owner.abs()).0;
     let kind = if owner < 0 { sigio::OWNER_PGRP } else { sigio::OWNER_PID };
+    let id = existing(owner.abs(), kind)?;
     file.async_owner().set(id * owner.signum(), kind);
     Ok(())
+}
+
+/// The thread, process or group that the caller calls `number`; 0 = nobody.
+fn existing(number: i32, kind: i32) -> Result<i32> {
+    if number == 0 {
+        return Ok(0);
+    }
+    let id = of_caller(number);
+    let exists = match kind {
+        sigio::OWNER_PGRP => !ids::find_pgrp(id).is_empty(),
+        sigio::OWNER_TID => find_task(id).is_some(),
+        _ => ids::find_process(id).is_some(),
+    };
+    if exists { Ok(id.0) } else { Err(Errno::ESRCH) }
 }
 
 fn lease_number(lease: Option<Lease>) -> u32 {

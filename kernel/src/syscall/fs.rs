@@ -3,7 +3,8 @@
 use super::{ArgFmt, Fd, FromArg, UserStr};
 use crate::fs::walk::{Follow, Resolve};
 use crate::fs::{
-    Dev, DirEntry, Existing, File, FsContext, Kind, Name, Names, NewNode, OnExec, OpenFlags, Path, Removal, perm,
+    Dev, DirEntry, Existing, File, FsContext, Kind, Name, Names, NewNode, OnExec, OpenFlags, Path, Removal, Whence,
+    perm,
 };
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -12,7 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use umbel_abi::linux::uapi;
 use umbel_abi::linux::uapi as nr;
-use umbel_mm::user::{UserAddr, copy_out, read_val, read_vec};
+use umbel_mm::user::{UserAddr, copy_out, copy_out_partial, read_val, read_vec};
 
 rows! {
     nr::__NR_open, open(path: UserStr, flags: OpenFlags, mode: u32) => open, Full;
@@ -115,6 +116,9 @@ impl Caller {
 
 /// The name `text` relative to `dir`, whose descriptor is looked at only if it matters.
 pub(super) fn name_at<'a>(task: &Task, dir: Fd, text: &'a [u8]) -> Result<Name<'a>> {
+    if text.is_empty() {
+        return Err(Errno::ENOENT);
+    }
     if dir == Fd::CWD || text.first() == Some(&b'/') {
         return Ok(Name::new(text));
     }
@@ -406,28 +410,42 @@ fn record_head(out: &mut Vec<u8>, entry: &DirEntry<'_>, length: usize) {
     out.extend_from_slice(&(length as u16).to_ne_bytes());
 }
 
-fn list(task: &Task, fd: Fd, buf: UserAddr, len: u32, encode: Encode) -> Result<usize> {
+fn list(task: &Arc<Task>, fd: Fd, buf: UserAddr, len: u32, encode: Encode) -> Result<usize> {
     /// Bytes of records made at once.
     const MOST: usize = 32 << 10;
-    let file = task.files()?.get(fd)?;
-    let limit = (len as usize).min(MOST);
+    let file = super::io::file(task, fd)?;
+    if len > i32::MAX as u32 {
+        return Err(Errno::EINVAL);
+    }
+    let start = file.position();
+    let mut limit = (len as usize).min(MOST);
+    let mut fault = Errno::EINVAL;
+    loop {
+        let out = encoded(task, &file, limit, encode)?.ok_or(fault)?;
+        match copy_out_partial(buf, &out) {
+            (_, Ok(())) => return Ok(out.len()),
+            // Once more, only the entries that fit into what is mapped.
+            (written, Err(error)) if written < limit => (limit, fault) = (written, error),
+            (_, Err(error)) => return Err(error),
+        }
+        file.seek_within(Whence::Set, start as i64, 0)?;
+    }
+}
+
+/// Records of the next entries, as many as fit into `limit` bytes; `None` if not even one does.
+fn encoded(task: &Task, file: &File, limit: usize, encode: Encode) -> Result<Option<Vec<u8>>> {
     let mut out = Vec::new();
     out.try_reserve_exact(limit).map_err(|_| Errno::ENOMEM)?;
     let mut cut = false;
     file.list(&task.fs()?.root(), &mut |entry| {
-        let before = out.len();
-        if before + (19 + entry.name.len() + 1).next_multiple_of(8) > limit {
+        if out.len() + (19 + entry.name.len() + 1).next_multiple_of(8) > limit {
             cut = true;
             return false;
         }
         encode(&mut out, entry);
         true
     })?;
-    if out.is_empty() && cut {
-        return Err(Errno::EINVAL);
-    }
-    copy_out(buf, &out)?;
-    Ok(out.len())
+    Ok(if out.is_empty() && cut { None } else { Some(out) })
 }
 
 fn getcwd(task: &Arc<Task>, buf: UserAddr, len: u64) -> Result<usize> {

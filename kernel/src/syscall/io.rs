@@ -126,22 +126,37 @@ pub(super) fn check_size_limit(task: &Arc<Task>, limit: u64, size: u64) -> Resul
     if size <= limit {
         return Ok(());
     }
-    signal::send_to_task(task, signal::SigInfo::kernel(signal::SIGXFSZ));
+    let cred = task.cred();
+    let own = signal::SigInfo::kill(signal::SIGXFSZ, task.process().pid().0, cred.uid);
+    signal::send_to_task(task, own);
     Err(Errno::EFBIG)
 }
 
 fn pread64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
-    let at = non_negative(at)?;
-    let result = seekable(&*file(task, fd)?)?.read_at(&mut user_dst(buf, count)?, at);
+    non_negative(at)?;
+    let file = file(task, fd)?;
+    let at = span(seekable(&file).map(|_| at)?, count)?;
+    let result = file.read_at(&mut user_dst(buf, count)?, at);
     note_read(task, result)
 }
 
 fn pwrite64(task: &Arc<Task>, fd: Fd, buf: UserAddr, count: usize, at: i64) -> Result<usize> {
-    let at = non_negative(at)?;
+    non_negative(at)?;
     let file = file(task, fd)?;
-    let count = within_limit(task, seekable(&file)?, Some(at), count)?;
+    let at = span(seekable(&file).map(|_| at)?, count)?;
+    let count = within_limit(task, &file, Some(at), count)?;
     let result = file.write_at(&mut user_src(buf, count)?, at);
     note_write(task, result)
+}
+
+/// A position from which `count` bytes are below the end of positions.
+///
+/// # Errors
+/// `EINVAL`.
+pub(super) fn span(at: i64, count: usize) -> Result<u64> {
+    let at = non_negative(at)?;
+    let end = i64::try_from(count).ok().and_then(|count| count.checked_add(at as i64));
+    if end.is_some() { Ok(at) } else { Err(Errno::EINVAL) }
 }
 
 fn seekable(file: &File) -> Result<&File> {

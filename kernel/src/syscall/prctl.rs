@@ -35,6 +35,8 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             }
             process.dumpable.store(arg2 as u32, Relaxed);
         }
+        // Areas of the program are as execve(2) laid them out.
+        pr::PR_SET_MM if !task.capable(cap::SYS_RESOURCE) => return Err(Errno::EPERM),
         pr::PR_GET_DUMPABLE => return Ok(u64::from(process.dumpable.load(Relaxed))),
         pr::PR_SET_NO_NEW_PRIVS => {
             unused(&[arg3, arg4, arg5])?;

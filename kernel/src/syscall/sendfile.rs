@@ -1,7 +1,7 @@
 //! Copies from file to file inside the kernel. Sources: sendfile(2), copy_file_range(2), ioctl_ficlone(2).
 
 use super::Fd;
-use super::io::{file, within_limit};
+use super::io::{file, span, within_limit};
 use crate::fs::{File, IoDst, IoSrc, Kind, OpenFlags, Whence};
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -28,6 +28,12 @@ fn sendfile(task: &Arc<Task>, out: Fd, input: Fd, at: UserAddr, count: usize) ->
         return Err(Errno::EINVAL);
     }
     let mut from = Place::read(at)?;
+    if matches!(from, Place::Own(at) if span(at as i64, count).is_err()) || isize::try_from(count).is_err() {
+        return Err(Errno::EINVAL);
+    }
+    if input.attr()?.kind == Kind::Directory {
+        return Err(Errno::EINVAL);
+    }
     let count = within_limit(task, &out, None, count.min(MAX_RW))?;
     let moved = transfer(&input, &mut from, &out, &mut Place::File, count)?;
     from.write_back(at)?;

@@ -2,6 +2,7 @@
 
 use super::Fd;
 use super::args::non_negative;
+use super::io::{span, within_limit};
 use crate::fs::{File, IoDst, IoSrc, OpenFlags, PollEvents, Whence};
 use crate::ipc::pipe::PipeEnd;
 use crate::task::Task;
@@ -64,7 +65,17 @@ fn splice(
     if to_pipe && !waits && !out.poll(None).contains(PollEvents::OUT) {
         return Err(Errno::EAGAIN);
     }
-    let chunk = count.min(if to_pipe && !waits { ATOMIC } else { CHUNK });
+    let (from, to) = (position(in_at)?, position(out_at)?);
+    for at in [from, to].into_iter().flatten() {
+        span(at as i64, count)?;
+    }
+    let mut chunk = count.min(if to_pipe && !waits { ATOMIC } else { CHUNK });
+    if let Some(end) = out.ops_as::<PipeEnd>().filter(|_| waits) {
+        chunk = chunk.min(end.pipe().wait_some_room()?);
+    } else if !to_pipe {
+        // Before anything is taken from the pipe.
+        chunk = within_limit(task, &out, Some(to.unwrap_or(out.position())), chunk)?;
+    }
     move_once(&input, in_at, &out, out_at, chunk)
 }
 
@@ -97,7 +108,10 @@ fn tee(task: &Arc<Task>, input: Fd, out: Fd, count: usize, flags: u32) -> Result
     if !out_waits && !out.poll(None).contains(PollEvents::OUT) {
         return Err(Errno::EAGAIN);
     }
-    let chunk = count.min(if out_waits { CHUNK } else { ATOMIC });
+    let mut chunk = count.min(if out_waits { CHUNK } else { ATOMIC });
+    if let Some(end) = out.ops_as::<PipeEnd>().filter(|_| out_waits) {
+        chunk = chunk.min(end.pipe().wait_some_room()?);
+    }
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(chunk).map_err(|_| Errno::ENOMEM)?;
     buffer.resize(chunk, 0);

@@ -159,6 +159,8 @@ struct Identity {
     level: u32,
     physical_bits: u32,
     virtual_bits: u32,
+    /// The second level's, as Linux shows for AMD's processors.
+    cache_kib: u32,
 }
 
 /// The whole file for `cpus` virtual CPUs of a processor that runs at `khz`.
@@ -181,6 +183,7 @@ fn block(out: &mut String, cpu: u32, cpus: u32, khz: u64, id: &Identity, flags: 
     writeln!(out, "model name\t: {}", id.name)?;
     writeln!(out, "stepping\t: {}", id.stepping)?;
     writeln!(out, "cpu MHz\t\t: {}.{:03}", khz / 1000, khz % 1000)?;
+    writeln!(out, "cache size\t: {} KB", id.cache_kib)?;
     writeln!(out, "physical id\t: 0")?;
     writeln!(out, "siblings\t: {cpus}")?;
     writeln!(out, "core id\t\t: {cpu}")?;
@@ -229,6 +232,7 @@ fn identity() -> Identity {
         level: first.eax,
         physical_bits: sizes & 0xff,
         virtual_bits: sizes >> 8 & 0xff,
+        cache_kib: if last >= 0x8000_0006 { __cpuid(0x8000_0006).ecx >> 16 } else { 0 },
     }
 }
 

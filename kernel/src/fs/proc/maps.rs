@@ -40,6 +40,8 @@ fn identity(area: &VmaInfo) -> (Dev, u64, Vec<u8>) {
             let (dev, ino) = file.identity();
             (Dev::decode(dev), ino, file.path())
         }
+        // Linux has a file of its own for each such area.
+        None if area.flags.contains(VmaFlags::SHARED) => (Dev::new(0, 1), 1, b"/dev/zero (deleted)".to_vec()),
         None => (Dev::new(0, 0), 0, Vec::new()),
     };
     if area.flags.contains(VmaFlags::HEAP) {

@@ -98,6 +98,8 @@ pub fn owned(fs: &Arc<PseudoFs>, subject: &Subject, mode: Mode) -> Meta {
 /// How an entry is made.
 enum Make {
     Text(Mode, fn(&Subject) -> Result<Vec<u8>>),
+    /// Of a process's memory: opened only by who may inspect it, and empty for zombies.
+    Memory(fn(&Subject) -> Result<Vec<u8>>),
     /// A file about mounts, whose changes can be waited for.
     Mounts(fn(&Task) -> Result<Vec<u8>>),
     /// A file that answers requests, too.
@@ -108,7 +110,7 @@ enum Make {
     File(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
 }
 
-use Make::{Dir as D, File as F, Link as L, Mounts as M, Query as Q, Text as T, Write as W};
+use Make::{Dir as D, File as F, Link as L, Memory as G, Mounts as M, Query as Q, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
@@ -137,7 +139,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("mountstats", T(0o400, |s| mounts::mountstats(&*s.task()?))),
     ("net", D(net)),
     ("ns", D(users::namespaces)),
-    ("numa_maps", T(0o444, numa::maps)),
+    ("numa_maps", G(numa::maps)),
     ("oom_adj", W(oom_adj, set_oom_adj)),
     ("oom_score", T(0o444, |s| Ok(format!("{}\n", task::oom::score(&*s.process()?)).into_bytes()))),
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
@@ -147,8 +149,8 @@ const ENTRIES: &[(&str, Make)] = &[
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
     ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("setgroups", W(users::setgroups, users::set_setgroups)),
-    ("smaps", T(0o444, smaps::text)),
-    ("smaps_rollup", T(0o444, smaps::rollup)),
+    ("smaps", G(smaps::text)),
+    ("smaps_rollup", G(smaps::rollup)),
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
@@ -177,28 +179,34 @@ impl Entries {
         let meta = |mode| owned(&self.fs, &self.subject, mode);
         match entry {
             T(mode, generate) => TextFile::new(meta(*mode), move || generate(&subject)),
+            G(generate) => {
+                let about = subject.clone();
+                let text = move || if subject.task().is_ok() { generate(&subject) } else { empty_of_zombie(&subject) };
+                TextFile::guarded(meta(0o444), text, move || guard(&about))
+            }
             M(generate) => {
                 let watched = mounts::watched(&subject);
                 TextFile::watched(meta(0o444), move || generate(&*subject.task()?), watched)
             }
             Q(generate, request) => {
-                let other = subject.clone();
+                let (other, about) = (subject.clone(), subject.clone());
                 let whom = Arc::new(move || other.task());
-                TextFile::answering(meta(0o444), move || generate(&*subject.task()?), (*request, whom))
+                let text = move || subject.task().map_or_else(|_| empty_of_zombie(&subject), |task| generate(&task));
+                TextFile::answering(meta(0o444), text, (*request, whom), move || guard(&about))
             }
             W(generate, accept) => {
                 let other = subject.clone();
                 TextFile::writable(meta(0o644), move || generate(&subject), move |text| accept(&other, text))
             }
             L(target) => Link::new(meta(0o777), move || {
-                may_inspect(&*subject.task()?)?;
+                may_inspect(&*subject.task().or_else(|_| subject.process().and(Err(Errno::ENOENT)))?)?;
                 target(&subject)
             }),
             D(make) | F(make) => make(&self.fs, &subject),
         }
     }
 
-    /// A thread's directory has no threads of its own, and a process's does not say which thread forked.
+    /// A thread's directory has no threads of its own, and a process's has only what is the process's.
     fn shown(&self) -> impl Iterator<Item = (usize, &'static (&'static str, Make))> {
         let thread = self.subject.thread;
         let elsewhere = if thread { "task" } else { "children" };
@@ -209,7 +217,8 @@ impl Entries {
 impl DirSource for Entries {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         let (_, (_, entry)) = self.shown().find(|(_, (own, _))| own.as_bytes() == name).ok_or(Errno::ENOENT)?;
-        self.subject.process().map_err(|_| Errno::ENOENT)?;
+        // As searching the directory of a process that is gone.
+        self.subject.process()?;
         Ok(self.make(entry))
     }
 
@@ -217,7 +226,7 @@ impl DirSource for Entries {
         self.subject.process().map_err(|_| Errno::ENOENT)?;
         for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
             let kind = match entry {
-                T(..) | M(_) | Q(..) | W(..) | F(_) => Kind::Regular,
+                T(..) | G(_) | M(_) | Q(..) | W(..) | F(_) => Kind::Regular,
                 L(_) => Kind::Symlink,
                 D(_) => Kind::Directory,
             };
@@ -247,8 +256,13 @@ impl DirSource for Threads {
         make(&self.fs, Subject::new(ns, tid, true)?)
     }
 
+    fn subdirs(&self) -> u32 {
+        let process = self.subject.process();
+        process.map_or(0, |process| ids::table().node(process.pid()).map_or(0, |node| node.threads.len() as u32))
+    }
+
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {
-        let pid = self.subject.process()?.pid();
+        let pid = self.subject.process().map_err(|_| Errno::ENOENT)?.pid();
         let mut tids: Vec<(i32, Pid)> = {
             let table = ids::table();
             let node = table.node(pid).map_err(|_| Errno::ENOENT)?;
@@ -312,14 +326,14 @@ fn environ(subject: &Subject) -> Result<Vec<u8>> {
     memory(subject, subject.process()?.image().env.clone())
 }
 
-/// Those of the whole process are the leader's: which thread forked is not kept.
+/// Processes that the thread forked.
 fn children(subject: &Subject) -> Result<Vec<u8>> {
     let process = subject.process()?;
     let table = ids::table();
     let node = table.node(process.pid()).map_err(|_| Errno::ESRCH)?;
-    let leads = subject.tid == process.pid();
-    let numbers =
-        node.children.iter().map(|&child| subject.ns.number_of(Pid(child))).filter(|number| leads && *number != 0);
+    let forked = |child: &&i32| table.processes.get(*child).is_some_and(|node| node.by == subject.tid);
+    let numbers = node.children.iter().filter(forked).map(|&child| subject.ns.number_of(Pid(child)));
+    let numbers = numbers.filter(|number| *number != 0);
     Ok(numbers.map(|number| format!("{number} ")).collect::<String>().into_bytes())
 }
 
@@ -330,7 +344,17 @@ fn clear_refs(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     TextFile::writable(meta, || Err(Errno::EINVAL), write)
 }
 
+/// Whether the memory may be looked at; that of a zombie is empty.
+fn guard(about: &Subject) -> Result<()> {
+    about.task().map_or(Ok(()), |task| may_inspect(&task))
+}
+
+fn empty_of_zombie(subject: &Subject) -> Result<Vec<u8>> {
+    subject.process().map(|_| Vec::new())
+}
+
 fn comm(subject: &Subject) -> Result<Vec<u8>> {
+    subject.process()?;
     let mut name = status::comm_of(subject);
     name.push(b'\n');
     Ok(name)

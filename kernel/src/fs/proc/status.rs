@@ -42,7 +42,8 @@ fn place(subject: &Subject) -> Result<Place> {
             parent: sees(node.parent),
             group: node.pgrp.id,
             session: node.pgrp.session.id,
-            threads: node.threads.len(),
+            // A zombie counts itself.
+            threads: node.threads.len().max(1),
             zombie: node.zombie,
             tty: (0, -1),
         };

@@ -3,7 +3,7 @@
 
 use crate::drivers::watch;
 use crate::fs::InodeRef;
-use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::fs::pseudo::{Changes, Dir, Meta, PseudoFs, StaticDir, TextFile, Watched};
 use crate::fs::{fanotify, inotify, lease};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
@@ -15,6 +15,7 @@ use crate::task::{self, cap, ids};
 use crate::vm::commit;
 use crate::vm::map::MAX_AREAS;
 use crate::{Errno, Result, keys, random};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -323,5 +324,7 @@ fn uts_name(fs: &Arc<PseudoFs>, which: fn(&mut Names) -> &mut Name) -> InodeRef 
         own.set(|names| *which(names) = uts::name(name));
         Ok(())
     };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    let changes: Changes = Box::new(|| task::current().ns().uts.changes());
+    let watched = Watched { changes, queue: uts::changed() };
+    TextFile::watched_writable(Meta::new(fs, 0o644), read, write, watched)
 }

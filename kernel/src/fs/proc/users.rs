@@ -18,7 +18,7 @@ pub fn namespaces(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     for (name, of) in KINDS {
         let about = subject.clone();
         let target = move || {
-            let task = about.task()?;
+            let task = about.task().or_else(|_| about.process().and(Err(Errno::ENOENT)))?;
             may_inspect(&task)?;
             let ns = of(&task);
             if !ns.is_ready() {
