@@ -1,12 +1,14 @@
 /* Small calls and corners of calls that conformance suites look into. */
 #define _GNU_SOURCE
 #include "check.h"
+#include <elf.h>
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/kcmp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sched.h>
+#include <sys/auxv.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/fsuid.h>
@@ -343,7 +345,42 @@ static void splices(void) {
     close(a[0]), close(a[1]), close(b[0]), close(b[1]), close(file);
 }
 
-int main(void) {
+/* The status of a program that is run from `fd`, or from `name`. */
+static int run(int fd, const char *name) {
+    char *arguments[] = {"program", 0}, *environment[] = {0};
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        if (name) execve(name, arguments, environment);
+        syscall(SYS_execveat, fd, "", arguments, environment, AT_EMPTY_PATH);
+        _exit(99);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    return status;
+}
+
+/* Scripts know their own name, memory that is open for writing runs, and a segment that cannot be mapped kills. */
+static void programs(void) {
+    char own[4096] = {0}, name[] = "/var/tmp/umbel-oddities-XXXXXX", text[5000];
+    CHECK(readlink("/proc/self/exe", own, sizeof own - 1) > 0);
+    int memory = memfd_create("script", 0), file = mkstemp(name), self = open(own, O_RDONLY);
+    CHECK(write(memory, "#!/bin/sh\nexit 7\n", 17) == 17 && run(memory, 0) == 7 << 8 && close(memory) == 0);
+    CHECK(write(file, text, sprintf(text, "#!%s --execfn\n", own)) > 0 && fchmod(file, 0755) == 0 && close(file) == 0);
+    CHECK(run(-1, name) == 0 && unlink(name) == 0);
+    static char image[8 << 20];
+    long size = read(self, image, sizeof image);
+    Elf64_Ehdr *head = (Elf64_Ehdr *)image;
+    Elf64_Phdr *parts = (Elf64_Phdr *)(image + head->e_phoff);
+    CHECK(size > 0 && close(self) == 0);
+    for (int i = 0; i < head->e_phnum; i++)
+        if (parts[i].p_type == PT_LOAD) parts[i].p_offset += 1;
+    memory = memfd_create("broken", 0);
+    CHECK(write(memory, image, size) == size && (run(memory, 0) & 0x7f) == SIGSEGV && close(memory) == 0);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 2 && !strcmp(argv[1], "--execfn")) return strcmp((char *)getauxval(AT_EXECFN), argv[2]) != 0;
+    programs();
     numbers_of_calls();
     cpu_limit();
     small_calls();

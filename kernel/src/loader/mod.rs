@@ -285,8 +285,8 @@ fn open_interpreter(task: &Arc<Task>, file: &File, (offset, len): (u64, u64)) ->
         return Err(Errno::ENOEXEC);
     }
     // No name is that of the current directory.
-    let name = if name.is_empty() { b".".to_vec() } else { name };
-    let file = open::open_exec(task, &name)?;
+    let name = name.split(|&byte| byte == 0).next().filter(|name| !name.is_empty()).unwrap_or(b".");
+    let file = open::open_exec(task, name)?;
     let mut head = [0; elf::HEADER_LEN];
     let len = file.read_kernel(&mut head, 0)?;
     let header = Header::parse(head.get(..len).unwrap_or(&[])).map_err(|_| Errno::ELIBBAD)?;
@@ -367,7 +367,8 @@ fn map_segment(space: &Arc<Space>, file: &Arc<File>, segment: &elf::Segment, bia
             addr: UserAddr(file_pages_end),
             len: end - file_pages_end,
             place,
-            prot,
+            // As Linux: whatever the segment says.
+            prot: prot | Prot::READ | Prot::WRITE,
             flags,
             backing,
         })?;

@@ -73,7 +73,8 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     let before = (cred.euid, cred.egid);
     let attr = file.attr()?;
     let watched = task.trace.tracer_task().is_some_and(|tracer| !tracer.capable(cap::SYS_PTRACE));
-    if attr.mode & SET_ID != 0 && !task.no_new_privs.load(Relaxed) && !watched && !is_nosuid(file) {
+    let unsafe_now = || task.no_new_privs.load(Relaxed) || watched || is_nosuid(file) || shares_places(task);
+    if attr.mode & SET_ID != 0 && !unsafe_now() {
         if attr.mode & 0o4000 != 0 && cred.user_ns.find(Which::Users, attr.uid).is_some() {
             cred.euid = attr.uid;
         }
@@ -88,6 +89,20 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     cred.keys.exec();
     let secure = before != (cred.euid, cred.egid) || cred.euid != cred.uid || cred.egid != cred.gid;
     Ok((cred, secure))
+}
+
+/// Whether a process without privilege shares root and current directory with another, which could change them under it.
+fn shares_places(task: &Task) -> bool {
+    if task.capable(cap::SETUID) {
+        return false;
+    }
+    let Ok(own) = task.fs() else { return false };
+    // Outside the table's lock.
+    let others: Vec<Arc<Task>> = {
+        let table = ids::table();
+        table.tasks.values().filter(|other| !Arc::ptr_eq(other.process(), task.process())).cloned().collect()
+    };
+    others.iter().any(|other| other.fs().is_ok_and(|places| Arc::ptr_eq(&places, &own)))
 }
 
 fn is_nosuid(file: &File) -> bool {
