@@ -125,9 +125,9 @@ fn start(session: Session, cores: Cores, line: &[String]) -> Child {
 /// Processor time of the first over that of the second, which are ended then.
 fn compete(mut first: Child, mut second: Child) -> f64 {
     sleep(SETTLE);
-    let before = (ticks(&first), ticks(&second));
+    let before = (used_ns(&first), used_ns(&second));
     sleep(MEASURE);
-    let after = (ticks(&first), ticks(&second));
+    let after = (used_ns(&first), used_ns(&second));
     for child in [&mut first, &mut second] {
         child.kill().expect("our own child");
         child.wait().expect("our own child");
@@ -135,12 +135,13 @@ fn compete(mut first: Child, mut second: Child) -> f64 {
     (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64
 }
 
-/// Clock ticks that a process and all its descendants have used.
-fn ticks(child: &Child) -> u64 {
-    let used = |pid: u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-        fields.skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum::<u64>()
+/// Processor time that a process and all its descendants have used, ns. Not by the ticks of /proc/PID/stat: what each of
+/// many slots loses to their length adds up to some percent.
+fn used_ns(child: &Child) -> u64 {
+    let threads = |pid: u32| fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let used = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0)
     };
-    common::family(child.id()).into_iter().map(used).sum()
+    common::family(child.id()).into_iter().flat_map(threads).map(used).sum()
 }

@@ -63,9 +63,9 @@ fn on_one_processor(cpus: u32, command: &[String]) -> Child {
 /// Processor time of the first over that of the second in ten seconds, once the host's averages have settled.
 fn ratio(mut first: Child, mut second: Child) -> f64 {
     sleep(Duration::from_secs(3));
-    let before = (ticks(first.id()), ticks(second.id()));
+    let before = (used_ns(first.id()), used_ns(second.id()));
     sleep(Duration::from_secs(10));
-    let after = (ticks(first.id()), ticks(second.id()));
+    let after = (used_ns(first.id()), used_ns(second.id()));
     for child in [&mut first, &mut second] {
         child.kill().expect("our own child");
         child.wait().expect("our own child");
@@ -73,13 +73,17 @@ fn ratio(mut first: Child, mut second: Child) -> f64 {
     (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64
 }
 
-/// Clock ticks that a process and all its descendants have used.
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let own: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    own + children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(ticks).sum::<u64>()
+/// Processor time that a process and all its descendants have used, ns: more exact than the ticks of /proc/PID/stat, of
+/// which each of many slots loses some.
+fn used_ns(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of_thread = |thread: fs::DirEntry| {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let own_ns = text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).unwrap_or(0);
+        let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+        own_ns + children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(used_ns).sum::<u64>()
+    };
+    threads.map(of_thread).sum()
 }
 
 #[test]
