@@ -5,7 +5,10 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/time.h>
+#include <stdlib.h>
 #include <sys/times.h>
+#include <sys/timex.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -91,11 +94,38 @@ static void processor_time(void) {
     CHECK(at(CLOCK_PROCESS_CPUTIME_ID) - start < 0.04); /* sleep costs nothing */
 }
 
+/* How the clock is disciplined differs between machines; what is refused does not. */
+static void discipline(void) {
+    struct timex state = {.modes = 0};
+    int is = adjtimex(&state);
+    CHECK(is >= TIME_OK && is <= TIME_ERROR && (is == TIME_ERROR) == !!(state.status & STA_UNSYNC));
+    CHECK(state.tick >= 9000 && state.tick <= 11000 && state.precision > 0 && state.tolerance == 500 << 16);
+    CHECK(labs(state.time.tv_sec - time(0)) <= 1);
+    CHECK(clock_adjtime(CLOCK_REALTIME, &state) == is);
+    state.modes = ADJ_OFFSET_SS_READ;
+    CHECK(adjtimex(&state) >= 0);
+    state.modes = 0x8000;
+    CHECK_ERRNO(adjtimex(&state), EINVAL);
+    CHECK_ERRNO(adjtimex((void *)8), EFAULT);
+    state.modes = 0;
+    CHECK_ERRNO(clock_adjtime(CLOCK_MONOTONIC, &state), EOPNOTSUPP);
+    CHECK_ERRNO(clock_adjtime(99, &state), EINVAL);
+    if (fork() == 0) {
+        CHECK(setresuid(65534, 65534, 65534) == 0);
+        state.modes = ADJ_TICK, state.tick = 10000;
+        CHECK_ERRNO(adjtimex(&state), EPERM);
+        _exit(check_failures != 0);
+    }
+    int status;
+    CHECK(wait(&status) > 0 && status == 0);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IOLBF, 0);
     reading();
     sleeping();
     intervals();
     processor_time();
+    discipline();
     DONE();
 }

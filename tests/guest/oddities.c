@@ -157,6 +157,7 @@ static void comparing(void) {
     CHECK((order == 1 || order == 2) && syscall(SYS_kcmp, own, own, KCMP_FILE, other, fd) == 3 - order);
     CHECK_ERRNO(syscall(SYS_kcmp, own, own, KCMP_FILE, fd, 999), EBADF);
     CHECK_ERRNO(syscall(SYS_kcmp, own, own, 100, 0, 0), EINVAL);
+    CHECK(syscall(SYS_kcmp, own, getppid(), KCMP_SYSVSEM, 0, 0) == 0); /* neither has any */
     CHECK_ERRNO(syscall(SYS_kcmp, own, 1 << 30, KCMP_VM, 0, 0), ESRCH);
     pid_t child = fork();
     if (child == 0) pause();

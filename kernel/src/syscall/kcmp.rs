@@ -1,6 +1,7 @@
 //! kcmp(2): whether two processes share something.
 
 use super::{Fd, Pid};
+use crate::ipc::sysv;
 use crate::task::access::{Creds, may_access};
 use crate::task::{self, Task};
 use crate::{Errno, Result};
@@ -33,6 +34,10 @@ fn kcmp(task: &Arc<Task>, first: Pid, second: Pid, kind: u32, one: u64, other: u
         FILES => order(first.files().ok().as_ref(), second.files().ok().as_ref()),
         FS => order(first.fs().ok().as_ref(), second.fs().ok().as_ref()),
         SIGHAND => first.process().signal.actions_id().cmp(&second.process().signal.actions_id()),
+        // As on Linux, those who have no adjustments share that.
+        SYSVSEM if !sysv::adjusts(first.process().pid().0) && !sysv::adjusts(second.process().pid().0) => {
+            Ordering::Equal
+        }
         SYSVSEM => order(Some(first.process()), Some(second.process())),
         // Nobody has an I/O context.
         IO => Ordering::Equal,

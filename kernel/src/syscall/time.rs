@@ -19,6 +19,8 @@ rows! {
     nr::__NR_clock_nanosleep, clock_nanosleep(clock: i32, flags: u32, request: u64, rem: u64) => clock_nanosleep, Full;
     nr::__NR_nanosleep, nanosleep(request: u64, rem: u64) => nanosleep, Full;
     nr::__NR_gettimeofday, gettimeofday(out: u64, zone: u64) => gettimeofday, Full;
+    nr::__NR_adjtimex, adjtimex(state: UserAddr) => adjtimex, Partial("setting is never permitted");
+    nr::__NR_clock_adjtime, clock_adjtime(clock: i32, state: UserAddr) => clock_adjtime, Partial("setting is never permitted");
     nr::__NR_settimeofday, settimeofday(new: u64, zone: u64) => settimeofday, Partial("never permitted");
     nr::__NR_time, time(out: u64) => time_call, Full;
     nr::__NR_alarm, alarm(seconds: u32) => alarm, Full;
@@ -40,6 +42,13 @@ const THREAD_CPUTIME: i32 = 3;
 const ABSTIME: u32 = 1;
 /// `TFD_TIMER_CANCEL_ON_SET`: nothing sets the clock.
 const CANCEL_ON_SET: u32 = 2;
+/// Words of `struct timex`, and what its fields may hold.
+const TIMEX_WORDS: usize = 26;
+const ADJ_OFFSET: u32 = 1;
+const ADJ_OFFSET_READONLY: u32 = 0x2000;
+const ADJ_ADJTIME: u32 = 0x8000;
+const STA_UNSYNC: u32 = 0x40;
+const TIME_ERROR: u32 = 5;
 /// Resolution of the coarse clocks, ns.
 const COARSE_NS: u64 = 4_000_000;
 
@@ -57,6 +66,50 @@ fn clock_settime(_: &Arc<Task>, clock: i32, new: u64) -> Result<()> {
     let settable = ClockId::from_raw(clock)? == ClockId::Realtime;
     time::read_timespec(new)?;
     Err(if settable { Errno::EPERM } else { Errno::EINVAL })
+}
+
+/// The state of a clock that nobody disciplines, as words of `struct timex`; the host sees to the time.
+fn undisciplined() -> [i64; TIMEX_WORDS] {
+    const ERROR_US: i64 = 16_000_000;
+    let mut timex = [0; TIMEX_WORDS];
+    let now_us = (time::realtime_ns() / 1000) as i64;
+    let fields = [
+        (3, ERROR_US),              // maxerror
+        (4, ERROR_US),              // esterror
+        (5, i64::from(STA_UNSYNC)), // status
+        (6, 2),                     // constant
+        (7, 1),                     // precision, us
+        (8, 500 << 16),             // tolerance, ppm * 2^16
+        (9, now_us / 1_000_000),    // time
+        (10, now_us % 1_000_000),
+        (11, 10_000), // tick, us
+    ];
+    for (word, value) in fields {
+        timex[word] = value;
+    }
+    timex
+}
+
+fn adjtimex(_: &Arc<Task>, state: UserAddr) -> Result<u32> {
+    let modes: u32 = user::read_val(state)?;
+    if modes & ADJ_ADJTIME != 0 && modes & ADJ_OFFSET == 0 {
+        return Err(Errno::EINVAL);
+    }
+    // ADJ_OFFSET_SS_READ asks and sets nothing.
+    if modes != 0 && modes & ADJ_OFFSET_READONLY == 0 {
+        return Err(Errno::EPERM);
+    }
+    let mut timex = undisciplined();
+    timex[0] = i64::from(modes);
+    user::write_val(state, &timex)?;
+    Ok(TIME_ERROR)
+}
+
+fn clock_adjtime(task: &Arc<Task>, clock: i32, state: UserAddr) -> Result<u32> {
+    match ClockId::from_raw(clock)? {
+        ClockId::Realtime if clock == 0 => adjtimex(task, state),
+        _ => Err(Errno::EOPNOTSUPP),
+    }
 }
 
 fn settimeofday(_: &Arc<Task>, new: u64, _zone: u64) -> Result<()> {

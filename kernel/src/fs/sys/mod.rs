@@ -1,6 +1,7 @@
 //! /sys: the machine's processors, and directories that programs expect. Source: sysfs(5),
 //! Documentation/ABI/{stable,testing}/sysfs-devices-system-cpu.
 
+mod cache;
 mod loops;
 mod net;
 
@@ -130,6 +131,11 @@ const FILES: [(&str, OfCpus); 6] = [
     ("present", || list(0..hotplug::present())),
 ];
 
+/// The mask of one CPU.
+fn own_mask(cpu: u32) -> String {
+    super::proc::cpu_mask(&[cpu], sched::possible())
+}
+
 /// As the host reads truth values: 1, y, on and the like.
 fn truth(text: &[u8]) -> Result<bool> {
     match text.trim_ascii() {
@@ -147,7 +153,7 @@ struct Cpus {
 impl Cpus {
     fn cpu(&self, cpu: u32) -> InodeRef {
         let tree = Tree(&self.fs);
-        let only = move || super::proc::cpu_mask(&[cpu], sched::possible());
+        let only = move || own_mask(cpu);
         let topology = StaticDir::new()
             .add("core_cpus", tree.text(only))
             .add("core_cpus_list", tree.text(move || format!("{cpu}")))
@@ -160,7 +166,7 @@ impl Cpus {
             .add("physical_package_id", tree.text(|| "0".into()))
             .add("thread_siblings", tree.text(only))
             .add("thread_siblings_list", tree.text(move || format!("{cpu}")));
-        let dir = StaticDir::new().add("topology", tree.dir(topology));
+        let dir = StaticDir::new().add("cache", cache::directory(tree, cpu)).add("topology", tree.dir(topology));
         // As on x86 since Linux 6.5 the first one cannot go.
         tree.dir(if cpu == 0 { dir } else { dir.add("online", self.switch(cpu)) })
     }

@@ -289,6 +289,11 @@ fn index_of(id: i32) -> i32 {
     id & ((1 << INDEX_BITS) - 1)
 }
 
+/// Whether process `pid` has adjustments of semaphores that its end undoes.
+pub fn adjusts(pid: i32) -> bool {
+    namespace().sem.list().iter().any(|set| set.adjusts(pid))
+}
+
 /// A process ends: its adjustments of semaphores are undone.
 pub fn exit(pid: i32) {
     let namespace = namespace();

@@ -223,6 +223,11 @@ impl Set {
         self.queue.wake_all();
     }
 
+    /// Whether process `pid` has adjustments here.
+    pub fn adjusts(&self, pid: i32) -> bool {
+        self.state.lock().undo.contains_key(&pid)
+    }
+
     /// Process `pid` ends.
     pub fn undo(&self, pid: i32) {
         let mut state = self.state.lock();
