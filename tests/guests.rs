@@ -69,6 +69,13 @@ fn watchpoints() {
     same_as_host("watchpoints");
 }
 
+/// In machines only: the host's name for cores is not to be changed.
+#[test]
+fn cores() {
+    let outcome = Run::in_machine(2, guest_program("cores", false), &[]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:?}");
+}
+
 #[test]
 fn timers() {
     same_as_host("timers");

@@ -27,7 +27,10 @@ const KERNEL_MODULES: &[(&str, &str)] = &[
     ("signal", "fs landlock sched task time"),
     ("stats", "syscall"),
     ("syscall", "fs futex ipc keys landlock loader log net random sched signal task time tty vm"),
-    ("task", "boot bpf fs futex ipc keys landlock loader machine net random sched signal stats syscall time tty vm"),
+    (
+        "task",
+        "boot bpf fs futex ipc keys landlock loader machine net random sched setting signal stats syscall time tty vm",
+    ),
     ("time", "fs signal task"),
     ("tty", "fs signal task time"),
     ("vm", "setting stats"),

@@ -2,12 +2,12 @@
 
 use super::state::{NO_STACK, PrivateState};
 use super::*;
-use crate::task::{Task, WaitStatus, exit, ids, ptrace, rseq, stop};
+use crate::task::{Task, WaitStatus, coredump, exit, ids, ptrace, rseq, stop};
 use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::*;
-use linux_raw_sys::general::{__NR_restart_syscall, RLIMIT_CORE};
+use linux_raw_sys::general::__NR_restart_syscall;
 use umbel_abi::linux::StackT;
 use umbel_gate::{Regs, fpu};
 use umbel_mm::user::{self, UserAddr};
@@ -56,7 +56,7 @@ pub fn deliver(task: &Arc<Task>, regs: &mut Regs) {
         if action.handler > SIG_IGN {
             handle(task, regs, &info, &action);
         } else if action.handler == SIG_DFL {
-            by_default(task, info.signo(), continues);
+            by_default(task, &info, continues);
         }
         if must_leave(task) {
             // The flag is set again by whoever decided so; what is left is delivered after the stop.
@@ -104,18 +104,18 @@ pub(super) fn take_pending(private: &mut PrivateState, shared: &mut Pending, blo
 }
 
 /// The action of a signal without a handler. `continues`: the count of SIGCONTs when it was taken.
-fn by_default(task: &Arc<Task>, signo: Signo, continues: u64) {
+fn by_default(task: &Arc<Task>, info: &SigInfo, continues: u64) {
+    let signo = info.signo();
     let process = task.process();
     if process.unkillable.load(Relaxed) && bit(signo) & UNBLOCKABLE == 0 {
         return;
     }
-    let core = match default_action(signo) {
-        number::Default::Ignore | number::Default::Continue => return,
-        number::Default::Stop => return begin_stop(task, signo, continues),
-        number::Default::Terminate => false,
-        number::Default::Core => process.limit(RLIMIT_CORE) > 0,
-    };
-    exit::group_exit(process, WaitStatus::signaled(signo, core));
+    match default_action(signo) {
+        number::Default::Ignore | number::Default::Continue => {}
+        number::Default::Stop => begin_stop(task, signo, continues),
+        number::Default::Terminate => exit::group_exit(process, WaitStatus::signaled(signo, false)),
+        number::Default::Core => coredump::end(task, info),
+    }
 }
 
 /// Starts a group stop, unless a SIGCONT came since the signal was taken or nobody is left to continue the group.

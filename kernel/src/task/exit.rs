@@ -44,6 +44,7 @@ pub fn kick_threads(process: &Process) {
 /// Everything that is left to do for a thread that has left the run loop. Afterwards it may only switch away for ever.
 pub fn leave(task: &Arc<Task>) {
     task.thread.clear_interrupt();
+    super::coredump::leaving(task);
     let own = WaitStatus::exited(task.exit_code.load(Relaxed));
     ptrace::stops::exit(task, task.process().group_exit().unwrap_or(own).0);
     ptrace::relation::tracer_exit(task);

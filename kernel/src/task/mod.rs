@@ -12,6 +12,7 @@ pub mod acct;
 mod arch;
 pub mod clone;
 mod completion;
+pub mod coredump;
 mod cred;
 pub mod exec;
 pub mod exit;

@@ -64,8 +64,10 @@ pub struct Process {
     pub expedites: AtomicBool,
     /// personality(2).
     pub personality: AtomicU32,
-    /// `/proc/PID/coredump_filter`: kept for programs that set it; no core is written.
+    /// `/proc/PID/coredump_filter`: see [`super::coredump`].
     pub coredump_filter: AtomicU32,
+    /// While a core is to be written: what the threads that left had in their registers.
+    pub(super) cores: SpinLock<Option<Vec<super::coredump::Thread>>>,
     /// `/proc/PID/oom_score_adj`: see [`super::oom`].
     pub oom_score_adj: AtomicI32,
     /// The least value that it may be given without `CAP_SYS_RESOURCE`.
@@ -179,6 +181,7 @@ impl Process {
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
             coredump_filter: AtomicU32::new(0x33),
+            cores: SpinLock::new(Rank::Leaf, None),
             uid: AtomicU32::new(0),
             user: SpinLock::new(Rank::Process, User::of(0)),
             zombie: SpinLock::new(Rank::Process, None),
@@ -306,6 +309,14 @@ impl Process {
     /// The decided status.
     pub fn group_exit(&self) -> Option<WaitStatus> {
         *self.group_exit.lock()
+    }
+
+    /// A core was written: the status says so.
+    pub(super) fn note_core(&self) {
+        const CORE: u32 = 0x80;
+        if let Some(status) = self.group_exit.lock().as_mut() {
+            status.0 |= CORE;
+        }
     }
 
     /// Decides the status; the first decision stands. Returns whether this was the first.

@@ -230,9 +230,13 @@ impl ProcessTimer {
         if !self.interval.due(now_ns) {
             return;
         }
-        if self.clock.is_cpu_time() && self.cpu_expirations() == 0 {
+        let count = if self.clock.is_cpu_time() { self.cpu_expirations() } else { 1 };
+        if count == 0 {
             let _ = self.interval.set(self.next_check(), 0);
-        } else if !self.send() {
+            return;
+        }
+        self.overrun.fetch_add(count - 1, Relaxed);
+        if !self.send() {
             self.go_on(now_ns + IGNORED_NS);
         }
     }

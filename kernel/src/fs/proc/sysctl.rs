@@ -10,6 +10,7 @@ use crate::ipc::{aio, mqueue, pipe};
 use crate::sched::group;
 use crate::setting::Setting;
 use crate::syscall::system;
+use crate::task::coredump::pattern;
 use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
 use crate::vm::commit;
@@ -38,6 +39,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("boot_id", text(boot_id))
         .add("uuid", text(|| String::from_utf8_lossy(&random::uuid()).into()));
     let kernel = fixed(KERNEL)
+        .add("core_pattern", core_pattern(fs))
         .add("hostname", uts_name(fs, |names| &mut names.host))
         .add("domainname", uts_name(fs, |names| &mut names.domain))
         .add("osrelease", text(|| system::RELEASE.into()))
@@ -206,8 +208,6 @@ const RANDOM: &[(&str, &str)] = &[
 ];
 
 const KERNEL: &[(&str, &str)] = &[
-    ("core_pattern", "core"),
-    ("core_uses_pid", "0"),
     ("dmesg_restrict", "0"),
     ("kptr_restrict", "1"),
     ("ngroups_max", "65536"),
@@ -254,7 +254,7 @@ const FS_SETTINGS: Settings = &[
     ("pipe-user-pages-soft", &pipe::USER_PAGES_SOFT),
 ];
 
-const KERNEL_SETTINGS: Settings = &[("io_uring_disabled", &IO_URING_DISABLED)];
+const KERNEL_SETTINGS: Settings = &[("core_uses_pid", &pattern::USES_PID), ("io_uring_disabled", &IO_URING_DISABLED)];
 
 const VM_SETTINGS: Settings = &[("max_map_count", &MAX_AREAS), ("overcommit_memory", &commit::MODE)];
 
@@ -304,6 +304,12 @@ fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
 fn boot_id() -> String {
     static ID: Once<[u8; 36]> = Once::new();
     String::from_utf8_lossy(ID.call_once(random::uuid)).into()
+}
+
+/// How core files are named.
+fn core_pattern(fs: &Arc<PseudoFs>) -> InodeRef {
+    let read = || Ok([&pattern::get()[..], b"\n"].concat());
+    TextFile::writable(Meta::new(fs, 0o644), read, pattern::set)
 }
 
 /// One of the names of the caller's machine, which root may change.
