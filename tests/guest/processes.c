@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -209,6 +210,28 @@ static void ignored_children(void) {
     CHECK(wait(0) > 0 && getrusage(RUSAGE_CHILDREN, &after) == 0 && after.ru_maxrss > 40 << 10);
 }
 
+static ino_t directory_of(pid_t pid) {
+    char name[40];
+    struct stat st = {0};
+    snprintf(name, sizeof name, "/proc/%d", pid);
+    CHECK(stat(name, &st) == 0);
+    return st.st_ino;
+}
+
+/* The directory of a process is another one when another process has its number. Who may not choose numbers does not see. */
+static void numbers_again(void) {
+    pid_t first = fork();
+    if (first == 0) pause();
+    ino_t before = directory_of(first);
+    CHECK(before == directory_of(first) && kill(first, SIGKILL) == 0 && waitpid(first, 0, 0) == first);
+    unsigned long wanted[] = {first}, args[11] = {0, 0, 0, 0, SIGCHLD, 0, 0, 0, (unsigned long)wanted, 1};
+    pid_t second = syscall(SYS_clone3, args, sizeof args);
+    if (second == 0) pause(), _exit(0);
+    if (second < 0) return;
+    CHECK(second == first && directory_of(second) != before);
+    CHECK(kill(second, SIGKILL) == 0 && waitpid(second, 0, 0) == second);
+}
+
 static unsigned long counter(void) { return __builtin_ia32_rdtsc(); }
 
 /* PR_SET_TSC: for the thread and what it makes; reading the counter is SIGSEGV. */
@@ -231,6 +254,7 @@ static void time_stamp_counter(void) {
 int main(int argc, char **argv, char **environment) {
     if (argc > 1 && !strcmp(argv[1], "--child")) return child_after_exec(argc, argv, environment);
     setvbuf(stdout, 0, _IOLBF, 0);
+    numbers_again();
     ignored_children();
     time_stamp_counter();
     exit_statuses();

@@ -116,9 +116,23 @@ static void changes(void) {
     CHECK(set_policy(0, SCHED_OTHER, 0) == 0);
 }
 
+/* A process that has ended is asked about until it has been waited for. */
+static void ended(void) {
+    struct sched_param param = {7};
+    siginfo_t info;
+    pid_t child = fork();
+    if (child == 0) _exit(set_policy(0, SCHED_BATCH, 0) != 0);
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT) == 0);
+    CHECK(sched_getscheduler(child) == SCHED_BATCH && sched_getparam(child, &param) == 0 && param.sched_priority == 0);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK_ERRNO(sched_getscheduler(child), ESRCH);
+}
+
 int main(void) {
     cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
     affinity();
+    ended();
     shares();
     changes();
     policies();

@@ -66,15 +66,34 @@ fn sched_yield(_: &Arc<Task>) -> Result<()> {
     Ok(())
 }
 
-/// Policy and priority of a class.
+/// Policy and priority of a task.
 fn policy_of(task: &Task) -> (u32, u32) {
-    match task.sched.class() {
+    policy(task.sched.class(), task.sched.flags().0)
+}
+
+/// Policy and priority of a class.
+fn policy(class: Class, batch: bool) -> (u32, u32) {
+    match class {
         Class::Fifo { priority } => (SCHED_FIFO, u32::from(priority)),
         Class::RoundRobin { priority } => (SCHED_RR, u32::from(priority)),
         Class::Fair { idle: true, .. } => (SCHED_IDLE, 0),
-        Class::Fair { .. } if task.sched.flags().0 => (SCHED_BATCH, 0),
+        Class::Fair { .. } if batch => (SCHED_BATCH, 0),
         Class::Fair { .. } => (SCHED_OTHER, 0),
     }
+}
+
+/// Policy and priority of a thread, or of a process that has ended and was not waited for; and whether forks reset it.
+fn shown(task: &Arc<Task>, pid: Pid) -> Result<((u32, u32), bool)> {
+    let (class, (batch, resets)) = match find(task, pid) {
+        Ok(target) => (target.sched.class(), target.sched.flags()),
+        Err(Errno::ESRCH) => {
+            let ended = task::find_process(pid).ok_or(Errno::ESRCH)?;
+            let class = *ended.end_class.lock();
+            class.ok_or(Errno::ESRCH)?
+        }
+        Err(errno) => return Err(errno),
+    };
+    Ok((policy(class, batch), resets))
 }
 
 /// An id and an address that are there at all, which is asked before whether they lead anywhere.
@@ -91,7 +110,8 @@ fn sched_setparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
 
 fn sched_getparam(task: &Arc<Task>, pid: Pid, param: UserAddr) -> Result<()> {
     given(pid, param)?;
-    write_val(param, &policy_of(&*find(task, pid)?).1)
+    let ((_, priority), _) = shown(task, pid)?;
+    write_val(param, &priority)
 }
 
 fn sched_setscheduler(task: &Arc<Task>, pid: Pid, policy: u32, param: UserAddr) -> Result<()> {
@@ -124,9 +144,8 @@ fn set_scheduler(task: &Task, target: &Arc<Task>, policy: u32, priority: u32) ->
 }
 
 fn sched_getscheduler(task: &Arc<Task>, pid: Pid) -> Result<u32> {
-    let target = find(task, pid)?;
-    let reset = if target.sched.flags().1 { SCHED_RESET_ON_FORK } else { 0 };
-    Ok(policy_of(&target).0 | reset)
+    let ((policy, _), resets) = shown(task, pid)?;
+    Ok(policy | if resets { SCHED_RESET_ON_FORK } else { 0 })
 }
 
 /// Priorities that a policy knows.

@@ -180,6 +180,7 @@ fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, st
         return Gone::Thread(pass_children(table, process, tid, heir));
     }
     node.zombie = Some(status);
+    *process.end_class.lock() = Some((task.sched.class(), task.sched.flags()));
     process.end_status.store(status.0, Relaxed);
     process.ended.store(true, Release);
     table.tasks.remove(&pid.0);

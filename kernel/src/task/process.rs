@@ -8,6 +8,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 use umbel_smp::lock::{Rank, SpinLock};
+use umbel_smp::runqueue::Class;
 use umbel_smp::wait::WaitQueue;
 
 /// A process: what its threads share. Its place in the tree is in [`super::ids`].
@@ -56,6 +57,8 @@ pub struct Process {
     pub(super) zombie: SpinLock<Option<Charge>>,
     /// All threads are gone: see [`Self::has_ended`].
     pub(super) ended: AtomicBool,
+    /// How its last thread was scheduled, once it has ended: its class, and whether it was a batch's and reset at forks.
+    pub end_class: SpinLock<Option<(Class, (bool, bool))>>,
     /// The status that it ended with, once it has.
     pub(super) end_status: AtomicU32,
     /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
@@ -186,6 +189,7 @@ impl Process {
             user: SpinLock::new(Rank::Process, User::of(0)),
             zombie: SpinLock::new(Rank::Process, None),
             ended: AtomicBool::new(false),
+            end_class: SpinLock::new(Rank::Leaf, None),
             end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),
             expedites: AtomicBool::new(false),

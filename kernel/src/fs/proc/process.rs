@@ -65,8 +65,14 @@ impl Subject {
 }
 
 /// Inode number of the directory of `id`.
+///
+/// Another one when another process has that id: the time when it began is in it.
 pub fn ino(id: Pid) -> u64 {
-    INO_BASE + id.0 as u64
+    /// Bits of the time, and what they count: 131 us.
+    const TIME: (u64, u32) = (0x3f_ffff, 17);
+    let process = task::find_task(id).map(|task| task.process().clone()).or_else(|| task::find_process(id));
+    let began = process.map_or(0, |process| process.start_ns >> TIME.1 & TIME.0);
+    began << 33 | (INO_BASE + id.0 as u64)
 }
 
 /// The directory `/proc/NUMBER` of `id`, as `ns` shows it.
