@@ -7,11 +7,21 @@ use std::process::Command;
 
 #[test]
 fn every_model_holds() {
+    run("loom", "--cfg loom", &[]);
+}
+
+#[test]
+fn the_large_models_hold() {
+    run("shuttle", "--cfg loom --cfg shuttle", &["--test", "large"]);
+}
+
+fn run(directory: &str, flags: &str, which: &[&str]) {
     let status = Command::new(env!("CARGO"))
         .args(["test", "-p", "loom-tests", "--release", "--target-dir"])
-        .arg(target_dir().join("loom"))
+        .arg(target_dir().join(directory))
+        .args(which)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .env("RUSTFLAGS", "--cfg loom")
+        .env("RUSTFLAGS", flags)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
         .expect("cargo runs");

@@ -95,5 +95,5 @@ fn give_way() {
         let _ = unsafe { umbel_host::raw::syscall(NR_SCHED_YIELD, [0; 6]) };
     }
     #[cfg(loom)]
-    loom::thread::yield_now();
+    umbel_smp::sync::yield_now();
 }

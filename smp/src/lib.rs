@@ -1,6 +1,6 @@
 //! Virtual CPUs and what their concurrency needs: locks, wait queues, threads, cross-calls, run queues.
 //!
-//! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`).
+//! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`, shuttle's if also `cfg(shuttle)`).
 //! * [`lock`]: spinning and sleeping locks with ranks. [`wait`]: wait queues and poll registrations.
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
 //! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
@@ -12,6 +12,13 @@
 #![no_std]
 
 extern crate alloc;
+/// Whose atomics and threads models run on.
+#[cfg(all(loom, not(shuttle)))]
+extern crate loom as checker;
+#[cfg(shuttle)]
+extern crate shuttle as checker;
+#[cfg(shuttle)]
+extern crate std;
 
 #[cfg(not(loom))]
 pub mod cpu;

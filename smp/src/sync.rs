@@ -1,15 +1,15 @@
 //! The one place from which every protocol between virtual CPUs takes its atomics.
 //!
-//! Outside `cfg(loom)` these are `core`'s, and the futex is the host's. Under `cfg(loom)` they are loom's, so that the
-//! models in `loom-tests` run the very code that ships. Fences are explicit everywhere (`fence(SeqCst)`): loom models
+//! Outside `cfg(loom)` these are `core`'s, and the futex is the host's. Under `cfg(loom)` they are loom's, or shuttle's if
+//! `cfg(shuttle)` is set as well, so that the models in `loom-tests` run the very code that ships. Fences are explicit everywhere (`fence(SeqCst)`): loom models
 //! fences, not the total order of SeqCst accesses.
 
-#[cfg(not(loom))]
-pub use core::sync::atomic::{
+#[cfg(loom)]
+pub use checker::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
-#[cfg(loom)]
-pub use loom::sync::atomic::{
+#[cfg(not(loom))]
+pub use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
@@ -25,7 +25,13 @@ pub fn spin_hint() {
     #[cfg(not(loom))]
     core::hint::spin_loop();
     #[cfg(loom)]
-    loom::hint::spin_loop();
+    checker::hint::spin_loop();
+}
+
+/// In a model: lets another thread go on.
+#[cfg(loom)]
+pub fn yield_now() {
+    checker::thread::yield_now();
 }
 
 /// Whether the step `name` is deliberately broken: the models run once more with each, to show that they would notice.
@@ -81,7 +87,7 @@ macro_rules! const_new {
     };
 }
 
-#[cfg(not(loom))]
+#[cfg(any(not(loom), shuttle))]
 mod cell {
     /// A cell whose accesses loom checks for races. The pointers it gives out count as accesses while they live.
     #[derive(Debug)]
@@ -136,7 +142,7 @@ mod cell {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(loom, not(shuttle)))]
 mod cell {
     use loom::cell::{ConstPtr, MutPtr};
 
@@ -215,11 +221,11 @@ mod futex {
 #[cfg(loom)]
 mod futex {
     //! The host's futex as a model: one condition variable a word, all under one lock, as the host's hash bucket is.
-    //! A wait that nobody ends is a deadlock, which loom reports.
+    //! A wait that nobody ends is a deadlock, which is reported.
 
     extern crate std;
     use super::{AtomicU32, Ordering};
-    use loom::sync::{Condvar, Mutex};
+    use checker::sync::{Condvar, Mutex};
     use std::collections::HashMap;
     use std::sync::Arc;
 
@@ -228,7 +234,7 @@ mod futex {
         waiters: HashMap<usize, (Arc<Condvar>, u32)>,
     }
 
-    loom::lazy_static! {
+    checker::lazy_static! {
         static ref BUCKET: Mutex<Bucket> = Mutex::new(Bucket::default());
     }
 

@@ -13,7 +13,7 @@ std::thread_local! {
     static CURRENT: ThreadRef = Arc::new(Thread::adopted(0, 0));
 }
 #[cfg(loom)]
-loom::thread_local! {
+checker::thread_local! {
     static CURRENT: ThreadRef = Arc::new(Thread::adopted(0, 0));
 }
 
