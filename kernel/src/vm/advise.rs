@@ -148,6 +148,7 @@ impl Space {
     fn discard(&self, range: &Range<u64>, advice: u32, doomed: &mut Doomed) -> Result<()> {
         {
             let inner = self.inner.read();
+            inner.edges.note(&(range.start / PAGE..range.end / PAGE));
             let advised = Advised::new(&inner, range, advice);
             if self.discard_here(&inner, &advised.parts, doomed) {
                 return advised.result;

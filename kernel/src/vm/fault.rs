@@ -10,9 +10,11 @@
 //! ([`umbel_mm::holders`]) under the table's lock; nothing is taken away meanwhile, except by who has it alone.
 
 use super::object::PageSource;
+use super::run::{PresentRun, around, contiguous, map_host};
 use super::space::{Doomed, Inner, Space};
-use super::table::{PageTable, Pte};
+use super::table::Pte;
 use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmaFlags};
+use super::warm::host_page;
 use crate::{Errno, Result, stats};
 use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
@@ -27,17 +29,12 @@ pub const SEGV_ACCERR: i32 = 2;
 
 /// First and longest anonymous runs, in pages.
 pub(super) const FIRST_RUN: u64 = 16;
-/// Pages looked at around a fault on pages that are present.
-const MAP_AROUND: u64 = MAX_RUN as u64;
 /// Pages copied together.
 const COPY_AROUND: u64 = 4;
 /// Pages of a host file copied together.
 const HOST_COPY: u64 = 16;
 /// Pages made writable together when nobody else has them any more.
 const REUSE_AROUND: u64 = 64;
-/// Pages of a host file mapped together: an area costs the same however long it is.
-const HOST_AROUND: u64 = 1 << 16;
-
 /// What a fault, or a copy on the guest's behalf, wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -111,9 +108,7 @@ impl Space {
             }
         }
         let mut inner = self.inner.write();
-        if self.activate() {
-            super::warm::warm(&mut inner);
-        }
+        self.activate();
         if inner.vmas.find(addr).is_none() {
             grow_stack(&mut inner, addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
         }
@@ -204,7 +199,7 @@ impl Space {
                 return self.copy_host_pages(inner, vma, vpn, map);
             }
             PageSource::Host { fd, offset } => {
-                return if map { map_host(inner.table.get_mut(), vma, vpn, fd, offset) } else { Ok(()) };
+                return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
             }
         }
         if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
@@ -302,8 +297,8 @@ fn area_for(inner: &Inner, addr: u64, access: Access) -> FaultResult<&Vma> {
     if access.allowed_by(vma.prot) { Ok(vma) } else { Err(Fault::Segv(SEGV_ACCERR)) }
 }
 
-/// Makes page `vpn` of `vma` present for the access, as far as that takes nothing away and asks no object; maps it in the
-/// current slot if `map`.
+/// Makes page `vpn` of `vma` present for the access, as far as that takes nothing away and no object must make it; maps it in
+/// the current slot if `map`.
 fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> FaultResult<Added> {
     loop {
         {
@@ -328,7 +323,12 @@ fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> Fault
             Backing::Anonymous if allocate_run(inner, vma, vpn, map)? => return Ok(Added::New),
             // Another thread was faster.
             Backing::Anonymous => {}
-            Backing::File { .. } => return Ok(Added::Nothing),
+            Backing::File { .. } => {
+                let Some((fd, offset)) = host_page(vma, vpn).filter(|_| map && !write) else {
+                    return Ok(Added::Nothing);
+                };
+                return map_host(inner, vma, vpn, fd, offset).map(|()| Added::Present);
+            }
         }
     }
 }
@@ -338,12 +338,6 @@ fn release(old: Pte) {
     if old.is_present() {
         frame::put_run(old.pfn(), 1);
     }
-}
-
-/// Pages of `vma` in the aligned window of `size` pages (a power of two) around `vpn`.
-fn around(vma: &Vma, vpn: u64, size: u64) -> Range<u64> {
-    let start = vpn & !(size - 1);
-    start.max(vma.pages().start)..(start + size).min(vma.pages().end)
 }
 
 fn grow_stack(inner: &mut Inner, addr: u64) -> Option<()> {
@@ -377,7 +371,7 @@ fn allocate_run(inner: &Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<bo
         if usage.free < usage.total / 16 {
             size = 1;
         }
-        let window = around(vma, vpn, size);
+        let window = inner.edges.clip(around(vma, vpn, size), vpn);
         (table.absent_down_to(vpn, window.start)..table.next_present(vpn..window.end), size)
     };
     let end = pages.end;
@@ -484,58 +478,6 @@ fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed
     Ok((run, alone))
 }
 
-/// The longest run of pages around `vpn`, within `window`, whose entries pass `fits` and whose frames are contiguous.
-fn contiguous(table: &PageTable, vpn: u64, window: &Range<u64>, fits: impl Fn(Pte) -> bool) -> Range<u64> {
-    let mut run = vpn..vpn + 1;
-    let mut table = table.cursor();
-    let mut pte = table.get(vpn);
-    while run.start > window.start {
-        let below = table.get(run.start - 1);
-        if !below.is_present() || !fits(below) || !frame::follows(below.pfn(), pte.pfn()) {
-            break;
-        }
-        pte = below;
-        run.start -= 1;
-    }
-    pte = table.get(vpn);
-    while run.end < window.end {
-        let above = table.get(run.end);
-        if !above.is_present() || !fits(above) || !frame::follows(pte.pfn(), above.pfn()) {
-            break;
-        }
-        pte = above;
-        run.end += 1;
-    }
-    run
-}
-
-/// A run of present pages, claimed for the current slot.
-struct PresentRun {
-    addr: u64,
-    first: Pfn,
-    count: u32,
-    prot: Prot,
-}
-
-impl PresentRun {
-    /// The run around `vpn` within `window`; of one page if touches are `watched`.
-    fn claim(table: &mut PageTable, watched: bool, vma: &Vma, vpn: u64, window: Range<u64>) -> PresentRun {
-        let near = around(vma, vpn, if watched { 1 } else { MAP_AROUND });
-        let window = window.start.max(near.start)..window.end.min(near.end);
-        let pte = table.get(vpn);
-        let run = contiguous(table, vpn, &window, |other| other.is_writable() == pte.is_writable());
-        let first = table.get(run.start);
-        table.claim(run.clone(), percpu::slot());
-        let count = (run.end - run.start) as u32;
-        PresentRun { addr: run.start * PAGE, first: first.pfn(), count, prot: first.allows(vma.prot) }
-    }
-
-    fn map(self) -> Result<()> {
-        stats::FAULT_PAGES.add(self.count.into());
-        slotmap::map_frames(self.addr, self.first, self.count, self.prot.bits())
-    }
-}
-
 /// Maps the run of present pages around `vpn` in the current slot.
 fn map_present(inner: &mut Inner, vma: &Vma, vpn: u64, window: Range<u64>) -> FaultResult<()> {
     let watched = inner.watched;
@@ -550,31 +492,4 @@ fn map_over(inner: &mut Inner, vma: &Vma, vpn: u64, pages: Range<u64>) -> FaultR
         slotmap::unmap(pages.start * PAGE, (pages.end - pages.start) * PAGE);
     }
     mapped
-}
-
-/// Maps the host's pages around `vpn`, as far as they lie together in the file and no page of RAM replaces them.
-pub(super) fn map_host(table: &PageTable, vma: &Vma, vpn: u64, fd: i32, offset: u64) -> FaultResult<()> {
-    let Some((object, index)) = vma.object_page(vpn) else {
-        return Err(Fault::Bus);
-    };
-    let near = around(vma, vpn, HOST_AROUND);
-    let start = table.absent_down_to(vpn, near.start).max(vpn - (vpn.min(index)));
-    let end = table.next_present(vpn..near.end);
-    let before = vpn - start;
-    let (mut first, mut count, mut at) = (vpn, object.host_run(index, end - vpn).max(1), offset);
-    // Does the run that begins further down reach up to here?
-    if before > 0
-        && offset >= before * PAGE
-        && object.host_run(index - before, end - start) > before
-        && matches!(object.page(index - before, false), Ok(PageSource::Host { fd: same, offset: low })
-            if same == fd && low + before * PAGE == offset)
-    {
-        first = start;
-        count += before;
-        at = offset - before * PAGE;
-    }
-    let mut prot = vma.prot;
-    prot.remove(Prot::WRITE);
-    slotmap::map_host(first * PAGE, count * PAGE, fd, at, prot.bits())?;
-    Ok(())
 }

@@ -93,6 +93,9 @@ impl Space {
         }
         flags.insert(inner.lock_future);
         let (start, end, prot, backing) = (range.start, range.end, request.prot, request.backing);
+        if matches!(backing, Backing::Anonymous) {
+            inner.edges.note(&(start / PAGE..end / PAGE));
+        }
         inner.vmas.insert(Vma { start, end, prot, flags, backing });
         drop(inner);
         if flags.contains(VmaFlags::LOCKED) {

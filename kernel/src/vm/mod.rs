@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -17,6 +17,7 @@
 pub mod account;
 pub mod advise;
 pub mod commit;
+mod edges;
 pub mod fault;
 pub mod fork;
 pub mod map;
@@ -27,6 +28,7 @@ mod patch;
 pub mod policy;
 pub mod remap;
 pub mod remote;
+mod run;
 pub mod space;
 pub mod table;
 mod text;

@@ -1,10 +1,12 @@
 //! One guest address space: its state, its locks, its end.
 
 use super::account;
+use super::edges::Edges;
 use super::table::{Detached, PageTable, Pte};
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
 use super::warm::Family;
 use crate::Result;
+use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -146,6 +148,8 @@ pub(super) struct Inner {
     pub table: SpinLock<PageTable>,
     pub layout: Layout,
     pub limits: Limits,
+    /// Where runs of anonymous memory end. On its own: a kernel stack has no room for as much.
+    pub edges: Box<Edges>,
     /// Faults say which pages were touched, one by one (`clear_refs`).
     pub watched: bool,
     /// The space was made by fork.
@@ -169,6 +173,7 @@ impl Default for Inner {
             table: SpinLock::new(Rank::PageTable, PageTable::default()),
             layout: Layout::default(),
             limits: Limits::default(),
+            edges: Box::default(),
             watched: false,
             forked: false,
             notes_left: AtomicU32::new(0),
@@ -247,7 +252,7 @@ impl Space {
 
     /// Whether there is kernel memory for one more: `ENOMEM`.
     pub(super) fn room() -> Result<()> {
-        heap::room_hot((size_of::<Space>() + UpdateLog::ENTRIES_LEN) as u64)
+        heap::room_hot((size_of::<Space>() + UpdateLog::ENTRIES_LEN + size_of::<Edges>()) as u64)
     }
 
     /// A space with these contents; the caller has asked for room.

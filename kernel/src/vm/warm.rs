@@ -8,16 +8,16 @@
 //! Invariants: nothing here takes a translation away, so nothing is logged; what is mapped is what a fault would have
 //! mapped; failures are left to the fault. Locks: under the space's, which faults enter as readers ([`Space::enter`]).
 
-use super::fault::{FIRST_RUN, FaultResult, allocate_range, map_host};
+use super::fault::{FIRST_RUN, FaultResult, allocate_range};
+use super::run::{PresentRun, map_host};
 use super::space::{Inner, Space};
-use super::table::PageTable;
 use super::vma::{Backing, Prot, Vma};
-use crate::{Result, stats};
+use crate::Result;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use umbel_mm::frame::{self, MAX_RUN};
-use umbel_mm::{PAGE, Pfn, UserAddr, percpu, slotmap};
+use umbel_mm::frame;
+use umbel_mm::{PAGE, UserAddr};
 use umbel_smp::lock::RwMutexReadGuard;
 
 /// Host calls spent on a fresh slot. A fault costs about two of them.
@@ -34,49 +34,38 @@ const LOADED_ZERO: u64 = 16;
 impl Space {
     /// Maps what the space has into the current slot, which was just bound to it ([`Space::activate`] said so).
     pub fn warm(&self) {
-        let mut inner = self.inner.write();
-        // The thread may be in another slot by now.
-        self.activate();
-        warm(&mut inner);
+        drop(self.enter());
     }
 
     /// Enters the space as a reader, in a slot that is bound to it and warm. Until the guard is dropped the caller must not
     /// block.
     pub(super) fn enter(&self) -> RwMutexReadGuard<'_, Inner> {
-        loop {
-            let inner = self.inner.read();
-            if !self.activate() {
-                return inner;
-            }
-            drop(inner);
-            self.warm();
+        let inner = self.inner.read();
+        // Warming asks objects, which may sleep: the thread may be in another slot then.
+        while self.activate() {
+            warm(&inner);
         }
+        inner
     }
 
     /// Maps what a new mapping of the current space's guest will touch next, where that is cheap: pages of host files, and
     /// small anonymous areas. Failures show at the first touch.
     pub fn prefault(&self, start: u64, len: u64) {
+        let inner = self.enter();
+        let Some(vma) = inner.vmas.find(start) else { return };
         let vpn = start / PAGE;
-        {
-            let inner = self.enter();
-            let Some(vma) = inner.vmas.find(start) else { return };
-            let writable = vma.prot.contains(Prot::WRITE);
-            match &vma.backing {
-                Backing::File { .. } if !vma.prot.is_empty() => {}
-                Backing::Anonymous if writable && len <= SMALL_AREA * PAGE => {
-                    return touch_ahead(&inner, vma, vpn, len);
-                }
-                _ => return,
+        if inner.table.lock().get(vpn).is_present() {
+            return;
+        }
+        match &vma.backing {
+            Backing::File { .. } if !vma.prot.is_empty() => drop(map_if_host(&inner, vma, vpn)),
+            Backing::Anonymous if vma.prot.contains(Prot::WRITE) && len <= SMALL_AREA * PAGE => {
+                let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
+                let end = inner.table.lock().next_present(vpn..end);
+                let _ = allocate_range(&inner, vma, vpn..end, vpn, true);
+                inner.table.lock().update(vpn..vpn + 1, |_, pte| *pte = pte.ahead());
             }
-        }
-        let mut inner = self.inner.write();
-        if self.activate() {
-            warm(&mut inner);
-        }
-        let Inner { vmas, table, .. } = &mut *inner;
-        let table = table.get_mut();
-        if let Some(vma) = vmas.find(start).filter(|_| !table.get(vpn).is_present()) {
-            let _ = map_if_host(table, vma, vpn);
+            _ => {}
         }
     }
 
@@ -110,19 +99,9 @@ impl Space {
     }
 }
 
-/// The first pages of a new anonymous area, made at once.
-fn touch_ahead(inner: &Inner, vma: &Vma, vpn: u64, len: u64) {
-    let end = (vpn + len.div_ceil(PAGE).min(FIRST_RUN)).min(vma.pages().end);
-    let end = inner.table.lock().next_present(vpn..end);
-    if end > vpn {
-        let _ = allocate_range(inner, vma, vpn..end, vpn, true);
-        inner.table.lock().update(vpn..vpn + 1, |_, pte| *pte = pte.ahead());
-    }
-}
-
 /// See [`Space::warm`]: text first, as far as the budget goes. A child of fork gets what its family is known to touch.
-pub(super) fn warm(inner: &mut Inner) {
-    let mut plan = Plan { table: inner.table.get_mut(), calls: WARM_CALLS, pages: WARM_PAGES, run: None };
+fn warm(inner: &Inner) {
+    let mut plan = Plan { inner, calls: WARM_CALLS, pages: WARM_PAGES, run: None };
     let forked = inner.forked;
     if forked {
         let mut pages = inner.family.written.list();
@@ -147,74 +126,62 @@ pub(super) fn warm(inner: &mut Inner) {
 
 /// What may still be spent, and the run of frames found so far: areas that lie side by side may share one.
 struct Plan<'a> {
-    table: &'a mut PageTable,
+    inner: &'a Inner,
     calls: u32,
     pages: u64,
-    run: Option<(Range<u64>, Pfn, Prot)>,
+    run: Option<PresentRun>,
 }
 
 impl Plan<'_> {
     /// Maps what is there of pages of `vma`.
     fn area(&mut self, vma: &Vma, Range { start: mut at, end }: Range<u64>) {
         while at < end && self.calls > 0 {
-            let pte = self.table.get(at);
-            if pte.is_present() && pte.is_old() {
-                // Who touches it must be noted.
-                at += 1;
+            let run = PresentRun::claim_from(&mut self.inner.table.lock(), vma, at..end);
+            if let Some(run) = run {
+                // Who touches an old page must be noted.
+                at += u64::from(run.count).max(1);
+                self.add(run);
                 continue;
             }
-            if pte.is_present() {
-                self.add(at, pte.pfn(), pte.allows(vma.prot));
-                at += 1;
-                continue;
-            }
-            match map_if_host(self.table, vma, at) {
+            match map_if_host(self.inner, vma, at) {
                 Ok(true) => self.calls -= 1,
                 Ok(false) => {}
                 Err(_) => return,
             }
-            at = self.table.next_present(at..end);
+            at = self.inner.table.lock().next_present(at..end);
         }
     }
 
-    fn add(&mut self, vpn: u64, pfn: Pfn, prot: Prot) {
-        if let Some((pages, first, same)) = &mut self.run {
-            let last = Pfn(first.0 + (pages.end - pages.start) as u32 - 1);
-            let whole = pages.end - pages.start >= u64::from(MAX_RUN);
-            if pages.end == vpn && *same == prot && !whole && frame::follows(last, pfn) {
-                pages.end += 1;
-                return;
-            }
+    fn add(&mut self, run: PresentRun) {
+        if run.count > 0 && !self.run.as_mut().is_some_and(|before| before.append(&run)) {
+            self.flush();
+            self.run = Some(run);
         }
-        self.flush();
-        self.run = Some((vpn..vpn + 1, pfn, prot));
     }
 
     fn flush(&mut self) {
-        let Some((pages, first, prot)) = self.run.take() else { return };
-        let count = pages.end - pages.start;
+        let Some(run) = self.run.take() else { return };
+        let count = u64::from(run.count);
         if self.calls == 0 || self.pages < count {
             return;
         }
         self.calls -= 1;
         self.pages -= count;
-        stats::FAULT_PAGES.add(count);
-        self.table.claim(pages.clone(), percpu::slot());
         // What does not succeed is left to the fault.
-        let _ = slotmap::map_frames(pages.start * PAGE, first, count as u32, prot.bits());
+        let _ = run.map();
     }
 }
 
 /// Maps the host's pages around `vpn` if the object's page is one of a host file; whether it is.
-fn map_if_host(table: &PageTable, vma: &Vma, vpn: u64) -> FaultResult<bool> {
+fn map_if_host(inner: &Inner, vma: &Vma, vpn: u64) -> FaultResult<bool> {
     match host_page(vma, vpn) {
-        Some((fd, offset)) => map_host(table, vma, vpn, fd, offset).map(|()| true),
+        Some((fd, offset)) => map_host(inner, vma, vpn, fd, offset).map(|()| true),
         None => Ok(false),
     }
 }
 
 /// Where the object's page at `vpn` is in a file of the host, if it is.
-fn host_page(vma: &Vma, vpn: u64) -> Option<(i32, u64)> {
+pub(super) fn host_page(vma: &Vma, vpn: u64) -> Option<(i32, u64)> {
     let (object, index) = vma.object_page(vpn)?;
     object.host_page(index)
 }
