@@ -85,6 +85,10 @@ pub(crate) struct Meter {
     cpu_ns: AtomicU64,
     /// The latest time that was told: no later one is earlier.
     told_ns: AtomicU64,
+    /// The counter when guest code was interrupted last, until it is known whether for a turn; 0 = known.
+    interrupted: AtomicU64,
+    /// The counter when it got its turn, until guest code goes on; 0 = it does.
+    turned: AtomicU64,
     /// In a model: locks cost. Only in a call or a fault; how often the kernel is entered otherwise is up to the host.
     charging: AtomicBool,
 }
@@ -191,16 +195,29 @@ pub fn long_computations() -> u64 {
 
 /// Guest code runs next: what its time-stamp counter says is ours to answer, until [`left_guest`].
 pub fn enter_guest() {
-    process::trap_counter(true);
     let meter = &cpu::this().meter;
     meter.charging.store(false, Relaxed);
-    meter.tsc.fetch_add(TRAP_TICKS.load(Relaxed), Relaxed);
-    meter.cpu_ns.fetch_add(scale(TRAP_TICKS.load(Relaxed), RATE.load(Relaxed)), Relaxed);
+    meter.skip(TRAP_TICKS.load(Relaxed));
+    match meter.turned.swap(0, Relaxed) {
+        0 => {}
+        turned => meter.skip_since(turned),
+    }
+    process::trap_counter(true);
 }
 
 /// Back in the kernel, which reads the counter itself.
 pub fn left_guest() {
     process::trap_counter(false);
+}
+
+/// ... by an interrupt: if all that it does is to give way, no real machine would have had it.
+pub fn interrupted() {
+    cpu::this().meter.interrupted.store(clock::tsc(), Relaxed);
+}
+
+/// Another thread runs next: what it costs to go on after a turn is not the turn's any more.
+pub fn switches() {
+    cpu::this().meter.turned.store(0, Relaxed);
 }
 
 /// What the time-stamp counter of the running virtual CPU would say.
@@ -235,11 +252,8 @@ pub fn uncounted<R>(f: impl FnOnce() -> R) -> R {
     let before = clock::tsc();
     let result = f();
     let meter = &cpu::this().meter;
-    // The host may have been asked meanwhile: what came before is settled.
-    let start = meter.tsc.load(Relaxed);
-    let ticks = clock::tsc().saturating_sub(before.max(start)) + OVERHEAD.load(Relaxed);
-    meter.tsc.store(start + ticks, Relaxed);
-    meter.cpu_ns.fetch_add(scale(ticks, RATE.load(Relaxed)), Relaxed);
+    meter.skip_since(before);
+    meter.skip(OVERHEAD.load(Relaxed));
     result
 }
 
@@ -271,9 +285,15 @@ pub fn limit_ns() -> u64 {
 /// Gives way to virtual CPUs that are too far behind. The caller holds no spinning lock.
 pub fn take_turns() {
     let me = cpu::this();
-    if me.meter.now() >= TURNS.limit() {
-        leave(me, Leave::Yields);
+    let interrupted = me.meter.interrupted.swap(0, Relaxed);
+    if me.meter.now() < TURNS.limit() {
+        return;
     }
+    if interrupted != 0 {
+        me.meter.skip_since(interrupted);
+    }
+    leave(me, Leave::Yields);
+    me.meter.turned.store(clock::tsc(), Relaxed);
 }
 
 /// The running virtual CPU has nothing to do until `until_ns`, or until it is called or interrupted. Holds no lock.
@@ -348,6 +368,8 @@ impl Meter {
             tsc: AtomicU64::new(0),
             cpu_ns: AtomicU64::new(0),
             told_ns: AtomicU64::new(0),
+            interrupted: AtomicU64::new(0),
+            turned: AtomicU64::new(0),
             charging: AtomicBool::new(false),
         }
     }
@@ -379,6 +401,17 @@ impl Meter {
         self.cpu_ns.store(cpu_ns + asking_ns, Relaxed);
         self.tsc.store(after, Relaxed);
         now_ns
+    }
+
+    /// What passed since the counter said `before` does not count. What came before the host was asked last is settled.
+    fn skip_since(&self, before: u64) {
+        self.skip(clock::tsc().saturating_sub(before.max(self.tsc.load(Relaxed))));
+    }
+
+    /// So many ticks do not count.
+    fn skip(&self, ticks: u64) {
+        self.tsc.fetch_add(ticks, Relaxed);
+        self.cpu_ns.fetch_add(scale(ticks, RATE.load(Relaxed)), Relaxed);
     }
 
     /// Begins with the host task that runs.

@@ -1,8 +1,8 @@
 //! Where runnable threads go, when slices end, and how load moves between virtual CPUs.
 //!
 //! A woken thread is queued on the waker's virtual CPU, because that is about to block more often than not and a wake-up
-//! of a sleeping host thread costs more than most of the work. If the waker has not blocked soon after its last wake-ups
-//! an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
+//! of a sleeping host thread costs more than most of the work. If the waker has not blocked soon after its last wake-ups, or
+//! has woken another already, an idle virtual CPU is called at once, and comes to steal; a slice's end calls one in any case.
 //!
 //! Where virtual CPUs outnumber the host's and enough of them are busy, one more does not get more done: it would take its
 //! time from the others and bring the thread's address space to one more slot. Then threads move only when they have
@@ -49,7 +49,7 @@ fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> R
     task.sched.cpu.store(target, Relaxed);
     virt::note_ready(task);
     let cpu = cpu::get(target);
-    let urgent = {
+    let (urgent, queued) = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
         queue.run.try_push(entity, arrival)?;
@@ -58,10 +58,11 @@ fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> R
             cpu.waiting_since_ns.store(time::monotonic_ns(), Relaxed);
         }
         cpu.queued.store(queued, SeqCst);
-        match &queue.running {
+        let urgent = match &queue.running {
             Some(running) => arrival != Arrival::New && queue.run.preempts(running),
             None => true,
-        }
+        };
+        (urgent, queued)
     };
     if target != here {
         if urgent {
@@ -77,7 +78,7 @@ fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> R
         cpu.resched.store(true, Relaxed);
     }
     start_slice(here);
-    called_for_help(here);
+    called_for_help(here, queued);
     Ok(())
 }
 
@@ -96,13 +97,15 @@ fn choose(task: &Arc<Task>, here: u32) -> u32 {
     if vcpu::this().is_online() { here } else { 0 }
 }
 
-/// The running task woke somebody onto its own queue: calls an idle virtual CPU unless the task is about to block.
-fn called_for_help(here: u32) {
+/// The running task woke somebody onto its own queue, where so many are `queued` now: calls an idle virtual CPU unless the task
+/// is about to block and leave this one to the only one that waits.
+fn called_for_help(here: u32, queued: u32) {
     let waker = cpu::current();
     let now_ns = time::monotonic_ns();
     waker.sched.woke_ns.store(now_ns, Relaxed);
     let own = cpu::get(here);
-    if waker.sched.hands_over.load(Relaxed) < HABIT && !host_is_full(here, 1) {
+    let alone = queued == 1 && waker.sched.hands_over.load(Relaxed) >= HABIT;
+    if !alone && !host_is_full(here, 1) {
         call_idle(here);
     } else if own.waits_long(now_ns) && now_ns.saturating_sub(own.called_ns.load(Relaxed)) > LONG_NS {
         own.called_ns.store(now_ns, Relaxed);

@@ -67,6 +67,7 @@ pub(super) fn note_ready(task: &Task) {
 pub(super) fn before_switch(next: &Task) {
     if vtime::on() {
         vtime::advance_to(next.sched.ready_ns.load(Relaxed));
+        vtime::switches();
         vtime::event(Event::Switch);
     }
 }
