@@ -177,12 +177,13 @@ fn real_us(cpus: u32, workload: &[&str]) -> f64 {
 #[cfg(feature = "nightly")]
 #[test]
 fn what_is_predicted_of_two_processors_is_measured_on_two() {
-    let workloads: [&[&str]; 5] = [
+    let workloads: [&[&str]; 6] = [
         &["processes", "60000"],
         &["threads", "60000"],
         &["pair", "40000"],
         &["lock", "400000", "30"],
         &["touching", "20000"],
+        &["faults", "20000"],
     ];
     for workload in workloads {
         let predicted = virtual_us(1, workload) / virtual_us(2, workload);
