@@ -1,29 +1,24 @@
 //! The cache of names: a tree of dentries, each a name in a directory with its inode, or the knowledge that there is none.
 //!
 //! # Invariants
-//! * A dentry holds its parent; a parent knows its children weakly. The cache's queue keeps recently used dentries alive,
-//!   everything else is kept by whoever uses it. A dentry that is not in its parent's map any more is *unhashed*: its
+//! * A dentry holds its parent; a parent knows its children weakly. [`super::dcache`] keeps recently used dentries
+//!   alive, everything else is kept by whoever uses it. A dentry that is not in its parent's map any more is *unhashed*: its
 //!   name was removed, or it is one of a volatile directory.
 //! * The inode is set at most once: a removed name gets a new dentry.
 //! * Names in a directory change, and are looked up in the file system, under the directory's `dir` lock.
 //!
 //! Locks: `dir` (sleeping, Directory; parent before child), then `place` and `children` (spinning, Dentry; never nested).
 
+use super::dcache;
 use super::inode::InodeRef;
 use crate::{Errno, Result};
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use umbel_mm::heap;
 use umbel_smp::lock::{Mutex, MutexGuard, Once, Rank, SpinLock};
-
-/// Dentries that the cache keeps alive.
-const CACHED: usize = 1024;
-
-/// Most dentries looked at for one that may go.
-const SCAN: usize = 8;
 
 /// A name in a directory.
 pub struct Dentry {
@@ -35,8 +30,9 @@ pub struct Dentry {
     /// Number of mounts on it.
     pub(super) mounts: AtomicU32,
     unhashed: AtomicBool,
-    /// Used since the cache last looked.
-    used: AtomicBool,
+    /// Used since the cache last looked, and its place there; see [`super::dcache`].
+    pub(super) used: AtomicBool,
+    pub(super) kept_at: AtomicUsize,
     /// When a negative one was made.
     made_ns: u64,
 }
@@ -46,8 +42,6 @@ struct Place {
     parent: Option<Arc<Dentry>>,
     name: Box<[u8]>,
 }
-
-static CACHE: SpinLock<VecDeque<Arc<Dentry>>> = SpinLock::new(Rank::Dentry, VecDeque::new());
 
 impl Dentry {
     /// The dentry of a file system's root.
@@ -71,6 +65,7 @@ impl Dentry {
             mounts: AtomicU32::new(0),
             unhashed: AtomicBool::new(false),
             used: AtomicBool::new(true),
+            kept_at: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -149,7 +144,7 @@ impl Dentry {
         super::check_name(name)?;
         let dir = self.inode().ok_or(Errno::ENOENT)?;
         if heap::room().is_err() {
-            shrink();
+            dcache::shrink();
             heap::room()?;
         }
         let found = match dir.lookup(name) {
@@ -165,7 +160,7 @@ impl Dentry {
             child.unhashed.store(true, Relaxed);
         } else {
             heap::cold(|| self.children.lock().insert(name.into(), Arc::downgrade(&child)));
-            keep(child.clone());
+            dcache::keep(child.clone());
         }
         Ok(child)
     }
@@ -226,6 +221,11 @@ impl Dentry {
         false
     }
 
+    /// The children that somebody, or the cache, keeps alive.
+    pub(super) fn live_children(&self) -> Vec<Arc<Dentry>> {
+        self.children.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
     /// Takes `child` out of the map if the map's entry is it.
     fn forget(&self, name: &[u8], child: *const Dentry) {
         let mut children = self.children.lock();
@@ -257,67 +257,4 @@ impl Drop for Dentry {
             parent = last.unhook();
         }
     }
-}
-
-/// Queues a new dentry and lets go of an old one that was not used lately.
-fn keep(dentry: Arc<Dentry>) {
-    let mut victim = None;
-    let mut cache = CACHE.lock();
-    if cache.len() >= CACHED {
-        for _ in 0..SCAN {
-            match cache.pop_front() {
-                Some(old) if old.used.swap(false, Relaxed) => cache.push_back(old),
-                other => {
-                    victim = other;
-                    break;
-                }
-            }
-        }
-        if victim.is_none() {
-            victim = cache.pop_front();
-        }
-    }
-    if cache.try_reserve(1).is_ok() {
-        cache.push_back(dentry);
-    }
-    drop(cache);
-    // Outside the lock: the last reference to an inode may have much to do.
-    drop(victim);
-}
-
-/// Lets go of `dentry`, whose name was removed, and of names known to be missing in it: they would keep an inode that
-/// nobody can find.
-pub fn evict(dentry: &Arc<Dentry>) {
-    let children: Vec<_> = dentry.children.lock().values().filter_map(Weak::upgrade).collect();
-    children.iter().for_each(evict_one);
-    evict_one(dentry);
-}
-
-fn evict_one(dentry: &Arc<Dentry>) {
-    let mut cache = CACHE.lock();
-    let found = cache.iter().position(|cached| Arc::ptr_eq(cached, dentry));
-    let gone = found.and_then(|index| cache.swap_remove_back(index));
-    drop(cache);
-    drop(gone);
-}
-
-/// A mount went: what the cache keeps of it nobody will find.
-static STALE: AtomicBool = AtomicBool::new(false);
-
-/// Notes that a mount went; for [`settle`], since a mount may go under locks.
-pub fn mount_gone() {
-    STALE.store(true, Relaxed);
-}
-
-/// Lets go of cached dentries if a mount went.
-pub fn settle() {
-    if STALE.load(Relaxed) && STALE.swap(false, Relaxed) {
-        shrink();
-    }
-}
-
-/// Lets go of all dentries that only the cache keeps.
-pub fn shrink() {
-    let all = core::mem::take(&mut *CACHE.lock());
-    drop(all);
 }

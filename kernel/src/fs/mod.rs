@@ -11,6 +11,7 @@ pub mod acl;
 pub mod anon;
 mod busy;
 mod context;
+pub mod dcache;
 pub mod dentry;
 pub mod devtmpfs;
 pub mod dnotify;
@@ -43,7 +44,8 @@ pub mod xattr;
 
 pub use busy::{Busy, Running, Writing};
 pub use context::FsContext;
-pub use dentry::{Dentry, settle};
+pub use dcache::settle;
+pub use dentry::Dentry;
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, open_files};
 pub use init::{init, mount_at, root, with_kernel_names};

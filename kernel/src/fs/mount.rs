@@ -220,7 +220,7 @@ impl core::fmt::Debug for Path {
 impl Drop for Mount {
     fn drop(&mut self) {
         ALL.lock().remove(&self.id);
-        super::dentry::mount_gone();
+        super::dcache::mount_gone();
     }
 }
 

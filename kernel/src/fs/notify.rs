@@ -9,7 +9,7 @@
 //! Source: inotify(7); the order of events is Linux's.
 
 use super::Path;
-use super::dentry::{self, Dentry};
+use super::dentry::Dentry;
 use super::inode::{Inode, InodeRef};
 use super::types::Kind;
 use crate::Result;
@@ -220,7 +220,7 @@ pub fn unmounted(dev: u64) {
 
 /// Takes a removed name out of the cache, which would keep its inode, and tells watches.
 pub fn removed(dentry: Arc<Dentry>) {
-    dentry::evict(&dentry);
+    super::dcache::evict(&dentry);
     super::handle::forget(&dentry);
     if let Some(inode) = dentry.inode() {
         unhashed(inode);

@@ -124,7 +124,7 @@ fn writes_stay_in_the_guest() {
     assert_eq!(std::fs::read_to_string(world.lower.join("etc/passwd")).unwrap(), "root\n");
     world.write("etc/passwd", OpenFlags::TRUNC, "new").unwrap();
     assert_eq!(world.read("etc/passwd").unwrap(), "new");
-    dentry::shrink();
+    dcache::shrink();
     assert_eq!(world.read("etc/passwd").unwrap(), "new", "the change outlives the cache");
 }
 
@@ -160,7 +160,7 @@ fn removed_names_stay_removed() {
     assert_eq!(world.remove("etc", Removal::Directory), Err(Errno::ENOTEMPTY));
     assert_eq!(world.remove("etc/passwd", Removal::Directory), Err(Errno::ENOTDIR));
     world.remove("etc/passwd", Removal::File).unwrap();
-    dentry::shrink();
+    dcache::shrink();
     assert_eq!(world.read("etc/passwd").err(), Some(Errno::ENOENT));
     assert_eq!(world.list("etc"), ["deep"]);
     world.remove("etc/deep/er/file", Removal::File).unwrap();
@@ -176,7 +176,7 @@ fn removed_names_stay_removed() {
 fn directories_of_the_host_can_be_renamed() {
     let world = World::new("rename");
     world.rename("etc", "moved").unwrap();
-    dentry::shrink();
+    dcache::shrink();
     assert_eq!(world.read("moved/deep/er/file").unwrap(), "deep\n");
     assert_eq!(world.read("etc/passwd").err(), Some(Errno::ENOENT));
     assert_eq!(world.list("/"), ["link", "loop", "moved"]);

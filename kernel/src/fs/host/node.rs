@@ -19,7 +19,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use umbel_abi::linux::uapi;
 use umbel_host::file::{self, HostFd, OwnedFd};
 use umbel_mm::heap;
@@ -61,7 +61,9 @@ pub struct HostNode {
     gone: AtomicBool,
     open: SpinLock<Option<Arc<Descriptor>>>,
     data: SpinLock<Weak<HostData>>,
-    facts: SpinLock<(u64, Attr)>,
+    facts: SpinLock<Attr>,
+    /// When the host told them.
+    looked_ns: AtomicU64,
     /// The names and when they were read.
     list: SpinLock<Option<(u64, Arc<Listing>)>>,
     me: Weak<HostNode>,
@@ -94,7 +96,8 @@ impl HostNode {
             gone: AtomicBool::new(false),
             open: SpinLock::new(Rank::Leaf, None),
             data: SpinLock::new(Rank::Leaf, Weak::new()),
-            facts: SpinLock::new(Rank::Leaf, (time::monotonic_ns(), attributes(found))),
+            facts: SpinLock::new(Rank::Leaf, attributes(found)),
+            looked_ns: AtomicU64::new(time::monotonic_ns()),
             list: SpinLock::new(Rank::Leaf, None),
             me: me.clone(),
         };
@@ -179,8 +182,9 @@ impl HostNode {
     /// What the host says about the node now, or said lately.
     fn facts(&self) -> Result<Attr> {
         let now = time::monotonic_ns();
-        let (when, known) = *self.facts.lock();
-        if now.saturating_sub(when) < TRUST_NS {
+        let fresh = self.is_fresh(now);
+        let known = *self.facts.lock();
+        if fresh {
             return Ok(known);
         }
         let found = match &self.parent {
@@ -195,8 +199,14 @@ impl HostNode {
                 known
             }
         };
-        *self.facts.lock() = (now, found);
+        *self.facts.lock() = found;
+        self.looked_ns.store(now, Ordering::Release);
         Ok(found)
+    }
+
+    /// Whether what the host said is young enough to be believed at `now`. Look at it afterwards: it is as young at least.
+    fn is_fresh(&self, now: u64) -> bool {
+        now.saturating_sub(self.looked_ns.load(Ordering::Acquire)) < TRUST_NS
     }
 
     /// The contents, shared by all who have the file open.
@@ -225,7 +235,7 @@ impl HostNode {
     /// Whether the name was found, lately, to lead elsewhere or nowhere.
     pub fn is_gone(&self) -> bool {
         // Asks the host again if its last answer is old.
-        self.facts().is_err() || self.gone.load(Ordering::Relaxed)
+        (!self.is_fresh(time::monotonic_ns()) && self.facts().is_err()) || self.gone.load(Ordering::Relaxed)
     }
 
     /// Finds a child.
@@ -306,7 +316,7 @@ impl Inode for HostNode {
     }
 
     fn owner(&self) -> Result<Owner> {
-        Ok(self.facts.lock().1.owner())
+        Ok(self.facts.lock().owner())
     }
 
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {

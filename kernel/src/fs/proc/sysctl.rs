@@ -132,7 +132,7 @@ fn overcommit(fs: &Arc<PseudoFs>, setting: &'static Setting, other: &'static Set
 fn drop_caches(fs: &Arc<PseudoFs>) -> InodeRef {
     let write = |text: &[u8]| {
         match text.strip_suffix(b"\n").unwrap_or(text) {
-            b"2" | b"3" => crate::fs::dentry::shrink(),
+            b"2" | b"3" => crate::fs::dcache::shrink(),
             b"1" | b"4" => {}
             _ => return Err(Errno::EINVAL),
         }
