@@ -24,17 +24,21 @@ pub fn text(subject: &Subject) -> Result<Vec<u8>> {
     // A copy of the areas and twice the text.
     umbel_mm::heap::room_for(space.areas() as u64 * 2048)?;
     let mut areas: Vec<(VmaInfo, Resident)> = Vec::new();
+    areas.try_reserve(space.areas()).map_err(|_| Errno::ENOMEM)?;
     space.for_each_resident(|area, resident| areas.push((area.clone(), *resident)));
     let mut out = Vec::new();
     // Names are looked up after the space is unlocked.
     for (area, resident) in areas {
-        out.extend_from_slice(&maps::line(&area));
+        let line = maps::line(&area);
         let size = (area.end - area.start) / 1024;
         let mut text = String::new();
         let _ =
             write!(text, "Size:           {size:>8} kB\nKernelPageSize:        4 kB\nMMUPageSize:           4 kB\n");
         sizes(&mut text, &resident, false);
         let _ = writeln!(text, "THPeligible:           0\nVmFlags: {}", flags(&area));
+        // What there is room for need not lie in one piece.
+        out.try_reserve(line.len() + text.len()).map_err(|_| Errno::ENOMEM)?;
+        out.extend_from_slice(&line);
         out.extend_from_slice(text.as_bytes());
     }
     Ok(out)
