@@ -200,7 +200,12 @@ static void ends(void) {
     CHECK(munmap(m, 2 * 4096) == 0);
     m = mmap(0, 4096, PROT_READ, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK_ERRNO(mremap(m, 0, 4096, 0), ENOMEM);
-    close(fd), close(dir), close(timer), close(event), close(file);
+    CHECK_ERRNO(sync_file_range(fd, 4096, 0x7fffffffffffffff, 0), EINVAL);
+    CHECK_ERRNO(fallocate(timer, 0, 0, 10), ENODEV);
+    int null = open("/dev/null", O_RDWR), mem = open("/proc/self/mem", O_RDONLY);
+    CHECK_ERRNO(fallocate(null, 0, 0, 10), ENODEV);
+    CHECK_ERRNO(lseek(mem, 0, SEEK_END), EINVAL);
+    close(fd), close(dir), close(timer), close(event), close(file), close(null), close(mem);
     fd = open("/dev/null", O_WRONLY | O_RDWR);
     CHECK(fd >= 0);
     CHECK_ERRNO(read(fd, numbers, 1), EBADF);
@@ -269,10 +274,14 @@ static void *forks(void *go) {
     forked = fork();
     if (forked == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        ptrace(PTRACE_TRACEME, 0, 0, 0);
+        raise(SIGSTOP);
         close(p[1]);
         for (;;) pause();
     }
     close(p[1]);
+    /* The thread that forked it traces it. */
+    CHECK(waitpid(forked, 0, 0) == forked && ptrace(PTRACE_DETACH, forked, 0, 0) == 0);
     CHECK(read(p[0], &byte, 1) == 0 && close(p[0]) == 0);
     CHECK(waitpid(forked, 0, WNOHANG | __WNOTHREAD) == 0);
     told = 1;

@@ -36,6 +36,8 @@ enum Phase {
 struct State {
     phase: Phase,
     source: Vec<u8>,
+    /// `source` was given: once only.
+    named: bool,
     /// `key=value,…`.
     options: Vec<u8>,
     read_only: bool,
@@ -75,8 +77,14 @@ impl FsConfig {
     }
 
     fn build(kind: &[u8], phase: Phase) -> Arc<FsConfig> {
-        let state =
-            State { phase, source: b"none".to_vec(), options: Vec::new(), read_only: false, log: VecDeque::new() };
+        let state = State {
+            phase,
+            source: b"none".to_vec(),
+            named: false,
+            options: Vec::new(),
+            read_only: false,
+            log: VecDeque::new(),
+        };
         Arc::new(FsConfig { kind: kind.to_vec(), state: SpinLock::new(Rank::Leaf, state) })
     }
 
@@ -105,7 +113,11 @@ impl FsConfig {
             (b"ro", _) => state.read_only = true,
             (b"rw", _) => state.read_only = false,
             (key, _) if HARMLESS.contains(&key) => {}
-            (b"source", Some(value)) => state.source = value.to_vec(),
+            (b"source", Some(_)) if state.named => return Err(Errno::EINVAL),
+            (b"source", Some(value)) => {
+                state.source = value.to_vec();
+                state.named = true;
+            }
             (b"source", None) => return Err(Errno::EINVAL),
             _ => {
                 let mut option = key.to_vec();

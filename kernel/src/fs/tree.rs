@@ -487,6 +487,9 @@ pub fn pivot(context: &FsContext, new: &Path, old: Path) -> Result<()> {
     let space = context.namespace().ok_or(Errno::EINVAL)?;
     let root = context.root();
     let old = old.top();
+    if !old.is_dir() || !new.is_dir() {
+        return Err(Errno::ENOTDIR);
+    }
     if Arc::ptr_eq(new.mount(), root.mount()) || Arc::ptr_eq(old.mount(), root.mount()) {
         return Err(Errno::EBUSY);
     }
@@ -501,9 +504,6 @@ pub fn pivot(context: &FsContext, new: &Path, old: Path) -> Result<()> {
     }
     if !old.is_below(new) || !new.is_below(&root) {
         return Err(Errno::EINVAL);
-    }
-    if !old.is_dir() || !new.is_dir() {
-        return Err(Errno::ENOTDIR);
     }
     unhook(new.mount());
     unhook(root.mount());

@@ -36,7 +36,7 @@ fn syncfs(task: &Arc<Task>, fd: Fd) -> Result<()> {
 
 fn sync_file_range(task: &Arc<Task>, fd: Fd, at: i64, count: i64, flags: u32) -> Result<()> {
     let file = task.files()?.get(fd)?;
-    if flags & !7 != 0 || at < 0 || count < 0 {
+    if flags & !7 != 0 || at < 0 || count < 0 || at.checked_add(count).is_none() {
         return Err(Errno::EINVAL);
     }
     let kind = file.inode().map(|inode| inode.kind());

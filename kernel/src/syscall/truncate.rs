@@ -7,6 +7,7 @@ use super::io::{check_size_limit, file};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
 use crate::fs::{InodeFlags, Kind, OpenFlags, SetAttr, lease, perm};
+use crate::ipc::pipe::PipeEnd;
 use crate::landlock::right;
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -71,6 +72,12 @@ fn fallocate(task: &Arc<Task>, fd: Fd, mode: u32, start: i64, length: i64) -> Re
     let immutable = file.inode().is_some_and(|inode| inode.flags().contains(InodeFlags::IMMUTABLE));
     if immutable || only_grows(&file) && mode & !FALLOC_FL_KEEP_SIZE != 0 {
         return Err(Errno::EPERM);
+    }
+    let kind = file.inode().map(|inode| inode.kind());
+    if file.ops_as::<PipeEnd>().is_some() {
+        return Err(Errno::ESPIPE);
+    } else if !matches!(kind, Some(Kind::Regular | Kind::Directory | Kind::Block)) {
+        return Err(Errno::ENODEV);
     }
     let end = start.checked_add(length).ok_or(Errno::EFBIG)? as u64;
     check_size_limit(task, task.process().limit(RLIMIT_FSIZE), end)?;

@@ -229,6 +229,8 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
 impl Cred {
     /// Capabilities after execve: root gains all, others keep the ambient ones. Source: capabilities(7).
     pub fn exec_caps(&mut self) {
+        const KEEP_CAPS: u32 = 1 << 4;
+        self.securebits &= !KEEP_CAPS;
         const NOROOT: u32 = 1;
         let root = self.securebits & NOROOT == 0 && (self.is_root(self.euid) || self.is_root(self.uid));
         if root {

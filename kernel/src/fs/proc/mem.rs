@@ -5,7 +5,7 @@
 use super::inspect;
 use super::process::Subject;
 use crate::fs::pseudo::PseudoFs;
-use crate::fs::{File, FileOps, InodeRef, IoDst, IoSrc};
+use crate::fs::{File, FileOps, InodeRef, IoDst, IoSrc, Whence};
 use crate::vm::Space;
 use crate::{Errno, Result};
 use alloc::sync::{Arc, Weak};
@@ -65,6 +65,14 @@ impl FileOps for Memory {
 
     fn seekable(&self) -> bool {
         true
+    }
+
+    /// It has no end.
+    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
+        match whence {
+            Whence::Set | Whence::Current => file.seek_within(whence, offset, 0),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

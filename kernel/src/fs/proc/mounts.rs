@@ -13,6 +13,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 
+/// What the first mount lies on: Linux's own root, which is not shown.
+const HIDDEN_ROOT: u32 = 1;
+
 /// Mounts with their places below the task's root, by number.
 fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
     let context = task.fs()?;
@@ -93,7 +96,7 @@ pub fn mounts(task: &Task) -> Result<Vec<u8>> {
 pub fn mountinfo(task: &Task) -> Result<Vec<u8>> {
     let mut out = Vec::new();
     for (mount, at) in visible(task)? {
-        let parent = mount.mountpoint().map_or(mount.id(), |place| place.mount().id());
+        let parent = mount.mountpoint().map_or(HIDDEN_ROOT, |place| place.mount().id());
         let dev = Dev::decode(mount.fs().dev());
         out.extend(format!("{} {parent} {}:{} ", mount.id(), dev.major, dev.minor).into_bytes());
         out.extend(escape(&mount.root_name()));

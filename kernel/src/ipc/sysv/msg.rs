@@ -169,6 +169,10 @@ impl State {
         if message.text.len() > room && flags & NOERROR == 0 {
             return Err(Errno::E2BIG);
         }
+        if flags & COPY != 0 && message.text.len() > room {
+            // A copy is never cut.
+            return Err(Errno::EINVAL);
+        }
         if flags & COPY != 0 {
             return Ok(message.clone());
         }

@@ -290,6 +290,8 @@ fn may_map(cred: &Cred, ns: &UserNs, parent: &Arc<UserNs>, which: Which, lines: 
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Extent>> {
+    // A string's NUL may have been written, too.
+    let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
     let mut lines: Vec<Extent> = Vec::new();
     for line in text.lines() {

@@ -18,8 +18,10 @@ use alloc::vec::Vec;
 /// `EPERM` if it is traced already, or its parent may not.
 pub fn trace_me(task: &Arc<Task>) -> Result<()> {
     let mut table = ids::table();
-    let parent = table.node(task.process().pid())?.parent;
-    let tracer = table.node(parent)?.threads.first().cloned().ok_or(Errno::EPERM)?;
+    let own = table.node(task.process().pid())?;
+    let (parent, by) = (own.parent, own.by);
+    let threads = &table.node(parent)?.threads;
+    let tracer = threads.iter().find(|thread| thread.tid() == by).or(threads.first()).cloned().ok_or(Errno::EPERM)?;
     if parent == ids::INIT || task.trace.is_traced() {
         return Err(Errno::EPERM);
     }
