@@ -28,3 +28,13 @@ fn unix() {
 fn sending() {
     same_as_host("sending");
 }
+
+#[test]
+fn packets() {
+    same_as_host("packets");
+}
+
+#[test]
+fn receiving() {
+    same_as_host("receiving");
+}

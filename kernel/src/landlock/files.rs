@@ -56,7 +56,8 @@ impl Sandbox {
         if self.is_none() || self.refuses(path, wanted) == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Which of `wanted` are refused for `path`.
+    /// Which of `wanted` are refused for `path`. Not inlined: an exec is deep in its stack where it asks.
+    #[inline(never)]
     pub fn refuses(&self, path: &Path, wanted: u32) -> u32 {
         self.missing(path).iter().fold(0, |all, missing| all | missing) & wanted
     }
@@ -66,6 +67,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// `EACCES`; `EXDEV` if only that it would lie elsewhere is refused.
+    #[inline(never)]
     pub fn check_move(&self, moved: Moved<'_>, given_up: u32, request: u32) -> Result<()> {
         if !self.handles_files() {
             return Ok(());

@@ -111,7 +111,7 @@ impl Interface {
 
     /// Whether a socket may be bound to `addr`.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        addr.is_unspecified() || addr.is_multicast() || self.local(addr).is_some()
+        addr.is_unspecified() || addr.is_multicast() || is_broadcast(addr) || self.local(addr).is_some()
     }
 
     /// The source address of what is sent to `to`, a local address.
@@ -186,6 +186,9 @@ pub fn ioctl(task: &Arc<Task>, namespace: &Namespace, cmd: u32, arg: u64) -> Res
         return Ok(0);
     }
     let answer = answer(task, namespace, cmd, &request)?;
+    if matches!(cmd, SIOCSIFFLAGS | SIOCSIFMTU) {
+        super::netlink::announce_link(namespace);
+    }
     user::copy_out(UserAddr(arg.wrapping_add(NAME_LEN as u64)), &answer)?;
     Ok(0)
 }

@@ -2,7 +2,8 @@
 //!
 //! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
 //! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
-//! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`netlink`]: questions about all of it. [`procfs`]: the same as text.
+//! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`packet`]: packets as they are on the wire. [`netlink`]: questions about all of it.
+//!   [`procfs`]: the same as text.
 //!
 //! AF_UNIX is [`crate::ipc::unix`]. Users: `syscall::socket`, `fs::proc`.
 
@@ -11,6 +12,7 @@ pub mod interface;
 pub mod namespace;
 pub mod netlink;
 pub mod option;
+pub mod packet;
 pub mod procfs;
 pub mod socket;
 pub mod uapi;
@@ -40,6 +42,7 @@ pub fn create(task: &Arc<Task>, family: u32, kind: u32, protocol: u32) -> Result
         AF_UNIX => unix::create(task, kind, protocol)?,
         AF_INET | AF_INET6 => inet::create(task, family as u16, kind, protocol)?,
         AF_NETLINK => netlink::create(task, kind, protocol)?,
+        AF_PACKET => packet::create(task, kind, protocol)?,
         _ => return Err(Errno::EAFNOSUPPORT),
     };
     socket.common().namespace.register(&socket);

@@ -4,6 +4,7 @@
 
 use super::inet::table::{Table, TcpTable};
 use super::interface::Interface;
+use super::packet::PacketSocket;
 use super::socket::Socket;
 use crate::ipc::unix;
 use crate::task::Task;
@@ -25,6 +26,7 @@ pub struct Namespace {
     pub udp_lite: SpinLock<Table>,
     pub ping: SpinLock<Table>,
     pub raw: SpinLock<Table>,
+    pub packet: SpinLock<Vec<Weak<PacketSocket>>>,
     /// Abstract names.
     pub unix_names: SpinLock<BTreeMap<Vec<u8>, Weak<unix::Socket>>>,
     /// All open sockets, by their number.
@@ -47,6 +49,7 @@ impl Namespace {
             udp_lite: SpinLock::new(Rank::Endpoint, Table::default()),
             ping: SpinLock::new(Rank::Endpoint, Table::default()),
             raw: SpinLock::new(Rank::Endpoint, Table::default()),
+            packet: SpinLock::new(Rank::Endpoint, Vec::new()),
             unix_names: SpinLock::new(Rank::Endpoint, BTreeMap::new()),
             sockets: SpinLock::new(Rank::Endpoint, BTreeMap::new()),
         })

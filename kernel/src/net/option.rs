@@ -1,6 +1,6 @@
 //! Options of `SOL_SOCKET`: those that mean the same for every family. Source: socket(7).
 
-use super::socket::{Common, Socket};
+use super::socket::{Common, Control, Socket};
 use super::uapi::*;
 use crate::bpf::{Kind, Program};
 use crate::task::{Task, cap};
@@ -137,7 +137,8 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::NETNS_COOKIE => return Ok(common.namespace.id.to_le_bytes().to_vec()),
         so::LINGER => {
             let seconds = common.linger.load(Relaxed);
-            return Ok(words(&[u32::from(seconds >= 0), seconds.max(0) as u32]));
+            let kept = if seconds < 0 { -1 - seconds } else { seconds };
+            return Ok(words(&[u32::from(seconds >= 0), kept as u32]));
         }
         so::RCVTIMEO | so::RCVTIMEO_NEW => return Ok(timeval(&common.receive_timeout_ns)),
         so::SNDTIMEO | so::SNDTIMEO_NEW => return Ok(timeval(&common.send_timeout_ns)),
@@ -168,6 +169,17 @@ fn filter_words(common: &Common, room: usize) -> Result<Vec<u8>> {
 fn peer_name(socket: &Arc<dyn Socket>, room: usize) -> Result<Vec<u8>> {
     let name = socket.peer_name()?;
     if name.len() < room { Err(Errno::EINVAL) } else { Ok(name) }
+}
+
+/// The control message that tells when something came, if the socket wants it.
+pub fn stamp(common: &Common, at_ns: u64) -> Option<Control> {
+    let [sec, ns] = [at_ns / time::SEC_NS, at_ns % time::SEC_NS];
+    let (kind, parts) = match &common.switches {
+        switches if switches.get(so::TIMESTAMPNS) => (so::TIMESTAMPNS, [sec, ns]),
+        switches if switches.get(so::TIMESTAMP) => (so::TIMESTAMP, [sec, ns / 1000]),
+        _ => return None,
+    };
+    Some(Control { level: SOL_SOCKET, kind, bytes: parts.iter().flat_map(|part| part.to_le_bytes()).collect() })
 }
 
 /// `SK_MEMINFO_*`.
@@ -214,6 +226,7 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
             set_buffer(task, &common.send_buffer, number, SEND_MIN, name == so::SNDBUFFORCE)?;
             // The stream's room follows what is set by hand (`SO_BUF_LOCK`).
             common.buffer_locks.fetch_or(1, Relaxed);
+            socket.buffers_changed();
             Ok(())
         }
         so::RCVBUF | so::RCVBUFFORCE => {
@@ -286,7 +299,14 @@ fn set_buffer(task: &Task, buffer: &AtomicU32, number: i32, min: u32, forced: bo
 
 fn set_linger(common: &Common, on: i32, value: &[u8]) -> Result<()> {
     let seconds = value.get(4..).ok_or(Errno::EINVAL).and_then(number)?;
-    common.linger.store(if on == 0 { -1 } else { seconds.max(0) }, Relaxed);
+    let old = common.linger.load(Relaxed);
+    let new = match on {
+        // The time is kept.
+        0 if old >= 0 => -1 - old,
+        0 => old,
+        _ => seconds.max(0),
+    };
+    common.linger.store(new, Relaxed);
     Ok(())
 }
 

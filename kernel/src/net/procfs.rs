@@ -6,6 +6,7 @@ use super::inet::datagram::{Datagram, Protocol};
 use super::inet::table::Lingering;
 use super::inet::tcp::{TcpSocket, state_number};
 use super::netlink::Netlink;
+use super::packet::PacketSocket;
 use super::socket::{Common, Socket};
 use super::uapi::*;
 use crate::ipc::unix;
@@ -31,7 +32,7 @@ pub const FILES: &[(&str, Make)] = &[
     ("ipv6_route", ipv6_route),
     ("netlink", netlink),
     ("netstat", |_| NETSTAT.into()),
-    ("packet", |_| "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n".into()),
+    ("packet", packets),
     ("protocols", |_| PROTOCOLS.into()),
     ("raw", |namespace| datagrams(namespace, AF_INET, Protocol::Raw)),
     ("raw6", |namespace| datagrams(namespace, AF_INET6, Protocol::Raw)),
@@ -184,6 +185,20 @@ fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol) -> String {
         let _ = writeln!(
             out,
             "{at:5}: {local} {remote} {state:02X} 00000000:{used:08X} 00:00000000 00000000 {uid:5}        0 {id} 2 0000000000000000 {drops}"
+        );
+    }
+    out
+}
+
+fn packets(namespace: &Namespace) -> String {
+    let mut out = String::from("sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n");
+    for socket in namespace.sockets(AF_PACKET) {
+        let Some(packet) = socket.as_any().downcast_ref::<PacketSocket>() else { continue };
+        let (protocol, device, used) = packet.view();
+        let Common { kind, uid, id, .. } = socket.common();
+        let _ = writeln!(
+            out,
+            "0000000000000000 3      {kind:<4} {protocol:04x}   {device:<5} 1 {used:<6} {uid:<6} {id:<6}"
         );
     }
     out

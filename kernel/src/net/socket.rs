@@ -12,6 +12,7 @@ use crate::landlock::Sandbox;
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::syscall::fd::{set_owner, shown_owner};
 use crate::task::{self, Task};
+use crate::vm::Mappable;
 use crate::{Errno, Result, time};
 use alloc::format;
 use alloc::string::String;
@@ -98,7 +99,7 @@ pub struct Common {
     pub receive_buffer: AtomicU32,
     pub send_buffer: AtomicU32,
     pub receive_low: AtomicU32,
-    /// `SO_LINGER`, seconds; negative = off.
+    /// `SO_LINGER`, seconds; off: -1 less them.
     pub linger: AtomicI32,
     pub priority: AtomicU32,
     pub mark: AtomicU32,
@@ -113,6 +114,8 @@ pub struct Common {
     /// `SO_ATTACH_FILTER`; whether there is one, to look at without the lock.
     filter: SpinLock<Option<Arc<Program>>>,
     has_filter: AtomicBool,
+    /// When what was last received came, if that was not told with it (`SIOCGSTAMP`); 0 = nothing was.
+    pub stamp_ns: AtomicU64,
 }
 
 impl Common {
@@ -183,6 +186,7 @@ impl Common {
             buffer_locks: AtomicU32::new(0),
             filter: SpinLock::new(Rank::Leaf, None),
             has_filter: AtomicBool::new(false),
+            stamp_ns: AtomicU64::new(0),
         }
     }
 
@@ -357,10 +361,18 @@ pub trait Socket: Send + Sync + Any {
         Err(Errno::ENOTTY)
     }
 
+    /// What mmap(2) of it maps.
+    fn mappable(&self) -> Result<Arc<dyn Mappable>> {
+        Err(Errno::ENODEV)
+    }
+
     /// Bytes that wait to be received.
     fn waiting(&self) -> usize {
         0
     }
+
+    /// `SO_SNDBUF` has changed.
+    fn buffers_changed(&self) {}
 
     /// The last descriptor goes by close(2): waits until what was sent has arrived, if `SO_LINGER` says so.
     fn linger(&self) {}
@@ -374,6 +386,19 @@ pub trait Socket: Send + Sync + Any {
 
 /// What a descriptor of a socket does.
 struct Ops(Arc<dyn Socket>);
+
+impl Ops {
+    /// Writes when the last packet came, in units of `unit_ns` below the second.
+    fn stamp(&self, arg: u64, unit_ns: u64) -> Result<u64> {
+        match self.0.common().stamp_ns.load(Relaxed) {
+            0 => Err(Errno::ENOENT),
+            at_ns => {
+                let parts = [at_ns / time::SEC_NS, at_ns % time::SEC_NS / unit_ns];
+                user::write_val(UserAddr(arg), &parts).map(|()| 0)
+            }
+        }
+    }
+}
 
 impl FileOps for Ops {
     fn splices(&self) -> bool {
@@ -413,7 +438,8 @@ impl FileOps for Ops {
                 Ok(0)
             }
             FIOGETOWN | SIOCGPGRP => user::write_val(UserAddr(arg), &shown_owner(file)).map(|()| 0),
-            SIOCGSTAMP => Err(Errno::ENOENT),
+            SIOCGSTAMP | SIOCGSTAMP_NEW => self.stamp(arg, 1000),
+            SIOCGSTAMPNS | SIOCGSTAMPNS_NEW => self.stamp(arg, 1),
             FIONREAD if !self.0.is_listening() => {
                 user::write_val(UserAddr(arg), &(self.0.waiting().min(i32::MAX as usize) as i32))?;
                 Ok(0)
@@ -423,6 +449,10 @@ impl FileOps for Ops {
                 result => result,
             },
         }
+    }
+
+    fn mappable(&self, _: &File) -> Result<Arc<dyn Mappable>> {
+        self.0.mappable()
     }
 
     fn attr(&self, _: &File) -> Result<Attr> {

@@ -6,6 +6,7 @@ pub const AF_UNIX: u16 = 1;
 pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 pub const AF_NETLINK: u16 = 16;
+pub const AF_PACKET: u16 = 17;
 /// One more than the last family.
 pub const AF_MAX: u32 = 46;
 
@@ -67,6 +68,9 @@ pub const FIOGETOWN: u32 = 0x8903;
 pub const SIOCGPGRP: u32 = 0x8904;
 pub const SIOCATMARK: u32 = 0x8905;
 pub const SIOCGSTAMP: u32 = 0x8906;
+pub const SIOCGSTAMPNS: u32 = 0x8907;
+pub const SIOCGSTAMP_NEW: u32 = 0x8010_8906;
+pub const SIOCGSTAMPNS_NEW: u32 = 0x8010_8907;
 
 /// Options of `SOL_SOCKET` (`asm-generic/socket.h`).
 pub mod so {

@@ -36,6 +36,8 @@ ranks! {
     FilePosition,
     /// A tty's readers and writers.
     TtyIo,
+    /// The ring of a packet socket, while a packet is written to its file.
+    PacketRing,
     /// Contents of a file, pipe or socket.
     Inode,
     /// A stream's buffer that user memory is copied to and from.

@@ -37,6 +37,7 @@ const OPTIONS: &[&str] = &[
     "PID_NS",
     "TIME_NS",
     "CHECKPOINT_RESTORE",
+    "PACKET",
     "SECCOMP",
     "SECCOMP_FILTER",
     "SECURITY_LANDLOCK",

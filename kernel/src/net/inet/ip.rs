@@ -200,9 +200,9 @@ impl Options {
         any.iter().any(|&(level, name)| self.is_on(level, name))
     }
 
-    /// Whether errors are wanted even by a socket without a peer.
-    pub fn wants_errors(&self) -> bool {
-        self.is_on(SOL_IP, v4::RECVERR) || self.is_on(SOL_IPV6, v6::RECVERR)
+    /// Whether errors about what was sent to `to` are wanted even by a socket without a peer.
+    pub fn wants_errors_of(&self, to: SocketAddr) -> bool {
+        if to.is_ipv4() { self.is_on(SOL_IP, v4::RECVERR) } else { self.is_on(SOL_IPV6, v6::RECVERR) }
     }
 
     /// Whether it has joined the group.
@@ -264,7 +264,12 @@ impl Options {
         value: &[u8],
         bound: bool,
     ) -> Result<()> {
-        if !matches!(level, SOL_IP | SOL_IPV6) || (level == SOL_IPV6 && common.family() == AF_INET) {
+        let mixed = match level {
+            SOL_IP => common.family() == AF_INET6 && common.kind == SOCK_RAW,
+            SOL_IPV6 => common.family() == AF_INET,
+            _ => true,
+        };
+        if mixed {
             return Err(Errno::ENOPROTOOPT);
         }
         match (level, name) {
@@ -290,11 +295,13 @@ impl Options {
         }
         let (_, default, min, max) = *known(level, name).ok_or(Errno::ENOPROTOOPT)?;
         let number = match value {
+            [] if level == SOL_IP => 0,
             [byte, rest @ ..] if rest.len() < 3 && level == SOL_IP => i32::from(*byte),
             value => number(value)?,
         };
         let number = match (level, name) {
             (SOL_IPV6, v6::V6ONLY) if bound => return Err(Errno::EINVAL),
+            (SOL_IPV6, v6::CHECKSUM) if number > 0 && number % 2 != 0 => return Err(Errno::EINVAL),
             (SOL_IP, v4::HDRINCL) if common.kind != SOCK_RAW => return Err(Errno::ENOPROTOOPT),
             (SOL_IP, v4::TRANSPARENT) | (SOL_IPV6, v6::TRANSPARENT) if number != 0 => {
                 if !task.net_capable(cap::NET_ADMIN) && !task.net_capable(cap::NET_RAW) {

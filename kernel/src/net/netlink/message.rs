@@ -13,6 +13,7 @@ const F_REQUEST: u16 = 1;
 const F_MULTI: u16 = 2;
 const F_ACK: u16 = 4;
 const F_DUMP: u16 = 0x300;
+const F_REPLACE: u16 = 0x100;
 /// Bytes of `struct nlmsghdr`, of an attribute's header.
 const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -31,9 +32,15 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Whether all objects are asked for.
+    /// Whether all objects are asked for: where something is asked for, either flag says so; where something is made they mean others.
     pub fn dumps(&self) -> bool {
-        self.flags & F_DUMP == F_DUMP
+        let asks = self.kind % 4 == 2;
+        self.flags & F_DUMP == F_DUMP || (asks && self.flags & F_DUMP != 0)
+    }
+
+    /// Whether what is there already is to be replaced (`NLM_F_REPLACE`, not `NLM_F_EXCL`).
+    pub fn replaces(&self) -> bool {
+        self.flags & F_DUMP == F_REPLACE
     }
 
     /// A number of the body, at a byte's place; 0 beyond its end.
@@ -95,6 +102,11 @@ impl Answer {
         Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: request.sequence, port, multi }
     }
 
+    /// A message that nobody asked for.
+    pub fn notice() -> Answer {
+        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: 0, port: 0, multi: false }
+    }
+
     /// Begins a message with its fixed part.
     pub fn begin(&mut self, kind: u16, fixed: &[u8]) {
         if self.bytes.len() > DATAGRAM {
@@ -140,6 +152,10 @@ impl Answer {
     pub fn finish(&mut self, request: &Request<'_>, result: Result<()>, short: bool) {
         match result {
             Ok(()) if self.multi => {
+                // The end is a datagram of its own.
+                if !self.bytes.is_empty() {
+                    self.done.push(core::mem::take(&mut self.bytes));
+                }
                 self.begin(DONE, &0_u32.to_le_bytes());
                 self.end();
             }
@@ -200,7 +216,7 @@ mod tests {
         answer.end();
         answer.finish(request, Ok(()), false);
         let got = answer.datagrams();
-        assert_eq!((got.len(), got[0].len(), got[0][0], got[0][28 + 4]), (1, 28 + 20, 28, DONE as u8));
+        assert_eq!((got.len(), got[0].len(), got[0][0], got[1].len(), got[1][4]), (2, 28, 28, 20, DONE as u8));
         let mut answer = Answer::new(request, 5);
         answer.finish(request, Err(Errno::EPERM), false);
         let got = answer.datagrams();

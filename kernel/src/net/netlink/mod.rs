@@ -1,15 +1,17 @@
 //! AF_NETLINK: questions to the kernel and their answers, as messages. Source: netlink(7).
 //!
 //! [`route`] answers about devices, addresses and routes (NETLINK_ROUTE), [`diag`] about sockets (NETLINK_SOCK_DIAG); nothing
-//! is ever announced on NETLINK_KOBJECT_UEVENT. Answers are made whole when they are asked for, in the asking call.
+//! is ever announced on NETLINK_KOBJECT_UEVENT. Answers are made whole when they are asked for, in the asking call. Changes of the device and
+//! of its addresses are told to the groups of NETLINK_ROUTE.
 //! Locks: `state` (rank `Endpoint`).
 
 mod diag;
 mod message;
 mod route;
 
-use super::option::{bytes, number};
-use super::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
+use super::namespace::Namespace;
+use super::option::{bytes, number, words};
+use super::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use super::uapi::*;
 use crate::bpf;
 use crate::fs::{File, IoDst, IoSrc, PollEvents};
@@ -38,7 +40,8 @@ const REQUEST_MAX: usize = 32 << 10;
 /// Options of SOL_NETLINK.
 const ADD_MEMBERSHIP: u32 = 1;
 const DROP_MEMBERSHIP: u32 = 2;
-const LIST_MEMBERSHIPS: u32 = 9;
+const NO_ENOBUFS: u32 = 5;
+pub const LIST_MEMBERSHIPS: u32 = 9;
 const CAP_ACK: u32 = 10;
 const LAST_OPTION: u32 = 12;
 
@@ -49,7 +52,20 @@ struct State {
     groups: u32,
     /// Where it is connected to.
     peer: Option<(u32, u32)>,
-    queue: VecDeque<Arc<Vec<u8>>>,
+    queue: VecDeque<Arc<Letter>>,
+    /// Bytes in it.
+    used: usize,
+    /// It has been in groups: their list has a length.
+    has_joined: bool,
+}
+
+/// Something to be received.
+struct Letter {
+    bytes: Vec<u8>,
+    /// The sender's port, and the groups that it was sent to.
+    from: (u32, u32),
+    /// The sender's process, user and group.
+    sender: [u32; 3],
 }
 
 /// A socket.
@@ -82,7 +98,35 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
 pub fn deliver(file: &File, bytes: &[u8]) -> Result<()> {
     let socket = super::socket::of(file).map_err(|_| Errno::EINVAL)?;
     let netlink = socket.as_any().downcast_ref::<Netlink>().ok_or(Errno::EINVAL)?;
-    if bytes.is_empty() { Ok(()) } else { netlink.push(alloc::vec![bytes.to_vec()]) }
+    if bytes.is_empty() { Ok(()) } else { netlink.answered(alloc::vec![bytes.to_vec()]) }
+}
+
+/// Tells a group of NETLINK_ROUTE something.
+fn announce(namespace: &Namespace, group: u32, notice: Answer) {
+    for bytes in notice.datagrams() {
+        let letter = Arc::new(Letter { bytes, from: (0, 1 << (group - 1)), sender: [0; 3] });
+        broadcast(namespace, ROUTE, letter, None);
+    }
+}
+
+/// The device has changed.
+pub fn announce_link(namespace: &Namespace) {
+    route::announce_link(namespace);
+}
+
+/// Gives a letter to the sockets of its groups, but for the sender's.
+fn broadcast(namespace: &Namespace, protocol: u32, letter: Arc<Letter>, sender: Option<&Netlink>) {
+    for socket in namespace.sockets(AF_NETLINK) {
+        let Some(member) = socket.as_any().downcast_ref::<Netlink>() else { continue };
+        let (_, groups, own) = member.identity();
+        let same = sender.is_some_and(|sender| core::ptr::eq(sender, member));
+        if own == protocol && groups & letter.from.1 != 0 && !same && member.push(letter.clone()).is_err() {
+            // It learns that it has missed something, unless it does not want to.
+            if member.options.load(Relaxed) >> NO_ENOBUFS & 1 == 0 {
+                member.common.fail(Errno::ENOBUFS);
+            }
+        }
+    }
 }
 
 /// Reads a `struct sockaddr_nl`: port and groups.
@@ -163,15 +207,73 @@ impl Netlink {
         self.common.filter().is_none_or(|program| program.run(&packet) != 0)
     }
 
-    fn push(&self, mut datagrams: Vec<Vec<u8>>) -> Result<()> {
-        datagrams.retain(|bytes| self.wants(bytes));
+    /// The kernel's answers.
+    fn answered(&self, datagrams: Vec<Vec<u8>>) -> Result<()> {
+        let letters = datagrams.into_iter().map(|bytes| Letter { bytes, from: (0, 0), sender: [0; 3] });
+        letters.into_iter().try_for_each(|letter| self.enqueue(Arc::new(letter), usize::MAX))
+    }
+
+    /// What others send, as long as there is room.
+    fn push(&self, letter: Arc<Letter>) -> Result<()> {
+        self.enqueue(letter, self.common.receive_buffer.load(Relaxed) as usize)
+    }
+
+    fn enqueue(&self, letter: Arc<Letter>, room: usize) -> Result<()> {
+        if !self.wants(&letter.bytes) {
+            return Ok(());
+        }
         {
             let mut state = self.state.lock();
-            state.queue.try_reserve(datagrams.len()).map_err(|_| Errno::ENOBUFS)?;
-            state.queue.extend(datagrams.into_iter().map(Arc::new));
+            let full = state.used > room || state.queue.try_reserve(1).is_err();
+            if full {
+                return Err(Errno::ENOBUFS);
+            }
+            state.used += letter.bytes.len();
+            state.queue.push_back(letter);
         }
         self.common.readers.wake_all();
         Ok(())
+    }
+
+    fn take(&self, peek: bool) -> Option<Arc<Letter>> {
+        let mut state = self.state.lock();
+        if peek {
+            return state.queue.front().cloned();
+        }
+        let letter = state.queue.pop_front()?;
+        state.used -= letter.bytes.len();
+        Some(letter)
+    }
+
+    /// Sends to other programs: to groups, and to the socket with a port. False: it is for the kernel, too.
+    fn send_to_others(&self, call: &Call<'_>, (port, groups): (u32, u32), bytes: &[u8]) -> Result<bool> {
+        if (port, groups) == (0, 0) {
+            return Ok(false);
+        }
+        if !call.task.net_capable(cap::NET_ADMIN) {
+            return Err(Errno::EPERM);
+        }
+        let (cred, pid) = (call.task.cred(), call.task.process().pid().0 as u32);
+        // Of several groups the first.
+        let group = groups & groups.wrapping_neg();
+        let from = (self.identity().0, group);
+        let letter = Arc::new(Letter { bytes: bytes.to_vec(), from, sender: [pid, cred.uid, cred.gid] });
+        let (namespace, protocol) = (&self.common.namespace, self.common.protocol);
+        if group != 0 {
+            broadcast(namespace, protocol, letter.clone(), Some(self));
+        }
+        if port == 0 {
+            return Ok(false);
+        }
+        let has_port = |socket: &Arc<dyn Socket>| {
+            let other = socket.as_any().downcast_ref::<Netlink>();
+            other.is_some_and(|other| other.identity().0 == port && other.common.protocol == protocol)
+        };
+        let target = namespace.sockets(AF_NETLINK).into_iter().find(has_port).ok_or(Errno::ECONNREFUSED)?;
+        let target = target.as_any().downcast_ref::<Netlink>().ok_or(Errno::ECONNREFUSED)?;
+        let letter = Letter { from: (letter.from.0, 0), bytes: bytes.to_vec(), sender: letter.sender };
+        target.push(Arc::new(letter)).map_err(|_| Errno::EAGAIN)?;
+        Ok(true)
     }
 }
 
@@ -184,7 +286,7 @@ impl Socket for Netlink {
         let (port, groups) = parse(addr)?;
         // Anybody hears of devices and of events; other groups are for administrators.
         let open = matches!(self.common.protocol, ROUTE | KOBJECT_UEVENT);
-        if groups != 0 && !open && !call.task.capable(cap::NET_ADMIN) {
+        if groups != 0 && !open && !call.task.net_capable(cap::NET_ADMIN) {
             return Err(Errno::EPERM);
         }
         let own = self.state.lock().port;
@@ -194,7 +296,9 @@ impl Socket for Netlink {
         if own == 0 {
             self.take_port(call.task, port)?;
         }
-        self.state.lock().groups = groups;
+        let mut state = self.state.lock();
+        state.groups = groups;
+        state.has_joined |= groups != 0;
         Ok(())
     }
 
@@ -204,7 +308,7 @@ impl Socket for Netlink {
             return Ok(());
         }
         let (port, groups) = parse(addr)?;
-        if (groups != 0 || port != 0) && !call.task.capable(cap::NET_ADMIN) {
+        if (groups != 0 || port != 0) && !call.task.net_capable(cap::NET_ADMIN) {
             return Err(Errno::EPERM);
         }
         self.bind_automatically(call.task)?;
@@ -230,9 +334,6 @@ impl Socket for Netlink {
             true => self.state.lock().peer.unwrap_or_default(),
             false => parse(&message.to)?,
         };
-        if to != (0, 0) {
-            return Err(if call.task.capable(cap::NET_ADMIN) { Errno::ECONNREFUSED } else { Errno::EPERM });
-        }
         self.bind_automatically(call.task)?;
         let len = src.remaining();
         if len > REQUEST_MAX {
@@ -244,8 +345,11 @@ impl Socket for Netlink {
         if src.read(&mut bytes)? < len {
             return Err(Errno::EFAULT);
         }
+        if self.send_to_others(call, to, &bytes)? {
+            return Ok(len);
+        }
         for request in requests(&bytes) {
-            self.push(self.answer(call.task, &request).datagrams())?;
+            self.answered(self.answer(call.task, &request).datagrams())?;
         }
         Ok(len)
     }
@@ -254,20 +358,28 @@ impl Socket for Netlink {
         if call.has(MSG_OOB) {
             return Err(Errno::EOPNOTSUPP);
         }
-        let peek = call.has(MSG_PEEK);
-        let take = || {
-            let mut state = self.state.lock();
-            if peek { state.queue.front().cloned() } else { state.queue.pop_front() }
+        let look = || match self.common.take_error() {
+            Some(error) => Some(Err(error)),
+            None => self.take(call.has(MSG_PEEK)).map(Ok),
         };
-        let message = self.common.wait_readable(call.nonblock, take)?;
-        let full = message.len();
-        let count = dst.write(message.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
-        Ok(Incoming { count, full, from: format(0, 0), ..Incoming::default() })
+        let letter = self.common.wait_readable(call.nonblock, look)??;
+        let full = letter.bytes.len();
+        let count = dst.write(letter.bytes.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
+        let mut control = Vec::new();
+        if self.common.switches.get(so::PASSCRED) {
+            control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes: words(&letter.sender) });
+        }
+        let (port, groups) = letter.from;
+        Ok(Incoming { count, full, from: format(port, groups), control, ..Incoming::default() })
     }
 
     fn option(&self, _: &Arc<Task>, level: u32, name: u32, _: usize) -> Result<Vec<u8>> {
         match (level, name) {
-            (SOL_NETLINK, LIST_MEMBERSHIPS) => Ok(bytes(self.state.lock().groups)),
+            (SOL_NETLINK, LIST_MEMBERSHIPS) => {
+                let state = self.state.lock();
+                let groups = u64::from(state.groups).to_le_bytes().to_vec();
+                Ok(if state.has_joined { groups } else { Vec::new() })
+            }
             (SOL_NETLINK, 3..=LAST_OPTION) => Ok(bytes(self.options.load(Relaxed) >> name & 1)),
             _ => Err(Errno::ENOPROTOOPT),
         }
@@ -282,6 +394,7 @@ impl Socket for Netlink {
             ADD_MEMBERSHIP | DROP_MEMBERSHIP => {
                 let bit = number.checked_sub(1).and_then(|at| 1_u32.checked_shl(at as u32)).ok_or(Errno::EINVAL)?;
                 let mut state = self.state.lock();
+                state.has_joined = true;
                 state.groups = if name == ADD_MEMBERSHIP { state.groups | bit } else { state.groups & !bit };
                 Ok(())
             }
@@ -298,12 +411,14 @@ impl Socket for Netlink {
     }
 
     fn poll(&self) -> PollEvents {
-        let readable = !self.state.lock().queue.is_empty();
-        if readable { PollEvents::READABLE | PollEvents::WRITABLE } else { PollEvents::WRITABLE }
+        let mut events = PollEvents::WRITABLE;
+        events.set(PollEvents::READABLE, !self.state.lock().queue.is_empty());
+        events.set(PollEvents::ERR, self.common.has_error());
+        events
     }
 
     fn waiting(&self) -> usize {
-        self.state.lock().queue.front().map_or(0, |message| message.len())
+        self.state.lock().queue.front().map_or(0, |letter| letter.bytes.len())
     }
 
     fn close(&self) {

@@ -39,6 +39,12 @@ const TABLE_LOCAL: u32 = 255;
 const TABLE_MAIN: u32 = 254;
 const TABLE_DEFAULT: u32 = 253;
 const SCOPE_HOST: u8 = 254;
+/// `RTM_F_CLONED`: found for one address.
+const CLONED: u32 = 0x200;
+/// Groups that are told (`RTNLGRP_*`).
+const GROUP_LINK: u32 = 1;
+const GROUP_V4_ADDRESSES: u32 = 5;
+const GROUP_V6_ADDRESSES: u32 = 9;
 
 /// Answers a request.
 ///
@@ -46,16 +52,18 @@ const SCOPE_HOST: u8 = 254;
 /// `EOPNOTSUPP`, `EPERM`, `ENODEV`, `EINVAL`, …
 pub fn answer(task: &Arc<Task>, namespace: &Namespace, request: &Request<'_>, out: &mut Answer) -> Result<()> {
     if matches!(request.kind, NEWLINK | DELLINK | SETLINK | NEWADDR | DELADDR) {
-        if !task.capable(cap::NET_ADMIN) {
+        if !task.net_capable(cap::NET_ADMIN) {
             return Err(Errno::EPERM);
         }
-        return change(namespace, request);
+        change(namespace, request)?;
+        announce(namespace, request);
+        return Ok(());
     }
     match request.kind {
         GETLINK => links(namespace, request, out),
         GETADDR => {
             for assigned in selected(namespace, request.byte(0)) {
-                address(assigned, out);
+                address(NEWADDR, assigned, out);
             }
             Ok(())
         }
@@ -63,7 +71,7 @@ pub fn answer(task: &Arc<Task>, namespace: &Namespace, request: &Request<'_>, ou
             let table = request.attribute(ROUTE, TABLE).map_or(0, word);
             if matches!(table, 0 | TABLE_LOCAL) && matches!(request.byte(4), 0 | 255) {
                 for assigned in selected(namespace, request.byte(0)) {
-                    route(assigned.addr, assigned, out);
+                    route(assigned.addr, assigned, 0, out);
                 }
             }
             Ok(())
@@ -72,7 +80,7 @@ pub fn answer(task: &Arc<Task>, namespace: &Namespace, request: &Request<'_>, ou
             let to = request.attribute(ROUTE, DST).and_then(parse_ip).ok_or(Errno::EINVAL)?;
             let source = namespace.interface.lock().source(to)?;
             let prefix = if to.is_ipv4() { 32 } else { 128 };
-            route(source, Assigned { addr: to, prefix }, out);
+            route(source, Assigned { addr: to, prefix }, CLONED, out);
             Ok(())
         }
         GETRULE => {
@@ -129,7 +137,12 @@ fn links(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) -> Resu
     if !request.dumps() {
         names_device(request)?;
     }
-    let device = namespace.interface.lock();
+    link(&namespace.interface.lock(), out);
+    Ok(())
+}
+
+/// The device.
+fn link(device: &Interface, out: &mut Answer) {
     let mut fixed = alloc::vec![0, 0];
     fixed.extend_from_slice(&HARDWARE.to_le_bytes());
     for word in [INDEX, device.flags(), 0] {
@@ -150,9 +163,27 @@ fn links(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) -> Resu
     out.attribute(6, if device.up { b"noqueue\0" } else { b"noop\0\0\0\0" });
     out.attribute(1, &[0; 6]);
     out.attribute(2, &[0; 6]);
-    statistics(&device, out);
+    statistics(device, out);
     out.end();
-    Ok(())
+}
+
+/// Tells the group of links what the device has become.
+pub fn announce_link(namespace: &Namespace) {
+    let mut notice = Answer::notice();
+    link(&namespace.interface.lock(), &mut notice);
+    super::announce(namespace, GROUP_LINK, notice);
+}
+
+/// Tells whoever listens what a request has changed.
+fn announce(namespace: &Namespace, request: &Request<'_>) {
+    if !matches!(request.kind, NEWADDR | DELADDR) {
+        return announce_link(namespace);
+    }
+    let value = request.attribute(ADDR, LOCAL).or_else(|| request.attribute(ADDR, ADDRESS));
+    let Some(addr) = value.and_then(parse_ip) else { return };
+    let mut notice = Answer::notice();
+    address(request.kind, Assigned { addr, prefix: request.byte(1) }, &mut notice);
+    super::announce(namespace, if addr.is_ipv4() { GROUP_V4_ADDRESSES } else { GROUP_V6_ADDRESSES }, notice);
 }
 
 /// `IFLA_STATS64`: what is sent is received.
@@ -165,13 +196,13 @@ fn statistics(device: &Interface, out: &mut Answer) {
     out.attribute(7, &narrow);
 }
 
-fn address(own: Assigned, out: &mut Answer) {
+fn address(kind: u16, own: Assigned, out: &mut Answer) {
     /// `IFA_F_PERMANENT`.
     const PERMANENT: u8 = 0x80;
     let octets = octets(own.addr);
     let mut fixed = alloc::vec![family(own.addr), own.prefix, PERMANENT, SCOPE_HOST];
     fixed.extend_from_slice(&INDEX.to_le_bytes());
-    out.begin(NEWADDR, &fixed);
+    out.begin(kind, &fixed);
     out.attribute(ADDRESS, &octets);
     if own.addr.is_ipv4() {
         out.attribute(LOCAL, &octets);
@@ -183,10 +214,11 @@ fn address(own: Assigned, out: &mut Answer) {
     out.end();
 }
 
-/// The local route to the network of `to`, from `source`.
-fn route(source: IpAddr, to: Assigned, out: &mut Answer) {
+/// The local route to the network of `to`, from `source`. `flags`: `RTM_F_*`.
+fn route(source: IpAddr, to: Assigned, flags: u32, out: &mut Answer) {
     // Protocol "kernel", type "local".
-    let fixed = [family(to.addr), to.prefix, 0, 0, TABLE_LOCAL as u8, 2, SCOPE_HOST, 2, 0, 0, 0, 0];
+    let mut fixed = alloc::vec![family(to.addr), to.prefix, 0, 0, TABLE_LOCAL as u8, 2, SCOPE_HOST, 2];
+    fixed.extend_from_slice(&flags.to_le_bytes());
     let network = match to.addr {
         IpAddr::V4(ip) => {
             let mask = u32::MAX.checked_shl(32 - u32::from(to.prefix)).unwrap_or(0);
@@ -222,6 +254,7 @@ fn rules(wanted: u8, out: &mut Answer) {
 
 fn change(namespace: &Namespace, request: &Request<'_>) -> Result<()> {
     match request.kind {
+        DELLINK => names_device(request).and(Err(Errno::EOPNOTSUPP)),
         NEWLINK | SETLINK => {
             names_device(request).map_err(|error| match error {
                 // Making a device.
@@ -248,7 +281,11 @@ fn change(namespace: &Namespace, request: &Request<'_>) -> Result<()> {
                 return Err(Errno::EINVAL);
             }
             let mut device = namespace.interface.lock();
-            if request.kind == NEWADDR { device.assign(Assigned { addr, prefix }) } else { device.remove(addr) }
+            match request.kind {
+                NEWADDR if request.replaces() && device.addresses.contains(&Assigned { addr, prefix }) => Ok(()),
+                NEWADDR => device.assign(Assigned { addr, prefix }),
+                _ => device.remove(addr),
+            }
         }
         _ => Err(Errno::EOPNOTSUPP),
     }

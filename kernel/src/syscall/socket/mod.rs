@@ -7,7 +7,7 @@ use super::ipc::{install, install_pair};
 use crate::fs::{File, IoDst, IoSrc, OpenFlags};
 use crate::net::socket::{self, Call, Outgoing, Socket};
 use crate::net::uapi::*;
-use crate::net::{self, option};
+use crate::net::{self, netlink, option};
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -17,7 +17,7 @@ use message::{recvmmsg, recvmsg, sendmmsg, sendmsg};
 use umbel_mm::user::{self, UserAddr};
 
 rows! {
-    nr::__NR_socket, socket(family: u32, kind: u32, protocol: u32) => socket_call, Partial("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK");
+    nr::__NR_socket, socket(family: u32, kind: u32, protocol: u32) => socket_call, Partial("AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET without TCP's packets");
     nr::__NR_socketpair, socketpair(family: u32, kind: u32, protocol: u32, fds: u64) => socketpair, Full;
     nr::__NR_bind, bind(fd: Fd, addr: u64, len: u32) => bind, Full;
     nr::__NR_listen, listen(fd: Fd, backlog: u32) => listen, Full;
@@ -177,6 +177,12 @@ fn getsockopt(task: &Arc<Task>, fd: Fd, level: u32, name: u32, value: u64, len: 
     let bytes = option::get(task, &socket, level, name, room)?;
     if (level, name) == (SOL_SOCKET, so::ATTACH_FILTER) {
         return write_filter(value, len, room, &bytes);
+    }
+    if (level, name) == (SOL_NETLINK, netlink::LIST_MEMBERSHIPS) {
+        // Whole words that fit; the length is that of them all.
+        let room = room.min(bytes.len()) / 4 * 4;
+        user::copy_out(UserAddr(value), bytes.get(..room).unwrap_or(&[]))?;
+        return user::write_val(UserAddr(len), &(bytes.len() as u32));
     }
     let room = room.min(bytes.len());
     user::copy_out(UserAddr(value), bytes.get(..room).unwrap_or(&[]))?;

@@ -5,12 +5,13 @@ use crate::fs::IoDst;
 use crate::net::inet::addr;
 use crate::net::inet::ip::{v4, v6};
 use crate::net::interface;
-use crate::net::option::{bytes, number, words};
+use crate::net::option::{bytes, number, stamp, words};
 use crate::net::socket::{Control, Incoming};
 use crate::net::uapi::*;
-use crate::{Errno, Result, time};
+use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// Options of SOL_UDP, and of SOL_UDPLITE.
 const UDP_CORK: u32 = 1;
@@ -82,12 +83,9 @@ impl Datagram {
         let mut control = Vec::new();
         let mut add = |level, kind, bytes| control.push(Control { level, kind, bytes });
         let switches = &self.common.switches;
-        let [sec, ns] = [message.at_ns / time::SEC_NS, message.at_ns % time::SEC_NS];
-        let stamp = |parts: [u64; 2]| parts.iter().flat_map(|part| part.to_le_bytes()).collect();
-        if switches.get(so::TIMESTAMPNS) {
-            add(SOL_SOCKET, so::TIMESTAMPNS, stamp([sec, ns]));
-        } else if switches.get(so::TIMESTAMP) {
-            add(SOL_SOCKET, so::TIMESTAMP, stamp([sec, ns / 1000]));
+        match stamp(&self.common, message.at_ns) {
+            Some(Control { level, kind, bytes }) => add(level, kind, bytes),
+            None => self.common.stamp_ns.store(message.at_ns, Relaxed),
         }
         if switches.get(so::RXQ_OVFL) {
             add(SOL_SOCKET, so::RXQ_OVFL, bytes(self.queue().1));
@@ -97,7 +95,12 @@ impl Datagram {
                 && let IpAddr::V4(to) = message.to.ip()
             {
                 let octets = u32::from_le_bytes(to.octets());
-                add(SOL_IP, v4::PKTINFO, words(&[interface::INDEX, octets, octets]));
+                // The local address is the device's own, if the message was for a group.
+                let own = match self.common.namespace.interface.lock().first(false) {
+                    Some(IpAddr::V4(own)) if to.is_multicast() => u32::from_le_bytes(own.octets()),
+                    _ => octets,
+                };
+                add(SOL_IP, v4::PKTINFO, words(&[interface::INDEX, own, octets]));
             }
             if self.ip.is_on(SOL_IP, v4::RECVTTL) {
                 add(SOL_IP, v4::TTL, bytes(u32::from(message.ttl)));
@@ -129,19 +132,28 @@ impl Datagram {
     pub(super) fn unreachable(&self, to: SocketAddr, sent: Vec<u8>) {
         let connected = {
             let mut state = self.state.lock();
-            if self.ip.wants_errors() && state.errors.len() < ERRORS_MAX && state.errors.try_reserve(1).is_ok() {
+            if self.ip.wants_errors_of(to) && state.errors.len() < ERRORS_MAX && state.errors.try_reserve(1).is_ok() {
                 state.errors.push_back(Failure { errno: Errno::ECONNREFUSED, bytes: sent, to });
             }
             state.remote == Some(to)
         };
-        if connected || self.ip.wants_errors() {
+        if connected || self.ip.wants_errors_of(to) {
             self.common.fail(Errno::ECONNREFUSED);
         }
     }
 
     /// `MSG_ERRQUEUE`: `struct sock_extended_err` with the address of who complained, which is always the destination.
     pub(super) fn receive_error(&self, dst: &mut IoDst<'_>) -> Result<Incoming> {
-        let failure = self.state.lock().errors.pop_front().ok_or(Errno::EAGAIN)?;
+        let (failure, next) = {
+            let mut state = self.state.lock();
+            let failure = state.errors.pop_front().ok_or(Errno::EAGAIN)?;
+            (failure, state.errors.front().map(|next| next.errno))
+        };
+        // The next one is the socket's error now.
+        self.common.take_error();
+        if let Some(errno) = next {
+            self.common.fail(errno);
+        }
         let full = failure.bytes.len();
         let count = dst.write(failure.bytes.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
         let v6 = failure.to.is_ipv6();

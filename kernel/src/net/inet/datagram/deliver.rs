@@ -5,6 +5,7 @@ use super::control::Sending;
 use super::{Datagram, Message, Protocol};
 use crate::net::inet::ip::{v4, v6};
 use crate::net::inet::table::Table;
+use crate::net::packet::tap;
 use crate::net::socket::Socket;
 use crate::net::uapi::*;
 use crate::net::{Namespace, interface};
@@ -44,7 +45,13 @@ impl Datagram {
         let own = self.addresses().0.ip();
         Ok(match sending.source {
             Some(source) => source,
-            None if own.is_unspecified() || own.is_multicast() || own.is_ipv4() != to.is_ipv4() => source,
+            None if own.is_unspecified()
+                || own.is_multicast()
+                || interface::is_broadcast(own)
+                || own.is_ipv4() != to.is_ipv4() =>
+            {
+                source
+            }
             None => own,
         })
     }
@@ -71,17 +78,15 @@ impl Datagram {
         raw_copies(namespace, self.common.protocol, &message, |message| {
             packet::udp(message.from, message.to, &message.bytes).ok()
         });
+        if crate::net::packet::is_used()
+            && let Ok(bytes) = packet::udp(message.from, message.to, &message.bytes)
+        {
+            tap(namespace, &message.packet(self.common.protocol, &bytes));
+        }
         let message = Arc::new(message);
-        if !deliver_udp(namespace, self.table(), &message, self.loops_back()) {
+        if !deliver_udp(namespace, self.table(), &message) {
             self.unreachable(message.to, message.bytes.clone());
         }
-    }
-
-    /// Whether what it sends to a group comes back to this machine.
-    fn loops_back(&self) -> bool {
-        let (level, name) =
-            if self.common.family() == AF_INET { (SOL_IP, v4::MULTICAST_LOOP) } else { (SOL_IPV6, v6::MULTICAST_LOOP) };
-        self.ip.value(level, name) != 0
     }
 
     /// How well it fits as the receiver of a message, beyond its address.
@@ -119,19 +124,34 @@ fn datagram(socket: &Arc<dyn Socket>) -> Option<&Datagram> {
     socket.as_any().downcast_ref()
 }
 
+/// Whether any socket has joined a group; everybody is in those of all hosts.
+fn is_joined(namespace: &Namespace, group: IpAddr) -> bool {
+    let family = match group {
+        IpAddr::V4(ip) if ip.octets() == [224, 0, 0, 1] => return true,
+        IpAddr::V6(ip) if matches!(ip.segments(), [0xff01 | 0xff02, 0, 0, 0, 0, 0, 0, 1]) => return true,
+        IpAddr::V4(_) => AF_INET,
+        IpAddr::V6(_) => AF_INET6,
+    };
+    // A socket of IPv6 may have joined a group of IPv4, too.
+    let mut sockets = namespace.sockets(family);
+    if family == AF_INET {
+        sockets.extend(namespace.sockets(AF_INET6));
+    }
+    sockets.iter().filter_map(datagram).any(|socket| socket.ip.is_member(group))
+}
+
 /// Delivers to the sockets of a port: all of those that are in the group, or the one that fits best. False if there is none.
-pub(super) fn deliver_udp(
-    namespace: &Namespace,
-    table: &SpinLock<Table>,
-    message: &Arc<Message>,
-    loops_back: bool,
-) -> bool {
+pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, message: &Arc<Message>) -> bool {
     namespace.interface.lock().count(message.bytes.len() + packet::UDP_HEADER + packet::IPV4_HEADER);
     let to = message.to;
     if to.ip().is_multicast() || interface::is_broadcast(to.ip()) {
+        // What goes to a group goes through the device, whatever `IP_MULTICAST_LOOP` says, and comes in if the device is in the group.
+        if to.ip().is_multicast() && !is_joined(namespace, to.ip()) {
+            return true;
+        }
         // A socket that is bound to any address, or to the group's.
         let candidates = table.lock().find(to);
-        for (_, socket) in candidates.iter().filter(|_| loops_back || !to.ip().is_multicast()) {
+        for (_, socket) in &candidates {
             let Some(socket) = datagram(socket).filter(|socket| socket.fit(message).is_some()) else { continue };
             if !to.ip().is_multicast() || socket.wants_group(to.ip()) {
                 socket.push(message);
@@ -157,8 +177,15 @@ pub(super) fn deliver_udp(
     true
 }
 
-/// Delivers an ICMP message, and the answer to it.
+/// An ICMP message goes through the device.
 pub(super) fn deliver_icmp(namespace: &Namespace, message: Message) {
+    let protocol = if message.to.is_ipv6() { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
+    tap(namespace, &message.packet(protocol, &message.bytes));
+    accept_icmp(namespace, message);
+}
+
+/// Delivers an ICMP message, and the answer to it.
+pub(super) fn accept_icmp(namespace: &Namespace, message: Message) {
     let v6 = message.to.is_ipv6();
     let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
     namespace.interface.lock().count(message.bytes.len() + packet::IPV4_HEADER);

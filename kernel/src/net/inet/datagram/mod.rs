@@ -10,6 +10,8 @@ mod control;
 mod deliver;
 mod raw;
 
+pub use raw::input;
+
 use super::table::{Binding, Claim, Table};
 use super::tcp::{check_bind, parse_bind};
 use super::{addr, ip, packet};
@@ -59,6 +61,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// It as a packet of IP with this payload.
+    fn packet<'a>(&self, protocol: u32, payload: &'a [u8]) -> packet::Packet<'a> {
+        let (from, to) = (self.from.ip(), self.to.ip());
+        packet::Packet { from, to, protocol: protocol as u8, ttl: self.ttl, tos: self.tos, payload }
+    }
+
     fn cost(&self) -> usize {
         (self.bytes.len() + OVERHEAD).max(COST_MIN)
     }
@@ -76,6 +84,8 @@ struct State {
     binding: Option<Arc<Binding>>,
     local: SocketAddr,
     remote: Option<SocketAddr>,
+    /// bind(2) named its port.
+    port_is_own: bool,
     receive_shut: bool,
     send_shut: bool,
     queue: VecDeque<Arc<Message>>,
@@ -113,6 +123,7 @@ impl Datagram {
             binding: None,
             local: addr::none(common.family()),
             remote: None,
+            port_is_own: false,
             receive_shut: false,
             send_shut: false,
             queue: VecDeque::new(),
@@ -192,6 +203,7 @@ impl Datagram {
             _ if state.binding.is_some() => Some(binding),
             _ => {
                 state.local = SocketAddr::new(to.ip(), binding.port);
+                state.port_is_own = to.port() != 0;
                 state.binding = Some(binding);
                 return Ok(());
             }
@@ -292,7 +304,8 @@ impl Datagram {
         let room = self.common.receive_buffer.load(Relaxed) as usize;
         {
             let mut state = self.state.lock();
-            if state.used + message.cost() > room.max(COST_MIN) || state.queue.try_reserve(1).is_err() {
+            // The last one may go beyond the end.
+            if state.used > room || state.queue.try_reserve(1).is_err() {
                 state.drops = state.drops.saturating_add(1);
                 return;
             }
@@ -365,10 +378,23 @@ impl Datagram {
 
     /// connect(2) with AF_UNSPEC: the peer is forgotten, and the address that it gave.
     fn disconnect(&self) {
-        let mut state = self.state.lock();
-        state.remote = None;
-        let bound = state.binding.as_ref().map(|binding| binding.addr);
-        state.local.set_ip(bound.unwrap_or(addr::none(self.common.family()).ip()));
+        let none = addr::none(self.common.family());
+        let given = {
+            let mut state = self.state.lock();
+            state.remote = None;
+            let bound = state.binding.as_ref().map(|binding| binding.addr);
+            state.local.set_ip(bound.unwrap_or(none.ip()));
+            // A port that nobody asked for is given back.
+            let loses = self.what == Protocol::Udp && !state.port_is_own;
+            let given = if loses { state.binding.take() } else { None };
+            if given.is_some() {
+                state.local.set_port(0);
+            }
+            given
+        };
+        if let Some(binding) = given {
+            self.table().lock().release(&binding);
+        }
     }
 
     fn wait_message(&self, call: &Call<'_>) -> Result<Option<Arc<Message>>> {
@@ -380,7 +406,8 @@ impl Datagram {
             if let Err(error) = self.common.check_error() {
                 return Some(Err(error));
             }
-            self.state.lock().receive_shut.then_some(Ok(None))
+            // Only a wait is ended by that.
+            (!call.nonblock && self.state.lock().receive_shut).then_some(Ok(None))
         };
         self.common.wait_readable(call.nonblock, look)?
     }
@@ -425,7 +452,8 @@ impl Socket for Datagram {
     }
 
     fn peer_name(&self) -> Result<Address> {
-        let remote = self.addresses().1.ok_or(Errno::ENOTCONN)?;
+        let known = |remote: &SocketAddr| remote.port() != 0;
+        let remote = self.addresses().1.filter(known).ok_or(Errno::ENOTCONN)?;
         Ok(addr::format(self.common.family(), remote))
     }
 
@@ -435,7 +463,8 @@ impl Socket for Datagram {
         }
         self.common.check_error()?;
         let to = self.destination(&message.to)?;
-        if self.state.lock().send_shut {
+        // A raw socket has nothing that could be shut.
+        if self.what != Protocol::Raw && self.state.lock().send_shut {
             return Err(Errno::EPIPE);
         }
         let sending = Sending::read(self, &message.control)?;

@@ -1,10 +1,12 @@
 //! Raw sockets: packets as programs make them. Sources: raw(7), icmp(7).
 
-use super::super::packet;
+use super::super::packet::{self, Packet};
 use super::control::Sending;
-use super::deliver::{deliver_icmp, deliver_udp, raw_copies};
+use super::deliver::{accept_icmp, deliver_udp, raw_copies};
 use super::{Datagram, Message};
+use crate::net::Namespace;
 use crate::net::inet::ip::{v4, v6};
+use crate::net::packet::tap;
 use crate::net::uapi::*;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -14,12 +16,48 @@ use core::net::SocketAddr;
 /// `ICMP_FILTER`, `ICMPV6_FILTER`.
 const FILTER: u32 = 1;
 
+/// A packet comes in from a packet socket, which everybody has seen: where it is for a local address.
+pub fn input(namespace: &Namespace, packet: &Packet<'_>) {
+    if !namespace.interface.lock().is_local(packet.to) {
+        return;
+    }
+    let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
+    let at_ns = crate::time::realtime_ns();
+    let message = Message { bytes: packet.payload.to_vec(), from, to, ttl: packet.ttl, tos: packet.tos, at_ns };
+    dispatch(namespace, u32::from(packet.protocol), message);
+}
+
+/// A packet goes through the device.
+fn receive(namespace: &Namespace, protocol: u32, message: Message) {
+    tap(namespace, &message.packet(protocol, &message.bytes));
+    dispatch(namespace, protocol, message);
+}
+
+/// What the machine does with a packet that has come in.
+fn dispatch(namespace: &Namespace, protocol: u32, message: Message) {
+    match protocol {
+        IPPROTO_ICMP | IPPROTO_ICMPV6 => accept_icmp(namespace, message),
+        IPPROTO_UDP => {
+            raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+            if let Some((from, to, payload)) = packet::parse_udp(&message.bytes) {
+                let (from, to) = (SocketAddr::new(message.from.ip(), from), SocketAddr::new(message.to.ip(), to));
+                let message = Message { bytes: payload.to_vec(), from, to, ..message };
+                deliver_udp(namespace, &namespace.udp, &Arc::new(message));
+            }
+        }
+        // Connections know no packets: a segment of TCP goes to raw sockets alone.
+        _ => {
+            raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+        }
+    }
+}
+
 impl Datagram {
     /// Sends a packet: the IP header is made here, or is in `bytes` (`IP_HDRINCL`).
     pub(super) fn send_raw(&self, to: SocketAddr, mut bytes: Vec<u8>, sending: &Sending) -> Result<()> {
         let from = self.sender_address(to.ip(), sending)?;
         let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0));
-        let protocol = self.common.protocol;
+        let (protocol, namespace) = (self.common.protocol, &self.common.namespace);
         let with_header = self.ip.is_on(SOL_IP, v4::HDRINCL) || protocol == IPPROTO_RAW;
         if with_header && to.is_ipv4() {
             packet::complete_v4(&mut bytes, from.ip())?;
@@ -27,13 +65,13 @@ impl Datagram {
             let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
             let mut message = self.message(from, to, packet.payload.to_vec(), sending);
             (message.ttl, message.tos) = (packet.ttl, packet.tos);
-            self.input(u32::from(packet.protocol), message);
+            receive(namespace, u32::from(packet.protocol), message);
             return Ok(());
         }
         if to.is_ipv6() {
             self.complete_checksum(&mut bytes, from, to)?;
         }
-        self.input(protocol, self.message(from, to, bytes, sending));
+        receive(namespace, protocol, self.message(from, to, bytes, sending));
         Ok(())
     }
 
@@ -47,26 +85,6 @@ impl Datagram {
             return Err(Errno::EINVAL);
         }
         Ok(())
-    }
-
-    /// What the machine does with a packet that comes in.
-    fn input(&self, protocol: u32, message: Message) {
-        let namespace = &self.common.namespace;
-        match protocol {
-            IPPROTO_ICMP | IPPROTO_ICMPV6 => deliver_icmp(namespace, message),
-            IPPROTO_UDP => {
-                raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
-                if let Some((from, to, payload)) = packet::parse_udp(&message.bytes) {
-                    let (from, to) = (SocketAddr::new(message.from.ip(), from), SocketAddr::new(message.to.ip(), to));
-                    let message = Message { bytes: payload.to_vec(), from, to, ..message };
-                    deliver_udp(namespace, &namespace.udp, &Arc::new(message), true);
-                }
-            }
-            // Connections know no packets: a segment of TCP goes to raw sockets alone.
-            _ => {
-                raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
-            }
-        }
     }
 
     /// Whether the socket does not want this ICMP message.

@@ -102,6 +102,10 @@ impl TcpSocket {
             }
         }
         self.reopen();
+        if local == remote {
+            self.connect_to_self();
+            return Ok(());
+        }
         match listener.map_or(Offer::Refused, |listener| listener.offer(self)) {
             Offer::Refused => self.refuse(),
             Offer::Accepted | Offer::Full => {}
@@ -110,6 +114,15 @@ impl TcpSocket {
             return Err(Errno::EINPROGRESS);
         }
         self.wait_connected()
+    }
+
+    /// Both ends are this one: what is sent is received here.
+    fn connect_to_self(&self) {
+        self.set_capacity(self);
+        let mut state = self.state.lock();
+        state.phase = Phase::Connected;
+        state.peer = self.me.clone();
+        state.unreported = false;
     }
 
     /// Forgets how an earlier connection ended.
@@ -260,7 +273,8 @@ impl TcpSocket {
             let mut state = self.state.lock();
             state.remote = None;
             state.peer = Weak::new();
-            let automatic = state.binding.take_if(|binding| binding.automatic);
+            let own = state.port_is_own;
+            let automatic = state.binding.take_if(|binding| binding.automatic || !own);
             if automatic.is_some() {
                 state.local = super::addr::none(self.common.family());
             }

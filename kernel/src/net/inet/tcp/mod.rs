@@ -24,7 +24,8 @@ use super::{addr, ip};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::ByteRing;
 use crate::landlock;
-use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
+use crate::net::option::stamp;
+use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use crate::net::uapi::*;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
@@ -56,6 +57,8 @@ struct State {
     binding: Option<Arc<Binding>>,
     local: SocketAddr,
     remote: Option<SocketAddr>,
+    /// bind(2) named its port.
+    port_is_own: bool,
     peer: Weak<TcpSocket>,
     /// A connect(2) that did not wait has not been told how it ended.
     unreported: bool,
@@ -91,6 +94,8 @@ pub struct TcpSocket {
     gone: AtomicBool,
     ip: ip::Options,
     options: option::Options,
+    /// When bytes last came, while somebody wants to know.
+    arrived_ns: AtomicU64,
     /// For `TCP_INFO`.
     received: AtomicU64,
     sent: AtomicU64,
@@ -104,6 +109,7 @@ impl TcpSocket {
             binding: None,
             local: addr::none(common.family()),
             remote: None,
+            port_is_own: false,
             peer: Weak::new(),
             unreported: false,
             fin_sent: false,
@@ -128,6 +134,7 @@ impl TcpSocket {
             gone: AtomicBool::new(false),
             ip: ip::Options::default(),
             options: option::Options::default(),
+            arrived_ns: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
         })
@@ -159,6 +166,7 @@ impl TcpSocket {
             return Err(Errno::EINVAL);
         }
         state.local = SocketAddr::new(to.ip(), binding.port);
+        state.port_is_own = to.port() != 0;
         state.binding = Some(binding);
         Ok(())
     }
@@ -269,7 +277,12 @@ impl Socket for TcpSocket {
             return Err(Errno::EINVAL);
         }
         let count = self.receive_bytes(call, dst)?;
-        Ok(Incoming { count, full: count, ..Incoming::default() })
+        let mut control: Vec<Control> = stamp(&self.common, self.arrived_ns.load(Relaxed)).into_iter().collect();
+        if self.tells_rest() {
+            let bytes = (self.arrival.ready() as u32).to_le_bytes().to_vec();
+            control.push(Control { level: SOL_TCP, kind: option::INQ, bytes });
+        }
+        Ok(Incoming { count, full: count, control, ..Incoming::default() })
     }
 
     fn shutdown(&self, receiving: bool, sending: bool) -> Result<()> {
@@ -332,6 +345,13 @@ impl Socket for TcpSocket {
 
     fn waiting(&self) -> usize {
         self.arrival.ready()
+    }
+
+    fn buffers_changed(&self) {
+        if let (Some(me), Some(peer)) = (self.me.upgrade(), self.peer()) {
+            peer.set_capacity(&me);
+            self.common.writers.wake_all();
+        }
     }
 
     fn linger(&self) {

@@ -15,7 +15,9 @@ mod tcp {
     pub const NODELAY: u32 = 1;
     pub const MAXSEG: u32 = 2;
     pub const CORK: u32 = 3;
+    pub const LINGER2: u32 = 8;
     pub const DEFER_ACCEPT: u32 = 9;
+    pub const WINDOW_CLAMP: u32 = 10;
     pub const INFO: u32 = 11;
     pub const CONGESTION: u32 = 13;
     pub const MD5SIG: u32 = 14;
@@ -36,9 +38,9 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (6, 9, 1, 127),
     (7, 6, 1, 127),
     // LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK
-    (8, 60, i32::MIN, i32::MAX),
+    (tcp::LINGER2, 60, i32::MIN, i32::MAX),
     (tcp::DEFER_ACCEPT, 0, i32::MIN, i32::MAX),
-    (10, 0, 0, i32::MAX),
+    (tcp::WINDOW_CLAMP, 0, 0, i32::MAX),
     (12, 1, i32::MIN, i32::MAX),
     // THIN_LINEAR_TIMEOUTS, THIN_DUPACK
     (16, 0, 0, 1),
@@ -48,7 +50,8 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (24, 0, i32::MIN, i32::MAX),
     (25, -1, i32::MIN, i32::MAX),
     (27, 0, 0, 1),
-    (36, 0, 0, 1),
+    (INQ, 0, 0, 1),
+    (CONGESTION_CHOSEN, 0, 0, 0),
     // FASTOPEN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE
     (tcp::FASTOPEN, 0, 0, i32::MAX),
     (tcp::FASTOPEN_CONNECT, 0, 0, 1),
@@ -57,6 +60,14 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (tcp::MAXSEG, 0, 0, 32_767),
     (37, 0, 0, i32::MAX),
 ];
+
+/// Ways to avoid congestion, of which there is none here; a socket's choice is kept under a number that no option has.
+const CONGESTION: [&[u8]; 2] = [b"cubic", b"reno"];
+const CONGESTION_CHOSEN: u32 = 1013;
+/// Least `TCP_WINDOW_CLAMP`: half of the least `SO_RCVBUF`.
+const CLAMP_MIN: i32 = 1152;
+/// `TCP_INQ`.
+pub(super) const INQ: u32 = 36;
 
 /// Largest segment of the device: its MTU without headers and timestamps.
 pub(super) const SEGMENT: u32 = 65_483;
@@ -129,7 +140,8 @@ impl TcpSocket {
         match name {
             tcp::INFO => Ok(self.info()),
             tcp::CONGESTION => {
-                let mut name = b"reno".to_vec();
+                let chosen = self.options.find(CONGESTION_CHOSEN)?.0.load(Relaxed) as usize;
+                let mut name = CONGESTION.get(chosen).copied().unwrap_or(b"cubic").to_vec();
                 name.resize(16.min(room.max(4)), 0);
                 Ok(name)
             }
@@ -152,7 +164,9 @@ impl TcpSocket {
         match name {
             tcp::CONGESTION => {
                 let wanted = value.split(|&byte| byte == 0).next().unwrap_or(&[]);
-                return if wanted == b"reno" { Ok(()) } else { Err(Errno::ENOENT) };
+                let chosen = CONGESTION.iter().position(|name| *name == wanted).ok_or(Errno::ENOENT)?;
+                self.options.find(CONGESTION_CHOSEN)?.0.store(chosen as i32, Relaxed);
+                return Ok(());
             }
             tcp::ULP => return Err(Errno::ENOENT),
             tcp::INFO | tcp::MD5SIG | tcp::ZEROCOPY_RECEIVE => return Err(Errno::ENOPROTOOPT),
@@ -168,7 +182,20 @@ impl TcpSocket {
         if !(min..=max).contains(&number) {
             return Err(Errno::EINVAL);
         }
-        let number = if name == tcp::DEFER_ACCEPT { deferral(number) } else { number };
+        let number = match name {
+            tcp::DEFER_ACCEPT => deferral(number),
+            // At least a minute; none; or as long as two minutes.
+            tcp::LINGER2 => match number {
+                ..0 => -1,
+                0 => 60,
+                number => number.min(120),
+            },
+            tcp::WINDOW_CLAMP if number == 0 && self.state_number() != state_number::CLOSE => {
+                return Err(Errno::EINVAL);
+            }
+            tcp::WINDOW_CLAMP if number != 0 => number.max(CLAMP_MIN),
+            _ => number,
+        };
         option.store(number, Relaxed);
         if matches!((name, number), (tcp::NODELAY, 1) | (tcp::CORK, 0))
             && let Some(peer) = self.peer()
@@ -181,6 +208,11 @@ impl TcpSocket {
     /// Whether what it sends waits for more.
     pub(super) fn is_corked(&self) -> bool {
         self.options.find(tcp::CORK).is_ok_and(|(cork, ..)| cork.load(Relaxed) != 0)
+    }
+
+    /// Whether a receiver is told what is left.
+    pub(super) fn tells_rest(&self) -> bool {
+        self.options.find(INQ).is_ok_and(|(inq, ..)| inq.load(Relaxed) != 0)
     }
 
     /// Seconds that a connection without bytes is kept from accept(2).

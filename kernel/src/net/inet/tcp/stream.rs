@@ -5,7 +5,7 @@ use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::PAGE;
 use crate::net::socket::Call;
 use crate::net::uapi::*;
-use crate::{Errno, Result, sched};
+use crate::{Errno, Result, sched, time};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::*;
 
@@ -124,6 +124,9 @@ impl TcpSocket {
         let ready = count > 0 && self.arrived(count, more);
         drop(ring);
         self.received.fetch_add(count as u64, Relaxed);
+        if self.common.switches.get(so::TIMESTAMP) || self.common.switches.get(so::TIMESTAMPNS) {
+            self.arrived_ns.store(time::realtime_ns(), Relaxed);
+        }
         if ready {
             self.tell_reader();
         }
@@ -221,7 +224,9 @@ impl TcpSocket {
         let mut ring = self.incoming.lock();
         let was_roomy = self.is_roomy();
         let ready = self.arrival.ready();
-        let count = if call.has(MSG_PEEK) {
+        let count = if call.has(MSG_PEEK | MSG_TRUNC) {
+            return Ok(ready.min(dst.remaining()));
+        } else if call.has(MSG_PEEK) {
             return ring.peek_at_most(dst, ready);
         } else if call.has(MSG_TRUNC) {
             let count = ready.min(dst.remaining());
