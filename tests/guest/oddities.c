@@ -157,15 +157,17 @@ static void comparing(void) {
     CHECK((order == 1 || order == 2) && syscall(SYS_kcmp, own, own, KCMP_FILE, other, fd) == 3 - order);
     CHECK_ERRNO(syscall(SYS_kcmp, own, own, KCMP_FILE, fd, 999), EBADF);
     CHECK_ERRNO(syscall(SYS_kcmp, own, own, 100, 0, 0), EINVAL);
-    CHECK(syscall(SYS_kcmp, own, getppid(), KCMP_SYSVSEM, 0, 0) == 0); /* neither has any */
     CHECK_ERRNO(syscall(SYS_kcmp, own, 1 << 30, KCMP_VM, 0, 0), ESRCH);
     pid_t child = fork();
     if (child == 0) pause();
     CHECK(syscall(SYS_kcmp, own, child, KCMP_FILE, fd, fd) == 0);
     CHECK(syscall(SYS_kcmp, own, child, KCMP_VM, 0, 0) > 0 && syscall(SYS_kcmp, own, child, KCMP_FILES, 0, 0) > 0);
     CHECK(syscall(SYS_kcmp, own, child, KCMP_SIGHAND, 0, 0) > 0 && syscall(SYS_kcmp, own, own, KCMP_SIGHAND, 0, 0) == 0);
-    kill(child, SIGKILL);
-    waitpid(child, 0, 0);
+    pid_t other_child = fork();
+    if (other_child == 0) pause();
+    CHECK(syscall(SYS_kcmp, child, other_child, KCMP_SYSVSEM, 0, 0) == 0); /* neither has adjusted a semaphore */
+    kill(child, SIGKILL), kill(other_child, SIGKILL);
+    CHECK(waitpid(child, 0, 0) == child && waitpid(other_child, 0, 0) == other_child);
 }
 
 /* Ends of positions and of buffers, and what may not be moved. */
