@@ -159,3 +159,13 @@ fn the_report_tells_of_huge_pages_by_slot() {
     let told = counts.iter().all(|count| count.parse::<u32>().is_ok()) && counts.len() >= 2;
     assert!(if is_root() { told } else { !counts.is_empty() }, "{outcome:#?}");
 }
+
+#[test]
+fn a_child_finds_the_pages_of_its_parent_mapped() {
+    let script = "i=0; while [ $i -lt 100 ]; do (:); i=$((i+1)); done";
+    let outcome = Run::umbel(&["run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script]).finish();
+    let line = outcome.stderr.lines().find_map(|line| line.strip_prefix("faults "));
+    let faults: u32 = line.and_then(|line| line.trim().parse().ok()).expect("the number of faults");
+    // 30, where a child's slot is filled when it is bound; 19 for each child where that is left to its faults.
+    assert!(faults < 300, "{faults} faults: {outcome:#?}");
+}

@@ -257,5 +257,8 @@ int main(void) {
     one_is_enough();
     parts();
     threads_are_told();
+    const char *left[] = {"v", "k", "l", "made"};
+    for (int i = 0; i < 4; i++) CHECK(unlink(left[i]) == 0);
+    CHECK(rmdir("group") == 0 && rmdir(directory) == 0);
     DONE();
 }

@@ -34,16 +34,23 @@ const LOADED_ZERO: u64 = 16;
 impl Space {
     /// Maps what the space has into the current slot, which was just bound to it ([`Space::activate`] said so).
     pub fn warm(&self) {
-        drop(self.enter());
+        drop(self.enter_slot(true));
     }
 
     /// Enters the space as a reader, in a slot that is bound to it and warm. Until the guard is dropped the caller must not
     /// block.
     pub(super) fn enter(&self) -> RwMutexReadGuard<'_, Inner> {
+        self.enter_slot(false)
+    }
+
+    /// The same; `fresh` says that the slot was bound to the space just now.
+    fn enter_slot(&self, mut fresh: bool) -> RwMutexReadGuard<'_, Inner> {
         let inner = self.inner.read();
-        // Warming asks objects, which may sleep: the thread may be in another slot then.
-        while self.activate() {
+        fresh |= self.activate();
+        while fresh {
             warm(&inner);
+            // Warming asks objects, which may sleep: the thread may be in another slot then.
+            fresh = self.activate();
         }
         inner
     }
