@@ -154,13 +154,15 @@ mod tests {
     #[test]
     fn the_limit_refuses_sigqueue_but_not_standard_signals() {
         let mut pending = Pending::new();
+        // Nobody else counts signals of this one meanwhile.
+        let user = User::of(4243);
         let queued = SigInfo::raw(40, code::SI_QUEUE, &[]);
-        assert_eq!(pending.push(queued, &user(), 1), Ok(Queued::New));
-        assert_eq!(pending.push(queued, &user(), 1), Err(Errno::EAGAIN));
-        assert_eq!(pending.push(kill(SIGTERM, 9), &user(), 1), Ok(Queued::New));
+        assert_eq!(pending.push(queued, &user, 1), Ok(Queued::New));
+        assert_eq!(pending.push(queued, &user, 1), Err(Errno::EAGAIN));
+        assert_eq!(pending.push(kill(SIGTERM, 9), &user, 1), Ok(Queued::New));
         assert_eq!(pid(pending.take(0)), Some((SIGTERM, 9)));
         let thread = SigInfo::tkill(SIGTERM, 9, 0);
-        assert_eq!(pending.push(thread, &user(), 1), Ok(Queued::New));
+        assert_eq!(pending.push(thread, &user, 1), Ok(Queued::New));
         assert_eq!(pid(pending.take(0)), Some((SIGTERM, 0)));
     }
 
