@@ -27,6 +27,17 @@ fn memory_for_ten_minutes() {
     soak("torture_memory", 4);
 }
 
+/// The torture of memory notices when shootdowns are left out. Here, because it is a matter of chance when: mostly within
+/// seconds, seldom after minutes.
+#[test]
+fn old_mappings_that_are_left_are_seen() {
+    let program = guest_program("torture_memory", false).to_string_lossy().into_owned();
+    let script = format!("echo w > /proc/sysrq-trigger; exec {program} {SOAK}");
+    let outcome =
+        Run::umbel(&["run", "--cpus", "4", "--debug-stall", "--", "/bin/sh", "-c", &script]).limit(900).finish();
+    assert!(outcome.status != 0 && outcome.stdout.contains(" shows "), "{outcome:#?}");
+}
+
 /// 64 virtual CPUs on one processor: each wake-up comes, and no virtual CPU and no thread is stuck.
 #[test]
 fn no_wake_up_is_lost_for_ten_minutes() {

@@ -27,15 +27,6 @@ fn no_freed_page_is_seen_through_an_old_mapping() {
 }
 
 #[test]
-fn old_mappings_that_are_left_are_seen() {
-    let program = guest_program("torture_memory", false).to_string_lossy().into_owned();
-    let script = format!("echo w > /proc/sysrq-trigger; exec {program} 90");
-    let outcome =
-        Run::umbel(&["run", "--cpus", "4", "--debug-stall", "--", "/bin/sh", "-c", &script]).limit(120).finish();
-    assert!(outcome.status != 0 && outcome.stdout.contains(" shows "), "{outcome:#?}");
-}
-
-#[test]
 fn virtual_cpus_come_and_go_and_nobody_misses_them() {
     let program = guest_program("hotplug", false);
     for cpus in [2, 4] {
