@@ -3,16 +3,8 @@
 
 use crate::{Errno, Result};
 use alloc::vec::Vec;
+pub use umbel_abi::linux::SockFilter as Insn;
 use umbel_mm::user::{UserAddr, read_vec};
-
-/// One instruction: `struct sock_filter`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Insn {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
-}
 
 /// What programs are for: each may do what the other may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,18 +1,16 @@
 /* What comes with what is received: times, what is left, credentials, errors; connections to oneself; groups of netlink. */
 #define _GNU_SOURCE
 #include "check.h"
-#include <arpa/inet.h>
+#include "loopback.h"
 #include <linux/errqueue.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
 #include <net/if.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,23 +18,6 @@
 #ifndef TCP_INQ
 #define TCP_INQ 36
 #endif
-
-typedef struct sockaddr sa;
-typedef struct sockaddr_in in4;
-
-static in4 own(int fd) {
-    in4 addr;
-    socklen_t len = sizeof addr;
-    CHECK(getsockname(fd, (sa *)&addr, &len) == 0);
-    return addr;
-}
-
-static int bound(int kind) {
-    int fd = socket(AF_INET, kind, 0);
-    in4 addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    CHECK(fd >= 0 && bind(fd, (sa *)&addr, sizeof addr) == 0);
-    return fd;
-}
 
 static int to(int fd, in4 addr) { return connect(fd, (sa *)&addr, sizeof addr); }
 

@@ -1,15 +1,13 @@
 /* What sockets do with what is sent: hold it back, wait for it at close, let it through a filter; and a change of family. */
 #define _GNU_SOURCE
 #include "check.h"
-#include <arpa/inet.h>
+#include "loopback.h"
 #include <fcntl.h>
 #include <linux/filter.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -17,28 +15,12 @@
 #define SIOCOUTQNSD 0x894b
 #endif
 
-typedef struct sockaddr sa;
-typedef struct sockaddr_in in4;
 typedef struct sockaddr_in6 in6;
 
 static long now_ms(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static in4 own(int fd) {
-    in4 addr;
-    socklen_t len = sizeof addr;
-    CHECK(getsockname(fd, (sa *)&addr, &len) == 0);
-    return addr;
-}
-
-static int bound(int kind) {
-    int fd = socket(AF_INET, kind, 0);
-    in4 addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    CHECK(fd >= 0 && bind(fd, (sa *)&addr, sizeof addr) == 0);
-    return fd;
 }
 
 static int connected(int to, int kind) {

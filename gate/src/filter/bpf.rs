@@ -1,16 +1,7 @@
 //! An assembler for classic BPF, and an interpreter for tests.
 
 use alloc::vec::Vec;
-
-/// `struct sock_filter`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Insn {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
-}
+pub use umbel_abi::linux::SockFilter as Insn;
 
 const LD_ABS: u16 = 0x20;
 const LD_MEM: u16 = 0x60;
