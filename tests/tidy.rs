@@ -209,3 +209,17 @@ fn documents_name_files_that_exist() {
         }
     }
 }
+
+/// The linker takes names that nothing bears in silence: what each call runs would lose its place.
+#[test]
+fn what_each_call_runs_exists() {
+    let script = fs::read_to_string(root().join("build.rs")).expect("build.rs");
+    let list = script.split("const EACH_CALL").nth(1).and_then(|rest| rest.split("];").next()).expect("the list");
+    let sources: String = rust_files().into_iter().map(|(_, text)| text).collect();
+    for name in list.split('"').skip(1).step_by(2) {
+        let whole = name.trim_end_matches("17h");
+        let last = whole.rsplit(|c: char| c.is_ascii_digit()).next().unwrap_or_default();
+        let known = [format!("fn {last}("), format!("fn {last}<"), format!("struct {last} ")];
+        assert!(known.iter().any(|text| sources.contains(text)), "EACH_CALL: nothing is called {last}");
+    }
+}
