@@ -336,7 +336,7 @@ fn chosen(task: &Arc<Task>, which: u32, who: Pid) -> Result<Vec<Arc<Task>>> {
         }
         2 => {
             let uid = if who.0 == 0 { task.cred().uid } else { who.0 as u32 };
-            let mut tasks = all(task::all_processes());
+            let mut tasks = all(task::all_processes().collect());
             tasks.retain(|task| task.cred().uid == uid);
             tasks
         }

@@ -7,7 +7,6 @@ use crate::signal::{self, Action, Restart, SIGCONT, SIGSEGV, SigInfo, UNBLOCKABL
 use crate::task::{Process, Task, find_process, find_task, ids};
 use crate::{Errno, Result, futex, time};
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
 use umbel_abi::linux::{SigSet, StackT};
 use umbel_mm::user::{self, UserAddr};
@@ -162,7 +161,7 @@ fn send(task: &Task, process: &Arc<Process>, signo: u64) -> Result<()> {
 
 fn kill(task: &Arc<Task>, pid: Pid, signo: u64) -> Result<()> {
     check_signo(signo)?;
-    let targets: Vec<Arc<Process>> = match pid.0 {
+    let targets = match pid.0 {
         1.. => {
             let thread = || find_task(pid).map(|task| task.process().clone());
             let process = find_process(pid).or_else(thread).ok_or(Errno::ESRCH)?;
@@ -173,29 +172,32 @@ fn kill(task: &Arc<Task>, pid: Pid, signo: u64) -> Result<()> {
             ids::find_pgrp(own)
         }
         -1 => {
-            let others = ids::all_processes().into_iter();
             let own = task.process();
-            others.filter(|other| !Arc::ptr_eq(other, own) && own.sees(other.pid()) > 1).collect()
+            let others = ids::all_processes().filter(|other| !Arc::ptr_eq(other, own) && own.sees(other.pid()) > 1);
+            return send_to_each(others, |process| send(task, process, signo));
         }
         i32::MIN => return Err(Errno::ESRCH),
         group => ids::find_pgrp(Pid(-group)),
     };
-    send_to_each(&targets, |process| send(task, process, signo))
+    send_to_each(targets, |process| send(task, process, signo))
 }
 
 /// Sends `info` to all processes of group `pgrp`.
 pub(super) fn send_info_to_group(task: &Task, pgrp: Pid, signo: u64, info: SigInfo) -> Result<()> {
-    send_to_each(&ids::find_pgrp(pgrp), |process| {
+    send_to_each(ids::find_pgrp(pgrp), |process| {
         check_permission(task, process, signo)?;
         if signo == 0 { Ok(()) } else { signal::queue_to_process(process, info).map(drop) }
     })
 }
 
 /// One that could be sent to is success; else the last reason counts.
-fn send_to_each(targets: &[Arc<Process>], send: impl Fn(&Arc<Process>) -> Result<()>) -> Result<()> {
+fn send_to_each(
+    targets: impl IntoIterator<Item = Arc<Process>>,
+    send: impl Fn(&Arc<Process>) -> Result<()>,
+) -> Result<()> {
     let mut result = Err(Errno::ESRCH);
     for process in targets {
-        match send(process) {
+        match send(&process) {
             Ok(()) => result = Ok(()),
             Err(error) if result.is_err() => result = Err(error),
             Err(_) => {}

@@ -3,14 +3,17 @@
 //! The score of a process is its pages in RAM with those of its page tables and areas, and `oom_score_adj` thousandths of
 //! RAM; -1000 exempts. While a victim is on its way out nobody else is chosen: whoever lacks memory waits for it.
 //!
+//! Nothing here takes memory: what is left of the kernel's may be in small pieces.
+//!
 //! Locks: the table of ids, then one space after the other, never both. The caller may sleep.
 
 use super::ids::{self, WaitStatus};
+use super::task::Comm;
 use super::{Process, Task, exit};
 use crate::signal;
 use crate::vm::Space;
-use alloc::string::String;
 use alloc::sync::{Arc, Weak};
+use core::fmt::{self, Display, Formatter};
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_mm::{PAGE, frame, heap};
 use umbel_smp::lock::{Rank, SpinLock};
@@ -63,18 +66,21 @@ fn badness(process: &Process) -> Option<i64> {
 
 /// The space of a process: that of the first thread that still has one.
 fn space_of(process: &Process) -> Option<Arc<Space>> {
-    let threads = ids::table().node(process.pid()).ok()?.threads.clone();
-    threads.iter().find_map(|thread| thread.space())
+    ids::table().node(process.pid()).ok()?.threads.iter().find_map(|thread| thread.space())
 }
 
-fn name(process: &Process) -> String {
-    let thread = ids::find_task(process.pid());
-    thread.map_or_else(String::new, |thread| text(&thread.comm()))
+/// The name of its leader, for the log.
+struct Name(Comm);
+
+fn name(process: &Process) -> Name {
+    Name(ids::find_task(process.pid()).map_or(Comm::default(), |thread| thread.comm()))
 }
 
-fn text(comm: &[u8]) -> String {
-    let end = comm.iter().position(|&byte| byte == 0).unwrap_or(comm.len());
-    String::from_utf8_lossy(&comm[..end]).into_owned()
+impl Display for Name {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let end = self.0.iter().position(|&byte| byte == 0).unwrap_or(self.0.len());
+        self.0[..end].escape_ascii().fmt(f)
+    }
 }
 
 fn victim_is_dying() -> bool {
@@ -86,7 +92,7 @@ fn victim_is_dying() -> bool {
 
 /// The process of the highest score; of equals the youngest id.
 fn choose() -> Option<Arc<Process>> {
-    let live = ids::all_processes().into_iter().filter(|process| process.group_exit().is_none());
+    let live = ids::all_processes().filter(|process| process.group_exit().is_none());
     live.filter_map(|process| Some((badness(&process)?, process))).max_by_key(|(points, _)| *points).map(|(_, p)| p)
 }
 
