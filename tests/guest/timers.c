@@ -3,6 +3,8 @@
 #include "check.h"
 #include <limits.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -136,7 +138,62 @@ static void silent(void) {
     CHECK(timer_delete(timer) == 0);
 }
 
+/* Ids go up and do not come back at once; each timer counts as a signal that is queued. */
+static void ids_and_limit(void) {
+    int id = -1, next = -1;
+    CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, 0, &id) == 0 && id == 0);
+    CHECK(syscall(SYS_timer_delete, id) == 0);
+    CHECK(syscall(SYS_timer_create, CLOCK_MONOTONIC, 0, &next) == 0 && next == 1);
+    struct rlimit old, none = {0, 0};
+    CHECK(getrlimit(RLIMIT_SIGPENDING, &old) == 0);
+    none.rlim_max = old.rlim_max;
+    CHECK(setrlimit(RLIMIT_SIGPENDING, &none) == 0);
+    CHECK_ERRNO(syscall(SYS_timer_create, CLOCK_MONOTONIC, 0, &id), EAGAIN);
+    /* What only looks like a timer's signal is limited, too. */
+    siginfo_t info = {.si_code = SI_TIMER};
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    sigaddset(&signals, 40);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    CHECK_ERRNO(syscall(SYS_rt_sigqueueinfo, getpid(), 40, &info), EAGAIN);
+    CHECK(setrlimit(RLIMIT_SIGPENDING, &old) == 0);
+    info.si_value.sival_int = 7;
+    CHECK(syscall(SYS_rt_sigqueueinfo, getpid(), 40, &info) == 0);
+    CHECK(syscall(SYS_rt_sigqueueinfo, getpid(), 40, &info) == 0);
+    for (int i = 0; i < 2; i++) CHECK(sigwaitinfo(&signals, &info) == 40 && info.si_code == SI_TIMER && info.si_value.sival_int == 7);
+    CHECK(syscall(SYS_timer_delete, next) == 0);
+    sigprocmask(SIG_SETMASK, &before, 0);
+}
+
+/* Many timers of one signal: each is heard of once, and those that are taken away are not. */
+static void many(void) {
+    static timer_t timers[300];
+    static int heard[300];
+    sigset_t signals, before;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGRTMIN + 5);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    for (int i = 0; i < 300; i++) timers[i] = timer_of(CLOCK_MONOTONIC, SIGRTMIN + 5, i);
+    for (int i = 299; i >= 0; i--) set(timers[i], 1 + i * 1000, 0);
+    for (int i = 0; i < 200; i++) {
+        siginfo_t info = {0};
+        CHECK(sigwaitinfo(&signals, &info) == SIGRTMIN + 5);
+        CHECK(info.si_value.sival_int >= 0 && info.si_value.sival_int < 300 && heard[info.si_value.sival_int]++ == 0);
+    }
+    for (int i = 0; i < 300; i++) {
+        set(timers[i], i % 3 ? 0 : 3600000000000, 0);
+        if (i % 2) CHECK(timer_delete(timers[i]) == 0);
+    }
+    for (int i = 0; i < 300; i++)
+        if (i % 2 == 0) CHECK(timer_delete(timers[i]) == 0);
+    struct timespec none = {0, 0};
+    while (sigtimedwait(&signals, 0, &none) > 0) {}
+    sigprocmask(SIG_SETMASK, &before, 0);
+}
+
 int main(void) {
+    ids_and_limit();
+    many();
     shortest_period();
     overruns();
     same_signal();

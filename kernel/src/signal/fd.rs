@@ -102,7 +102,7 @@ fn record(info: &SigInfo) -> [u8; RECORD] {
             put(28, &(first as u32).to_le_bytes());
             put(20, &(second as u32).to_le_bytes());
         }
-        _ if info.timer_id().is_some() => {
+        _ if info.code() == super::code::SI_TIMER => {
             put(24, &(first as u32).to_le_bytes());
             put(32, &((first >> 32) as u32).to_le_bytes());
             put(44, &(second as u32).to_le_bytes());

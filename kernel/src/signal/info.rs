@@ -28,9 +28,9 @@ pub mod code {
 /// A clock tick (`USER_HZ`), ns.
 const TICK_NS: u64 = 10_000_000;
 
-/// A signal with its reason: the 128 bytes that a handler sees.
+/// A signal with its reason: the 128 bytes that a handler sees, and whether a timer of the kernel sent it.
 #[derive(Clone, Copy)]
-pub struct SigInfo(pub KernelSigInfo);
+pub struct SigInfo(pub KernelSigInfo, bool);
 
 impl SigInfo {
     /// Any signal; `fields` begin at byte 16 of the structure.
@@ -39,7 +39,7 @@ impl SigInfo {
         for (to, from) in info.fields.iter_mut().zip(fields) {
             *to = *from;
         }
-        SigInfo(info)
+        SigInfo(info, false)
     }
 
     /// From the kernel itself (`SI_KERNEL`): Ctrl-C, SIGPIPE, a dying session.
@@ -70,7 +70,7 @@ impl SigInfo {
 
     /// From the POSIX timer `id`, with `sigev_value`.
     pub fn timer(signo: Signo, id: i32, value: u64) -> SigInfo {
-        Self::raw(signo, code::SI_TIMER, &[pack(id, 0), value])
+        SigInfo(Self::raw(signo, code::SI_TIMER, &[pack(id, 0), value]).0, true)
     }
 
     /// Input or output possible on `fd` (`O_ASYNC`).
@@ -93,9 +93,9 @@ impl SigInfo {
         self.0.fields[0]
     }
 
-    /// The id of the POSIX timer that sent it.
+    /// The id of the POSIX timer that sent it; none for what a guest made up.
     pub fn timer_id(&self) -> Option<i32> {
-        (self.0.code == code::SI_TIMER).then_some(self.0.fields[0] as i32)
+        self.1.then_some(self.0.fields[0] as i32)
     }
 
     /// Stores `si_pid`.
@@ -163,6 +163,6 @@ mod tests {
         let again = SigInfo::from_bytes(41, &bytes);
         assert_eq!(again.signo(), 41);
         assert_eq!(again.to_bytes()[4..], bytes[4..]);
-        assert_eq!(again.timer_id(), Some(3));
+        assert_eq!((info.timer_id(), again.timer_id()), (Some(3), None));
     }
 }

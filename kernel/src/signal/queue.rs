@@ -2,6 +2,9 @@
 //!
 //! Standard signals are kept once each; real-time signals queue in order, as many as `RLIMIT_SIGPENDING` allows. When
 //! memory or the limit is short a standard signal is still kept, without its reason, as Linux does.
+//!
+//! Reasons stand in a list for each number, and which timers are pending in a sorted one: however many are queued, adding one
+//! and taking one look at few.
 
 use super::info::{SigInfo, code};
 use super::number::*;
@@ -9,6 +12,7 @@ use crate::task::{Charge, Count, User};
 use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// What became of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +36,16 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Pending {
     set: SigSet,
-    /// Reasons in the order of arrival.
-    list: VecDeque<Entry>,
+    /// Reasons in the order of arrival, by number; no list is empty.
+    lists: Vec<(Signo, VecDeque<Entry>)>,
+    /// Timers with a reason in the lists, in order.
+    timers: Vec<(Signo, i32)>,
 }
 
 impl Pending {
     /// Nothing pending.
     pub const fn new() -> Pending {
-        Pending { set: 0, list: VecDeque::new() }
+        Pending { set: 0, lists: Vec::new(), timers: Vec::new() }
     }
 
     /// The signals that are pending.
@@ -54,17 +60,21 @@ impl Pending {
     pub fn push(&mut self, info: SigInfo, user: &Arc<User>, limit: u64) -> Result<Queued> {
         let signo = info.signo();
         let pending = self.set & bit(signo) != 0;
-        let timer = info.timer_id().is_some();
+        let timer = info.timer_id();
         // Each timer has its own place: another one's signal of the same number does not stand in its way.
-        if pending && if timer { self.has_timer(&info) } else { signo < SIGRTMIN } {
+        let again = match timer {
+            Some(id) => self.timers.binary_search(&(signo, id)).is_ok(),
+            None => signo < SIGRTMIN,
+        };
+        if pending && again {
             return Ok(Queued::Already);
         }
         // kill(2) and the kernel may always tell why they send a standard signal; timers are few.
-        let exempt = timer || (signo < SIGRTMIN && info.code() >= 0);
+        let exempt = timer.is_some() || (signo < SIGRTMIN && info.code() >= 0);
         let charge = user.charge(Count::Signals, 1, if exempt { u64::MAX } else { limit });
-        if charge.is_some() && self.list.try_reserve(1).is_ok() {
-            self.list.push_back(Entry { info, _charge: charge });
-        } else if timer || (signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL)) {
+        let kept = charge.is_some() && self.append(Entry { info, _charge: charge }).is_ok();
+        let told = timer.is_some() || (signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL));
+        if !kept && told {
             return Err(Errno::EAGAIN);
         }
         self.set |= bit(signo);
@@ -79,8 +89,8 @@ impl Pending {
             return None;
         }
         let signo = first.trailing_zeros() + 1;
-        let info = self.position(signo).and_then(|at| self.list.remove(at)).map(|entry| entry.info);
-        if self.position(signo).is_none() {
+        let info = self.remove_first(signo);
+        if self.list(signo).is_err() {
             self.set &= !bit(signo);
         }
         Some(info.unwrap_or_else(|| SigInfo::kill(signo, 0, 0)))
@@ -90,17 +100,55 @@ impl Pending {
     pub fn discard(&mut self, set: SigSet) {
         if self.set & set != 0 {
             self.set &= !set;
-            self.list.retain(|entry| bit(entry.info.signo()) & set == 0);
+            self.lists.retain(|(signo, _)| bit(*signo) & set == 0);
+            self.timers.retain(|(signo, _)| bit(*signo) & set == 0);
         }
     }
 
-    fn position(&self, signo: Signo) -> Option<usize> {
-        self.list.iter().position(|entry| entry.info.signo() == signo)
+    /// Where the list of `signo` is, or would be.
+    fn list(&self, signo: Signo) -> core::result::Result<usize, usize> {
+        self.lists.binary_search_by_key(&signo, |(signo, _)| *signo)
     }
 
-    fn has_timer(&self, new: &SigInfo) -> bool {
-        let same = |entry: &Entry| entry.info.signo() == new.signo() && entry.info.timer_id() == new.timer_id();
-        new.timer_id().is_some() && self.list.iter().any(same)
+    /// Adds a reason; `ENOMEM` if there is no memory for it.
+    fn append(&mut self, entry: Entry) -> Result<()> {
+        let (signo, timer) = (entry.info.signo(), entry.info.timer_id());
+        self.timers.try_reserve(1).and_then(|()| self.lists.try_reserve(1)).map_err(|_| Errno::ENOMEM)?;
+        match self.list(signo) {
+            Ok(at) => {
+                let (_, list) = self.lists.get_mut(at).ok_or(Errno::ENOMEM)?;
+                list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                list.push_back(entry);
+            }
+            Err(at) => {
+                let mut list = VecDeque::new();
+                list.try_reserve_exact(1).map_err(|_| Errno::ENOMEM)?;
+                list.push_back(entry);
+                self.lists.insert(at, (signo, list));
+            }
+        }
+        if let Some(id) = timer
+            && let Err(at) = self.timers.binary_search(&(signo, id))
+        {
+            self.timers.insert(at, (signo, id));
+        }
+        Ok(())
+    }
+
+    /// Takes the first reason of `signo`; its list goes with the last one.
+    fn remove_first(&mut self, signo: Signo) -> Option<SigInfo> {
+        let at = self.list(signo).ok()?;
+        let (_, list) = self.lists.get_mut(at)?;
+        let info = list.pop_front().map(|entry| entry.info);
+        if list.is_empty() {
+            self.lists.remove(at);
+        }
+        if let Some(id) = info.and_then(|info| info.timer_id())
+            && let Ok(at) = self.timers.binary_search(&(signo, id))
+        {
+            self.timers.remove(at);
+        }
+        info
     }
 }
 
@@ -174,5 +222,35 @@ mod tests {
         assert_eq!(pending.push(SigInfo::timer(34, 1, 0), &user(), 9), Ok(Queued::Already));
         pending.discard(bit(34));
         assert!(pending.take(0).is_none());
+    }
+
+    #[test]
+    fn a_forged_timer_signal_counts_as_any_other() {
+        let mut pending = Pending::new();
+        let user = User::of(4244);
+        let mut bytes = SigInfo::timer(40, 3, 0).to_bytes();
+        assert_eq!(pending.push(SigInfo::from_bytes(40, &bytes), &user, 1), Ok(Queued::New));
+        bytes[16] = 4;
+        assert_eq!(pending.push(SigInfo::from_bytes(40, &bytes), &user, 1), Err(Errno::EAGAIN));
+        assert_eq!(pending.push(SigInfo::timer(40, 3, 0), &user, 1), Ok(Queued::New), "the timer's own is another one");
+    }
+
+    #[test]
+    fn many_signals_stand_in_lists_by_number() {
+        let mut pending = Pending::new();
+        let user = user();
+        for pid in 0..5000 {
+            assert_eq!(pending.push(kill(34 + (pid % 3) as Signo, pid), &user, 9999), Ok(Queued::New));
+            assert_eq!(pending.push(SigInfo::timer(50, pid, 0), &user, 0), Ok(Queued::New));
+        }
+        // What a look-up searches.
+        assert_eq!((pending.lists.len(), pending.timers.len()), (4, 5000));
+        for pid in (0..5000).step_by(3) {
+            assert_eq!(super::tests::pid(pending.take(0)), Some((34, pid)));
+        }
+        assert_eq!(pending.lists.len(), 3);
+        pending.discard(SigSet::MAX & !bit(35));
+        assert_eq!((pending.lists.len(), pending.timers.len(), pending.set()), (1, 0, bit(35)));
+        assert_eq!(super::tests::pid(pending.take(0)), Some((35, 1)));
     }
 }

@@ -10,17 +10,15 @@ use super::interval::{Interval, Setting, cyclic};
 use super::timer::Expire;
 use super::{ClockId, SEC_NS, monotonic_ns};
 use crate::signal::{self, Queued, SIGALRM, SIGKILL, SIGPROF, SIGVTALRM, SIGXCPU, SigInfo, Signo};
-use crate::task::{Process, Task, find_task};
+use crate::task::{Charge, Count, Process, Task, find_task};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering::*};
-use linux_raw_sys::general::RLIMIT_CPU;
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
+use linux_raw_sys::general::{RLIMIT_CPU, RLIMIT_SIGPENDING};
 use umbel_smp::lock::{Rank, SpinLock};
 
-/// Most timers of a process.
-const TIMERS_MAX: usize = 1024;
 /// Shortest time between checks of a timer on a CPU-time clock, ns.
 const CHECK_NS: u64 = 1_000_000;
 /// Shortest time between expirations whose signal is ignored, ns.
@@ -56,6 +54,8 @@ pub struct ProcessTimers {
     /// REAL, VIRTUAL, PROF, the limit's; made when first set.
     itimers: SpinLock<[Option<Arc<ProcessTimer>>; 4]>,
     posix: SpinLock<BTreeMap<i32, Arc<ProcessTimer>>>,
+    /// The id after the last one given out. Protected by `posix`.
+    next_id: AtomicI32,
 }
 
 impl ProcessTimers {
@@ -64,6 +64,7 @@ impl ProcessTimers {
         ProcessTimers {
             itimers: SpinLock::new(Rank::Leaf, [const { None }; 4]),
             posix: SpinLock::new(Rank::Leaf, BTreeMap::new()),
+            next_id: AtomicI32::new(0),
         }
     }
 
@@ -92,8 +93,8 @@ pub struct ProcessTimer {
     process: Weak<Process>,
     clock: ClockId,
     notify: Notify,
-    /// `None` for setitimer's.
-    id: Option<i32>,
+    /// `None` for setitimer's. As a signal that is always there, it counts as one.
+    id: Option<(i32, Charge)>,
     interval: Interval,
     /// For CPU-time clocks: the clock's value at the next expiration, 0 = disarmed; and the period.
     cpu_deadline_ns: AtomicU64,
@@ -104,7 +105,7 @@ pub struct ProcessTimer {
 }
 
 impl ProcessTimer {
-    fn new(process: &Arc<Process>, clock: ClockId, notify: Notify, id: Option<i32>) -> Arc<ProcessTimer> {
+    fn new(process: &Arc<Process>, clock: ClockId, notify: Notify, id: Option<(i32, Charge)>) -> Arc<ProcessTimer> {
         let process = Arc::downgrade(process);
         cyclic(|interval| ProcessTimer {
             process,
@@ -190,8 +191,8 @@ impl ProcessTimer {
     /// Sends the signal; returns whether somebody will take it.
     fn send(&self) -> bool {
         let Some(process) = self.process.upgrade() else { return false };
-        let info = |signo, value| match self.id {
-            Some(id) => SigInfo::timer(signo, id, value),
+        let info = |signo, value| match &self.id {
+            Some((id, _)) => SigInfo::timer(signo, *id, value),
             None => SigInfo::kernel(signo),
         };
         let queued = match self.notify {
@@ -316,18 +317,25 @@ pub fn get_itimer(process: &Process, which: Which) -> Setting {
 /// Makes a timer. Without `notify` it sends SIGALRM with its id as value.
 ///
 /// # Errors
-/// `EAGAIN` if there are too many.
+/// `EAGAIN` if the user has too many (`RLIMIT_SIGPENDING`).
 pub fn create(task: &Arc<Task>, clock: ClockId, notify: Option<Notify>) -> Result<i32> {
     let process = task.process();
+    let limit = process.limit(RLIMIT_SIGPENDING);
+    let charge = process.user().charge(Count::Signals, 1, limit).ok_or(Errno::EAGAIN)?;
     let mut timers = process.timers.posix.lock();
-    if timers.len() >= TIMERS_MAX {
-        return Err(Errno::EAGAIN);
+    let mut id = process.timers.next_id.load(Relaxed);
+    // An id comes back when all others have been given out.
+    while timers.contains_key(&id) {
+        id = following(id);
     }
-    let free = (0..).find(|id| !timers.contains_key(id));
-    let id = free.ok_or(Errno::EAGAIN)?;
+    process.timers.next_id.store(following(id), Relaxed);
     let notify = notify.unwrap_or(Notify::Process { signo: SIGALRM, value: id as u64 });
-    timers.insert(id, ProcessTimer::new(process, clock, notify, Some(id)));
+    timers.insert(id, ProcessTimer::new(process, clock, notify, Some((id, charge))));
     Ok(id)
+}
+
+fn following(id: i32) -> i32 {
+    id.checked_add(1).unwrap_or(0)
 }
 
 /// Timer `id` of a process.
