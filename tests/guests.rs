@@ -50,6 +50,13 @@ fn mappings() {
 }
 
 #[test]
+fn mapped() {
+    if is_root() {
+        same_as_host("mapped");
+    }
+}
+
+#[test]
 fn files() {
     same_as_host("files");
 }

@@ -317,12 +317,17 @@ impl File {
         Ok(*pos)
     }
 
+    /// Moves the access time: the file is read, or mapped.
+    pub fn accessed(&self) {
+        if let Some(path) = self.path.as_ref().filter(|_| !self.flags().contains(OpenFlags::NOATIME)) {
+            path.accessed();
+        }
+    }
+
     /// Moves the access time, at the end of the file too, and tells watches of bytes that were read.
     fn was_read(&self, wanted: usize, count: usize) {
-        if let Some(path) = self.path.as_ref().filter(|_| wanted > 0)
-            && !self.flags().contains(OpenFlags::NOATIME)
-        {
-            path.accessed();
+        if wanted > 0 {
+            self.accessed();
         }
         self.notify(count, Events::ACCESS);
     }

@@ -71,7 +71,7 @@ fn msync(task: &Arc<Task>, addr: UserAddr, len: u64, flags: u32) -> Result<()> {
     if flags & !(BOTH | nr::MS_INVALIDATE) != 0 || flags & BOTH == BOTH {
         return Err(Errno::EINVAL);
     }
-    space(task)?.sync(addr, len, flags & nr::MS_INVALIDATE != 0)
+    space(task)?.sync(addr, len, flags & nr::MS_INVALIDATE != 0, flags & nr::MS_SYNC != 0)
 }
 
 fn mincore(task: &Arc<Task>, addr: UserAddr, len: u64, vec: UserAddr) -> Result<()> {

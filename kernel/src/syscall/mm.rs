@@ -109,8 +109,9 @@ fn mmap(
     }
     let file = if flags.contains(MapFlags::MAP_ANONYMOUS) { None } else { Some(task.files()?.get(fd)?) };
     if flags.contains(MapFlags::MAP_HUGETLB) {
-        // None are in the pool; files are of other file systems.
-        return Err(if file.is_some() { Errno::EINVAL } else { Errno::ENOMEM });
+        // Pages of the usual size, 2 MiB or 1 GiB. None are in the pool; files are of other file systems.
+        let known = matches!(flags.bits() >> nr::MAP_HUGE_SHIFT & nr::MAP_HUGE_MASK, 0 | 21 | 30);
+        return Err(if file.is_some() || !known { Errno::EINVAL } else { Errno::ENOMEM });
     }
     let shared = check_type(flags, len, file.as_deref())?;
     let prot = prot_of(prot);
@@ -198,7 +199,9 @@ fn of_file(file: Arc<File>, len: u64, offset: u64, prot: Prot, area: VmaFlags) -
     if area.contains(VmaFlags::NOEXEC) && prot.contains(Prot::EXEC) {
         return Err(Errno::EPERM);
     }
-    Ok(Backing::File { object: file.mappable()?, offset, file: Some(file) })
+    let object = file.mappable()?;
+    file.accessed();
+    Ok(Backing::File { object, offset, file: Some(file) })
 }
 
 fn munmap(task: &Arc<Task>, addr: UserAddr, len: u64) -> Result<()> {

@@ -238,13 +238,43 @@ impl Space {
     ///
     /// # Errors
     /// `EBUSY` if `invalidate` and a page is locked, `ENOMEM` if one is not mapped.
-    pub fn sync(&self, addr: UserAddr, len: u64, invalidate: bool) -> Result<()> {
+    pub fn sync(&self, addr: UserAddr, len: u64, invalidate: bool, wait: bool) -> Result<()> {
         let range = checked(addr, len)?;
-        let inner = self.inner.read();
-        if invalidate && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::LOCKED)) {
-            return Err(Errno::EBUSY);
+        let notes = {
+            let inner = self.inner.read();
+            if invalidate && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::LOCKED)) {
+                return Err(Errno::EBUSY);
+            }
+            if !inner.vmas.covers(&range) {
+                return Err(Errno::ENOMEM);
+            }
+            wait && inner.vmas.within(&range).any(|vma| notes_writes(&vma))
+        };
+        if notes {
+            self.note_next_writes(&range);
         }
-        if inner.vmas.covers(&range) { Ok(()) } else { Err(Errno::ENOMEM) }
+        Ok(())
+    }
+
+    /// Shared pages of objects that note writes are not writable until the next one.
+    fn note_next_writes(&self, range: &Range<u64>) {
+        let mut inner = self.inner.write();
+        let areas: Vec<Vma> = inner.vmas.within(range).filter(notes_writes).collect();
+        let mut told = false;
+        for Vma { start, end, prot, .. } in areas {
+            let mut any = false;
+            inner.table.get_mut().update(start / PAGE..end / PAGE, |_, pte| {
+                any |= pte.is_writable();
+                *pte = pte.read_only();
+            });
+            if any && prot.contains(Prot::WRITE) {
+                self.log.append(Change::Protect { start, end, prot: prot.difference(Prot::WRITE).bits() });
+                told = true;
+            }
+        }
+        if told {
+            view::shootdown(&self.log);
+        }
     }
 
     /// Locks or unlocks a range. Source: mlock(2).
@@ -344,6 +374,12 @@ pub(super) fn checked(addr: UserAddr, len: u64) -> Result<Range<u64>> {
         return Ok(addr.0..addr.0);
     }
     page_range(addr.0, len)
+}
+
+/// Whether the first write of each page of the area is told to its object.
+fn notes_writes(vma: &Vma) -> bool {
+    let object = vma.object_page(vma.start / PAGE);
+    !vma.is_private() && object.is_some_and(|(object, _)| object.notes_writes())
 }
 
 /// Pages of `vma` that show `object` from page `first` on.

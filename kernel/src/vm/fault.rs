@@ -182,7 +182,12 @@ impl Space {
         let write_object = write && !vma.is_private();
         match object.page(index, write_object)? {
             PageSource::Frame(frame) if !vma.is_private() => {
-                release(inner.table.get_mut().set(vpn, Pte::shared(frame.into_raw())));
+                let pte = Pte::shared(frame.into_raw());
+                if write {
+                    object.written();
+                }
+                let pte = if write || !object.notes_writes() { pte } else { pte.read_only() };
+                release(inner.table.get_mut().set(vpn, pte));
             }
             PageSource::Frame(frame) if !write => {
                 release(inner.table.get_mut().set(vpn, Pte::of_object(frame.into_raw())));
@@ -252,8 +257,16 @@ impl Space {
         view::shootdown(&self.log);
     }
 
-    /// A write to a private page that may be shared with other spaces or the object.
+    /// A write to a private page that may be shared with other spaces or the object, or to one of an object that notes writes.
     fn unshare(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+        if !vma.is_private() {
+            if let Some((object, _)) = vma.object_page(vpn) {
+                object.written();
+            }
+            let around = around(vma, vpn, REUSE_AROUND);
+            inner.table.get_mut().update(around.clone(), |_, pte| *pte = pte.writable());
+            return if map { map_present(inner, vma, vpn, around) } else { Ok(()) };
+        }
         inner.family.written.note(vpn);
         let table = inner.table.get_mut();
         if frame::references(table.get(vpn).pfn()) == 1 {

@@ -56,6 +56,15 @@ pub trait Mappable: Send + Sync {
         index < self.size().div_ceil(umbel_mm::PAGE)
     }
 
+    /// A page is about to be written through a shared mapping: a file's times say so.
+    fn written(&self) {}
+
+    /// Whether each first write of a page is such a moment, and again each after an msync(2): pages that were read are not
+    /// writable then. Source: Linux's file systems on disks do so, those in memory tell only of pages that a write made.
+    fn notes_writes(&self) -> bool {
+        false
+    }
+
     /// The spaces that map the object, for objects whose pages can go away (truncation).
     fn mappings(&self) -> Option<&MappingSet> {
         None

@@ -125,6 +125,16 @@ impl Node {
         Ok(())
     }
 
+    /// Whether it is of the layered root, which stands for a file system on a disk.
+    fn lower_root(&self) -> bool {
+        self.fs().is_ok_and(|fs| fs.is_layered())
+    }
+
+    /// Why a mapping gets no page: a full file system is the writer's error (SIGBUS); RAM may come back.
+    fn no_page(&self) -> Errno {
+        if self.fs().is_ok_and(|fs| fs.is_layered() || fs.is_full()) { Errno::ENOSPC } else { Errno::ENOMEM }
+    }
+
     /// Changes the size.
     pub(super) fn truncate(&self, size: u64) -> Result<()> {
         if size > MAX_SIZE {
@@ -456,7 +466,7 @@ impl Mappable for Mapping {
             return Ok(PageSource::Frame(frame));
         }
         let pages = content.size().div_ceil(PAGE) - index;
-        self.node.fill_hole(content, index, pages).map_err(|_| Errno::ENOMEM)?;
+        self.node.fill_hole(content, index, pages).map_err(|_| self.node.no_page())?;
         let frame = content.page(index);
         // A truncation that came in between sees the new frame, or is seen here.
         if beyond() {
@@ -490,6 +500,14 @@ impl Mappable for Mapping {
         }
         let present = |at: u64| content.next_data(at).filter(|at| *at < end);
         core::iter::successors(present(first), |at| present(at + 1)).count() as u64
+    }
+
+    fn written(&self) {
+        self.node.modified();
+    }
+
+    fn notes_writes(&self) -> bool {
+        self.node.lower_root()
     }
 
     fn mappings(&self) -> Option<&MappingSet> {

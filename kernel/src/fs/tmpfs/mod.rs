@@ -116,6 +116,11 @@ impl TmpFs {
         self.lower_dev.is_some()
     }
 
+    /// Whether its limit leaves no page.
+    fn is_full(&self) -> bool {
+        self.pages.load(Relaxed) >= self.limit.load(Relaxed)
+    }
+
     /// Accounts for up to `want` more pages, at least one. `ENOSPC`.
     fn charge(&self, want: u64) -> Result<u64> {
         // A sixteenth of RAM is never a file's: programs must be able to remove one.
