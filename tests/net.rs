@@ -35,6 +35,11 @@ fn packets() {
 }
 
 #[test]
+fn buffers() {
+    same_as_host("buffers");
+}
+
+#[test]
 fn receiving() {
     same_as_host("receiving");
 }

@@ -20,7 +20,7 @@ const KERNEL_MODULES: &[(&str, &str)] = &[
     ("loader", "fs landlock machine random task vm"),
     ("log", "drivers task time"),
     ("machine", ""),
-    ("net", "bpf fs ipc landlock random sched signal syscall task time vm"),
+    ("net", "bpf fs ipc landlock random sched setting signal syscall task time vm"),
     ("random", "fs"),
     ("sched", "drivers machine signal stats task time"),
     ("setting", ""),

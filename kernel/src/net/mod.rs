@@ -82,9 +82,37 @@ pub fn room() -> Result<()> {
     umbel_mm::heap::room_for(MARGIN).map_err(|_| Errno::ENOBUFS)
 }
 
+/// What a packet of IP of `len` bytes takes of a receive buffer: as much as Linux allocates for it, so that as many fit.
+fn truesize(len: usize) -> usize {
+    const HEADROOM: usize = 351;
+    const DESCRIPTOR: usize = 256;
+    const SMALL: usize = 576;
+    const LINEAR: usize = 16_384;
+    DESCRIPTOR
+        + match len + HEADROOM {
+            all if all <= SMALL => SMALL,
+            all if all <= LINEAR => all.next_power_of_two(),
+            // The rest lies on pages, of which only what is used is counted.
+            _ => len + 548,
+        }
+}
+
 fn check(family: u32, kind: u32) -> Result<()> {
     if family >= AF_MAX {
         return Err(Errno::EAFNOSUPPORT);
     }
     if kind >= SOCK_MAX { Err(Errno::EINVAL) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::truesize;
+
+    #[test]
+    fn packets_take_what_linux_takes_for_them() {
+        assert_eq!(
+            [28, 225, 226, 673, 674, 3745, 3746, 59_928].map(truesize),
+            [832, 832, 1280, 1280, 2304, 4352, 8448, 60_732]
+        );
+    }
 }

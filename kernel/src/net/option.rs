@@ -3,6 +3,7 @@
 use super::socket::{Common, Control, Socket};
 use super::uapi::*;
 use crate::bpf::{Kind, Program};
+use crate::setting::Setting;
 use crate::task::{Task, cap};
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
@@ -67,13 +68,22 @@ const SWITCHES: &[u32] = &[
     so::PASSPIDFD,
 ];
 
-/// `net.core.rmem_max`, `wmem_max`.
-pub const BUFFER_MAX: u32 = 212_992;
 /// Least `SO_RCVBUF`, `SO_SNDBUF`.
 const RECEIVE_MIN: u32 = 2304;
 const SEND_MIN: u32 = 4608;
-/// Most that `SO_*BUFFORCE` gives.
-const FORCED_MAX: u32 = 8 << 20;
+/// Most that `SO_*BUFFORCE` gives, before it is doubled.
+const FORCED_MAX: u64 = i32::MAX as u64 / 2;
+/// `net.core.*mem_max`: most that `SO_RCVBUF`, `SO_SNDBUF` give, before it is doubled.
+pub static RECEIVE_MAX: Setting = Setting::new(4 << 20, RECEIVE_MIN as u64, i32::MAX as u64);
+pub static SEND_MAX: Setting = Setting::new(4 << 20, SEND_MIN as u64, i32::MAX as u64);
+/// `net.core.*mem_default`: buffers of a new socket.
+pub static RECEIVE_DEFAULT: Setting = Setting::new(212_992, RECEIVE_MIN as u64, i32::MAX as u64);
+pub static SEND_DEFAULT: Setting = Setting::new(212_992, SEND_MIN as u64, i32::MAX as u64);
+
+/// Buffers of a new socket, but for one of TCP.
+pub fn default_buffers() -> (u32, u32) {
+    (RECEIVE_DEFAULT.get() as u32, SEND_DEFAULT.get() as u32)
+}
 
 /// The number that a value begins with.
 ///
@@ -223,14 +233,20 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
             socket.set_option(task, level, name, value).or(Ok(()))
         }
         so::SNDBUF | so::SNDBUFFORCE => {
-            set_buffer(task, &common.send_buffer, number, SEND_MIN, name == so::SNDBUFFORCE)?;
+            set_buffer(task, &common.send_buffer, number, SEND_MIN, (name == so::SNDBUF).then_some(&SEND_MAX))?;
             // The stream's room follows what is set by hand (`SO_BUF_LOCK`).
             common.buffer_locks.fetch_or(1, Relaxed);
             socket.buffers_changed();
             Ok(())
         }
         so::RCVBUF | so::RCVBUFFORCE => {
-            set_buffer(task, &common.receive_buffer, number, RECEIVE_MIN, name == so::RCVBUFFORCE)?;
+            set_buffer(
+                task,
+                &common.receive_buffer,
+                number,
+                RECEIVE_MIN,
+                (name == so::RCVBUF).then_some(&RECEIVE_MAX),
+            )?;
             common.buffer_locks.fetch_or(2, Relaxed);
             Ok(())
         }
@@ -287,13 +303,17 @@ fn set_timeout(timeout: &AtomicU64, value: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn set_buffer(task: &Task, buffer: &AtomicU32, number: i32, min: u32, forced: bool) -> Result<()> {
-    if forced && !task.net_capable(cap::NET_ADMIN) {
+/// `limit`: the setting that bounds it, which `SO_*BUFFORCE` does not heed.
+fn set_buffer(task: &Task, buffer: &AtomicU32, number: i32, min: u32, limit: Option<&Setting>) -> Result<()> {
+    if limit.is_none() && !task.net_capable(cap::NET_ADMIN) {
         return Err(Errno::EPERM);
     }
-    let wanted = if number < 0 && forced { 0 } else { number as u32 };
-    let max = if forced { FORCED_MAX } else { BUFFER_MAX };
-    buffer.store((wanted.min(max) * 2).max(min), Relaxed);
+    let wanted = match limit {
+        // A negative number is a very large one.
+        Some(limit) => u64::from(number as u32).min(limit.get()),
+        None => number.max(0) as u64,
+    };
+    buffer.store((wanted.min(FORCED_MAX) as u32 * 2).max(min), Relaxed);
     Ok(())
 }
 

@@ -1,9 +1,10 @@
 //! `/proc/sys/net`: settings of the network, as the kernel has them. Source: Documentation/networking/ip-sysctl.
 
+use super::sysctl::{Settings, settings};
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::net::inet::table::{FIRST_PORT, LAST_PORT};
-use crate::net::namespace;
+use crate::net::{namespace, option};
 use crate::{Errno, task};
 use alloc::format;
 use alloc::string::String;
@@ -15,11 +16,14 @@ const CORE: &[(&str, &str)] = &[
     ("default_qdisc", "pfifo_fast"),
     ("netdev_max_backlog", "1000"),
     ("optmem_max", "131072"),
-    ("rmem_default", "212992"),
-    ("rmem_max", "212992"),
     ("somaxconn", "4096"),
-    ("wmem_default", "212992"),
-    ("wmem_max", "212992"),
+];
+/// Those that others heed.
+const CORE_SETTINGS: Settings = &[
+    ("rmem_default", &option::RECEIVE_DEFAULT),
+    ("rmem_max", &option::RECEIVE_MAX),
+    ("wmem_default", &option::SEND_DEFAULT),
+    ("wmem_max", &option::SEND_MAX),
 ];
 const UNIX: &[(&str, &str)] = &[("max_dgram_qlen", "512")];
 const IPV4: &[(&str, &str)] = &[
@@ -104,7 +108,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let ipv4 = fixed(IPV4).add("conf", devices(IPV4_DEVICE, add_tag)).add("ip_local_port_range", ports);
     let ipv6 = fixed(IPV6).add("conf", devices(IPV6_DEVICE, |_, _, dir| dir));
     sub(StaticDir::new()
-        .add("core", sub(fixed(CORE)))
+        .add("core", sub(settings(fs, fixed(CORE), CORE_SETTINGS)))
         .add("ipv4", sub(ipv4))
         .add("ipv6", sub(ipv6))
         .add("unix", sub(fixed(UNIX))))

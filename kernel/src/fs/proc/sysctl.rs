@@ -244,7 +244,7 @@ const FS: &[(&str, &str)] = &[
 ];
 
 /// Settings that others heed.
-type Settings = &'static [(&'static str, &'static Setting)];
+pub(super) type Settings = &'static [(&'static str, &'static Setting)];
 
 const FS_SETTINGS: Settings = &[
     ("aio-max-nr", &aio::MAX_NR),
@@ -289,7 +289,7 @@ const INOTIFY: Settings = &[
 /// There is none to enable: refused to all, whatever it says.
 static IO_URING_DISABLED: Setting = Setting::new(2, 0, 2);
 
-fn settings(fs: &Arc<PseudoFs>, dir: StaticDir, list: Settings) -> StaticDir {
+pub(super) fn settings(fs: &Arc<PseudoFs>, dir: StaticDir, list: Settings) -> StaticDir {
     list.iter().fold(dir, |dir, &(name, setting)| {
         let read = || Ok(format!("{}\n", setting.get()).into_bytes());
         let write = |text: &[u8]| setting.set(Setting::parse(text)?);

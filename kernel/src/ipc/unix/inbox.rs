@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 
 /// Longest message of a stream: a write is cut into these.
 const PIECE: usize = 32 << 10;
+/// Longer messages are taken only while there is room for them beside what others need.
+const LARGE: usize = 64 << 10;
 /// Messages that may wait at a datagram socket (net.unix.max_dgram_qlen).
 const DATAGRAMS: usize = 512;
 
@@ -115,6 +117,10 @@ impl Inbox {
     }
 
     fn push(&mut self, src: &mut IoSrc<'_>, len: usize, mut extras: Extras) -> Result<usize> {
+        if len > LARGE {
+            // The heap could give it; others need some, too.
+            umbel_mm::heap::room_for(len as u64).map_err(|_| Errno::ENOBUFS)?;
+        }
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
         self.messages.try_reserve(1).map_err(|_| Errno::ENOMEM)?;

@@ -12,6 +12,7 @@ mod inbox;
 mod ops;
 
 use crate::fs::{IoDst, IoSrc};
+use crate::net::option::default_buffers;
 use crate::net::socket::{Common, Socket as _, wait_on};
 use crate::net::uapi::*;
 use crate::task::{self, Task};
@@ -100,9 +101,6 @@ pub struct Socket {
     state: SpinLock<State>,
 }
 
-/// Buffers of a new socket (`net.core.*mem_default`).
-const BUFFERS: (u32, u32) = (212_992, 212_992);
-
 /// socket(2).
 ///
 /// # Errors
@@ -112,7 +110,7 @@ pub fn create(task: &Task, kind: u32, protocol: u32) -> Result<Arc<Socket>> {
         return Err(Errno::EPROTONOSUPPORT);
     }
     let kind = Kind::from_raw(kind)?;
-    Ok(Socket::new(kind, Common::new(task, (AF_UNIX, kind as u32, 0), BUFFERS)))
+    Ok(Socket::new(kind, Common::new(task, (AF_UNIX, kind as u32, 0), default_buffers())))
 }
 
 /// socketpair(2): two sockets connected to each other.
@@ -176,7 +174,7 @@ impl Socket {
             unaccepted: AtomicBool::new(false),
             accepted: AtomicBool::new(true),
             closed: AtomicBool::new(false),
-            room: AtomicUsize::new(BUFFERS.0 as usize),
+            room: AtomicUsize::new(default_buffers().0 as usize),
             state: SpinLock::new(Rank::Endpoint, State::default()),
         })
     }

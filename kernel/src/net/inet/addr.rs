@@ -6,7 +6,7 @@ use crate::{Errno, Result};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Least bytes of a `struct sockaddr_in6`: without the scope, as in RFC 2133.
-const V6_MIN: usize = 24;
+pub const V6_MIN: usize = 24;
 const V4_LEN: usize = 16;
 
 /// The address family of a structure.

@@ -49,6 +49,7 @@ pub mod v6 {
     pub const MTU: u32 = 24;
     pub const RECVERR: u32 = 25;
     pub const V6ONLY: u32 = 26;
+    pub const HDRINCL: u32 = 36;
     pub const RECVPKTINFO: u32 = 49;
     pub const PKTINFO: u32 = 50;
     pub const RECVHOPLIMIT: u32 = 51;
@@ -117,6 +118,7 @@ const V6: &[Number] = &[
     (29, 1, 0, 1),
     (31, 0, 0, 1),
     (33, 0, 0, 1),
+    (v6::HDRINCL, 0, 0, 1),
     (v6::RECVPKTINFO, 0, 0, 1),
     (v6::RECVHOPLIMIT, 0, 0, 1),
     (53, 0, 0, 1),
@@ -301,8 +303,12 @@ impl Options {
         };
         let number = match (level, name) {
             (SOL_IPV6, v6::V6ONLY) if bound => return Err(Errno::EINVAL),
-            (SOL_IPV6, v6::CHECKSUM) if number > 0 && number % 2 != 0 => return Err(Errno::EINVAL),
-            (SOL_IP, v4::HDRINCL) if common.kind != SOCK_RAW => return Err(Errno::ENOPROTOOPT),
+            (SOL_IPV6, v6::CHECKSUM) if number > 0 && number % 2 != 0 || common.protocol == IPPROTO_ICMPV6 => {
+                return Err(Errno::EINVAL);
+            }
+            (SOL_IP, v4::HDRINCL) | (SOL_IPV6, v6::HDRINCL | v6::CHECKSUM) if common.kind != SOCK_RAW => {
+                return Err(Errno::ENOPROTOOPT);
+            }
             (SOL_IP, v4::TRANSPARENT) | (SOL_IPV6, v6::TRANSPARENT) if number != 0 => {
                 if !task.net_capable(cap::NET_ADMIN) && !task.net_capable(cap::NET_RAW) {
                     return Err(Errno::EPERM);

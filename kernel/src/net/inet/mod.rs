@@ -14,6 +14,7 @@ pub mod packet;
 pub mod table;
 pub mod tcp;
 
+use super::option::default_buffers;
 use super::socket::{Common, Socket};
 use super::uapi::*;
 use crate::task::{Task, cap};
@@ -21,8 +22,7 @@ use crate::{Errno, Result};
 use alloc::sync::Arc;
 use datagram::{Datagram, Protocol};
 
-/// Buffers of a new socket: `net.core.*mem_default`, `net.ipv4.tcp_*mem`.
-const DATAGRAM_BUFFERS: (u32, u32) = (212_992, 212_992);
+/// Buffers of a new socket of TCP: `net.ipv4.tcp_*mem`.
 const TCP_BUFFERS: (u32, u32) = (131_072, 16_384);
 
 /// A new socket.
@@ -56,5 +56,9 @@ pub fn create(task: &Arc<Task>, family: u16, kind: u32, protocol: u32) -> Result
         }
         _ => return Err(Errno::ESOCKTNOSUPPORT),
     };
-    Ok(Datagram::create(Common::new(task, (family, kind, protocol), DATAGRAM_BUFFERS), what))
+    let socket = Datagram::create(Common::new(task, (family, kind, protocol), default_buffers()), what);
+    if kind == SOCK_RAW && protocol == IPPROTO_RAW {
+        socket.include_header()?;
+    }
+    Ok(socket)
 }

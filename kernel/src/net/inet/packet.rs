@@ -1,5 +1,6 @@
 //! Packets as bytes, for raw and ICMP sockets: headers made and read by smoltcp's wire formats.
 
+use super::addr::as_v6;
 use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
@@ -115,6 +116,35 @@ pub fn complete_v4(bytes: &mut [u8], source: IpAddr) -> Result<()> {
     Ok(())
 }
 
+/// Reads an IPv6 packet that a program has made (`IPV6_HDRINCL`).
+///
+/// # Errors
+/// `EINVAL`.
+pub fn parse_v6(bytes: &[u8]) -> Result<Packet<'_>> {
+    let packet = Ipv6Packet::new_checked(bytes).map_err(|_| Errno::EINVAL)?;
+    Ok(Packet {
+        from: packet.src_addr().into(),
+        to: packet.dst_addr().into(),
+        protocol: packet.next_header().into(),
+        ttl: packet.hop_limit(),
+        tos: packet.traffic_class(),
+        payload: bytes.get(IPV6_HEADER..).ok_or(Errno::EINVAL)?,
+    })
+}
+
+/// The checksum of a payload of IPv6 whose own field is zero; 0 if it is there and right.
+pub fn checksum_v6(payload: &[u8], protocol: u8, from: IpAddr, to: IpAddr) -> u16 {
+    let (from, to) = (as_v6(from).octets(), as_v6(to).octets());
+    let length = (payload.len() as u32).to_be_bytes();
+    let parts: [&[u8]; 5] = [&from, &to, &length, &[0, 0, 0, protocol], payload];
+    let word = |pair: &[u8]| u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    let mut sum: u64 = parts.iter().flat_map(|part| part.chunks(2)).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 /// A UDP header with its payload.
 ///
 /// # Errors
@@ -200,6 +230,17 @@ mod tests {
         assert_eq!(parse_v4(&bytes), Ok(packet));
         assert_eq!(parse_udp(&udp), Some((5, 7, &b"hello"[..])));
         assert_eq!(parse_v4(&bytes[..19]), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn a_checksum_makes_its_payload_right() {
+        let (from, to): (IpAddr, IpAddr) = ("::1".parse().unwrap(), "fe80::2".parse().unwrap());
+        let mut payload = *b"ab\0\0xyz";
+        let sum = checksum_v6(&payload, 17, from, to);
+        payload[2..4].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(checksum_v6(&payload, 17, from, to), 0);
+        payload[0] ^= 1;
+        assert_ne!(checksum_v6(&payload, 17, from, to), 0);
     }
 
     #[test]

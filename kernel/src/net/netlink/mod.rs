@@ -10,7 +10,7 @@ mod message;
 mod route;
 
 use super::namespace::Namespace;
-use super::option::{bytes, number, words};
+use super::option::{bytes, default_buffers, number, words};
 use super::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use super::uapi::*;
 use crate::bpf;
@@ -31,7 +31,6 @@ const SOCK_DIAG: u32 = 4;
 const KOBJECT_UEVENT: u32 = 15;
 /// One more than the last protocol.
 const PROTOCOL_MAX: u32 = 32;
-const BUFFERS: (u32, u32) = (212_992, 212_992);
 /// Bytes of `struct sockaddr_nl`.
 const ADDRESS_LEN: usize = 12;
 /// Longest request.
@@ -87,7 +86,7 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
     if protocol >= PROTOCOL_MAX || !matches!(protocol, ROUTE | SOCK_DIAG | KOBJECT_UEVENT) {
         return Err(Errno::EPROTONOSUPPORT);
     }
-    let common = Common::new(task, (AF_NETLINK, kind, protocol), BUFFERS);
+    let common = Common::new(task, (AF_NETLINK, kind, protocol), default_buffers());
     Ok(Arc::new(Netlink { common, state: SpinLock::new(Rank::Endpoint, State::default()), options: AtomicU32::new(0) }))
 }
 

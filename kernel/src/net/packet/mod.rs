@@ -12,7 +12,7 @@ use super::inet::datagram::input;
 use super::inet::packet::{self, Packet};
 use super::interface::{ETH_P_IP, ETH_P_IPV6, HARDWARE, INDEX};
 use super::namespace::Namespace;
-use super::option::{bytes, number, words};
+use super::option::{bytes, default_buffers, number, words};
 use super::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use super::uapi::*;
 use crate::bpf;
@@ -28,7 +28,6 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use ring::{Ring, Settings};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
 
-const BUFFERS: (u32, u32) = (212_992, 212_992);
 /// Bytes of an Ethernet header, of `struct sockaddr_ll`, and of what is used of it here.
 const LINK_HEADER: usize = 14;
 const ADDRESS: usize = 20;
@@ -41,9 +40,6 @@ const BROADCAST: u8 = 1;
 const MULTICAST: u8 = 2;
 const OTHERHOST: u8 = 3;
 const OUTGOING: u8 = 4;
-/// What a packet costs of a receive buffer beside its bytes, and at least.
-const OVERHEAD: usize = 256;
-const COST_MIN: usize = 768;
 
 /// `SOL_PACKET`, and its options.
 const SOL_PACKET: u32 = 263;
@@ -76,7 +72,7 @@ struct Frame {
 
 impl Frame {
     fn cost(&self) -> usize {
-        (self.bytes.len() + OVERHEAD).max(COST_MIN)
+        super::truesize(self.bytes.len().saturating_sub(LINK_HEADER))
     }
 }
 
@@ -115,7 +111,7 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
     if !matches!(kind, SOCK_RAW | SOCK_DGRAM) {
         return Err(Errno::ESOCKTNOSUPPORT);
     }
-    let common = Common::new(task, (AF_PACKET, kind, protocol), BUFFERS);
+    let common = Common::new(task, (AF_PACKET, kind, protocol), default_buffers());
     let state = State {
         protocol: (protocol as u16).swap_bytes(),
         device: 0,
@@ -237,7 +233,8 @@ impl PacketSocket {
         {
             let mut state = self.state.lock();
             state.seen = state.seen.saturating_add(1);
-            if state.used + frame.cost() > room.max(COST_MIN) || state.queue.try_reserve(1).is_err() {
+            // The last one may go beyond the end.
+            if state.used >= room || state.queue.try_reserve(1).is_err() {
                 state.drops = state.drops.saturating_add(1);
                 return;
             }

@@ -228,7 +228,7 @@ pub(super) fn raw_copies(
         }
         found = true;
         let Some(payload) = payload(message) else { continue };
-        if socket.filters(&payload) {
+        if socket.filters(&payload) || socket.is_corrupt(&payload, message) {
             continue;
         }
         // IPv4 is shown with its header, IPv6 without.

@@ -19,6 +19,7 @@ use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::net::interface;
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
+use crate::net::truesize;
 use crate::net::uapi::*;
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -42,9 +43,6 @@ pub enum Protocol {
 
 /// Longest payload of UDP over IPv4.
 const UDP_MAX: usize = packet::PACKET_MAX - packet::IPV4_HEADER - packet::UDP_HEADER;
-/// What a message costs of a receive buffer beside its bytes, and at least.
-const OVERHEAD: usize = 256;
-const COST_MIN: usize = 768;
 /// Most errors that wait.
 const ERRORS_MAX: usize = 64;
 
@@ -67,8 +65,17 @@ impl Message {
         packet::Packet { from, to, protocol: protocol as u8, ttl: self.ttl, tos: self.tos, payload }
     }
 
-    fn cost(&self) -> usize {
-        (self.bytes.len() + OVERHEAD).max(COST_MIN)
+    /// What it takes of the receive buffer of a socket that speaks `what`.
+    fn cost(&self, what: Protocol) -> usize {
+        let headers = match (what, self.to.is_ipv4()) {
+            (Protocol::Udp, true) => packet::UDP_HEADER + packet::IPV4_HEADER,
+            (Protocol::Ping, true) => packet::IPV4_HEADER,
+            (Protocol::Raw, true) => 0,
+            // Less than the header: Linux counts on fewer bytes before it.
+            (Protocol::Udp, false) => packet::UDP_HEADER + 33,
+            (_, false) => 33,
+        };
+        truesize(self.bytes.len() + headers)
     }
 }
 
@@ -262,7 +269,7 @@ impl Datagram {
             return state.queue.front().cloned();
         }
         let message = state.queue.pop_front()?;
-        state.used -= message.cost();
+        state.used -= message.cost(self.what);
         self.ready.store(!state.queue.is_empty(), Release);
         Some(message)
     }
@@ -304,12 +311,17 @@ impl Datagram {
         let room = self.common.receive_buffer.load(Relaxed) as usize;
         {
             let mut state = self.state.lock();
-            // The last one may go beyond the end.
-            if state.used > room || state.queue.try_reserve(1).is_err() {
+            let cost = message.cost(self.what);
+            let is_full = match self.what {
+                Protocol::Udp => state.used > 0 && state.used + cost > room,
+                // The last one may go beyond the end.
+                _ => state.used >= room,
+            };
+            if is_full || state.queue.try_reserve(1).is_err() {
                 state.drops = state.drops.saturating_add(1);
                 return;
             }
-            state.used += message.cost();
+            state.used += cost;
             state.queue.push_back(message);
         }
         self.ready.store(true, Release);
@@ -320,6 +332,9 @@ impl Datagram {
     fn destination(&self, to: &[u8]) -> Result<SocketAddr> {
         if to.is_empty() {
             return self.state.lock().remote.ok_or(Errno::EDESTADDRREQ);
+        }
+        if self.what != Protocol::Udp && self.common.family() == AF_INET6 && addr::family(to)? == AF_INET {
+            return Err(if to.len() < addr::V6_MIN { Errno::EINVAL } else { Errno::EAFNOSUPPORT });
         }
         let to = match addr::family(to)? {
             // Programs of old left the family out.
@@ -435,6 +450,9 @@ impl Socket for Datagram {
             return Ok(());
         }
         let to = addr::parse(self.common.family(), bytes)?;
+        if self.what != Protocol::Udp && addr::family(bytes)? != self.common.family() {
+            return Err(Errno::EAFNOSUPPORT);
+        }
         if to.is_ipv4() && self.common.family() == AF_INET6 && self.ip.v6_only() {
             return Err(Errno::ENETUNREACH);
         }

@@ -58,10 +58,14 @@ impl Datagram {
         let from = self.sender_address(to.ip(), sending)?;
         let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0));
         let (protocol, namespace) = (self.common.protocol, &self.common.namespace);
-        let with_header = self.ip.is_on(SOL_IP, v4::HDRINCL) || protocol == IPPROTO_RAW;
-        if with_header && to.is_ipv4() {
-            packet::complete_v4(&mut bytes, from.ip())?;
-            let packet = packet::parse_v4(&bytes)?;
+        if self.has_header(to) {
+            let packet = match to {
+                SocketAddr::V4(_) => {
+                    packet::complete_v4(&mut bytes, from.ip())?;
+                    packet::parse_v4(&bytes)?
+                }
+                SocketAddr::V6(_) => packet::parse_v6(&bytes)?,
+            };
             let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
             let mut message = self.message(from, to, packet.payload.to_vec(), sending);
             (message.ttl, message.tos) = (packet.ttl, packet.tos);
@@ -75,16 +79,51 @@ impl Datagram {
         Ok(())
     }
 
+    /// Programs send whole packets on it.
+    ///
+    /// # Errors
+    /// `ENOBUFS`.
+    pub fn include_header(&self) -> Result<()> {
+        let v6 = self.common.family() == AF_INET6;
+        let (level, name) = if v6 { (SOL_IPV6, v6::HDRINCL) } else { (SOL_IP, v4::HDRINCL) };
+        self.ip.store(level, name, 1)
+    }
+
+    fn has_header(&self, to: SocketAddr) -> bool {
+        match to {
+            SocketAddr::V4(_) => self.ip.is_on(SOL_IP, v4::HDRINCL),
+            SocketAddr::V6(_) => self.ip.is_on(SOL_IPV6, v6::HDRINCL),
+        }
+    }
+
     /// ICMPv6 always has its checksum made; other protocols where the program says it lies.
     fn complete_checksum(&self, bytes: &mut [u8], from: SocketAddr, to: SocketAddr) -> Result<()> {
         if self.common.protocol == IPPROTO_ICMPV6 {
             packet::complete_icmp(bytes, None, from.ip(), to.ip());
-        } else if let Ok(at) = usize::try_from(self.ip.value(SOL_IPV6, v6::CHECKSUM))
-            && at + 2 > bytes.len()
-        {
-            return Err(Errno::EINVAL);
+        } else if let Some(at) = self.checksum_offset() {
+            let protocol = self.common.protocol as u8;
+            bytes.get_mut(at..at.saturating_add(2)).ok_or(Errno::EINVAL)?.fill(0);
+            let sum = match packet::checksum_v6(bytes, protocol, from.ip(), to.ip()) {
+                // None would mean that there is no checksum.
+                0 if self.common.protocol == IPPROTO_UDP => 0xffff,
+                sum => sum,
+            };
+            bytes.get_mut(at..at.saturating_add(2)).ok_or(Errno::EINVAL)?.copy_from_slice(&sum.to_be_bytes());
         }
         Ok(())
+    }
+
+    /// `IPV6_CHECKSUM`: where in what it sends the checksum lies.
+    fn checksum_offset(&self) -> Option<usize> {
+        usize::try_from(self.ip.value(SOL_IPV6, v6::CHECKSUM)).ok()
+    }
+
+    /// Whether the socket looks at checksums, and this payload's is wrong.
+    pub(super) fn is_corrupt(&self, payload: &[u8], message: &Message) -> bool {
+        let (from, to) = (message.from.ip(), message.to.ip());
+        to.is_ipv6()
+            && self.checksum_offset().is_some()
+            && packet::checksum_v6(payload, self.common.protocol as u8, from, to) != 0
     }
 
     /// Whether the socket does not want this ICMP message.

@@ -119,6 +119,7 @@ impl TcpSocket {
     /// Both ends are this one: what is sent is received here.
     fn connect_to_self(&self) {
         self.set_capacity(self);
+        self.grow_send_buffer();
         let mut state = self.state.lock();
         state.phase = Phase::Connected;
         state.peer = self.me.clone();
@@ -189,8 +190,10 @@ impl TcpSocket {
             state.remote = Some(client_local);
             state.peer = client.me.clone();
         }
-        server.set_capacity(client);
-        client.set_capacity(&server);
+        for (to, from) in [(&*server, client), (client, &*server)] {
+            to.set_capacity(from);
+            to.grow_send_buffer();
+        }
         {
             let mut state = client.state.lock();
             if state.phase != Phase::SynSent {

@@ -11,6 +11,10 @@ use core::sync::atomic::Ordering::*;
 
 /// What either side adds to the room between two sockets, unless its buffer was set by hand.
 const SHARE: u32 = 128 << 10;
+/// Most room between two sockets, whatever they ask for.
+const ROOM_MAX: usize = 16 << 20;
+/// What `SO_SNDBUF` grows to with a connection: ten segments, doubled, with what Linux allocates for each.
+const GROWN: u32 = 20 * (131_072 + 256);
 /// `SO_BUF_LOCK`: the buffer was set by hand.
 const SEND_LOCKED: u32 = 1;
 const RECEIVE_LOCKED: u32 = 2;
@@ -27,8 +31,15 @@ impl TcpSocket {
             0 => SHARE,
             _ => from.common.send_buffer.load(Relaxed),
         };
-        let capacity = (receive as usize + send as usize).next_multiple_of(PAGE);
+        let capacity = (receive as usize + send as usize).min(ROOM_MAX).next_multiple_of(PAGE);
         self.capacity.store(capacity, Release);
+    }
+
+    /// There is a connection: the send buffer is as large as its segments ask for, unless it was set by hand.
+    pub(super) fn grow_send_buffer(&self) {
+        if self.common.buffer_locks.load(Relaxed) & SEND_LOCKED == 0 {
+            self.common.send_buffer.fetch_max(GROWN, Relaxed);
+        }
     }
 
     fn room(&self) -> usize {
