@@ -87,6 +87,28 @@ static void overruns(void) {
     }
 }
 
+/* However late a timer of processor time is looked at, each of its periods is counted. */
+static void each_period(void) {
+    enum { PERIOD = 50000 };
+    sigset_t set_of_it, pending;
+    sigemptyset(&set_of_it);
+    sigaddset(&set_of_it, SIGRTMIN);
+    sigprocmask(SIG_BLOCK, &set_of_it, 0);
+    timer_t timer = timer_of(CLOCK_PROCESS_CPUTIME_ID, SIGRTMIN, 5);
+    set(timer, PERIOD, PERIOD);
+    struct timespec from, now;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &from);
+    do
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now), sigpending(&pending);
+    while (!sigismember(&pending, SIGRTMIN));
+    siginfo_t info;
+    CHECK(sigtimedwait(&set_of_it, &info, &(struct timespec){0, 0}) == SIGRTMIN);
+    CHECK(info.si_overrun + 2 >= ((now.tv_sec - from.tv_sec) * 1000000000L + now.tv_nsec - from.tv_nsec) / PERIOD);
+    CHECK(timer_delete(timer) == 0);
+    while (sigtimedwait(&set_of_it, &info, &(struct timespec){0, 0}) > 0) {
+    }
+}
+
 /* Two timers with one signal, a standard one: both are heard, though neither was taken before the other came. */
 static void same_signal(void) {
     handle(SIGUSR2);
@@ -196,6 +218,7 @@ int main(void) {
     many();
     shortest_period();
     overruns();
+    each_period();
     same_signal();
     ignored();
     silent();

@@ -126,6 +126,30 @@ static void answers(void) {
     close(fd);
 }
 
+static int one_call(void) { return syscall(SYS_getppid) == 5 ? 7 : 1; }
+
+static int calls_twice(void) {
+    pid_t child = fork();
+    if (!child) _exit(one_call());
+    int status = 0, own = one_call();
+    return waitpid(child, &status, 0) == child && status == 7 << 8 ? own : 2;
+}
+
+/* Of two calls that wait only the one that was received can be answered; ids follow each other. */
+static void not_received(void) {
+    pid_t pid;
+    int fd = start(&pid, 0, calls_twice);
+    struct seccomp_notif first = next(fd);
+    struct pollfd more = {fd, POLLIN, 0};
+    CHECK(poll(&more, 1, 5000) == 1);
+    CHECK_ERRNO(answer(fd, first.id + 1, 5, 0, 0), EINPROGRESS);
+    unsigned long second = next(fd).id;
+    CHECK(second == first.id + 1);
+    CHECK(answer(fd, second, 5, 0, 0) == 0 && answer(fd, first.id, 5, 0, 0) == 0);
+    CHECK(ended(pid) == 7 << 8);
+    close(fd);
+}
+
 static int uses_file(void) {
     char text[8] = "";
     int a = syscall(SYS_dup3, 0, 0, 0), b = syscall(SYS_dup3, 0, 0, 0);
@@ -236,6 +260,7 @@ int main(void) {
     setvbuf(stdout, 0, _IONBF, 0);
     parent = getpid();
     answers();
+    not_received();
     descriptors();
     signals();
     ends();
