@@ -25,7 +25,7 @@ rows! {
     nr::__NR_fspick, fspick(dir: Fd, path: UserStr, flags: u32) => fspick, Full;
     nr::__NR_open_tree, open_tree(dir: Fd, path: UserStr, flags: u32) => open_tree, Full;
     nr::__NR_move_mount, move_mount(from_dir: Fd, from: UserStr, to_dir: Fd, to: UserStr, flags: u32) => move_mount,
-        Partial("no MOVE_MOUNT_SET_GROUP, no MOVE_MOUNT_BENEATH");
+        Partial("no MOVE_MOUNT_SET_GROUP");
     nr::__NR_mount_setattr, mount_setattr(dir: Fd, path: UserStr, flags: u32, attr: UserAddr, size: u64) => mount_setattr,
         Partial("no id-mapped mounts");
 }
