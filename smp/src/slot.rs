@@ -16,7 +16,7 @@ use crate::vtime;
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::linux::Errno;
-use umbel_abi::machine::{BootInfo, MAX_CPUS, SlotPage, SlotPhase, layout};
+use umbel_abi::machine::{BootInfo, MAX_CPUS, Mailbox, SlotPage, SlotPhase, layout};
 use umbel_host::{futex, process, timer};
 
 /// Most slots of a virtual CPU.
@@ -459,11 +459,20 @@ impl Slot {
         Ok(())
     }
 
-    /// In the running slot. A timer that will fire earlier stays: the interrupt comes early, once, and who gets it arms anew.
+    /// In the running slot, in the kernel. A timer that will fire earlier stays: the interrupt comes early, once, and who gets it
+    /// arms anew. One that would fire at once is spared the host: the virtual CPU finds the interrupt before it leaves the kernel.
     pub(crate) fn arm_timer(&self, deadline_ns: u64) {
+        if deadline_ns == 0 {
+            return;
+        }
+        let now_ns = (hooks().now_ns)();
+        if deadline_ns <= now_ns {
+            self.vcpu().shared().mailbox.pending.fetch_or(Mailbox::TIMER, AcqRel);
+            return;
+        }
         let armed_ns = self.armed_ns.load(Relaxed);
-        let surely_ahead = armed_ns > (hooks().now_ns)() + CLOCK_SLACK_NS;
-        if deadline_ns != 0 && !(surely_ahead && armed_ns <= deadline_ns) {
+        let surely_ahead = armed_ns > now_ns + CLOCK_SLACK_NS;
+        if !(surely_ahead && armed_ns <= deadline_ns) {
             self.armed_ns.store(deadline_ns, Relaxed);
             // The timer exists, and a wrong time is not possible.
             let _ = timer::arm(self.timer.load(Relaxed), deadline_ns);

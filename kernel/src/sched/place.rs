@@ -28,6 +28,16 @@ const HAND_OVER_NS: u64 = 30_000;
 const HABIT: u32 = 2;
 /// After so long a queue needs help, whoever is about to block.
 const LONG_NS: u64 = BASE_SLICE_NS;
+/// Slices are stretched by this at most.
+const MAX_STRETCH: u32 = 8;
+
+/// By how much slices are longer than threads ask for: while many virtual CPUs share a host CPU, each stands still for most of
+/// its slice, and without that each of its turns would be a slice's end. Worked out at the ends of slices.
+static STRETCH: AtomicU32 = AtomicU32::new(1);
+
+fn stretched(ns: u64) -> u64 {
+    ns * u64::from(STRETCH.load(Relaxed))
+}
 
 /// Queues a Runnable task, and makes somebody look if that is needed.
 pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
@@ -107,7 +117,7 @@ fn called_for_help(here: u32, queued: u32) {
     let alone = queued == 1 && waker.sched.hands_over.load(Relaxed) >= HABIT;
     if !alone && !host_is_full(here, 1) {
         call_idle(here);
-    } else if own.waits_long(now_ns) && now_ns.saturating_sub(own.called_ns.load(Relaxed)) > LONG_NS {
+    } else if own.waits_long(now_ns) && now_ns.saturating_sub(own.called_ns.load(Relaxed)) > stretched(LONG_NS) {
         own.called_ns.store(now_ns, Relaxed);
         call_idle(here);
     }
@@ -128,7 +138,7 @@ pub(super) fn host_is_full(here: u32, own: u32) -> bool {
 impl Cpu {
     /// Whether something has been queued here for long.
     fn waits_long(&self, now_ns: u64) -> bool {
-        now_ns.saturating_sub(self.waiting_since_ns.load(Relaxed)) > LONG_NS
+        now_ns.saturating_sub(self.waiting_since_ns.load(Relaxed)) > stretched(LONG_NS)
     }
 }
 
@@ -236,7 +246,21 @@ pub(super) fn start_slice(id: u32) {
 
 fn slice_ns(cpu: &Cpu) -> u64 {
     let queue = cpu.queue.lock();
-    queue.run.slice_ns(queue.running.as_deref())
+    stretched(queue.run.slice_ns(queue.running.as_deref()))
+}
+
+/// Two busy virtual CPUs a host CPU are what an odd thread more makes: slices stretch from there on.
+fn stretch() -> u32 {
+    let (count, host) = (vcpu::count(), crate::machine::host_cpus().max(1));
+    if count <= host || vtime::on() {
+        return 1;
+    }
+    let busy = (0..count).filter(|&id| !cpu::get(id).idle.load(Relaxed) && hotplug::is_online(id)).count() as u32;
+    stretch_of(busy, host)
+}
+
+fn stretch_of(busy: u32, host: u32) -> u32 {
+    (busy / (2 * host)).clamp(1, MAX_STRETCH)
 }
 
 /// Looks whether the running slice is over.
@@ -257,6 +281,7 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     if cpu::expired(cpu, now_ns) {
         cpu.resched.store(true, Relaxed);
     }
+    STRETCH.store(stretch(), Relaxed);
     cpu.slice_end_ns.store(now_ns + slice_ns(cpu), Relaxed);
     balance(id);
     tell_of_starving(id, cpu, now_ns);
@@ -416,5 +441,17 @@ pub(super) fn update_load(now_ns: u64) {
         for (average, decay) in load.averages.iter_mut().zip(LOAD_DECAY) {
             *average = (*average * decay + (runnable << 11) * (2048 - decay)) >> 11;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_stretch_where_virtual_cpus_crowd() {
+        assert_eq!([0, 1, 2, 4].map(|busy| stretch_of(busy, 2)), [1; 4]);
+        assert_eq!([8, 12, 64, 256].map(|busy| stretch_of(busy, 2)), [2, 3, 8, 8]);
+        assert_eq!([2, 64].map(|busy| stretch_of(busy, 1)), [1, 8]);
     }
 }
