@@ -40,6 +40,11 @@ fn buffers() {
 }
 
 #[test]
+fn sysctls() {
+    same_as_host("sysctls");
+}
+
+#[test]
 fn receiving() {
     same_as_host("receiving");
 }

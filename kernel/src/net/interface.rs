@@ -32,6 +32,8 @@ pub struct Assigned {
 /// The device.
 pub struct Interface {
     pub up: bool,
+    /// Whether it has addresses of IPv6 (`disable_ipv6`).
+    v6: bool,
     pub mtu: u32,
     pub addresses: Vec<Assigned>,
     /// Packets and bytes that went through it.
@@ -45,7 +47,7 @@ const V6: Assigned = Assigned { addr: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 1
 impl Interface {
     /// Without addresses.
     pub fn down() -> Interface {
-        Interface { up: false, mtu: 65_536, addresses: Vec::new(), packets: 0, bytes: 0 }
+        Interface { up: false, v6: true, mtu: 65_536, addresses: Vec::new(), packets: 0, bytes: 0 }
     }
 
     /// With its two addresses.
@@ -64,6 +66,18 @@ impl Interface {
         self.up = up;
     }
 
+    /// Lets it have addresses of IPv6, or takes them away for good.
+    pub fn set_v6(&mut self, v6: bool) {
+        if !v6 {
+            self.addresses.retain(|own| own.addr.is_ipv4());
+        }
+        let was = core::mem::replace(&mut self.v6, v6);
+        if v6 && !was && self.up {
+            // As when it comes up.
+            let _ = self.assign(V6);
+        }
+    }
+
     /// `IFF_*`.
     pub fn flags(&self) -> u32 {
         IFF_LOOPBACK | if self.up { IFF_UP | IFF_RUNNING | IFF_LOWER_UP } else { 0 }
@@ -72,8 +86,11 @@ impl Interface {
     /// Gives it an address.
     ///
     /// # Errors
-    /// `EEXIST`, `ENOBUFS`.
+    /// `EEXIST`, `ENOBUFS`, `EACCES` if it has no IPv6.
     pub fn assign(&mut self, new: Assigned) -> Result<()> {
+        if new.addr.is_ipv6() && !self.v6 {
+            return Err(Errno::EACCES);
+        }
         if self.addresses.contains(&new) {
             return Err(Errno::EEXIST);
         }

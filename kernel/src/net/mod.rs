@@ -2,6 +2,7 @@
 //!
 //! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
 //! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
+//!   [`sysctl`]: its settings.
 //! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`packet`]: packets as they are on the wire. [`netlink`]: questions about all of it.
 //!   [`procfs`]: the same as text.
 //!
@@ -15,6 +16,7 @@ pub mod option;
 pub mod packet;
 pub mod procfs;
 pub mod socket;
+pub mod sysctl;
 pub mod uapi;
 
 pub use namespace::Namespace;

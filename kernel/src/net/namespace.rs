@@ -6,12 +6,12 @@ use super::inet::table::{Table, TcpTable};
 use super::interface::Interface;
 use super::packet::PacketSocket;
 use super::socket::Socket;
+use super::sysctl::Settings;
 use crate::ipc::unix;
 use crate::task::Task;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::sync::atomic::AtomicI32;
 use umbel_smp::lock::{Once, Rank, SpinLock};
 
 /// See the module.
@@ -19,8 +19,7 @@ pub struct Namespace {
     /// Number of the namespace in the file system of namespaces (`/proc/PID/ns/net`).
     pub id: u64,
     pub interface: SpinLock<Interface>,
-    /// `net.ipv4.conf.lo.tag`: a number for administrators, which means nothing.
-    pub tag: AtomicI32,
+    pub settings: Settings,
     pub tcp: SpinLock<TcpTable>,
     pub udp: SpinLock<Table>,
     pub udp_lite: SpinLock<Table>,
@@ -43,7 +42,7 @@ impl Namespace {
         Arc::new(Namespace {
             id,
             interface: SpinLock::new(Rank::Leaf, interface),
-            tag: AtomicI32::new(0),
+            settings: Settings::default(),
             tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
             udp: SpinLock::new(Rank::Endpoint, Table::default()),
             udp_lite: SpinLock::new(Rank::Endpoint, Table::default()),

@@ -297,7 +297,7 @@ pub(super) fn settings(fs: &Arc<PseudoFs>, dir: StaticDir, list: Settings) -> St
     })
 }
 
-fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
+pub(super) fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
     TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{value}\n").into_bytes()))
 }
 

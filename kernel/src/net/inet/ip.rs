@@ -5,6 +5,7 @@
 use crate::net::interface;
 use crate::net::option::{bytes, number, words};
 use crate::net::socket::Common;
+use crate::net::sysctl;
 use crate::net::uapi::*;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
@@ -166,6 +167,23 @@ fn known(level: u32, name: u32) -> Option<&'static Number> {
 }
 
 impl Options {
+    /// Those of a new socket: what the settings of its namespace say.
+    pub fn new(common: &Common) -> Options {
+        let (options, settings) = (Options::default(), &common.namespace.settings);
+        let wanted = [
+            (SOL_IP, v4::TTL, settings.get(sysctl::DEFAULT_TTL)),
+            (SOL_IPV6, v6::UNICAST_HOPS, settings.get(sysctl::HOP_LIMIT)),
+            (SOL_IPV6, v6::V6ONLY, settings.get(sysctl::BIND_V6_ONLY)),
+        ];
+        for (level, name, value) in wanted {
+            if value != options.value(level, name) {
+                // Without memory it has what all others have.
+                let _ = options.store(level, name, value);
+            }
+        }
+        options
+    }
+
     /// Takes over what a listener has set.
     pub fn copy(&self, from: &Options) {
         if from.any.load(Acquire) {
@@ -239,6 +257,7 @@ impl Options {
             return Err(if common.family() == AF_INET { Errno::EOPNOTSUPP } else { Errno::ENOPROTOOPT });
         }
         match (level, name) {
+            (SOL_IP, _) if common.family() == AF_INET6 && common.kind == SOCK_RAW => return Err(Errno::ENOPROTOOPT),
             (SOL_IP, v4::OPTIONS) => return Ok(Vec::new()),
             (SOL_IP, v4::MULTICAST_IF) => return Ok(words(&[self.value(level, 1032) as u32])),
             (SOL_IP, v4::MTU) | (SOL_IPV6, v6::MTU) => return Ok(bytes(common.namespace.interface.lock().mtu)),

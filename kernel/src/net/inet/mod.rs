@@ -16,14 +16,12 @@ pub mod tcp;
 
 use super::option::default_buffers;
 use super::socket::{Common, Socket};
+use super::sysctl;
 use super::uapi::*;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use datagram::{Datagram, Protocol};
-
-/// Buffers of a new socket of TCP: `net.ipv4.tcp_*mem`.
-const TCP_BUFFERS: (u32, u32) = (131_072, 16_384);
 
 /// A new socket.
 ///
@@ -36,8 +34,9 @@ pub fn create(task: &Arc<Task>, family: u16, kind: u32, protocol: u32) -> Result
     let echo = if family == AF_INET { IPPROTO_ICMP } else { IPPROTO_ICMPV6 };
     let (protocol, what) = match (kind, protocol) {
         (SOCK_STREAM, 0 | IPPROTO_TCP) => {
-            let common = Common::new(task, (family, kind, IPPROTO_TCP), TCP_BUFFERS);
-            return Ok(tcp::TcpSocket::new(common));
+            let settings = &super::namespace::of(task).settings;
+            let buffers = (settings.get(sysctl::TCP_RECEIVE + 1) as u32, settings.get(sysctl::TCP_SEND + 1) as u32);
+            return Ok(tcp::TcpSocket::new(Common::new(task, (family, kind, IPPROTO_TCP), buffers)));
         }
         (SOCK_DGRAM, 0 | IPPROTO_UDP) => (IPPROTO_UDP, Protocol::Udp),
         (SOCK_DGRAM, IPPROTO_UDPLITE) => (IPPROTO_UDPLITE, Protocol::Udp),

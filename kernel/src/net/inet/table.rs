@@ -14,9 +14,6 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 
-/// Ports that are given out (`net.ipv4.ip_local_port_range`).
-pub const FIRST_PORT: u16 = 32_768;
-pub const LAST_PORT: u16 = 60_999;
 /// How long `TIME_WAIT` and an orphan's `FIN_WAIT2` last.
 const LINGER_NS: u64 = 60 * time::SEC_NS;
 /// Age at which a connection in `TIME_WAIT` may be replaced by a new one (`net.ipv4.tcp_tw_reuse`).
@@ -54,6 +51,8 @@ pub struct Claim {
     pub reuse_port: bool,
     pub uid: u32,
     pub device: u32,
+    /// First and last port that it may be given.
+    pub range: (u16, u16),
 }
 
 impl Claim {
@@ -67,6 +66,7 @@ impl Claim {
             reuse_port: common.switches.get(so::REUSEPORT),
             uid: common.uid,
             device: common.device.load(Relaxed),
+            range: common.namespace.settings.ports(),
         }
     }
 
@@ -135,7 +135,7 @@ impl Table {
     pub fn bind(&mut self, claim: Claim, socket: Option<Weak<dyn Socket>>) -> Result<Arc<Binding>> {
         let free = |port: &u16| !self.on(*port).any(|entry| claim.conflicts(&entry.binding));
         let port = match claim.port {
-            0 => ports().find(free).ok_or(Errno::EADDRINUSE)?,
+            0 => ports(claim.range).find(free).ok_or(Errno::EADDRINUSE)?,
             port if free(&port) => port,
             _ => return Err(Errno::EADDRINUSE),
         };
@@ -179,10 +179,10 @@ impl Table {
 }
 
 /// Ports to give out, in random order.
-fn ports() -> impl Iterator<Item = u16> {
-    let count = u64::from(LAST_PORT - FIRST_PORT) + 1;
+fn ports((first, last): (u16, u16)) -> impl Iterator<Item = u16> {
+    let count = u64::from(last.saturating_sub(first)) + 1;
     let start = random::next_u64() % count;
-    (0..count).map(move |step| FIRST_PORT + ((start + step) % count) as u16)
+    (0..count).map(move |step| first + ((start + step) % count) as u16)
 }
 
 /// What is left of a connection whose socket is closed.
@@ -238,6 +238,7 @@ impl TcpTable {
             reuse_port: binding.reuse_port.load(Relaxed),
             uid: binding.uid,
             device: binding.device,
+            range: (binding.port, binding.port),
         };
         if self.ports.on(binding.port).any(|entry| entry.binding.id != binding.id && claim.conflicts(&entry.binding)) {
             return Err(Errno::EADDRINUSE);
@@ -291,7 +292,7 @@ impl TcpTable {
             Some(_) => return Err(Errno::EADDRNOTAVAIL),
             None => {
                 let free = |port: &u16| self.ports.on(*port).all(|entry| entry.binding.automatic) && unused(*port);
-                ports().find(free).ok_or(Errno::EADDRNOTAVAIL)?
+                ports(claim.range).find(free).ok_or(Errno::EADDRNOTAVAIL)?
             }
         };
         let local = SocketAddr::new(claim.addr, port);
@@ -379,7 +380,7 @@ mod tests {
 
     fn claim(addr: &str, port: u16, reuse: bool) -> Claim {
         let addr = addr.parse().unwrap();
-        Claim { addr, port, v6_only: false, reuse, reuse_port: false, uid: 0, device: 0 }
+        Claim { addr, port, v6_only: false, reuse, reuse_port: false, uid: 0, device: 0, range: (40_000, 40_009) }
     }
 
     #[test]
@@ -428,6 +429,6 @@ mod tests {
         let mut table = Table::default();
         let a = table.bind(claim("127.0.0.1", 0, false), None).unwrap();
         let b = table.bind(claim("127.0.0.1", 0, false), None).unwrap();
-        assert!(a.port != b.port && (FIRST_PORT..=LAST_PORT).contains(&a.port));
+        assert!(a.port != b.port && (40_000..=40_009).contains(&a.port));
     }
 }

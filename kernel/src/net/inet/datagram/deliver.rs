@@ -8,7 +8,7 @@ use crate::net::inet::table::Table;
 use crate::net::packet::tap;
 use crate::net::socket::Socket;
 use crate::net::uapi::*;
-use crate::net::{Namespace, interface};
+use crate::net::{Namespace, interface, sysctl};
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -202,9 +202,17 @@ pub(super) fn accept_icmp(namespace: &Namespace, message: Message) {
         }
         return;
     }
+    let settings = &namespace.settings;
+    let (mute, ttl) = match v6 {
+        false => (sysctl::ECHO_IGNORE_ALL, sysctl::DEFAULT_TTL),
+        true => (sysctl::ECHO_IGNORE_ALL_V6, sysctl::HOP_LIMIT),
+    };
+    if settings.get(mute) != 0 {
+        return;
+    }
     if let Some(bytes) = packet::echo_reply(&message.bytes, message.from.ip(), message.to.ip()) {
-        let (from, to) = (message.to, message.from);
-        deliver_icmp(namespace, Message { bytes, from, to, ttl: 64, tos: message.tos, at_ns: time::realtime_ns() });
+        let (from, to, ttl) = (message.to, message.from, settings.get(ttl) as u8);
+        deliver_icmp(namespace, Message { bytes, from, to, ttl, tos: message.tos, at_ns: time::realtime_ns() });
     }
 }
 

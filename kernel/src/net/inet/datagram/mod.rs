@@ -19,6 +19,7 @@ use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::net::interface;
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
+use crate::net::sysctl;
 use crate::net::truesize;
 use crate::net::uapi::*;
 use crate::task::Task;
@@ -118,9 +119,12 @@ pub struct Datagram {
     filter: SpinLock<[u32; 8]>,
 }
 
-/// Whether the caller's group may make echo sockets (`net.ipv4.ping_group_range`: all of them).
-pub fn may_ping(_: &Task) -> bool {
-    true
+/// Whether one of the caller's groups may make echo sockets (`net.ipv4.ping_group_range`).
+pub fn may_ping(task: &Task) -> bool {
+    let settings = &crate::net::namespace::of(task).settings;
+    let [first, last] = [0, 1].map(|i| settings.get(sysctl::PING_GROUPS + i) as u32);
+    let cred = task.cred();
+    cred.groups.iter().chain([&cred.egid]).any(|gid| (first..=last).contains(gid))
 }
 
 impl Datagram {
@@ -139,11 +143,12 @@ impl Datagram {
             errors: VecDeque::new(),
             corked: Vec::new(),
         };
+        let ip = ip::Options::new(&common);
         let socket = Arc::new_cyclic(|me| Datagram {
             common,
             me: me.clone(),
             what,
-            ip: ip::Options::default(),
+            ip,
             state: SpinLock::new(Rank::Endpoint, state),
             ready: AtomicBool::new(false),
             filter: SpinLock::new(Rank::Leaf, [0; 8]),

@@ -3,14 +3,12 @@
 use super::super::table::{Lingering, Pair};
 use super::{Phase, State, TcpSocket};
 use crate::net::socket::{Call, Socket};
+use crate::net::sysctl;
 use crate::{Errno, Result, task, time};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use core::net::SocketAddr;
 use core::sync::atomic::Ordering::*;
-
-/// Longest backlog (`net.core.somaxconn`).
-const BACKLOG_MAX: u32 = 4096;
 
 /// What a listener says to a new connection.
 enum Offer {
@@ -41,7 +39,7 @@ impl TcpSocket {
         }
         let mut state = self.state.lock();
         state.phase = Phase::Listening;
-        state.backlog_max = backlog.min(BACKLOG_MAX) as usize;
+        state.backlog_max = backlog.min(self.common.namespace.settings.get(sysctl::SOMAXCONN) as u32) as usize;
         self.receive_shut.store(false, Release);
         self.send_shut.store(false, Release);
         Ok(())

@@ -26,6 +26,7 @@ use crate::ipc::ring::ByteRing;
 use crate::landlock;
 use crate::net::option::stamp;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
+use crate::net::sysctl;
 use crate::net::uapi::*;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
@@ -38,9 +39,6 @@ use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
-
-/// Ports that only a privileged process binds.
-pub const PRIVILEGED: u16 = 1024;
 
 /// Where a socket stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +118,7 @@ impl TcpSocket {
             deferred: Vec::new(),
             listener: Weak::new(),
         };
+        let (ip, options) = (ip::Options::new(&common), option::Options::new(&common.namespace.settings));
         Arc::new_cyclic(|me| TcpSocket {
             common,
             me: me.clone(),
@@ -132,8 +131,8 @@ impl TcpSocket {
             send_shut: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             gone: AtomicBool::new(false),
-            ip: ip::Options::default(),
-            options: option::Options::default(),
+            ip,
+            options,
             arrived_ns: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -177,12 +176,14 @@ impl TcpSocket {
 /// # Errors
 /// `EADDRNOTAVAIL`, `EACCES`.
 pub fn check_bind(call: &Call<'_>, common: &Common, options: &ip::Options, to: SocketAddr) -> Result<()> {
-    let foreign = !common.namespace.interface.lock().is_local(to.ip());
+    let settings = &common.namespace.settings;
+    let anywhere = settings.get(if to.is_ipv4() { sysctl::NONLOCAL_BIND } else { sysctl::NONLOCAL_BIND_V6 }) != 0;
+    let foreign = !anywhere && !common.namespace.interface.lock().is_local(to.ip());
     let mapped = options.v6_only() && common.family() == AF_INET6 && to.is_ipv4();
     if (foreign && !options.may_be_foreign()) || mapped {
         return Err(if mapped { Errno::EINVAL } else { Errno::EADDRNOTAVAIL });
     }
-    let privileged = (1..PRIVILEGED).contains(&to.port());
+    let privileged = (1..settings.get(sysctl::UNPRIVILEGED_START)).contains(&i32::from(to.port()));
     if privileged && !call.task.net_capable(cap::NET_BIND_SERVICE) {
         return Err(Errno::EACCES);
     }

@@ -4,6 +4,7 @@
 
 use super::{Phase, TcpSocket};
 use crate::net::option::{bytes, number, words};
+use crate::net::sysctl::{self, Settings};
 use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -15,6 +16,9 @@ mod tcp {
     pub const NODELAY: u32 = 1;
     pub const MAXSEG: u32 = 2;
     pub const CORK: u32 = 3;
+    pub const KEEPIDLE: u32 = 4;
+    pub const KEEPINTVL: u32 = 5;
+    pub const KEEPCNT: u32 = 6;
     pub const LINGER2: u32 = 8;
     pub const DEFER_ACCEPT: u32 = 9;
     pub const WINDOW_CLAMP: u32 = 10;
@@ -33,9 +37,9 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (tcp::NODELAY, 0, 0, 1),
     (tcp::CORK, 0, 0, 1),
     // KEEPIDLE, KEEPINTVL, KEEPCNT, SYNCNT
-    (4, 7200, 1, 32_767),
-    (5, 75, 1, 32_767),
-    (6, 9, 1, 127),
+    (tcp::KEEPIDLE, 7200, 1, 32_767),
+    (tcp::KEEPINTVL, 75, 1, 32_767),
+    (tcp::KEEPCNT, 9, 1, 127),
     (7, 6, 1, 127),
     // LINGER2, DEFER_ACCEPT, WINDOW_CLAMP, QUICKACK
     (tcp::LINGER2, 60, i32::MIN, i32::MAX),
@@ -77,13 +81,19 @@ const SEGMENT_DEFAULT: u32 = 536;
 /// The numbers of a socket.
 pub(super) struct Options([AtomicI32; NUMBERS.len()]);
 
-impl Default for Options {
-    fn default() -> Options {
-        Options(core::array::from_fn(|at| AtomicI32::new(NUMBERS[at].1)))
-    }
-}
-
 impl Options {
+    /// Those of a new socket.
+    pub(super) fn new(settings: &Settings) -> Options {
+        let first = |(name, value, ..): (u32, i32, i32, i32)| match name {
+            tcp::KEEPIDLE => settings.get(sysctl::KEEPALIVE_TIME),
+            tcp::KEEPINTVL => settings.get(sysctl::KEEPALIVE_INTERVAL),
+            tcp::KEEPCNT => settings.get(sysctl::KEEPALIVE_PROBES),
+            tcp::LINGER2 => settings.get(sysctl::FIN_TIMEOUT),
+            _ => value,
+        };
+        Options(core::array::from_fn(|at| AtomicI32::new(first(NUMBERS[at]))))
+    }
+
     pub(super) fn copy(&self, from: &Options) {
         for (to, from) in self.0.iter().zip(&from.0) {
             to.store(from.load(Relaxed), Relaxed);

@@ -4,6 +4,7 @@ use super::{Phase, TcpSocket};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::PAGE;
 use crate::net::socket::Call;
+use crate::net::sysctl;
 use crate::net::uapi::*;
 use crate::{Errno, Result, sched, time};
 use alloc::sync::Arc;
@@ -38,7 +39,8 @@ impl TcpSocket {
     /// There is a connection: the send buffer is as large as its segments ask for, unless it was set by hand.
     pub(super) fn grow_send_buffer(&self) {
         if self.common.buffer_locks.load(Relaxed) & SEND_LOCKED == 0 {
-            self.common.send_buffer.fetch_max(GROWN, Relaxed);
+            let most = self.common.namespace.settings.get(sysctl::TCP_SEND + 2) as u32;
+            self.common.send_buffer.fetch_max(GROWN.min(most), Relaxed);
         }
     }
 
