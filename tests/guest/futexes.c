@@ -1,6 +1,7 @@
 /* Futexes: several words at once, the calls of the second generation, locks that the kernel hands over; sched_setattr. */
 #define _GNU_SOURCE
 #include "check.h"
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -153,6 +154,187 @@ static void in_a_circle(void) {
     CHECK(first == 0 && second == 0);
 }
 
+/* Waits until a thread sleeps. */
+static void until_asleep(volatile int *tid) {
+    char name[64], line[256];
+    for (;; usleep(1000)) {
+        if (!*tid) continue;
+        snprintf(name, sizeof name, "/proc/self/task/%d/stat", *tid);
+        FILE *file = fopen(name, "r");
+        if (!file) return; /* it is over already */
+        char *got = fgets(line, sizeof line, file);
+        fclose(file);
+        if (got && strstr(line, ") S")) return;
+    }
+}
+
+struct sleeper {
+    uint32_t *word, *lock;
+    int priority, timeout_ms;
+    volatile int tid;
+    volatile int place;
+    long result;
+    int error;
+    pthread_t thread;
+};
+static volatile int places;
+
+static void *sleeps(void *p) {
+    struct sleeper *own = p;
+    struct sched_param param = {.sched_priority = own->priority};
+    if (own->priority) CHECK(pthread_setschedparam(pthread_self(), SCHED_FIFO, &param) == 0);
+    struct timespec t = after(CLOCK_MONOTONIC, own->timeout_ms);
+    own->tid = gettid();
+    if (own->lock)
+        own->result = futex(own->word, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, own->timeout_ms ? &t : 0, own->lock, 0);
+    else
+        own->result = futex(own->word, FUTEX_WAIT_PRIVATE, 0, 0, 0, 0);
+    own->error = own->result < 0 ? errno : 0;
+    own->place = __atomic_add_fetch(&places, 1, __ATOMIC_SEQ_CST);
+    if (own->lock && own->result == 0) {
+        CHECK((*own->lock & FUTEX_TID_MASK) == (uint32_t)gettid());
+        CHECK(futex(own->lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    }
+    return p;
+}
+
+static void start(struct sleeper *s, uint32_t *word, uint32_t *lock, int priority, int timeout_ms) {
+    *s = (struct sleeper){.word = word, .lock = lock, .priority = priority, .timeout_ms = timeout_ms};
+    CHECK(pthread_create(&s->thread, 0, sleeps, s) == 0);
+    until_asleep(&s->tid);
+}
+
+/* A wake-up goes to the waiter of the highest real-time priority, and among equals to the first. */
+static void by_priority(void) {
+    static uint32_t word;
+    static const int priorities[] = {0, 5, 0, 9, 5}, expected[] = {4, 2, 5, 1, 3};
+    struct sleeper s[5];
+    places = 0;
+    for (int i = 0; i < 5; i++) start(&s[i], &word, 0, priorities[i], 0);
+    for (int i = 1; i <= 5; i++) {
+        CHECK(futex(&word, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0) == 1);
+        while (places < i) usleep(1000);
+    }
+    for (int i = 0; i < 5; i++) {
+        pthread_join(s[i].thread, 0);
+        CHECK(s[i].place == expected[i] && s[i].result == 0);
+    }
+}
+
+#define MOVE(word, lock, wakes, moves, value) futex(word, FUTEX_CMP_REQUEUE_PI_PRIVATE, wakes, (void *)(long)(moves), lock, value)
+
+static uint32_t cond, to, elsewhere;
+static void nobody_to_move(void) {
+    struct timespec t = after(CLOCK_MONOTONIC, 10);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, &t, &cond, 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 1, &t, &to, 0), EAGAIN);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, &t, (uint32_t *)8, 0), ETIMEDOUT); /* looked at only when moved */
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, &t, (uint32_t *)((char *)&to + 1), 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE, 0, &t, &to, 0), ETIMEDOUT);
+    t = after(CLOCK_REALTIME, 10);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAIT_REQUEUE_PI_PRIVATE | FUTEX_CLOCK_REALTIME, 0, &t, &to, 0), ETIMEDOUT);
+    CHECK_ERRNO(MOVE(&cond, &cond, 1, 1, 0), EINVAL);
+    CHECK_ERRNO(MOVE(&cond, &to, 0, 1, 0), EINVAL);
+    CHECK_ERRNO(MOVE(&cond, &to, 2, 1, 0), EINVAL);
+    CHECK_ERRNO(MOVE(&cond, &to, 1, -1, 0), EINVAL);
+    CHECK_ERRNO(MOVE(&cond, &to, 1, 1, 1), EAGAIN);
+    CHECK_ERRNO(MOVE(&cond, (uint32_t *)8, 1, 1, 0), EFAULT);
+    CHECK(MOVE(&cond, &to, 1, INT_MAX, 0) == 0 && to == 0);
+}
+
+static void moved_to_a_lock(void) {
+    struct sleeper s[4];
+    /* A free lock: the first has it at once. */
+    for (int i = 0; i < 3; i++) start(&s[i], &cond, &to, 0, 0);
+    CHECK(MOVE(&cond, &to, 1, INT_MAX, 0) == 3);
+    for (int i = 0; i < 3; i++) {
+        pthread_join(s[i].thread, 0);
+        CHECK(s[i].result == 0);
+    }
+    CHECK(to == 0);
+    /* One that is taken: as many as were asked for, and they get it in turn, the highest first. */
+    CHECK(futex(&to, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    places = 0;
+    for (int i = 0; i < 4; i++) start(&s[i], &cond, &to, i == 2 ? 7 : 0, 0);
+    CHECK(MOVE(&cond, &to, 1, 1, 0) == 2);
+    CHECK(to == (FUTEX_WAITERS | (uint32_t)gettid()));
+    CHECK_ERRNO(futex(&to, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0), EINVAL);
+    CHECK(MOVE(&cond, &to, 1, 0, 0) == 1);
+    CHECK(MOVE(&cond, &to, 1, 5, 0) == 1);
+    usleep(10000);
+    CHECK(places == 0);
+    CHECK(futex(&to, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    for (int i = 0; i < 4; i++) {
+        pthread_join(s[i].thread, 0);
+        CHECK(s[i].result == 0);
+    }
+    CHECK(places == 4 && s[2].place == 1 && to == 0);
+}
+
+/* Who waits for a lock is woken by nothing else; who waits otherwise is not moved to one. */
+static void mismatched(void) {
+    struct sleeper s;
+    start(&s, &cond, &to, 0, 0);
+    CHECK_ERRNO(futex(&cond, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_CMP_REQUEUE_PRIVATE, 0, (void *)1, &to, 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_CMP_REQUEUE_PRIVATE, 1, (void *)1, &to, 0), EINVAL);
+    CHECK_ERRNO(MOVE(&cond, &elsewhere, 1, 1, 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0), EINVAL);
+    to = s.tid;
+    CHECK_ERRNO(MOVE(&cond, &to, 1, 0, 0), EDEADLK); /* it has the lock that it is to wait for */
+    to = 32760;                                      /* nobody */
+    CHECK_ERRNO(MOVE(&cond, &to, 1, 0, 0), ESRCH);
+    to = 0;
+    CHECK(MOVE(&cond, &to, 1, 0, 0) == 1);
+    pthread_join(s.thread, 0);
+    CHECK(s.result == 0 && to == 0);
+    start(&s, &cond, 0, 0, 0);
+    CHECK_ERRNO(MOVE(&cond, &to, 1, 1, 0), EINVAL);
+    CHECK_ERRNO(futex(&cond, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0), EINVAL);
+    CHECK(futex(&cond, FUTEX_WAKE_PRIVATE, 1, 0, 0, 0) == 1);
+    pthread_join(s.thread, 0);
+    CHECK(s.result == 0);
+}
+
+static volatile int signals;
+static void count_signal(int signo) {
+    (void)signo;
+    signals++;
+}
+
+static void ends_of_a_move(void) {
+    struct sleeper s;
+    struct sigaction action = {.sa_handler = count_signal, .sa_flags = SA_RESTART};
+    CHECK(sigaction(SIGUSR1, &action, 0) == 0);
+    CHECK(futex(&to, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
+    /* Before the move a signal starts the wait anew, after it it ends it. */
+    start(&s, &cond, &to, 0, 0);
+    pthread_kill(s.thread, SIGUSR1);
+    while (signals < 1) usleep(1000);
+    until_asleep(&s.tid);
+    CHECK(s.place == 0);
+    CHECK(MOVE(&cond, &to, 1, 0, 0) == 1);
+    pthread_kill(s.thread, SIGUSR1);
+    pthread_join(s.thread, 0);
+    CHECK(s.result == -1 && s.error == EAGAIN && signals == 2);
+    /* The time goes on after the move. */
+    start(&s, &cond, &to, 0, 300);
+    long moved = MOVE(&cond, &to, 1, 0, 0);
+    pthread_join(s.thread, 0);
+    CHECK(s.result == -1 && s.error == ETIMEDOUT && (moved == 1 || moved == 0));
+    CHECK(futex(&to, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0 && to == 0);
+    /* The owner ends. */
+    pthread_t owner;
+    start(&s, &cond, &lock, 0, 0);
+    pthread_create(&owner, 0, dies, 0);
+    while (!*(volatile uint32_t *)&lock) usleep(1000);
+    CHECK(MOVE(&cond, &lock, 1, 0, 0) == 1);
+    pthread_join(owner, 0);
+    pthread_join(s.thread, 0);
+    CHECK(s.result == 0);
+    lock = 0;
+}
+
 static pthread_mutex_t robust;
 static void *leaves(void *p) {
     pthread_mutex_lock(&robust);
@@ -236,6 +418,11 @@ int main(void) {
     handed_over();
     in_a_circle();
     mutexes();
+    by_priority();
+    nobody_to_move();
+    moved_to_a_lock();
+    mismatched();
+    ends_of_a_move();
     attributes();
     DONE();
 }

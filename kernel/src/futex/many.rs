@@ -76,7 +76,7 @@ fn wait_words(task: &Arc<Task>, words: &[Word], bitset: u32, deadline_ns: Option
     let mut result = Ok(());
     for (word, key) in words.iter().zip(keys) {
         let index = bucket_of(&key);
-        let waiter = Waiter::new(task.thread.clone(), bitset, index);
+        let waiter = Waiter::new(task, bitset, index);
         let entry = Entry { key, waiter: waiter.clone() };
         result = enqueue(&TABLE[index], UserAddr(word.addr), word.value as u32, entry);
         if result.is_err() {
@@ -146,7 +146,7 @@ pub fn wake_some(task: &Arc<Task>, addr: u64, mask: u64, count: i32, flags: u32)
     let shared = is_shared(flags)?;
     let mask = u32::try_from(mask).ok().filter(|&mask| mask != 0).ok_or(Errno::EINVAL)?;
     let key = key_of(task, addr, shared)?;
-    if count <= 0 { Ok(0) } else { Ok(wake(key, count as usize, mask)) }
+    if count <= 0 { Ok(0) } else { wake(key, count as usize, mask) }
 }
 
 /// futex_requeue(2): `waiters` are two words, from the first to the second.
@@ -163,5 +163,5 @@ pub fn move_some(task: &Arc<Task>, waiters: u64, flags: u32, wakes: i32, moves: 
     let [from, to] = words[..] else { return Err(Errno::EINVAL) };
     let (source, target) =
         (key_of(task, from.addr, is_shared(from.flags)?)?, key_of(task, to.addr, is_shared(to.flags)?)?);
-    requeue(from.addr, source, target, wakes, moves, Some(from.value as u32))
+    requeue::plain(from.addr, source, target, wakes, moves, Some(from.value as u32))
 }

@@ -5,10 +5,13 @@
 //! read without faulting there; if its page is absent the lock is dropped, the page made present, and all tried again.
 //!
 //! Used by: futex(2), the end of threads, exec. Locks: a bucket's (rank `Futex`), two in the order of their index; then the
-//! scheduler's. [`pi`]: locks that the kernel hands over. [`many`]: several words at once.
+//! scheduler's. [`pi`]: locks that the kernel hands over. [`many`]: several words at once. [`requeue`]: from word to word.
+//!
+//! Waiters of a higher real-time priority stand before others, which stand in the order in which they came.
 
 pub mod many;
 pub mod pi;
+mod requeue;
 
 use crate::signal::Restart;
 use crate::task::Task;
@@ -44,7 +47,11 @@ const BUCKETS: usize = 256;
 /// A thread that waits.
 struct Waiter {
     thread: ThreadRef,
+    /// Its real-time priority when it came, 0 = none.
+    priority: u8,
     bitset: u32,
+    /// FUTEX_WAIT_REQUEUE_PI: it is not woken but moved.
+    bound: Option<pi::Bound>,
     /// Set under the bucket's lock when it is taken out by a waker.
     woken: AtomicBool,
     /// Where it stands: changed by a requeue, under both buckets' locks.
@@ -53,8 +60,13 @@ struct Waiter {
 
 impl Waiter {
     /// One that is about to stand in `bucket`.
-    fn new(thread: ThreadRef, bitset: u32, bucket: usize) -> Arc<Waiter> {
-        Arc::new(Waiter { thread, bitset, woken: AtomicBool::new(false), bucket: AtomicUsize::new(bucket) })
+    fn new(task: &Task, bitset: u32, bucket: usize) -> Arc<Waiter> {
+        Self::with(task.thread.clone(), pi::priority_of(task.sched.class()), bitset, bucket, None)
+    }
+
+    fn with(thread: ThreadRef, priority: u8, bitset: u32, bucket: usize, bound: Option<pi::Bound>) -> Arc<Waiter> {
+        let (woken, bucket) = (AtomicBool::new(false), AtomicUsize::new(bucket));
+        Arc::new(Waiter { thread, priority, bitset, bound, woken, bucket })
     }
 }
 
@@ -77,12 +89,13 @@ static TABLE: [Bucket; BUCKETS] =
 /// Runs operation `op` of futex(2); `timeout` is the fourth argument, an address or a number.
 ///
 /// # Errors
-/// As futex(2); `ENOSYS` for requeueing to a lock with priority inheritance.
+/// As futex(2).
 pub fn futex(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) -> Result<u64> {
     let flags = op & !(raw::FUTEX_CMD_MASK as u32);
     let shared = op & raw::FUTEX_PRIVATE_FLAG == 0;
     let command = op & raw::FUTEX_CMD_MASK as u32;
-    let with_clock = matches!(command, raw::FUTEX_WAIT | raw::FUTEX_WAIT_BITSET | raw::FUTEX_LOCK_PI2);
+    let with_clock =
+        matches!(command, raw::FUTEX_WAIT | raw::FUTEX_WAIT_BITSET | raw::FUTEX_LOCK_PI2 | raw::FUTEX_WAIT_REQUEUE_PI);
     if flags & raw::FUTEX_CLOCK_REALTIME != 0 && !with_clock {
         return Err(Errno::ENOSYS);
     }
@@ -91,16 +104,23 @@ pub fn futex(task: &Arc<Task>, addr: u64, op: u32, value: u32, timeout: u64, add
     match command {
         raw::FUTEX_WAIT => wait_call(task, addr, flags, value, timeout, MATCH_ANY, true),
         raw::FUTEX_WAIT_BITSET => wait_call(task, addr, flags, value, timeout, value3, false),
-        raw::FUTEX_WAKE => Ok(wake(key(addr)?, value as usize, MATCH_ANY)),
+        raw::FUTEX_WAKE => wake(key(addr)?, value as usize, MATCH_ANY),
         raw::FUTEX_WAKE_BITSET if value3 == 0 => Err(Errno::EINVAL),
-        raw::FUTEX_WAKE_BITSET => Ok(wake(key(addr)?, value as usize, value3)),
-        raw::FUTEX_REQUEUE => requeue(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), None),
-        raw::FUTEX_CMP_REQUEUE => requeue(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), Some(value3)),
+        raw::FUTEX_WAKE_BITSET => wake(key(addr)?, value as usize, value3),
+        raw::FUTEX_REQUEUE => requeue::plain(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), None),
+        raw::FUTEX_CMP_REQUEUE => {
+            requeue::plain(addr, key(addr)?, key(addr2)?, value as usize, count(timeout), Some(value3))
+        }
+        raw::FUTEX_CMP_REQUEUE_PI => requeue::to_lock(task, (addr, addr2), shared, value, count(timeout), value3),
+        raw::FUTEX_WAIT_REQUEUE_PI => {
+            let deadline_ns = pi::deadline(timeout, flags & raw::FUTEX_CLOCK_REALTIME == 0)?;
+            requeue::wait(task, (addr, addr2), shared, value, deadline_ns).map(|()| 0)
+        }
         raw::FUTEX_WAKE_OP => {
             let (first, second) = (key(addr)?, key(addr2)?);
             let again = wake_op(addr2, value3)?;
-            let woken = wake(first, value as usize, MATCH_ANY);
-            Ok(woken + if again { wake(second, count(timeout), MATCH_ANY) } else { 0 })
+            let woken = wake(first, value as usize, MATCH_ANY)?;
+            Ok(woken + if again { wake(second, count(timeout), MATCH_ANY)? } else { 0 })
         }
         raw::FUTEX_LOCK_PI | raw::FUTEX_LOCK_PI2 => {
             let monotonic = command == raw::FUTEX_LOCK_PI2 && flags & raw::FUTEX_CLOCK_REALTIME == 0;
@@ -125,7 +145,8 @@ pub fn wake_address(task: &Arc<Task>, addr: UserAddr, count: usize) {
         if let Ok(key) = key_of(task, addr.0, shared)
             && last != Some(key)
         {
-            wake(key, count, MATCH_ANY);
+            // Who waits for a lock here is no concern of the one that ends.
+            let _ = wake(key, count, MATCH_ANY);
             last = Some(key);
         }
     }
@@ -256,7 +277,7 @@ fn wait(
 ) -> Result<core::result::Result<(), Wake>> {
     let key = key_of(task, addr, shared)?;
     let index = bucket_of(&key);
-    let waiter = Waiter::new(task.thread.clone(), bitset, index);
+    let waiter = Waiter::new(task, bitset, index);
     enqueue(&TABLE[index], UserAddr(addr), value, Entry { key, waiter: waiter.clone() })?;
     let slept = sleep(&waiter, deadline_ns);
     // Woken just now although the sleep ended for another reason: the wake-up counts, or it would be lost.
@@ -274,7 +295,7 @@ fn enqueue(bucket: &Bucket, addr: UserAddr, value: u32, entry: Entry) -> Result<
             Ok(now) if now != value => break Err(Errno::EAGAIN),
             Ok(_) if entries.try_reserve(1).is_err() => break Err(Errno::ENOMEM),
             Ok(_) => {
-                entries.push_back(entry);
+                insert(&mut entries, entry);
                 return Ok(());
             }
             Err(_) => {
@@ -287,6 +308,24 @@ fn enqueue(bucket: &Bucket, addr: UserAddr, value: u32, entry: Entry) -> Result<
     };
     bucket.waiters.fetch_sub(1, Relaxed);
     result
+}
+
+/// Puts an entry behind those of its priority or a higher one; there must be room.
+fn insert(entries: &mut Entries, entry: Entry) {
+    let priority = entry.waiter.priority;
+    let at = match entries.back() {
+        Some(last) if last.waiter.priority < priority => {
+            entries.partition_point(|other| other.waiter.priority >= priority)
+        }
+        _ => entries.len(),
+    };
+    entries.insert(at, entry);
+}
+
+/// Whether somebody waits for the word of `key` other than for its being a lock.
+fn has_waiters(key: &Key) -> bool {
+    let bucket = &TABLE[bucket_of(key)];
+    bucket.waiters.load(Relaxed) != 0 && bucket.entries.lock().iter().any(|entry| entry.key == *key)
 }
 
 /// Takes a waiter out; false if a waker did so before.
@@ -335,22 +374,30 @@ fn sleep(waiter: &Waiter, deadline_ns: Option<u64>) -> core::result::Result<(), 
 }
 
 /// Wakes at most `count` waiters of `key` whose bitset meets `bitset`; returns how many that were.
-fn wake(key: Key, count: usize, bitset: u32) -> u64 {
+///
+/// # Errors
+/// `EINVAL` if one waits for a lock.
+fn wake(key: Key, count: usize, bitset: u32) -> Result<u64> {
     let bucket = &TABLE[bucket_of(&key)];
     fence(SeqCst);
+    if pi::waits_at(&key) {
+        return Err(Errno::EINVAL);
+    }
     if bucket.waiters.load(Relaxed) == 0 {
-        return 0;
+        return Ok(0);
     }
     let mut entries = bucket.entries.lock();
     take(bucket, &mut entries, &key, count.max(1), bitset)
 }
 
-fn take(bucket: &Bucket, entries: &mut Entries, key: &Key, count: usize, bitset: u32) -> u64 {
+fn take(bucket: &Bucket, entries: &mut Entries, key: &Key, count: usize, bitset: u32) -> Result<u64> {
     let mut woken = 0;
     let mut at = 0;
-    while at < entries.len() && (woken as usize) < count {
-        let matches = entries.get(at).is_some_and(|entry| entry.key == *key && entry.waiter.bitset & bitset != 0);
-        if !matches {
+    while let Some(entry) = entries.get(at).filter(|_| (woken as usize) < count) {
+        if entry.key == *key && entry.waiter.bound.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        if entry.key != *key || entry.waiter.bitset & bitset == 0 {
             at += 1;
             continue;
         }
@@ -364,7 +411,7 @@ fn take(bucket: &Bucket, entries: &mut Entries, key: &Key, count: usize, bitset:
             woken += 1;
         }
     }
-    woken
+    Ok(woken)
 }
 
 /// Locks two buckets in the order of their index; the second guard is `None` where they are one.
@@ -375,56 +422,6 @@ fn lock_two(first: usize, second: usize) -> (SpinGuard<'static, Entries>, Option
     let low = TABLE[first.min(second)].entries.lock();
     let high = TABLE[first.max(second)].entries.lock_nested();
     if first < second { (low, Some(high)) } else { (high, Some(low)) }
-}
-
-/// Wakes `wakes` waiters of `from` and moves at most `moves` others to `to`, if the word is `expected`.
-fn requeue(addr: u64, from: Key, to: Key, wakes: usize, moves: usize, expected: Option<u32>) -> Result<u64> {
-    if wakes > i32::MAX as usize || moves > i32::MAX as usize {
-        return Err(Errno::EINVAL);
-    }
-    let (source, target) = (bucket_of(&from), bucket_of(&to));
-    let (mut entries, mut others) = loop {
-        let guards = lock_two(source, target);
-        let Some(expected) = expected else { break guards };
-        match user::fetch_u32_nofault(UserAddr(addr)) {
-            Ok(now) if now == expected => break guards,
-            Ok(_) => return Err(Errno::EAGAIN),
-            Err(_) => {
-                drop(guards);
-                user::fetch_u32(UserAddr(addr))?;
-            }
-        }
-    };
-    let woken = if wakes == 0 { 0 } else { take(&TABLE[source], &mut entries, &from, wakes, MATCH_ANY) };
-    let mut moved = 0;
-    let mut at = 0;
-    while moved < moves && at < entries.len() {
-        if entries.get(at).is_none_or(|entry| entry.key != from) {
-            at += 1;
-            continue;
-        }
-        let Some(others) = others.as_mut() else {
-            // One bucket: only the key changes.
-            if let Some(entry) = entries.get_mut(at) {
-                entry.key = to;
-            }
-            moved += 1;
-            at += 1;
-            continue;
-        };
-        if others.try_reserve(1).is_err() {
-            break;
-        }
-        if let Some(mut entry) = entries.remove(at) {
-            entry.key = to;
-            entry.waiter.bucket.store(target, Release);
-            TABLE[source].waiters.fetch_sub(1, Relaxed);
-            TABLE[target].waiters.fetch_add(1, Relaxed);
-            others.push_back(entry);
-        }
-        moved += 1;
-    }
-    Ok(if expected.is_some() { woken + moved as u64 } else { woken })
 }
 
 /// FUTEX_WAKE_OP's change of the second word; whether its old value satisfies the comparison.
@@ -466,12 +463,16 @@ mod tests {
     use super::*;
     use umbel_smp::thread::Thread;
 
-    fn add(key: Key, bitset: u32) -> Arc<Waiter> {
+    fn add_at(key: Key, bitset: u32, priority: u8) -> Arc<Waiter> {
         let bucket = bucket_of(&key);
-        let waiter = Waiter::new(Arc::new(Thread::adopted(0, 0)), bitset, bucket);
+        let waiter = Waiter::with(Arc::new(Thread::adopted(0, 0)), priority, bitset, bucket, None);
         TABLE[bucket].waiters.fetch_add(1, Relaxed);
-        TABLE[bucket].entries.lock().push_back(Entry { key, waiter: waiter.clone() });
+        insert(&mut TABLE[bucket].entries.lock(), Entry { key, waiter: waiter.clone() });
         waiter
+    }
+
+    fn add(key: Key, bitset: u32) -> Arc<Waiter> {
+        add_at(key, bitset, 0)
     }
 
     fn key(space: u64, offset: u64) -> Key {
@@ -485,21 +486,35 @@ mod tests {
     #[test]
     fn wakes_go_to_the_first_matching_waiters() {
         let waiters = [add(key(1, 8), 1), add(key(1, 8), 2), add(key(1, 8), 3), add(key(2, 8), 1)];
-        assert_eq!(wake(key(1, 8), 1, 2), 1);
+        assert_eq!(wake(key(1, 8), 1, 2), Ok(1));
         assert_eq!(woken(&waiters), [false, true, false, false]);
-        assert_eq!(wake(key(1, 8), usize::MAX, MATCH_ANY), 2);
+        assert_eq!(wake(key(1, 8), usize::MAX, MATCH_ANY), Ok(2));
         assert!(!dequeue(&waiters[0]));
         assert!(dequeue(&waiters[3]));
-        assert_eq!(wake(key(2, 8), 1, MATCH_ANY), 0);
+        assert_eq!(wake(key(2, 8), 1, MATCH_ANY), Ok(0));
+    }
+
+    #[test]
+    fn wakes_go_to_the_highest_priority_and_then_to_the_first() {
+        let at = key(11, 8);
+        let waiters: std::vec::Vec<_> = [0, 5, 0, 9, 5].map(|priority| add_at(at, 1, priority)).into();
+        let order: std::vec::Vec<_> = (0..5)
+            .map(|_| {
+                let before = woken(&waiters);
+                assert_eq!(wake(at, 1, MATCH_ANY), Ok(1));
+                (0..5).find(|&index| woken(&waiters)[index] && !before[index]).unwrap()
+            })
+            .collect();
+        assert_eq!(order, [3, 1, 4, 0, 2]);
     }
 
     #[test]
     fn requeued_waiters_are_woken_at_the_new_place() {
         let (from, to) = (key(7, 4096), key(7, 8192));
         let waiters = [add(from, 1), add(from, 1), add(from, 1)];
-        assert_eq!(requeue(0, from, to, 1, 1, None), Ok(1));
+        assert_eq!(requeue::plain(0, from, to, 1, 1, None), Ok(1));
         assert_eq!(woken(&waiters), [true, false, false]);
-        assert_eq!(wake(to, 9, MATCH_ANY), 1);
+        assert_eq!(wake(to, 9, MATCH_ANY), Ok(1));
         assert_eq!(woken(&waiters), [true, true, false]);
         assert!(dequeue(&waiters[2]));
     }
