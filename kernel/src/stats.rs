@@ -120,6 +120,7 @@ fn memory(out: &mut String) {
         ("kernel heap populated, cold, KiB", cold_region.populated >> 10),
         ("kernel heap peak, hot, KiB", hot.peak >> 10),
         ("kernel heap peak, cold, KiB", cold_region.peak >> 10),
+        ("kernel memory least left, KiB", heap::LEAST.load(Relaxed) >> 10),
         ("deepest kernel stack, bytes", umbel_mm::stack::PEAK.load(Relaxed)),
         ("cold memory opened", cold::OPENED.load(Relaxed)),
         ("cold memory opened by a fault", cold::FAULTED.load(Relaxed)),

@@ -2,13 +2,14 @@
 
 use core::panic::PanicInfo;
 use umbel_gate::panic::fatal;
+use umbel_mm::heap;
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let frame: u64;
     // SAFETY: reads a register; the image keeps frame pointers.
     unsafe { core::arch::asm!("mov {}, rbp", out(reg) frame, options(nomem, nostack)) };
-    fatal(format_args!("{info}"), 0, frame)
+    fatal(format_args!("{info}{}", heap::Shortage), 0, frame)
 }
 
 /// Named by the prebuilt alloc, never called: panics abort.

@@ -102,15 +102,20 @@ pub fn usage() -> Usage {
     Usage { total, free: total - frames.taken().min(total) }
 }
 
-/// Takes `pages` of RAM for kernel memory; false if they are in use, or there is no RAM yet.
+/// Takes `pages` of RAM for kernel memory; false if they are in use. Without RAM yet there is nothing to be taken of.
 pub fn charge_kernel(pages: u64) -> bool {
+    charge_kernel_beside(pages, 0)
+}
+
+/// As [`charge_kernel`], if so many pages are `kept` free then.
+pub fn charge_kernel_beside(pages: u64, kept: u64) -> bool {
     let Some(frames) = FRAMES.get() else { return true };
-    frames.kernel.fetch_add(pages, Ordering::Relaxed);
-    let fits = frames.taken() <= frames.counts.frames();
-    if !fits {
-        uncharge_kernel(pages);
-    }
-    fits
+    // Never more than there is, not for a moment: others would be refused what is there.
+    let more = |kernel: u64| {
+        let taken = frames.used.load(Ordering::Relaxed) + kernel + pages;
+        (taken + kept <= frames.counts.frames()).then_some(kernel + pages)
+    };
+    frames.kernel.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
 }
 
 /// Gives them back.
@@ -542,6 +547,17 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[test]
+    fn kernel_memory_is_taken_up_to_what_is_kept() {
+        init_for_tests(4096);
+        let total = usage().total;
+        assert!(!charge_kernel(total + 1));
+        assert!(!charge_kernel_beside(8, total));
+        // Other tests hold 3001 at most.
+        assert!(charge_kernel_beside(8, 64));
+        uncharge_kernel(8);
     }
 
     #[test]

@@ -46,13 +46,18 @@ pub fn held(account: u16) -> u64 {
     HELD[usize::from(account) % ACCOUNTS].load(Relaxed).max(0) as u64
 }
 
-/// Charges a new block of `len` bytes with room for a tag behind it.
+/// The account that is charged for what is allocated now.
+#[inline]
+pub(super) fn running() -> u16 {
+    CPUS[percpu::cpu()].running.load(Relaxed)
+}
+
+/// Charges a new block of `len` bytes with room for a tag behind it to `account`.
 ///
 /// # Safety
 /// `block` is valid for writes of `len` + [`TAG`] bytes, and `len` is a multiple of 8.
 #[inline]
-pub(super) unsafe fn charge(block: *mut u8, len: usize) {
-    let account = CPUS[percpu::cpu()].running.load(Relaxed);
+pub(super) unsafe fn charge(account: u16, block: *mut u8, len: usize) {
     // SAFETY: by the caller; blocks are aligned to 16.
     unsafe { block.add(len).cast::<u64>().write(account.into()) };
     if account != NOBODY {
@@ -105,11 +110,11 @@ mod tests {
         let base = held(7);
         enter(7);
         // SAFETY: the buffers are long enough and aligned.
-        blocks.iter_mut().for_each(|block| unsafe { charge(block.as_mut_ptr().cast(), LEN) });
+        blocks.iter_mut().for_each(|block| unsafe { charge(running(), block.as_mut_ptr().cast(), LEN) });
         enter(9);
         let mut other = [0_u64; LEN / 8 + 1];
         // SAFETY: as above. Another account's turn: what was kept for the first is added.
-        unsafe { charge(other.as_mut_ptr().cast(), LEN) };
+        unsafe { charge(running(), other.as_mut_ptr().cast(), LEN) };
         assert_eq!(held(7) - base, 12 * LEN as u64);
         // SAFETY: charged above.
         blocks.iter_mut().for_each(|block| unsafe { uncharge(block.as_mut_ptr().cast(), LEN) });

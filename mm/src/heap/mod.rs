@@ -22,10 +22,11 @@ mod region;
 
 use crate::{Errno, Result, frame, percpu};
 use core::alloc::{GlobalAlloc, Layout};
+use core::fmt::{self, Display, Formatter};
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering::*};
 use region::{HOT_LEN, KDATA_FD, Kind, Region};
-use umbel_abi::machine::layout::{self, COLD_BASE, COLD_LEN};
+use umbel_abi::machine::layout::{self, COLD_BASE, COLD_LEN, HUGE};
 use umbel_abi::machine::{BootInfo, MAX_CPUS};
 
 /// Hot bytes in use when the first slot came up: slots and first stacks.
@@ -42,7 +43,10 @@ const RESERVE: u64 = 6 << 20;
 const LOW: u64 = 3 << 20;
 /// Hot bytes kept from hot allocations.
 const HOT_RESERVE: u64 = 3 << 20;
-/// Free bytes in one piece with which memory is not low although nothing more can be taken.
+/// How slots are aligned, and nothing else.
+const SLOT_ALIGN: usize = crate::PAGE as usize;
+/// Free bytes in one piece with which memory is not low although no more than the last step of the reserve can be taken. What of the
+/// reserve is gone must be free in the same piece: it is infallible allocations' as before.
 const PROBE: u64 = 1 << 20;
 
 /// Where an allocation goes.
@@ -60,6 +64,10 @@ static CLASSES: [AtomicU8; MAX_CPUS] = [const { AtomicU8::new(0) }; MAX_CPUS];
 static OPENER: AtomicPtr<()> = AtomicPtr::new(null_mut());
 static HOT: Region = Region::new(Kind::Hot, BASE, RESERVE);
 static COLD: Region = Region::new(Kind::Cold, 0, 0);
+/// The least that was ever left to take, free blocks included, in bytes.
+pub static LEAST: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Allocations for which nothing was left.
+static FAILED: AtomicU64 = AtomicU64::new(0);
 /// Calls refused because memory was low.
 pub static REFUSED: AtomicU64 = AtomicU64::new(0);
 
@@ -123,6 +131,7 @@ pub fn room_to_fault() -> Result<()> {
 }
 
 fn room_beside(bytes: u64, kept: u64) -> Result<()> {
+    restore();
     if !percpu::in_slot() || left(kept) > LOW.saturating_add(bytes) || has(bytes) {
         return Ok(());
     }
@@ -143,11 +152,13 @@ pub fn room_hot(bytes: u64) -> Result<()> {
 
 /// Whether kernel memory is low: calls that take some are to be refused.
 pub fn low() -> bool {
+    restore();
     percpu::in_slot() && left(kept_ram()) <= LOW && !has(0)
 }
 
 /// Whether it is so low that those without privilege are refused: the last sixteenth of RAM is left to the others.
 pub fn scarce() -> bool {
+    restore();
     percpu::in_slot() && left(2 * kept_ram()) <= LOW && !has(0)
 }
 
@@ -174,10 +185,26 @@ pub fn trim() -> bool {
     COLD.trim() || hot
 }
 
+/// Charges the reserve that a shortage took to RAM, when there is some again: what lies in it may stay for long.
+fn restore() {
+    if HOT.wants_restore() && free_ram() > kept_ram() + HUGE {
+        HOT.restore(kept_ram());
+    }
+}
+
 /// Bytes that can still be taken in whole steps, beside `kept` of RAM. Free blocks between used ones are not counted: they may
 /// be too small.
 fn left(kept: u64) -> u64 {
     HOT.unclaimed() + COLD.rest().min(free_ram().saturating_sub(kept))
+}
+
+/// Notes how much is left now: at each block that comes from a region's talc.
+fn note_left() {
+    let idle = |region: &Region| region.populated().saturating_sub(region.used());
+    let left = left(0) + idle(&HOT) + idle(&COLD);
+    if left < LEAST.load(Relaxed) {
+        LEAST.fetch_min(left, Relaxed);
+    }
 }
 
 /// Bytes of RAM that calls leave to faults: without them whoever touches a page would be killed for what others had the kernel
@@ -189,14 +216,18 @@ fn kept_ram() -> u64 {
 /// Whether `bytes` and what infallible allocations may need are free in one piece.
 #[cold]
 fn has(bytes: u64) -> bool {
-    if trim() && left(2 * kept_ram()) > LOW + bytes || HOT.has(PROBE + bytes) {
+    if trim() && left(2 * kept_ram()) > LOW + bytes {
+        return true;
+    }
+    let piece = bytes + PROBE.max(LOW.saturating_sub(HOT.unclaimed()));
+    if HOT.has(piece) {
         return true;
     }
     if COLD.populated() == 0 {
         return false;
     }
     open_cold();
-    COLD.has(PROBE + bytes)
+    COLD.has(piece)
 }
 
 fn free_ram() -> u64 {
@@ -206,6 +237,25 @@ fn free_ram() -> u64 {
 /// Bytes in use and bytes of KDATA taken.
 pub fn usage() -> (u64, u64) {
     (HOT.used() + COLD.used(), HOT.populated() + COLD.populated())
+}
+
+/// What the report of a panic says of the heap: nothing as long as it served everybody.
+pub struct Shortage;
+
+impl Display for Shortage {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let failed = FAILED.load(Relaxed);
+        if failed == 0 {
+            return Ok(());
+        }
+        write!(f, "\n{failed} allocations failed; KiB of RAM free {}", free_ram() >> 10)?;
+        for region in [&HOT, &COLD] {
+            let [used, populated, rest] = [region.used(), region.populated(), region.rest()].map(|bytes| bytes >> 10);
+            write!(f, "; used {used} of {populated}, to take {rest}")?;
+        }
+        let (reserve, refusal) = (HOT.unclaimed() >> 10, region::HOST_REFUSAL.load(Relaxed));
+        write!(f, "; reserve {reserve}; the host's last refusal {refusal}")
+    }
 }
 
 /// How much a region holds, in bytes.
@@ -252,6 +302,12 @@ impl Heap {
 // SAFETY: blocks are disjoint, live until freed, and as large and aligned as asked for.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let owner = match layout.align() {
+            // Slots are never freed, and each serves whoever comes: nobody's, and not of the reserve.
+            SLOT_ALIGN if room_hot(layout.size() as u64).is_err() => return null_mut(),
+            SLOT_ALIGN => account::NOBODY,
+            _ => account::running(),
+        };
         let bound = match Heap::class() {
             // Stacks and slots, which are asked for where there are no scopes.
             _ if layout.align() >= 4096 => u64::MAX,
@@ -261,10 +317,12 @@ unsafe impl GlobalAlloc for Heap {
         };
         let hot = if HOT.used() < bound { HOT.alloc(layout) } else { null_mut() };
         let block = if hot.is_null() && bound != u64::MAX { Heap::alloc_cold(layout) } else { hot };
-        if !block.is_null() {
-            // SAFETY: regions give blocks with room for the tag.
-            unsafe { account::charge(block, region::tag_at(layout)) };
+        if block.is_null() {
+            FAILED.fetch_add(1, Relaxed);
+            return block;
         }
+        // SAFETY: regions give blocks with room for the tag.
+        unsafe { account::charge(owner, block, region::tag_at(layout)) };
         block
     }
 

@@ -10,7 +10,7 @@
 use super::account::TAG;
 use super::holes::{HOLE, Holes};
 use super::magazine::{self, Magazine, Stocks};
-use crate::{frame, percpu};
+use crate::{Errno, Result, frame, percpu};
 use core::alloc::Layout;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
@@ -25,6 +25,8 @@ use umbel_host::mem;
 use umbel_smp::lock::{Rank, SpinLock};
 
 pub(super) static KDATA_FD: AtomicI32 = AtomicI32::new(-1);
+/// Why the host last refused a step; 0: it never did.
+pub(super) static HOST_REFUSAL: AtomicI32 = AtomicI32::new(0);
 /// Bytes of the hot range.
 pub(super) static HOT_LEN: AtomicU64 = AtomicU64::new(32 << 20);
 /// Bytes that are freed before a region looks whether it can give steps back; more each time that it could not.
@@ -325,6 +327,7 @@ impl Region {
             let found = unsafe { self.talc.lock().allocate(layout) };
             if let Some(block) = found {
                 self.used.fetch_add(cost(layout), Relaxed);
+                super::note_left();
                 return block.as_ptr();
             }
             if !self.grow(layout, seen) {
@@ -336,6 +339,11 @@ impl Region {
     /// Adds steps, unless somebody else did since `seen`; false if the range or RAM is used up.
     fn grow(&self, layout: Layout, seen: u64) -> bool {
         let need = layout.size() as u64 + layout.align() as u64 + 4096;
+        let mut growth = self.growth.lock();
+        // Whoever came first has made room too, perhaps the last there was.
+        if self.populated() != seen {
+            return true;
+        }
         // Not over the control block at once: the next step follows.
         let grown = self.grown.load(Acquire);
         let next = self.kind.step_end(grown + 1);
@@ -343,36 +351,28 @@ impl Region {
         if seen + step > self.kind.range() {
             return false;
         }
-        // Not under the lock: frames come before the heap.
         let free = self.uncharged.load(Relaxed) + step;
         let charged = free > self.base && frame::charge_kernel(step / PAGE);
         if !charged && free > self.base + self.reserve {
             return false;
         }
-        let grew = self.grow_locked(step, seen);
+        let grew = match growth.holes.first() {
+            Some(hole) if step == HUGE => self.fill(&mut growth, hole),
+            _ => self.extend(&mut growth, grown, step),
+        };
         match (grew, charged) {
-            (Ok(()), false) => drop(self.uncharged.fetch_add(step, Relaxed)),
-            (Err(_), true) => frame::uncharge_kernel(step / PAGE),
+            (true, false) => drop(self.uncharged.fetch_add(step, Relaxed)),
+            (false, true) => frame::uncharge_kernel(step / PAGE),
             _ => {}
         }
         self.peak.fetch_max(self.populated(), Relaxed);
-        // Whoever came first has made room too.
-        grew != Err(Refusal::Short)
+        grew
     }
 
-    fn grow_locked(&self, step: u64, seen: u64) -> Result<(), Refusal> {
-        let mut growth = self.growth.lock();
-        if self.populated() != seen {
-            return Err(Refusal::Changed);
-        }
-        if step == HUGE
-            && let Some(hole) = growth.holes.first()
-        {
-            return self.fill(&mut growth, hole);
-        }
-        let grown = self.grown.load(Acquire);
+    /// Takes a step behind the last one.
+    fn extend(&self, growth: &mut Growth, grown: u64, step: u64) -> bool {
         if grown + step > self.kind.range() || !self.populate(grown, step) {
-            return Err(Refusal::Short);
+            return false;
         }
         let start = self.kind.address(grown);
         let new_end = (start + step) as *mut u8;
@@ -384,21 +384,37 @@ impl Region {
                 _ => talc.claim(start as *mut u8, step as usize),
             }
         };
-        growth.end = Some(End(joined.ok_or(Refusal::Short)?));
+        let Some(end) = joined else { return false };
+        growth.end = Some(End(end));
         self.grown.store(grown + step, Release);
-        Ok(())
+        true
+    }
+
+    /// Charges steps of the reserve to RAM now that there is some beside `kept` bytes: they are there for the next shortage.
+    #[cold]
+    pub fn restore(&self, kept: u64) {
+        let _growth = self.growth.lock();
+        while self.uncharged.load(Relaxed) >= self.base + HUGE && frame::charge_kernel_beside(HUGE / PAGE, kept / PAGE)
+        {
+            self.uncharged.fetch_sub(HUGE, Relaxed);
+        }
+    }
+
+    /// Whether some of the reserve is taken.
+    pub fn wants_restore(&self) -> bool {
+        self.uncharged.load(Relaxed) >= self.base + HUGE
     }
 
     /// Backs a hole again and gives it to talc.
-    fn fill(&self, growth: &mut Growth, hole: u64) -> Result<(), Refusal> {
+    fn fill(&self, growth: &mut Growth, hole: u64) -> bool {
         if !self.populate(self.kind.position(self.at(hole) as u64), HUGE) {
-            return Err(Refusal::Short);
+            return false;
         }
         growth.holes.remove(hole);
         self.hollow.fetch_sub(HUGE, Relaxed);
         // SAFETY: a hole is a block of this layout that talc gave; nobody else has it.
         unsafe { self.talc.lock_nested().deallocate(self.at(hole), HOLE) };
-        Ok(())
+        true
     }
 
     /// The address of a whole step, which are counted from the huge page in which the region begins.
@@ -415,7 +431,8 @@ impl Region {
         let (mut at, end) = (at, at + len);
         while at < end {
             // Whole huge pages: what lies there already keeps its contents.
-            if mem::allocate(fd, self.kind.file_offset(at) / HUGE * HUGE, HUGE).is_err() {
+            if let Err(errno) = allocate(fd, self.kind.file_offset(at) / HUGE * HUGE) {
+                HOST_REFUSAL.store(errno.raw(), Relaxed);
                 return false;
             }
             // SAFETY: collapsing keeps contents. Where it fails plain pages do.
@@ -493,13 +510,22 @@ impl Region {
     }
 }
 
-/// Why a region did not grow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// Somebody else changed it meanwhile.
-    Changed,
-    /// The host has no memory.
-    Short,
+/// Has the host allocate a huge page's worth of the memory file.
+fn allocate(fd: i32, offset: u64) -> Result<()> {
+    const PIECE: u64 = 64 << 10;
+    let whole = mem::allocate(fd, offset, HUGE);
+    if whole != Err(Errno::EINTR) {
+        return whole;
+    }
+    // Older hosts end it for each signal that comes. Pieces are done before the next one does.
+    for at in (offset..offset + HUGE).step_by(PIECE as usize) {
+        while let Err(errno) = mem::allocate(fd, at, PIECE) {
+            if errno != Errno::EINTR {
+                return Err(errno);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Where in a block of this layout its account's tag lies.
