@@ -13,7 +13,7 @@ use umbel_abi::linux::uapi;
 use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::holders::take_alone;
 use umbel_mm::log::Change;
-use umbel_mm::{PAGE, UserAddr, percpu, view};
+use umbel_mm::{PAGE, UserAddr, heap, percpu, view};
 
 /// What mlock(2) and its kin make of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,13 +94,14 @@ struct Advised {
 }
 
 impl Advised {
-    fn new(inner: &Inner, range: &Range<u64>, advice: u32) -> Advised {
+    fn new(inner: &Inner, range: &Range<u64>, advice: u32) -> Result<Advised> {
+        check_parts(inner, range)?;
         let mut parts: Vec<Vma> = inner.vmas.within(range).collect();
         let good = parts.iter().take_while(|vma| check_advice(vma, advice).is_ok()).count();
         let refused = parts.get(good).map_or(Ok(()), |vma| check_advice(vma, advice));
         parts.truncate(good);
         let covered = if inner.vmas.covers(range) { Ok(()) } else { Err(Errno::ENOMEM) };
-        Advised { parts, result: refused.and(covered) }
+        Ok(Advised { parts, result: refused.and(covered) })
     }
 }
 
@@ -129,7 +130,7 @@ impl Space {
             return self.discard(&range, advice, &mut doomed);
         }
         let mut inner = self.inner.write();
-        let advised = Advised::new(&inner, &range, advice);
+        let advised = Advised::new(&inner, &range, advice)?;
         match change {
             Some(change) => {
                 let end = advised.parts.last().map_or(range.start, |vma| vma.end);
@@ -149,13 +150,13 @@ impl Space {
         {
             let inner = self.inner.read();
             inner.edges.note(&(range.start / PAGE..range.end / PAGE));
-            let advised = Advised::new(&inner, range, advice);
+            let advised = Advised::new(&inner, range, advice)?;
             if self.discard_here(&inner, &advised.parts, doomed) {
                 return advised.result;
             }
         }
         let mut inner = self.inner.write();
-        let advised = Advised::new(&inner, range, advice);
+        let advised = Advised::new(&inner, range, advice)?;
         let mut told = false;
         for part in &advised.parts {
             let taken = inner.table.get_mut().detach(part.pages());
@@ -349,10 +350,27 @@ impl Space {
     }
 }
 
+/// Areas of a range that a call may change without asking for memory for lists of them.
+pub(super) const FEW_AREAS: usize = 64;
+/// Bytes that such lists take of each, while they grow.
+const BYTES_PER_AREA: u64 = 8 * size_of::<Vma>() as u64;
+
 /// `EPERM` if an area of the range is sealed.
 pub(super) fn check_sealed(inner: &Inner, range: &Range<u64>) -> Result<()> {
     let sealed = inner.vmas.within(range).any(|vma| vma.flags.contains(VmaFlags::SEALED));
     if sealed { Err(Errno::EPERM) } else { Ok(()) }
+}
+
+/// The same, or `ENOMEM` if lists of the range's areas may not fit.
+pub(super) fn check_change(inner: &Inner, range: &Range<u64>) -> Result<()> {
+    check_sealed(inner, range)?;
+    check_parts(inner, range)
+}
+
+/// `ENOMEM` if lists of the range's areas may not fit.
+fn check_parts(inner: &Inner, range: &Range<u64>) -> Result<()> {
+    let parts = if inner.vmas.count() > FEW_AREAS { inner.vmas.within(range).count() } else { 0 };
+    if parts > FEW_AREAS { heap::room_for(parts as u64 * BYTES_PER_AREA) } else { Ok(()) }
 }
 
 /// `MADV_REMOVE`: what areas show of their objects becomes a hole.

@@ -15,8 +15,10 @@ use umbel_mm::{PAGE, frame, heap, view};
 
 /// Log entries that a fork may append; beyond that one entry drops everything.
 const MAX_ENTRIES: usize = 64;
-/// Kernel memory that a page-table entry of the child costs at most, with its share of chunks.
-const BYTES_PER_ENTRY: u64 = 16;
+/// Kernel memory that an area costs at most, with the vectors that hold areas and their objects meanwhile.
+const BYTES_PER_AREA: u64 = 8 * size_of::<Vma>() as u64;
+/// What a page-table entry costs beside the child's table: a range in the list of those to protect, which doubles as it grows.
+const BYTES_PER_ENTRY: u64 = 3 * size_of::<(Range<u64>, Prot)>() as u64;
 
 impl Space {
     /// A copy. Private pages become read-only on both sides; the parent's slots have let go of writing before the copy is
@@ -31,7 +33,7 @@ impl Space {
         // First, so that nothing is lost when memory is short.
         Space::room()?;
         let mut inner = self.inner.write();
-        heap::room_for(inner.table.get_mut().present() * BYTES_PER_ENTRY)?;
+        heap::room_for(Self::fork_cost(&mut inner))?;
         commit::check_sum(inner.vmas.committed())?;
         let areas: Vec<Vma> =
             inner.vmas.iter().filter(|vma| !vma.flags.contains(VmaFlags::DONTFORK)).cloned().collect();
@@ -71,6 +73,12 @@ impl Space {
         }
         drop(inner);
         Ok(space)
+    }
+
+    /// Bytes of kernel memory that a copy of the space takes at most, for as long as it is made.
+    fn fork_cost(inner: &mut Inner) -> u64 {
+        let table = inner.table.get_mut();
+        table.weight() + table.present() * BYTES_PER_ENTRY + inner.vmas.count() as u64 * BYTES_PER_AREA
     }
 
     /// Takes writing away from all private pages that the child has no copy of, here and in every slot.

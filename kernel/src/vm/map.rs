@@ -1,6 +1,6 @@
 //! mmap, munmap, mprotect, brk: changes of the set of areas.
 
-use super::advise::check_sealed;
+use super::advise::{FEW_AREAS, check_change, check_sealed};
 use super::commit;
 use super::space::{Doomed, Inner, Space, UNLIMITED};
 use super::vma::{Backing, Prot, Vma, VmaFlags};
@@ -81,7 +81,7 @@ impl Space {
             }
             flags.remove(VmaFlags::MAYWRITE);
         }
-        check_sealed(&inner, &range)?;
+        check_change(&inner, &range)?;
         let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
         if inner.vmas.count() >= max_areas() || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
             return Err(Errno::ENOMEM);
@@ -107,17 +107,27 @@ impl Space {
 
     /// Removes what is mapped in a range. Source: munmap(2).
     pub fn unmap(&self, addr: UserAddr, len: u64) -> Result<()> {
-        let range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
-        let mut doomed = Doomed::default();
-        let mut inner = self.inner.write();
-        // Splitting one area makes one more.
-        let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
-        if splits && inner.vmas.count() >= max_areas() {
-            return Err(Errno::ENOMEM);
+        let mut range = page_range(addr.0, len).map_err(|_| Errno::EINVAL)?;
+        let mut checked = false;
+        loop {
+            let mut doomed = Doomed::default();
+            let mut inner = self.inner.write();
+            // Splitting one area makes one more.
+            let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
+            if splits && inner.vmas.count() >= max_areas() {
+                return Err(Errno::ENOMEM);
+            }
+            // A few areas at a time: lists of many take memory, which whoever unmaps may be about to make.
+            let end = inner.vmas.within(&range).nth(FEW_AREAS).map_or(range.end, |vma| vma.start);
+            // All or nothing, unless another thread seals meanwhile.
+            check_sealed(&inner, &(range.start..if checked { end } else { range.end }))?;
+            checked = true;
+            self.remove_range(&mut inner, &(range.start..end), &mut doomed);
+            if end == range.end {
+                return Ok(());
+            }
+            range.start = end;
         }
-        check_sealed(&inner, &range)?;
-        self.remove_range(&mut inner, &range, &mut doomed);
-        Ok(())
     }
 
     /// Removes areas and pages of a range, from every slot too. Their frames go when `doomed` does.
@@ -172,7 +182,7 @@ impl Space {
         if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > max_areas() {
             return Err(Errno::ENOMEM);
         }
-        check_sealed(&inner, &range)?;
+        check_change(&inner, &range)?;
         let denied = |vma: &Vma| !vma.is_private() && !vma.flags.contains(VmaFlags::MAYWRITE);
         if prot.contains(Prot::WRITE) && inner.vmas.within(&range).any(|vma| denied(&vma)) {
             return Err(Errno::EACCES);
@@ -231,7 +241,7 @@ impl Space {
         }
         let (old, new) = (now.next_multiple_of(PAGE), to.0.next_multiple_of(PAGE));
         if new < old {
-            if check_sealed(&inner, &(new..old)).is_err() {
+            if check_change(&inner, &(new..old)).is_err() {
                 return UserAddr(now);
             }
             self.remove_range(&mut inner, &(new..old), &mut doomed);

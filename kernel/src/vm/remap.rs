@@ -1,6 +1,6 @@
 //! mremap(2).
 
-use super::advise::check_sealed;
+use super::advise::check_change;
 use super::map::{check_commit, check_data, find_place, max_areas, page_range};
 use super::space::{Doomed, Inner, Space};
 use super::vma::{Backing, Vma, VmaFlags, object_id};
@@ -32,7 +32,7 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.write();
         let vma = inner.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
-        check_sealed(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
+        check_change(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
         if old_len == 0 {
             return self.duplicate(&mut inner, &vma, addr, new_len, how);
         }
@@ -103,7 +103,7 @@ impl Space {
             return Err(Errno::EINVAL);
         }
         check_growth(&inner, 0)?;
-        check_sealed(&inner, &range)?;
+        check_change(&inner, &range)?;
         let backing = Backing::File { object: object.clone(), offset, file: file.clone() };
         self.remove_range(&mut inner, &range, &mut doomed);
         inner.vmas.insert(Vma { start: range.start, end: range.end, backing, ..first });
@@ -126,7 +126,7 @@ impl Space {
         if (target.start < old.end && old.start < target.end) || target.start < USER_BOTTOM {
             return Err(Errno::EINVAL);
         }
-        check_sealed(inner, &target)?;
+        check_change(inner, &target)?;
         check_growth(inner, new_len.saturating_sub(old.end - old.start))?;
         heap::room_for(((old.end - old.start) / PAGE).min(inner.table.get_mut().present()) * 48)?;
         self.remove_range(inner, &target, doomed);
@@ -166,7 +166,7 @@ impl Space {
             Move::To(to) => page_range(to.0, len).map_err(|_| Errno::EINVAL)?,
             _ => find_place(inner, 0, len).ok_or(Errno::ENOMEM)?,
         };
-        check_sealed(inner, &to)?;
+        check_change(inner, &to)?;
         let mut doomed = Doomed::default();
         self.remove_range(inner, &to, &mut doomed);
         let from = inner.vmas.within(&(addr.0..vma.end)).next().ok_or(Errno::EFAULT)?;

@@ -208,7 +208,9 @@ impl Doomed {
 
     /// Takes over the references of entries that were taken out.
     pub fn extend(&mut self, detached: Detached) {
-        self.detached.push(detached);
+        if !detached.is_empty() {
+            self.detached.push(detached);
+        }
     }
 }
 

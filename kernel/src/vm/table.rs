@@ -142,10 +142,12 @@ struct Chunk {
     /// The last page of the run that a fault allocated last and that ends here, [`NO_RUN`] = none; and the run's size as a
     /// power of two.
     run: (u8, u8),
+    /// The next one that was taken out with it.
+    next: Option<Box<Chunk>>,
 }
 
 impl Chunk {
-    const EMPTY: Chunk = Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0, run: (NO_RUN, 0) };
+    const EMPTY: Chunk = Chunk { entries: [Pte::NONE; CHUNK as usize], present: 0, run: (NO_RUN, 0), next: None };
 }
 
 /// The chunks of a range of pages, by number.
@@ -163,6 +165,11 @@ pub struct PageTable {
 }
 
 impl PageTable {
+    /// Bytes that a copy takes at most.
+    pub fn weight(&self) -> u64 {
+        self.chunks.len() as u64 * (size_of::<Chunk>() as u64 * 2)
+    }
+
     /// Entries present.
     pub fn present(&self) -> u64 {
         self.present
@@ -308,7 +315,8 @@ impl PageTable {
         taken
     }
 
-    /// Takes all entries of a range out, chunks as they are: no memory in proportion to the pages.
+    /// Takes all entries of a range out, chunks as they are: takes no memory but for entries at its edges, since it serves whoever ends
+    /// for want of memory.
     pub fn detach(&mut self, range: Range<u64>) -> Detached {
         let full = range.start.div_ceil(CHUNK)..range.end / CHUNK;
         let mut detached = Detached::default();
@@ -318,12 +326,11 @@ impl PageTable {
         }
         detached.edges = self.take_range(range.start..full.start * CHUNK);
         detached.edges.extend(self.take_range(full.end * CHUNK..range.end));
-        let keys: Vec<u64> = self.chunks.range(full).map(|(&index, _)| index).collect();
-        for index in keys {
-            if let Some(chunk) = self.chunks.remove(&index) {
-                self.present -= u64::from(chunk.present);
-                detached.chunks.push(chunk);
-            }
+        let mut last = &mut detached.chunks;
+        while let Some((&index, _)) = self.chunks.range(full.clone()).next() {
+            let Some(chunk) = self.chunks.remove(&index) else { break };
+            self.present -= u64::from(chunk.present);
+            last = &mut last.insert(chunk).next;
         }
         detached
     }
@@ -359,21 +366,31 @@ impl PageTable {
 #[derive(Debug, Default)]
 pub struct Detached {
     edges: Vec<(u64, Pte)>,
-    /// Moved as they are: boxes.
-    #[allow(clippy::vec_box, reason = "the boxes come from the table; unboxing would copy them")]
-    chunks: Vec<Box<Chunk>>,
+    /// The first of whole chunks.
+    chunks: Option<Box<Chunk>>,
 }
 
 impl Detached {
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.edges.is_empty() && self.chunks.is_empty()
+        self.edges.is_empty() && self.chunks.is_none()
     }
 
     /// All entries, by page within each part.
     pub fn entries(&self) -> impl Iterator<Item = Pte> {
-        let chunks = self.chunks.iter().flat_map(|chunk| chunk.entries).filter(|pte| pte.is_present());
-        self.edges.iter().map(|&(_, pte)| pte).chain(chunks)
+        let chunks = core::iter::successors(self.chunks.as_deref(), |chunk| chunk.next.as_deref());
+        let entries = chunks.flat_map(|chunk| chunk.entries).filter(|pte| pte.is_present());
+        self.edges.iter().map(|&(_, pte)| pte).chain(entries)
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // One after the other: they are too many for the stack.
+        let mut next = self.chunks.take();
+        while let Some(mut chunk) = next {
+            next = chunk.next.take();
+        }
     }
 }
 
