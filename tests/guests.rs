@@ -178,6 +178,11 @@ fn leases() {
 }
 
 #[test]
+fn plain() {
+    same_as_host("plain");
+}
+
+#[test]
 fn mounts() {
     if is_root() {
         same_as_host("mounts");

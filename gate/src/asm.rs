@@ -3,7 +3,9 @@
 use crate::{SlotBlock, UserContext};
 use core::arch::global_asm;
 use core::mem::offset_of;
-use umbel_abi::machine::layout::{COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, SLOT_PAGE};
+use umbel_abi::machine::layout::{
+    CLOSED, CLOSED_ANY, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, SLOT_PAGE,
+};
 use umbel_abi::machine::{SlotPage, VcpuState};
 
 /// How a stay in guest mode ended, as the assembly returns it.
@@ -56,6 +58,11 @@ global_asm!(
     STATE_KERNEL = const VcpuState::Kernel as u32,
     KIND_SIGNAL = const Kind::Signal as u32,
     KIND_FAST = const Kind::Fast as u32,
+    PLAIN = const offset_of!(SlotPage, plain),
+    CLOEXEC = const offset_of!(SlotPage, cloexec),
+    STATUS = const offset_of!(SlotPage, status),
+    CLOSED_ANY = const ENTRY_PAGE - SLOT_PAGE + CLOSED_ANY,
+    CLOSED = const ENTRY_PAGE - SLOT_PAGE + CLOSED,
 );
 
 global_asm!(
@@ -108,6 +115,10 @@ labels!(
     gate_fast_restart,
     gate_fast_unlocked,
     gate_fast_end,
+    gate_close_entry,
+    gate_close_end,
+    gate_fcntl_entry,
+    gate_fcntl_end,
     gate_exit_start,
     gate_exit_end,
     gate_fast_locked,

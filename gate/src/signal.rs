@@ -6,7 +6,7 @@
 use crate::asm::{EntrySave, label};
 use crate::{Exception, FaultInfo, Kill, Regs, SlotBlock, Trap, UserContext, image};
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use umbel_abi::linux::uapi::{__NR_getcpu, __NR_gettimeofday, __NR_time};
+use umbel_abi::linux::uapi::{__NR_close, __NR_fcntl, __NR_getcpu, __NR_gettimeofday, __NR_time};
 use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1, SIGUSR2};
 use umbel_abi::linux::{KernelSigInfo, SigContext, UContext};
 use umbel_abi::machine::layout::{ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
@@ -195,7 +195,18 @@ fn rewind(regs: &mut Regs) {
             regs.rsp = saved.rsp;
         }
         regs.rip = label::gate_fast_entry();
+    } else if (label::gate_close_entry() + 1..label::gate_close_end()).contains(&ip) {
+        rewind_plain(regs, label::gate_close_entry(), __NR_close);
+    } else if (label::gate_fcntl_entry() + 1..label::gate_fcntl_end()).contains(&ip) {
+        rewind_plain(regs, label::gate_fcntl_entry(), __NR_fcntl);
     }
+}
+
+/// The windows of calls on plain descriptors keep the return address in r11.
+fn rewind_plain(regs: &mut Regs, entry: u64, nr: u32) {
+    regs.rax = nr.into();
+    regs.rcx = regs.r11;
+    regs.rip = entry;
 }
 
 fn in_exit_window(ip: u64) -> bool {
@@ -321,6 +332,23 @@ mod tests {
         let (trap, regs) = run(&frame(SIGUSR1, -6, label::gate_signal_unlocked()));
         assert_eq!(trap, Trap::Interrupt);
         assert_eq!(regs.rip, label::gate_signal_restart());
+    }
+
+    #[test]
+    fn an_interrupt_rewinds_the_windows_of_plain_descriptors() {
+        for (entry, end, nr) in [
+            (label::gate_close_entry(), label::gate_close_end(), __NR_close),
+            (label::gate_fcntl_entry(), label::gate_fcntl_end(), __NR_fcntl),
+        ] {
+            let mut inside = frame(SIGALRM, 0, end - 1);
+            (inside.cpu.rcx, inside.cpu.r11, inside.cpu.rax) = (1, 0x40_1002, 2);
+            let (trap, regs) = run(&inside);
+            assert_eq!((trap, regs.rip, regs.rcx, regs.rax), (Trap::Interrupt, entry, 0x40_1002, nr.into()));
+            let (_, regs) = run(&frame(SIGALRM, 0, end));
+            assert_eq!(regs.rip, end, "a close that is noted is not begun again");
+            let (_, regs) = run(&frame(SIGALRM, 0, entry));
+            assert_eq!((regs.rip, regs.rax), (entry, 39));
+        }
     }
 
     #[test]

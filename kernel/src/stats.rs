@@ -57,6 +57,8 @@ counters! {
     SYSCALLS_PATCHED = "system calls by patched call site";
     /// System calls that came by signal.
     SYSCALLS_SIGNAL = "system calls by signal";
+    /// close(2) that the gate took and that was made good later.
+    CLOSES_LATER = "closes noted by the gate";
     /// Faults of guest code and of user copies.
     FAULTS = "faults";
     /// Pages mapped by them.

@@ -48,6 +48,9 @@ pub const CONTROL_LEN: u64 = 0x000a_0000;
 pub const SLOT_PAGE: u64 = USER_TOP + 0x6000_0000;
 /// The entry/exit page: private to the slot, always writable, never trusted.
 pub const ENTRY_PAGE: u64 = USER_TOP + 0x6001_0000;
+/// Offset on the entry page of a word that is not 0 when the gate closed descriptors, and of a byte for each: 1 = closed.
+pub const CLOSED_ANY: u64 = 1024;
+pub const CLOSED: u64 = 1088;
 /// The host's signal frames while KDATA is locked: private to the slot, always writable, never trusted.
 pub const SIGNAL_STACK: u64 = USER_TOP + 0x6002_0000;
 /// Bytes of the signal stack.

@@ -13,4 +13,4 @@ pub use boot::{
     StdioStat, TRACE_MAX, Watch,
 };
 pub use ring::{RING_LEN, RINGS, Ring, RingIndex};
-pub use slot::{Mailbox, SlotPage, SlotPhase, VcpuShared, VcpuState};
+pub use slot::{Mailbox, PLAIN_FDS, SlotPage, SlotPhase, VcpuShared, VcpuState};

@@ -47,7 +47,18 @@ pub struct SlotPage {
     pub hot_len: u64,
     /// What the thread's time namespace adds: part of `mono_ns`, taken off `real_offset_ns`.
     pub time_offset_ns: AtomicU64,
+    /// Which table of descriptors the fields below show, 0 = none, and after how many changes of it.
+    pub table: AtomicU64,
+    pub table_changes: AtomicU64,
+    /// Per descriptor: 1 = the gate may answer for it, 0 = it must enter the kernel, as for those beyond [`PLAIN_FDS`].
+    pub plain: [AtomicU8; 256],
+    /// Per descriptor, if so: whether it closes at execve(2), and its status flags.
+    pub cloexec: [AtomicU8; PLAIN_FDS],
+    pub status: [AtomicU32; PLAIN_FDS],
 }
+
+/// Descriptors from 0 on for which the gate may answer.
+pub const PLAIN_FDS: usize = 64;
 
 const _: () = assert!(core::mem::offset_of!(SlotPage, hot_len) == 112);
 

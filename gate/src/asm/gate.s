@@ -226,6 +226,75 @@ gate_slow_locked:
     iretq
 gate_exit_end:
     ud2
+
+# ---- calls on plain descriptors (kernel's fs::plain), answered from the slot's page: rax = number, rcx = return address ----
+#
+# They change no flag, and nothing but rax, rcx and r11, which a system call changes, too. An interrupt in a window starts
+# it again, since what the page says may be another thing then; r11 keeps the return address for that.
+
+# Goes on if the page answers for descriptor rdi and the gate has not closed it, with rax = the slot's page; else to \slow.
+.macro PLAIN slow
+    movzx ecx, dil
+    not rcx
+    lea rcx, [rcx + rdi + 1]            # 0 if rdi < 256
+    jrcxz 1f
+    jmp \slow
+1:  movabs rax, {SLOT_PAGE}
+    movzx ecx, byte ptr [rax + rdi + {PLAIN}]
+    jrcxz 2f
+    movzx ecx, byte ptr [rax + rdi + {CLOSED}]
+    jrcxz 3f
+2:  jmp \slow
+3:
+.endm
+
+# close: noted on the entry page, done at the next entry.
+.p2align 6
+.globl gate_close_entry, gate_close_end
+gate_close_entry:
+    mov r11, rcx
+    PLAIN 4f
+    mov byte ptr [rax + {CLOSED_ANY}], 1
+    mov byte ptr [rax + rdi + {CLOSED}], 1
+gate_close_end:
+    mov eax, 0
+    mov rcx, r11
+    jmp r11
+4:  mov rcx, r11
+    mov eax, 3
+    jmp gate_fast_entry
+
+# fcntl: F_GETFL (3), F_GETFD (1), F_SETFD (2) to what it is.
+.p2align 6
+.globl gate_fcntl_entry, gate_fcntl_end
+gate_fcntl_entry:
+    mov r11, rcx
+    PLAIN 8f
+    lea ecx, [rsi - 3]
+    jrcxz 5f
+    lea ecx, [rsi - 1]
+    jrcxz 6f
+    lea ecx, [rsi - 2]
+    jrcxz 7f
+    jmp 8f
+5:  mov eax, [rax + rdi * 4 + {STATUS}]
+    mov rcx, r11
+    jmp r11
+6:  movzx eax, byte ptr [rax + rdi + {CLOEXEC}]
+    mov rcx, r11
+    jmp r11
+7:  movzx ecx, byte ptr [rax + rdi + {CLOEXEC}]
+    jrcxz 8f
+    lea ecx, [rdx - 1]
+    jrcxz 9f
+8:  mov rcx, r11
+    mov eax, 72
+    jmp gate_fast_entry
+9:  mov eax, 0
+    mov rcx, r11
+    jmp r11
+gate_fcntl_end:
+    ud2
 .p2align 12, 0xcc
 .globl gate_end
 gate_end:

@@ -8,7 +8,8 @@
 //!   which holds the jump to the trampoline.
 //!
 //! A trampoline leaves the return address in rcx (which syscall clobbers anyway) and jumps to the gate's fast entry.
-//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel.
+//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel; close(2) and fcntl(2)
+//! have entries of their own, which answer what the slot page allows them to.
 //!
 //! Used by the kernel's `vm::patch`, which swaps the page in through the page table. Plans never reach beyond the page.
 
@@ -114,6 +115,16 @@ fn identity_field(nr: u32) -> Option<u64> {
     Some(SLOT_PAGE + offset as u64)
 }
 
+/// The entry of a call whose number is known, or not.
+#[allow(non_upper_case_globals, reason = "the names of the headers")]
+fn entry_for(nr: Option<u32>) -> u64 {
+    match nr {
+        Some(__NR_close) => label::gate_close_entry(),
+        Some(__NR_fcntl) => label::gate_fcntl_entry(),
+        _ => label::gate_fast_entry(),
+    }
+}
+
 /// Bytes put one behind the other.
 struct Writer {
     bytes: [u8; TRAMPOLINE_LEN],
@@ -139,7 +150,8 @@ impl Writer {
         Some(self.put(&relative(from, to)?.to_le_bytes()))
     }
 
-    /// `[mov eax, nr;] lea rcx, [back]; jmp [gate]`, the pointer aligned for guests with alignment checks on.
+    /// `[mov eax, nr;] lea rcx, [back]; jmp [gate]`, the pointer aligned for guests with alignment checks on. The number says
+    /// which entry.
     fn call(&mut self, back: u64, nr: Option<u32>) -> Option<()> {
         if let Some(nr) = nr {
             self.put(&[MOV_EAX]).put(&nr.to_le_bytes());
@@ -149,7 +161,7 @@ impl Writer {
         let distance = (pointer - self.len - 6) as u32;
         self.put(&[0xff, 0x25]).put(&distance.to_le_bytes());
         self.len = pointer;
-        self.put(&label::gate_fast_entry().to_le_bytes());
+        self.put(&entry_for(nr).to_le_bytes());
         Some(())
     }
 }
@@ -238,6 +250,15 @@ mod tests {
         let landing = 20 + usize::from(text[19]);
         assert_eq!((landing, text[landing]), (30, JMP_REL32));
         assert_eq!(target(&text, landing, PAGE_ADDR), TRAMPOLINE);
+    }
+
+    #[test]
+    fn calls_on_plain_descriptors_have_entries_of_their_own() {
+        for (nr, entry) in [(3, label::gate_close_entry()), (72, label::gate_fcntl_entry())] {
+            let text = page(&[0xc3, MOV_EAX, nr, 0, 0, 0, 0x0f, 0x05, 0xc3]);
+            let plan = plan(&text, PAGE_ADDR, 22, nr.into(), TRAMPOLINE).unwrap();
+            assert_eq!(u64::from_le_bytes(plan.trampoline[24..32].try_into().unwrap()), entry);
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Lock: one spin lock a table (rank FdTable). Files are dropped outside it, since a last drop may do anything.
 
 use super::file::File;
+use super::plain::{self, Mark, Plain};
 use crate::setting::Setting;
 use crate::{Errno, Fd, Result};
 use alloc::sync::Arc;
@@ -19,16 +20,18 @@ struct Entry {
     cloexec: bool,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Entries {
     list: Vec<Option<Entry>>,
     /// No free entry below this.
     first_free: usize,
+    plain: Plain,
 }
 
 /// A table of descriptors.
 pub struct FdTable {
     entries: SpinLock<Entries>,
+    mark: Mark,
 }
 
 /// Whether a descriptor survives execve(2).
@@ -53,8 +56,12 @@ impl Default for FdTable {
 
 impl FdTable {
     /// An empty table.
-    pub const fn new() -> FdTable {
-        FdTable { entries: SpinLock::new(Rank::FdTable, Entries { list: Vec::new(), first_free: 0 }) }
+    pub fn new() -> FdTable {
+        FdTable::of(Entries::default())
+    }
+
+    fn of(entries: Entries) -> FdTable {
+        FdTable { entries: SpinLock::new(Rank::FdTable, entries), mark: Mark::new() }
     }
 
     /// A copy, for fork(2).
@@ -71,8 +78,11 @@ impl FdTable {
 
     /// A copy, for execve(2), which cannot fail any more.
     pub fn copy(&self) -> Arc<FdTable> {
-        let copy = self.entries.lock().clone();
-        Arc::new(FdTable { entries: SpinLock::new(Rank::FdTable, copy) })
+        let mut entries = self.entries.lock();
+        entries.plain.spoil(u64::MAX, &self.mark);
+        let copy = Entries { list: entries.list.clone(), first_free: entries.first_free, plain: Plain::default() };
+        drop(entries);
+        Arc::new(FdTable::of(copy))
     }
 
     /// The file of `fd`. `EBADF` if there is none.
@@ -92,6 +102,16 @@ impl FdTable {
 
     /// As [`Self::install`], at `min` or above (`F_DUPFD`).
     pub fn install_from(&self, min: usize, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Fd> {
+        self.install_as(min, file, on_exec, limit, false)
+    }
+
+    /// As [`Self::install`], a file that was just opened and that nobody else knows.
+    pub fn install_opened(&self, file: Arc<File>, on_exec: OnExec, limit: u64) -> Result<Fd> {
+        let plain = file.is_plain();
+        self.install_as(0, file, on_exec, limit, plain)
+    }
+
+    fn install_as(&self, min: usize, file: Arc<File>, on_exec: OnExec, limit: u64, plain: bool) -> Result<Fd> {
         let mut entries = self.entries.lock();
         let start = min.max(entries.first_free);
         let index = (start..entries.list.len())
@@ -101,7 +121,9 @@ impl FdTable {
             drop(entries);
             return Err(Errno::EMFILE);
         }
+        let plain = plain || entries.plain_fds_of(&file) != 0;
         entries.put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;
+        entries.plain.changed(index, plain, &self.mark);
         if min <= entries.first_free {
             entries.first_free = index + 1;
         }
@@ -114,14 +136,21 @@ impl FdTable {
         if index as u64 >= limit.min(NR_OPEN.get()) {
             return Err(Errno::EBADF);
         }
-        let old = self.entries.lock().put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;
+        let mut entries = self.entries.lock();
+        let old = entries.put(index, Entry { file, cloexec: on_exec == OnExec::Close })?;
+        entries.plain.changed(index, false, &self.mark);
+        drop(entries);
         Ok(old.map(|entry| entry.file))
     }
 
     /// Removes `fd`; the caller flushes and drops the file.
     pub fn remove(&self, fd: Fd) -> Result<Arc<File>> {
         let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
-        self.entries.lock().take(index).map(|entry| entry.file).ok_or(Errno::EBADF)
+        let mut entries = self.entries.lock();
+        let taken = entries.take(index).ok_or(Errno::EBADF)?;
+        entries.plain.changed(index, false, &self.mark);
+        drop(entries);
+        Ok(taken.file)
     }
 
     /// Closes `fd` as close(2) does.
@@ -150,13 +179,39 @@ impl FdTable {
     /// Sets whether `fd` closes at execve(2).
     pub fn set_on_exec(&self, fd: Fd, on_exec: OnExec) -> Result<()> {
         let index = usize::try_from(fd.0).map_err(|_| Errno::EBADF)?;
-        match self.entries.lock().list.get_mut(index) {
-            Some(Some(entry)) => {
-                entry.cloexec = on_exec == OnExec::Close;
-                Ok(())
-            }
-            _ => Err(Errno::EBADF),
-        }
+        let mut entries = self.entries.lock();
+        let Some(Some(entry)) = entries.list.get_mut(index) else { return Err(Errno::EBADF) };
+        entry.cloexec = on_exec == OnExec::Close;
+        let plain = entries.plain.fds & plain::bit(index) != 0;
+        entries.plain.changed(index, plain, &self.mark);
+        Ok(())
+    }
+
+    /// The descriptors of `file` are plain no more: see [`super::plain`].
+    pub fn spoil(&self, file: &Arc<File>) {
+        let mut entries = self.entries.lock();
+        let fds = entries.plain_fds_of(file);
+        entries.plain.spoil(fds, &self.mark);
+    }
+
+    /// A record lock is taken in the name of this table: no descriptor is plain from now on.
+    pub fn note_lock(&self) {
+        self.entries.lock().plain.lock(&self.mark);
+    }
+
+    /// See [`super::plain`].
+    pub(super) fn mark(&self) -> &Mark {
+        &self.mark
+    }
+
+    /// Runs `f` on what is plain, under the lock, with what says of a descriptor whether it closes at execve(2) and its flags.
+    pub(super) fn with_plain(&self, f: impl FnOnce(&mut Plain, &dyn Fn(usize) -> Option<(OnExec, u32)>)) {
+        let mut entries = self.entries.lock();
+        let Entries { list, plain, .. } = &mut *entries;
+        f(plain, &|fd| {
+            let entry = list.get(fd)?.as_ref()?;
+            Some((OnExec::close_if(entry.cloexec), entry.file.flags().bits()))
+        });
     }
 
     /// Closes all of `range` (close_range(2)).
@@ -219,6 +274,11 @@ impl Drop for FdTable {
 }
 
 impl Entries {
+    fn plain_fds_of(&self, file: &Arc<File>) -> u64 {
+        let same = |fd: &usize| matches!(self.list.get(*fd), Some(Some(entry)) if Arc::ptr_eq(&entry.file, file));
+        plain::fds(self.plain.fds).filter(same).fold(0, |set, fd| set | plain::bit(fd))
+    }
+
     fn put(&mut self, index: usize, entry: Entry) -> Result<Option<Entry>> {
         if index >= self.list.len() {
             let more = (index + 1).next_power_of_two().max(16) - self.list.len();

@@ -181,6 +181,11 @@ impl File {
         self.path.as_ref().is_some_and(|path| path.inode().kind() == Kind::Directory)
     }
 
+    /// Whether nobody waits for its close, if nobody else knows it: see [`super::plain`].
+    pub(super) fn is_plain(&self) -> bool {
+        !self.flags().writable() && self.ops.closes_plainly()
+    }
+
     /// Reads at the position. `EBADF` unless open for reading.
     pub fn read(&self, dst: &mut IoDst<'_>) -> Result<usize> {
         self.require(self.flags().readable())?;
@@ -399,6 +404,10 @@ impl Drop for File {
 pub struct DirOps;
 
 impl FileOps for DirOps {
+    fn closes_plainly(&self) -> bool {
+        true
+    }
+
     fn read(&self, _: &File, _: &mut IoDst<'_>) -> Result<usize> {
         Err(Errno::EISDIR)
     }

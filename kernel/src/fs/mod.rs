@@ -32,6 +32,7 @@ mod names;
 pub mod notify;
 pub mod ops;
 pub mod perm;
+pub mod plain;
 pub mod proc;
 pub mod pseudo;
 pub mod sigio;

@@ -149,6 +149,11 @@ pub trait FileOps: Send + Sync + Any {
         Ok(())
     }
 
+    /// Whether nobody waits for the last close of one that is open for reading: see [`super::plain`].
+    fn closes_plainly(&self) -> bool {
+        false
+    }
+
     /// Called when what a descriptor closes is the last reference, which goes then. May sleep.
     fn last_close(&self, file: &File) {}
 

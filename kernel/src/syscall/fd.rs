@@ -5,7 +5,7 @@
 use super::io::file;
 use super::{Fd, Pid};
 use crate::fs::lease::Lease;
-use crate::fs::{File, InodeFlags, Kind, OnExec, OpenFlags, dnotify, lease, lock, sigio};
+use crate::fs::{File, InodeFlags, Kind, OnExec, OpenFlags, dnotify, lease, lock, plain, sigio};
 use crate::landlock::right;
 use crate::task::ns::pid::{caller_sees, of_caller};
 use crate::task::{Task, find_task, ids};
@@ -90,6 +90,11 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
     let file = files.get(fd)?;
     let path_only = file.flags().contains(OpenFlags::PATH);
     match command {
+        F_DUPFD | F_DUPFD_CLOEXEC | F_GETFD | F_SETFD | F_GETFL | F_DUPFD_QUERY => {}
+        F_SETLK | F_SETLKW => files.note_lock(),
+        _ => files.spoil(&file),
+    }
+    match command {
         F_DUPFD | F_DUPFD_CLOEXEC => {
             let min = usize::try_from(arg as i32).map_err(|_| Errno::EINVAL)?;
             if min as u64 >= limit(task) {
@@ -140,6 +145,7 @@ fn fcntl(task: &Arc<Task>, fd: Fd, command: u32, arg: u64) -> Result<u64> {
                 F_WRLCK => Some(Lease::Write),
                 _ => return Err(Errno::EINVAL),
             };
+            plain::settle();
             lease::set(task, &file, fd, wanted).map(|()| 0)
         }
         F_NOTIFY => dnotify::set(task, &file, fd, arg as u32).map(|()| 0),
@@ -210,6 +216,7 @@ fn ioctl(task: &Arc<Task>, fd: Fd, request: u32, arg: u64) -> Result<u64> {
     let toggle = |flag: OpenFlags| -> Result<u64> {
         let on = user::read_val::<i32>(UserAddr(arg))? != 0;
         let flags = file.flags();
+        task.files()?.spoil(&file);
         file.set_flags(if on { flags | flag } else { flags - flag });
         Ok(0)
     };

@@ -174,7 +174,7 @@ fn check_flags(flags: OpenFlags) -> Result<()> {
 /// Gives `file` a descriptor.
 fn install(task: &Task, file: Arc<File>, flags: OpenFlags) -> Result<Fd> {
     let on_exec = OnExec::close_if(flags.contains(OpenFlags::CLOEXEC));
-    task.files()?.install(file, on_exec, task.process().limit(uapi::RLIMIT_NOFILE))
+    task.files()?.install_opened(file, on_exec, task.process().limit(uapi::RLIMIT_NOFILE))
 }
 
 fn openat2(task: &Arc<Task>, dir: Fd, path: UserStr, how: UserAddr, size: u64) -> Result<Fd> {

@@ -109,6 +109,7 @@ fn flock(task: &Arc<Task>, fd: Fd, operation: u32) -> Result<()> {
     if operation & MANDATORY != 0 {
         return Ok(());
     }
+    task.files()?.spoil(&file);
     let holder = lock::Holder::Flock(file.id());
     let mode = match operation & !LOCK_NB {
         LOCK_SH => lock::Mode::Shared,

@@ -5,7 +5,7 @@ use super::fs::{AtFlags, Caller, path_at};
 use super::{Fd, UserStr};
 use crate::fs::fsmount::{self, FsConfig, Step};
 use crate::fs::tree::{self, Kind, Unmount};
-use crate::fs::{MountFlags, MountRequest, OnExec, OpenFlags, Path, mounting};
+use crate::fs::{MountFlags, MountRequest, OnExec, OpenFlags, Path, mounting, plain};
 use crate::task::{self, Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -79,6 +79,7 @@ fn umount2(task: &Arc<Task>, target: UserStr, flags: u32) -> Result<()> {
         uapi::MNT_EXPIRE if flags & FORCE == 0 => Unmount::Expire,
         _ => return Err(Errno::EINVAL),
     };
+    plain::settle();
     tree::detach(path, how)
 }
 

@@ -114,6 +114,8 @@ fn pidfd_getfd(task: &Arc<Task>, pidfd: Fd, fd: Fd, flags: u32) -> Result<Fd> {
     let file = task.files()?.get(pidfd)?;
     let target = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?.task()?;
     may_access(task, &target, Creds::Real)?;
-    let wanted = target.files().map_err(|_| Errno::ESRCH)?.get(fd)?;
+    let files = target.files().map_err(|_| Errno::ESRCH)?;
+    let wanted = files.get(fd)?;
+    files.spoil(&wanted);
     install(task, wanted, OpenFlags::CLOEXEC)
 }

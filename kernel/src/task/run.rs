@@ -42,6 +42,7 @@ fn run(task: &Arc<Task>) {
         }
         drop(space);
         publish_identity(task, umbel_smp::slot::this().page());
+        show_descriptors(task, umbel_smp::slot::this().page());
         time::clock::refresh(umbel_smp::slot::this().page(), task.time_offset_ns(Offset::Monotonic));
         sched::program_timer();
         let mut look = None;
@@ -74,13 +75,16 @@ fn run(task: &Arc<Task>) {
         let mut restart = false;
         let exception = if let Trap::Exception(exception) = &trap { Some(exception) } else { None };
         let silent = look.is_some_and(|look| ptrace::watch::after(task, &look, exception));
+        if trap == Trap::Syscall {
+            if virtual_time {
+                vtime::event(Event::Call);
+            }
+            count_call(task);
+        }
+        fs::plain::make_good(task);
         match trap {
             Trap::Exception(_) if silent => {}
             Trap::Syscall => {
-                if virtual_time {
-                    vtime::event(Event::Call);
-                }
-                count_call(task);
                 restart = traced_call(task, strace);
             }
             Trap::Fault(fault) => page_fault(task, &fault),
@@ -167,6 +171,11 @@ fn publish_identity(task: &Task, page: &SlotPage) {
     for (word, value) in words {
         word.store(value, Relaxed);
     }
+}
+
+/// Shows guest code in this slot which descriptors the gate may answer for. Who traces or filters sees every call.
+fn show_descriptors(task: &Task, page: &SlotPage) {
+    fs::plain::publish(task, page, page.fast_reads.load(Relaxed) != 0 && !task.trace.is_traced());
 }
 
 /// Interrupts, rescheduling, stops, signals: here and nowhere else.

@@ -66,6 +66,10 @@ impl Mappable for HostData {
 pub(super) struct HostFile(pub(super) Arc<HostData>);
 
 impl FileOps for HostFile {
+    fn closes_plainly(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, _file: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         self.0.read_at(dst, offset)
     }

@@ -412,6 +412,10 @@ impl LowerFile {
 }
 
 impl FileOps for LowerFile {
+    fn closes_plainly(&self) -> bool {
+        true
+    }
+
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         let content = self.node.content()?;
         if content.is_lower() { self.data.read_at(dst, offset) } else { self.node.read_content(content, dst, offset) }

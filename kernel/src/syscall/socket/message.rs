@@ -99,7 +99,10 @@ fn read_control(task: &Task, socket: &Arc<dyn Socket>, header: &Header, outgoing
                     return Err(Errno::EINVAL);
                 }
                 let fd = word(slot).ok_or(Errno::EINVAL)?;
-                outgoing.files.push(task.files()?.get(Fd(fd as i32))?);
+                let files = task.files()?;
+                let file = files.get(Fd(fd as i32))?;
+                files.spoil(&file);
+                outgoing.files.push(file);
             }
         } else {
             let bytes = bytes.get(body..end).unwrap_or(&[]).to_vec();

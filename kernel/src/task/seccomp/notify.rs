@@ -263,7 +263,9 @@ impl Listener {
         let fd_flags = OpenFlags::from_bits(fd_flags).filter(|flags| OpenFlags::CLOEXEC.contains(*flags));
         let bad = flags & !(SETFD | ADDFD_SEND) != 0 || (wanted.0 != 0 && flags & SETFD == 0);
         let Some(fd_flags) = fd_flags.filter(|_| !bad) else { return Err(Errno::EINVAL) };
-        let file = task::current().files()?.get(source)?;
+        let own = task::current().files()?;
+        let file = own.get(source)?;
+        own.spoil(&file);
         let target = self.with_taken(id, |call| call.task.clone())?;
         let (files, limit) = (target.files()?, target.process().limit(RLIMIT_NOFILE));
         let on_exec = OnExec::close_if(fd_flags.contains(OpenFlags::CLOEXEC));

@@ -1,0 +1,172 @@
+//! Plain descriptors: directories and files of the host that one process opened for reading and shares with nobody.
+//!
+//! The slot's page shows them to the gate, which answers `F_GETFL`, `F_GETFD` and an `F_SETFD` that changes nothing, and notes a
+//! close(2) on the entry page; the run loop makes good the notes at the next entry, before anything else. So nobody may be
+//! waiting for such a close: a descriptor is plain no more once its file is known to another table (fork, `SCM_RIGHTS`,
+//! pidfd_getfd(2)), has had its flags changed or is locked, leased or watched, and none is in a table with record locks,
+//! which any close of the file gives back. Who asks whether a mount or a file is in use first sees to it that all notes are made
+//! good: [`settle`].
+//!
+//! A page shows nothing while calls are traced or filtered, or several tasks share the table: see [`publish`].
+//! State: under the lock of the table. What is shown follows at the task's next exit, and only itself changes its table.
+
+use super::FdTable;
+use super::fdtable::OnExec;
+use crate::sched;
+use crate::task::Task;
+use crate::time;
+use crate::{Fd, stats};
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use umbel_abi::machine::{BootInfo, Mailbox, PLAIN_FDS, SlotPage, VcpuState};
+use umbel_smp::{cpu, ipi, slot};
+
+/// What a table knows of its plain descriptors.
+#[derive(Debug, Default)]
+pub(super) struct Plain {
+    /// A bit for each.
+    pub(super) fds: u64,
+    /// Those whose place changed since they were shown.
+    dirty: u64,
+    /// Count of changes when they were shown.
+    shown: u64,
+    /// There are, or were, record locks: none is plain.
+    locks: bool,
+}
+
+/// Number and count of changes of a table, for whoever does not hold its lock.
+#[derive(Debug)]
+pub(super) struct Mark {
+    id: u64,
+    changes: AtomicU64,
+}
+
+impl Mark {
+    pub(super) fn new() -> Mark {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Mark { id: NEXT.fetch_add(1, Relaxed), changes: AtomicU64::new(1) }
+    }
+}
+
+/// The bit of a descriptor, if it may be plain.
+pub(super) fn bit(index: usize) -> u64 {
+    if index < PLAIN_FDS { 1 << index } else { 0 }
+}
+
+/// The descriptors of a set.
+pub(super) fn fds(mut set: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let fd = set.trailing_zeros() as usize;
+        set &= set.wrapping_sub(1);
+        (fd < PLAIN_FDS).then_some(fd)
+    })
+}
+
+impl Plain {
+    /// Descriptor `index` is another one now, or is none.
+    pub(super) fn changed(&mut self, index: usize, plain: bool, mark: &Mark) {
+        let bit = bit(index);
+        if !plain && self.fds & bit == 0 {
+            return;
+        }
+        self.fds = if plain && !self.locks { self.fds | bit } else { self.fds & !bit };
+        self.dirty |= bit;
+        mark.changes.fetch_add(1, Relaxed);
+    }
+
+    /// These are plain no more.
+    pub(super) fn spoil(&mut self, set: u64, mark: &Mark) {
+        fds(self.fds & set).for_each(|fd| self.changed(fd, false, mark));
+    }
+
+    /// There is a record lock.
+    pub(super) fn lock(&mut self, mark: &Mark) {
+        self.locks = true;
+        self.spoil(u64::MAX, mark);
+    }
+}
+
+impl FdTable {
+    /// Shows the plain descriptors on `page`.
+    fn show(&self, page: &SlotPage) {
+        let mark = self.mark();
+        let current = page.table.load(Relaxed) == mark.id;
+        let changes = mark.changes.load(Relaxed);
+        if current && page.table_changes.load(Relaxed) == changes {
+            return;
+        }
+        self.with_plain(|plain, describe| {
+            // Another page may have been the last to follow.
+            let follows = current && page.table_changes.load(Relaxed) == plain.shown;
+            for fd in fds(if follows { plain.dirty } else { u64::MAX }) {
+                let described = if plain.fds & bit(fd) != 0 { describe(fd) } else { None };
+                let (on_exec, status) = described.unwrap_or((OnExec::Keep, 0));
+                page.plain[fd].store(u8::from(described.is_some()), Relaxed);
+                page.cloexec[fd].store(u8::from(on_exec == OnExec::Close), Relaxed);
+                page.status[fd].store(status, Relaxed);
+            }
+            plain.dirty = 0;
+            plain.shown = changes;
+            page.table_changes.store(changes, Relaxed);
+            page.table.store(mark.id, Relaxed);
+        });
+    }
+}
+
+/// Shows guest code in this slot the plain descriptors of `task`, which leaves the kernel next. `answers`: the gate may answer
+/// calls for it.
+pub fn publish(task: &Task, page: &SlotPage, answers: bool) {
+    let files = if answers && !crate::machine::option(BootInfo::VIRTUAL) { task.files().ok() } else { None };
+    match files {
+        // This reference and the task's.
+        Some(files) if Arc::strong_count(&files) == 2 => files.show(page),
+        _ if page.table.load(Relaxed) != 0 => {
+            page.plain.iter().for_each(|plain| plain.store(0, Relaxed));
+            page.status.iter().for_each(|status| status.store(0, Relaxed));
+            page.table.store(0, Relaxed);
+        }
+        _ => {}
+    }
+}
+
+/// Makes good what the gate noted while `task` was in guest mode in this slot.
+#[inline]
+pub fn make_good(task: &Task) {
+    let closed = umbel_gate::take_closed();
+    if closed != 0 {
+        close_noted(task, closed);
+    }
+}
+
+fn close_noted(task: &Task, closed: u64) {
+    let page = slot::this().page();
+    let Ok(files) = task.files() else { return };
+    if page.table.load(Relaxed) != files.mark().id {
+        return;
+    }
+    for fd in fds(closed).filter(|fd| page.plain[*fd].load(Relaxed) != 0) {
+        stats::CLOSES_LATER.add(1);
+        // Such a close cannot fail.
+        let _ = files.close(Fd(fd as i32));
+    }
+}
+
+/// Waits until what virtual CPUs in guest mode have noted until now is made good, a millisecond at most: one that the host does
+/// not run has not come that far.
+pub fn settle() {
+    const STEP_NS: u64 = 20_000;
+    if crate::machine::option(BootInfo::VIRTUAL) {
+        return;
+    }
+    let deadline = time::monotonic_ns() + 1_000_000;
+    let own = cpu::this().id();
+    for vcpu in cpu::all().filter(|vcpu| vcpu.id() != own) {
+        let shared = vcpu.shared();
+        let before = shared.progress.load(Acquire);
+        let waits = || shared.state.load(Acquire) == VcpuState::Guest as u32 && shared.progress.load(Acquire) == before;
+        ipi::send(vcpu.id(), Mailbox::RESCHEDULE);
+        while waits() && time::monotonic_ns() < deadline {
+            sched::sleep_until(time::monotonic_ns() + STEP_NS);
+        }
+    }
+}
