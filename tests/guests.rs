@@ -140,6 +140,13 @@ fn fanotify() {
 }
 
 #[test]
+fn fids() {
+    if is_root() {
+        same_as_host("fids");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

@@ -274,6 +274,7 @@ impl File {
         if path.is_deleted() {
             return Err(Errno::ENOENT);
         }
+        self.permit_read()?;
         let mut pos = self.pos.lock();
         while let Some(name) = [b".".as_slice(), b".."].get(*pos as usize) {
             let ino = if *pos == 0 { path.attr()?.ino } else { path.parent(root).attr()?.ino };
@@ -356,8 +357,7 @@ impl File {
             && !self.quiet.load(Relaxed)
             && let Some(path) = &self.path
         {
-            fanotify::event(path, events.bits());
-            notify::changed(path.dentry(), events);
+            notify::used(path, events);
         }
     }
 

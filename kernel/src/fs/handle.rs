@@ -4,7 +4,7 @@
 //! dentry of a file that still has a name. Lock: `KNOWN` (rank Leaf, spinning); dentries are dropped outside it.
 
 use super::dentry::Dentry;
-use super::{Mount, Path};
+use super::{FileSystem, InodeRef, Mount, Path};
 use crate::{Errno, Result};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -16,6 +16,9 @@ pub const SIZE: usize = 16;
 pub const KIND: i32 = 1;
 /// Handles that are remembered.
 const MOST: usize = 1024;
+
+/// A handle's bytes.
+pub type Handle = [u8; SIZE];
 
 /// Device and inode number.
 type Key = (u64, u64);
@@ -32,19 +35,41 @@ static KNOWN: SpinLock<Known> = SpinLock::new(Rank::Leaf, Known { dentries: BTre
 ///
 /// # Errors
 /// `EOPNOTSUPP` for file systems whose inodes come and go.
-pub fn of(path: &Path, remember: bool) -> Result<[u8; SIZE]> {
+pub fn of(path: &Path, remember: bool) -> Result<Handle> {
     let fs = path.mount().fs();
-    if remember && !matches!(fs.name(), "tmpfs" | "overlay") {
+    if remember && !has_handles(&**fs) {
         return Err(Errno::EOPNOTSUPP);
     }
     let key = (fs.dev(), path.attr()?.ino);
     if remember {
         self::remember(key, path.dentry().clone());
     }
+    Ok(encode(key))
+}
+
+fn encode((dev, ino): Key) -> Handle {
     let mut handle = [0; SIZE];
-    handle[..8].copy_from_slice(&key.0.to_le_bytes());
-    handle[8..].copy_from_slice(&key.1.to_le_bytes());
-    Ok(handle)
+    handle[..8].copy_from_slice(&dev.to_le_bytes());
+    handle[8..].copy_from_slice(&ino.to_le_bytes());
+    handle
+}
+
+/// Whether inodes of a file system can be found again by their numbers.
+pub fn has_handles(fs: &dyn FileSystem) -> bool {
+    matches!(fs.name(), "tmpfs" | "overlay")
+}
+
+/// The handle of `inode`; opened later only if it is [kept](keep).
+pub fn of_inode(inode: &InodeRef) -> Handle {
+    encode((inode.fs().dev(), inode.attr().map_or(0, |attr| attr.ino)))
+}
+
+/// What is called `dentry` can be opened by its handle.
+pub fn keep(dentry: &Arc<Dentry>) {
+    let Some(inode) = dentry.inode().filter(|inode| !dentry.is_unhashed() && has_handles(&*inode.fs())) else { return };
+    if let Ok(attr) = inode.attr() {
+        remember((inode.fs().dev(), attr.ino), dentry.clone());
+    }
 }
 
 fn remember(key: Key, dentry: Arc<Dentry>) {
@@ -65,7 +90,7 @@ fn remember(key: Key, dentry: Arc<Dentry>) {
 ///
 /// # Errors
 /// `ESTALE` if it is gone, or of another file system.
-pub fn find(mount: &Arc<Mount>, handle: &[u8; SIZE]) -> Result<Path> {
+pub fn find(mount: &Arc<Mount>, handle: &Handle) -> Result<Path> {
     let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|i| handle[at + i]));
     let key = (word(0), word(8));
     if key.0 != mount.fs().dev() {

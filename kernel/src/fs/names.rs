@@ -220,12 +220,10 @@ impl<'a> Names<'a> {
         super::lease::break_for(&path, flags)?;
         let writing = if writes { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
-        notify::changed(path.dentry(), Events::OPEN);
-        fanotify::event(&path, mask::OPEN);
+        notify::used(&path, Events::OPEN);
         if truncate && kind == Kind::Regular {
             path.inode().set_attr(&SetAttr { size: Some(0), ..SetAttr::default() })?;
             notify::changed(path.dentry(), Events::MODIFY);
-            fanotify::event(&path, mask::MODIFY);
         }
         let writing = writing.filter(|_| flags.writable());
         let forbidden = self.cred.sandbox.refuses(&path, files::asked_later(path.inode().kind()));
@@ -239,8 +237,7 @@ impl<'a> Names<'a> {
         self.cred.sandbox.check(&path, files::to_open(&path, flags - OpenFlags::TRUNC))?;
         let writing = if flags.writable() { Writing::new(path.inode())? } else { None };
         let ops = operations(&path, flags, task)?;
-        notify::changed(path.dentry(), Events::OPEN);
-        fanotify::event(&path, mask::OPEN);
+        notify::used(&path, Events::OPEN);
         let forbidden = self.cred.sandbox.refuses(&path, files::asked_later(path.inode().kind()));
         let file = File::for_writing(path, ops, flags, writing);
         file.forbid(forbidden);
@@ -318,7 +315,7 @@ impl<'a> Names<'a> {
         self.settle(dir, &mut node)?;
         dentry.instantiate(dir.inode().create(name, &node)?);
         if let Some(inode) = dentry.inode() {
-            notify::name(dir.inode(), name, inode, Events::CREATE);
+            notify::name(dir.dentry(), name, inode, Events::CREATE);
         }
         Path::new(dir.mount().clone(), dentry)
     }
@@ -359,7 +356,7 @@ impl<'a> Names<'a> {
         dir.inode().link(walk.name(), target.inode())?;
         dentry.instantiate(target.inode().clone());
         notify::inode(target.inode(), Events::ATTRIB);
-        notify::name(dir.inode(), walk.name(), target.inode(), Events::CREATE);
+        notify::name(dir.dentry(), walk.name(), target.inode(), Events::CREATE);
         Ok(())
     }
 
@@ -413,7 +410,7 @@ impl<'a> Names<'a> {
             notify::inode(&inode, Events::ATTRIB);
         }
         notify::removed(dentry);
-        notify::name(dir.inode(), walk.name(), &inode, Events::DELETE);
+        notify::name(dir.dentry(), walk.name(), &inode, Events::DELETE);
         Ok(())
     }
 
@@ -474,7 +471,7 @@ impl<'a> Names<'a> {
         if matches!(step.existing, Existing::Whiteout | Existing::WhiteoutRefuse) {
             old_dir.inode().create(old_name, &self.node(Kind::Char, 0))?;
         }
-        let (from, to) = ((old_dir.inode(), old_name), (new_dir.inode(), new_name));
+        let (from, to) = ((old_dir.dentry(), old_name), (new_dir.dentry(), new_name));
         notify::moved(from, to, inode);
         match target.inode() {
             Some(other) if mode == RenameMode::Exchange => notify::moved(to, from, other),

@@ -10,6 +10,7 @@
 
 use super::Path;
 use super::dentry::Dentry;
+use super::fanotify;
 use super::inode::{Inode, InodeRef};
 use super::types::Kind;
 use crate::Result;
@@ -135,8 +136,19 @@ fn of_kind(inode: &InodeRef, events: Events) -> Events {
     if inode.kind() == Kind::Directory { events | Events::ISDIR } else { events }
 }
 
+/// Something was done with what is at `path`.
+pub fn used(path: &Path, events: Events) {
+    fanotify::event(path, events.bits());
+    spread(path.dentry(), events);
+}
+
 /// Something happened to the object called `dentry`: its directory is told, and it itself.
 pub fn changed(dentry: &Arc<Dentry>, events: Events) {
+    fanotify::of_dentry(dentry, events.bits());
+    spread(dentry, events);
+}
+
+fn spread(dentry: &Arc<Dentry>, events: Events) {
     if nobody() {
         return;
     }
@@ -153,29 +165,33 @@ pub fn changed(dentry: &Arc<Dentry>, events: Events) {
 
 /// Something happened to `inode` that its directory is not told.
 pub fn inode(inode: &InodeRef, events: Events) {
+    fanotify::own(inode, events.bits());
     if !nobody() {
         tell(inode, &Event { events: of_kind(inode, events), cookie: 0, name: b"", unlinked: false, within: false });
     }
 }
 
 /// Something happened to `name`, which is `child`, in the directory `dir`.
-pub fn name(dir: &InodeRef, name: &[u8], child: &InodeRef, events: Events) {
-    if !nobody() {
+pub fn name(dir: &Arc<Dentry>, name: &[u8], child: &InodeRef, events: Events) {
+    fanotify::entry(dir, name, child, events.bits());
+    if let Some(dir) = dir.inode().filter(|_| !nobody()) {
         tell(dir, &Event { events: of_kind(child, events), cookie: 0, name, unlinked: false, within: false });
     }
 }
 
 /// `child` moved from one name to another.
-pub fn moved(from: (&InodeRef, &[u8]), to: (&InodeRef, &[u8]), child: &InodeRef) {
+pub fn moved(from: (&Arc<Dentry>, &[u8]), to: (&Arc<Dentry>, &[u8]), child: &InodeRef) {
     static COOKIE: AtomicU32 = AtomicU32::new(1);
-    if nobody() {
-        return;
+    fanotify::moved(from, to, child);
+    if let (Some(old), Some(new)) = (from.0.inode(), to.0.inode())
+        && !nobody()
+    {
+        let cookie = COOKIE.fetch_add(1, Relaxed);
+        let within = Arc::ptr_eq(old, new);
+        let half = |events, name| Event { events: of_kind(child, events), cookie, name, unlinked: false, within };
+        tell(old, &half(Events::MOVED_FROM, from.1));
+        tell(new, &half(Events::MOVED_TO, to.1));
     }
-    let cookie = COOKIE.fetch_add(1, Relaxed);
-    let within = Arc::ptr_eq(from.0, to.0);
-    let half = |events, name| Event { events: of_kind(child, events), cookie, name, unlinked: false, within };
-    tell(from.0, &half(Events::MOVED_FROM, from.1));
-    tell(to.0, &half(Events::MOVED_TO, to.1));
     inode(child, Events::MOVE_SELF);
 }
 
@@ -193,9 +209,11 @@ pub fn unhashed(inode: &InodeRef) {
 
 /// The last user of a removed name of `inode` is gone: if it was the last name, so is the inode.
 pub fn forgotten(inode: &InodeRef) {
-    if nobody() || inode.attr().is_ok_and(|attr| attr.nlink > 0) {
+    let unseen = nobody() && !fanotify::is_used();
+    if unseen || inode.attr().is_ok_and(|attr| attr.nlink > 0) {
         return;
     }
+    fanotify::own(inode, Events::DELETE_SELF.bits());
     for entry in take(key(inode), |_| true) {
         let events = of_kind(inode, Events::DELETE_SELF);
         entry.watch.tell(&Event { events, cookie: 0, name: b"", unlinked: false, within: false });

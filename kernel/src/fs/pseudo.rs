@@ -100,7 +100,7 @@ impl FileSystem for PseudoFs {
     }
 
     fn statfs(&self) -> Result<StatFs> {
-        Ok(StatFs { magic: self.magic, block_size: 4096, ..StatFs::default() })
+        Ok(StatFs { magic: self.magic, block_size: 4096, fsid: self.dev, ..StatFs::default() })
     }
 }
 

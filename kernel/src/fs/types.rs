@@ -264,6 +264,8 @@ pub struct StatFs {
     pub free: u64,
     pub files: u64,
     pub files_free: u64,
+    /// Its number, for who has several of a kind.
+    pub fsid: u64,
 }
 
 bitflags::bitflags! {

@@ -277,7 +277,7 @@ fn encode_statfs(facts: &StatFs, flags: u32) -> uapi::statfs {
         f_bavail: facts.free as i64,
         f_files: facts.files as i64,
         f_ffree: facts.files_free as i64,
-        f_fsid: uapi::__kernel_fsid_t { val: [facts.magic as i32, 0] },
+        f_fsid: uapi::__kernel_fsid_t { val: [facts.fsid as i32, (facts.fsid >> 32) as i32] },
         f_namelen: 255,
         f_frsize: i64::from(facts.block_size),
         f_flags: i64::from(flags | VALID),

@@ -112,6 +112,7 @@ impl FileSystem for HostFs {
             free: facts.f_bfree,
             files: facts.f_files,
             files_free: facts.f_ffree,
+            fsid: 0,
         })
     }
 }

@@ -195,6 +195,7 @@ impl FileSystem for TmpFs {
             free: blocks.saturating_sub(used).min(ram.free),
             files,
             files_free: files.saturating_sub(self.inodes.load(Relaxed)),
+            fsid: self.dev,
         })
     }
 
