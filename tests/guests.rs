@@ -147,6 +147,13 @@ fn fids() {
 }
 
 #[test]
+fn queuefs() {
+    if is_root() {
+        same_as_host("queuefs");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

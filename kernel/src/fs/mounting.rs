@@ -6,6 +6,7 @@ use super::tmpfs::{self, TmpFs};
 use super::tree::{self, Kind};
 use super::walk::Follow;
 use super::{FileSystem, proc, sys};
+use crate::ipc::sysv;
 use crate::task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -84,6 +85,7 @@ pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> 
         b"tmpfs" | b"ramfs" => TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?),
         b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
+        b"mqueue" => sysv::namespace().queues.fs(),
         // There is one of each; a further mount shows the same.
         b"devpts" | b"devtmpfs" => {
             let same = |mount: &Arc<Mount>| mount.fs().name().as_bytes() == kind;

@@ -12,8 +12,7 @@ use umbel_abi::linux::uapi as nr;
 use umbel_mm::user::{UserAddr, copy_in, copy_out, read_val, write_val};
 
 rows! {
-    nr::__NR_mq_open, mq_open(name: UserStr, flags: OpenFlags, mode: u32, attr: UserAddr) => mq_open,
-        Partial("no mqueue file system");
+    nr::__NR_mq_open, mq_open(name: UserStr, flags: OpenFlags, mode: u32, attr: UserAddr) => mq_open, Full;
     nr::__NR_mq_unlink, mq_unlink(name: UserStr) => mq_unlink, Full;
     nr::__NR_mq_timedsend, mq_timedsend(fd: Fd, text: UserAddr, len: u64, priority: u32, timeout: u64) => mq_timedsend, Full;
     nr::__NR_mq_timedreceive, mq_timedreceive(fd: Fd, text: UserAddr, room: u64, priority: UserAddr, timeout: u64) => mq_timedreceive, Full;

@@ -62,7 +62,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
 
 /// /proc/filesystems.
 pub const FILESYSTEMS: &str =
-    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\toverlay\n";
+    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\tmqueue\nnodev\toverlay\n";
 const DEVICES: &str =
     "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n  7 loop\n";
 

@@ -3,9 +3,14 @@
 //! Queues are found by name in their IPC namespace; a descriptor is an open file whose operations are [`Mq`]. Messages wait by priority, then by
 //! arrival. A process may ask to be told when a message comes to an empty queue that nobody waits at.
 //!
-//! Locks (spinning): a [`Names`] (InodeState), then a queue's `state` (Endpoint).
+//! Locks (spinning): the table of names ([`fs`]), then a queue's `state` (Endpoint).
 
-use crate::fs::{Attr, File, FileOps, IoDst, Kind, OpenFlags, Owner, PollEvents, PollTable, Time};
+mod fs;
+
+pub use fs::MqFs;
+use fs::New;
+
+use crate::fs::{Attr, File, FileOps, Inode, IoDst, Kind, OpenFlags, PollEvents, PollTable, SetAttr, Time};
 use crate::ipc::sysv;
 use crate::net::netlink;
 use crate::setting::Setting;
@@ -18,7 +23,6 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
-use umbel_abi::linux::uapi::RLIMIT_MSGQUEUE;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
@@ -42,12 +46,17 @@ const PRIORITY_BYTES: u64 = 48;
 const SI_MESGQ: i32 = -3;
 
 /// The queues of an IPC namespace, by name.
-pub struct Names(SpinLock<BTreeMap<Box<[u8]>, Arc<Queue>>>);
+pub struct Names(Arc<MqFs>);
 
 impl Names {
     /// None.
-    pub const fn new() -> Names {
-        Names(SpinLock::new(Rank::InodeState, BTreeMap::new()))
+    pub fn new() -> Names {
+        Names(MqFs::new())
+    }
+
+    /// The file system that shows them.
+    pub fn fs(&self) -> Arc<MqFs> {
+        self.0.clone()
     }
 }
 
@@ -60,9 +69,11 @@ impl Default for Names {
 /// A queue.
 pub struct Queue {
     name: Box<[u8]>,
-    owner: Owner,
     ino: u64,
-    made: Time,
+    fs: Weak<MqFs>,
+    me: Weak<Queue>,
+    /// Owner, mode, times and size as a file.
+    meta: SpinLock<Attr>,
     max_messages: usize,
     max_size: usize,
     /// What it may hold, charged to whoever made it.
@@ -119,30 +130,10 @@ pub struct Mq(Arc<Queue>);
 /// # Errors
 /// `EACCES`, `EEXIST`, `ENOENT`, `EINVAL`, `ENOSPC`, `EMFILE` beyond `RLIMIT_MSGQUEUE`.
 pub fn open(task: &Task, name: &[u8], flags: OpenFlags, mode: u32, size: Option<Size>) -> Result<Arc<File>> {
-    let cred = &*task.cred();
-    let payer = (User::of(cred.uid), task.process().limit(RLIMIT_MSGQUEUE));
-    umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
-    let namespace = sysv::namespace();
-    let mut names = namespace.queues.0.lock();
-    let queue = match names.get(name).cloned() {
-        Some(_) if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) => return Err(Errno::EEXIST),
-        Some(queue) => {
-            drop(names);
-            queue.check(cred, flags)?;
-            queue
-        }
-        None if !flags.contains(OpenFlags::CREAT) => return Err(Errno::ENOENT),
-        None => {
-            if names.len() as u64 >= QUEUES_MAX.get() && !cred.capable(cap::SYS_RESOURCE) {
-                return Err(Errno::ENOSPC);
-            }
-            let size = checked(size, cred)?;
-            let charge = charge(&payer, size)?;
-            let queue = Arc::new(Queue::new(name, mode, (size, charge), cred));
-            names.insert(name.into(), queue.clone());
-            queue
-        }
-    };
+    let (queue, made) = sysv::namespace().queues.0.open(task, &New { name, mode, size }, flags)?;
+    if !made {
+        queue.check(&task.cred(), flags)?;
+    }
     let kept = flags & (OpenFlags::NONBLOCK | OpenFlags::WRONLY | OpenFlags::RDWR);
     Ok(File::anonymous(Arc::new(Mq(queue)), kept))
 }
@@ -177,51 +168,30 @@ fn charge((user, limit): &(Arc<User>, u64), size: Size) -> Result<Charge> {
 /// # Errors
 /// `ENOENT`, `EPERM` for others than its owner.
 pub fn unlink(name: &[u8], cred: &Cred) -> Result<()> {
-    let namespace = sysv::namespace();
-    let mut names = namespace.queues.0.lock();
-    let queue = names.get(name).ok_or(Errno::ENOENT)?;
-    if queue.owner.uid != cred.fsuid && !cred.capable(cap::FOWNER) {
-        return Err(Errno::EPERM);
-    }
-    let gone = names.remove(name);
-    drop(names);
-    drop(gone);
-    Ok(())
+    sysv::namespace().queues.0.remove(name, None, |owner| {
+        if owner.uid == cred.fsuid || cred.capable(cap::FOWNER) { Ok(()) } else { Err(Errno::EPERM) }
+    })
 }
 
 impl Queue {
-    fn new(name: &[u8], mode: u32, (size, charge): (Size, Charge), cred: &Cred) -> Queue {
-        Queue {
-            name: name.into(),
-            owner: Owner { mode, uid: cred.fsuid, gid: cred.fsgid },
-            ino: crate::fs::next_ino(),
-            made: Time::now(),
+    fn new(fs: Weak<MqFs>, new: &New<'_>, (size, charge): (Size, Charge), cred: &Cred) -> Arc<Queue> {
+        let (ino, now) = (crate::fs::next_ino(), Time::now());
+        let mut meta = Attr::new(Kind::Regular, new.mode, ino);
+        (meta.uid, meta.gid, meta.size) = (cred.fsuid, cred.fsgid, fs::FILE_SIZE);
+        (meta.atime, meta.mtime, meta.ctime) = (now, now, now);
+        Arc::new_cyclic(|me| Queue {
+            name: new.name.into(),
+            ino,
+            fs,
+            me: me.clone(),
+            meta: SpinLock::new(Rank::Leaf, meta),
             max_messages: size.messages as usize,
             max_size: size.bytes as usize,
             _charge: charge,
             state: SpinLock::new(Rank::Endpoint, State::default()),
             senders: Arc::new(WaitQueue::new()),
             receivers: Arc::new(WaitQueue::new()),
-        }
-    }
-
-    fn check(&self, cred: &Cred, flags: OpenFlags) -> Result<()> {
-        let mut wanted = 0;
-        if flags.readable() {
-            wanted |= 4;
-        }
-        if flags.writable() {
-            wanted |= 2;
-        }
-        let class = if cred.fsuid == self.owner.uid {
-            6
-        } else if cred.in_group(self.owner.gid) {
-            3
-        } else {
-            0
-        };
-        let allowed = self.owner.mode >> class & wanted == wanted;
-        if allowed || cred.capable(cap::DAC_OVERRIDE) { Ok(()) } else { Err(Errno::EACCES) }
+        })
     }
 
     /// Puts `text` in, waiting for room unless `nonblock`.
@@ -374,7 +344,7 @@ impl Mq {
 
 impl FileOps for Mq {
     /// A line about the queue, as a file on mqueue has it.
-    fn read(&self, file: &File, dst: &mut IoDst<'_>) -> Result<usize> {
+    fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         let line = {
             let state = self.0.state.lock();
             let (mode, signo) = match state.notify.as_ref() {
@@ -386,10 +356,23 @@ impl FileOps for Mq {
             let pid = state.notify.as_ref().map_or(0, |notify| notify.pid);
             format!("QSIZE:{:<10} NOTIFY:{mode:<5} SIGNO:{signo:<5} NOTIFY_PID:{pid:<6}\n", state.bytes)
         };
-        let mut pos = file.pos.lock();
-        let count = dst.write(line.as_bytes().get(*pos as usize..).unwrap_or(&[]))?;
-        *pos += count as u64;
-        Ok(count)
+        dst.write(line.as_bytes().get(offset as usize..).unwrap_or(&[]))
+    }
+
+    fn seekable(&self) -> bool {
+        true
+    }
+
+    fn splices(&self) -> bool {
+        false
+    }
+
+    fn pollable(&self, _: &File) -> bool {
+        true
+    }
+
+    fn truncate(&self, _: &File, size: u64) -> Result<()> {
+        self.0.set_attr(&SetAttr { size: Some(size), ..SetAttr::default() })
     }
 
     fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
@@ -406,11 +389,7 @@ impl FileOps for Mq {
     }
 
     fn attr(&self, _: &File) -> Result<Attr> {
-        let queue = &self.0;
-        let mut attr = Attr::new(Kind::Regular, queue.owner.mode, queue.ino);
-        (attr.uid, attr.gid, attr.size) = (queue.owner.uid, queue.owner.gid, 80);
-        (attr.atime, attr.mtime, attr.ctime) = (queue.made, queue.made, queue.made);
-        Ok(attr)
+        self.0.attr()
     }
 
     fn flush(&self, _: &File) -> Result<()> {
@@ -436,7 +415,8 @@ mod tests {
     fn messages_come_by_priority_then_by_arrival() {
         let size = Size { messages: 3, bytes: 10 };
         let charge = charge(&(User::of(0), u64::MAX), size).unwrap();
-        let queue = Queue::new(b"q", 0o600, (size, charge), &Cred::new(0, 0));
+        let queue =
+            Queue::new(Weak::new(), &New { name: b"q", mode: 0o600, size: None }, (size, charge), &Cred::new(0, 0));
         for (text, priority) in [(b"a", 1), (b"b", 5), (b"c", 5)] {
             queue.send(text.to_vec().into(), priority, true, None).unwrap();
         }
