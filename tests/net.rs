@@ -45,6 +45,11 @@ fn sysctls() {
 }
 
 #[test]
+fn counts() {
+    same_as_host("counts");
+}
+
+#[test]
 fn receiving() {
     same_as_host("receiving");
 }

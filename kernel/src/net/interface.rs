@@ -1,6 +1,7 @@
 //! The loopback device of a namespace: its addresses, which of all addresses are local, and ioctl(2)s about it.
 //! Source: netdevice(7).
 
+use super::inet::packet::{IPV4_HEADER, IPV6_HEADER};
 use super::namespace::Namespace;
 use super::uapi::*;
 use crate::task::{Task, cap};
@@ -36,9 +37,23 @@ pub struct Interface {
     v6: bool,
     pub mtu: u32,
     pub addresses: Vec<Assigned>,
-    /// Packets and bytes that went through it.
+    /// What went through it beside connections, by family.
+    pub traffic: [Traffic; 2],
+}
+
+/// Packets and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
+}
+
+impl Traffic {
+    /// More of it.
+    pub fn add(&mut self, more: Traffic) {
+        self.packets += more.packets;
+        self.bytes += more.bytes;
+    }
 }
 
 const V4: Assigned = Assigned { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), prefix: 8 };
@@ -47,7 +62,7 @@ const V6: Assigned = Assigned { addr: IpAddr::V6(Ipv6Addr::LOCALHOST), prefix: 1
 impl Interface {
     /// Without addresses.
     pub fn down() -> Interface {
-        Interface { up: false, v6: true, mtu: 65_536, addresses: Vec::new(), packets: 0, bytes: 0 }
+        Interface { up: false, v6: true, mtu: 65_536, addresses: Vec::new(), traffic: Default::default() }
     }
 
     /// With its two addresses.
@@ -144,10 +159,11 @@ impl Interface {
         self.addresses.iter().map(|own| own.addr).find(|addr| addr.is_ipv6() == v6)
     }
 
-    /// Counts a packet of `bytes`.
-    pub fn count(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
+    /// Counts a packet with `payload` bytes behind the header of IP.
+    pub fn count(&mut self, v6: bool, payload: usize) {
+        super::counters::process(1);
+        let header = if v6 { IPV6_HEADER } else { IPV4_HEADER };
+        self.traffic[usize::from(v6)].add(Traffic { packets: 1, bytes: (payload + header) as u64 });
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
 //! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
-//!   [`sysctl`]: its settings.
+//!   [`sysctl`]: its settings. [`counters`]: what it counts.
 //! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`packet`]: packets as they are on the wire. [`netlink`]: questions about all of it.
-//!   [`procfs`]: the same as text.
+//!   [`procfs`], [`snmp`]: the same as text.
 //!
 //! AF_UNIX is [`crate::ipc::unix`]. Users: `syscall::socket`, `fs::proc`.
 
+pub mod counters;
 pub mod inet;
 pub mod interface;
 pub mod namespace;
@@ -15,6 +16,7 @@ pub mod netlink;
 pub mod option;
 pub mod packet;
 pub mod procfs;
+pub mod snmp;
 pub mod socket;
 pub mod sysctl;
 pub mod uapi;

@@ -2,11 +2,14 @@
 //!
 //! Every socket belongs to the namespace of the task that made it, for life. Locks: those of its parts, leaves all.
 
+use super::counters::{Counters, Tcp};
 use super::inet::table::{Table, TcpTable};
-use super::interface::Interface;
+use super::inet::tcp::TcpSocket;
+use super::interface::{Interface, Traffic};
 use super::packet::PacketSocket;
 use super::socket::Socket;
 use super::sysctl::Settings;
+use super::uapi::{AF_INET, AF_INET6};
 use crate::ipc::unix;
 use crate::task::Task;
 use alloc::collections::BTreeMap;
@@ -20,6 +23,7 @@ pub struct Namespace {
     pub id: u64,
     pub interface: SpinLock<Interface>,
     pub settings: Settings,
+    pub counters: Counters,
     pub tcp: SpinLock<TcpTable>,
     pub udp: SpinLock<Table>,
     pub udp_lite: SpinLock<Table>,
@@ -43,6 +47,7 @@ impl Namespace {
             id,
             interface: SpinLock::new(Rank::Leaf, interface),
             settings: Settings::default(),
+            counters: Counters::default(),
             tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
             udp: SpinLock::new(Rank::Endpoint, Table::default()),
             udp_lite: SpinLock::new(Rank::Endpoint, Table::default()),
@@ -62,6 +67,38 @@ impl Namespace {
     /// A socket is closed.
     pub fn forget(&self, id: u64) {
         self.sockets.lock().remove(&id);
+    }
+
+    /// What went through the device, by family: datagrams, and what connections have sent, whether they are over or not.
+    pub fn traffic(&self) -> [Traffic; 2] {
+        let closed =
+            |packets, bytes| Traffic { packets: self.counters.of_tcp(packets), bytes: self.counters.of_tcp(bytes) };
+        let mut all = [closed(Tcp::Segments, Tcp::Bytes), closed(Tcp::Segments6, Tcp::Bytes6)];
+        for socket in [AF_INET, AF_INET6].iter().flat_map(|family| self.sockets(*family)) {
+            if let Some(tcp) = socket.as_any().downcast_ref::<TcpSocket>() {
+                let (v6, sent) = tcp.traffic();
+                all[usize::from(v6)].add(sent);
+            }
+        }
+        let device = self.interface.lock();
+        all[0].add(device.traffic[0]);
+        all[1].add(device.traffic[1]);
+        all
+    }
+
+    /// Segments of TCP, of both families.
+    pub fn segments(&self) -> u64 {
+        let [mut tcp, v6] = self.traffic();
+        tcp.add(v6);
+        let device = self.interface.lock();
+        tcp.packets.saturating_sub(device.traffic[0].packets + device.traffic[1].packets)
+    }
+
+    /// The same of both families.
+    pub fn all_traffic(&self) -> Traffic {
+        let [mut all, v6] = self.traffic();
+        all.add(v6);
+        all
     }
 
     /// The open sockets of one family, in the order in which they were made.

@@ -5,8 +5,10 @@ use super::inet::addr::{as_v6, none};
 use super::inet::datagram::{Datagram, Protocol};
 use super::inet::table::Lingering;
 use super::inet::tcp::{TcpSocket, state_number};
+use super::interface::Traffic;
 use super::netlink::Netlink;
 use super::packet::PacketSocket;
+use super::snmp;
 use super::socket::{Common, Socket};
 use super::uapi::*;
 use crate::ipc::unix;
@@ -31,15 +33,17 @@ pub const FILES: &[(&str, Make)] = &[
     ("igmp", |_| "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into()),
     ("ipv6_route", ipv6_route),
     ("netlink", netlink),
-    ("netstat", |_| NETSTAT.into()),
+    ("netstat", snmp::netstat),
     ("packet", packets),
-    ("protocols", |_| PROTOCOLS.into()),
+    ("protocols", protocols),
     ("raw", |namespace| datagrams(namespace, AF_INET, Protocol::Raw)),
     ("raw6", |namespace| datagrams(namespace, AF_INET6, Protocol::Raw)),
     ("route", |_| ROUTE.into()),
-    ("snmp", |_| SNMP.into()),
+    ("snmp", snmp::snmp),
+    ("snmp6", snmp::snmp6),
     ("sockstat", sockstat),
     ("sockstat6", sockstat6),
+    ("softnet_stat", snmp::softnet_stat),
     ("tcp", |namespace| tcp(namespace, AF_INET)),
     ("tcp6", |namespace| tcp(namespace, AF_INET6)),
     ("udp", |namespace| datagrams(namespace, AF_INET, Protocol::Udp)),
@@ -51,22 +55,49 @@ pub const FILES: &[(&str, Make)] = &[
 const ROUTE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n";
 const WIRELESS: &str = "Inter-| sta-|   Quality        |   Discarded packets               | Missed | WE\n \
 face | tus | link level noise |  nwid  crypt   frag  retry   misc | beacon | 22\n";
-const NETSTAT: &str = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 0 0\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 0 0\n";
-const SNMP: &str = "Ip: Forwarding DefaultTTL InReceives InHdrErrors InAddrErrors ForwDatagrams InUnknownProtos InDiscards InDelivers OutRequests OutDiscards OutNoRoutes ReasmTimeout ReasmReqds ReasmOKs ReasmFails FragOKs FragFails FragCreates\n\
-Ip: 2 64 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
-Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors\n\
-Tcp: 1 200 120000 -1 0 0 0 0 0 0 0 0 0 0 0\n\
-Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors\n\
-Udp: 0 0 0 0 0 0 0 0 0\n";
-const PROTOCOLS: &str = "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n\
-NETLINK   1088      0      -1   NI       0   no   kernel      n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n\n\
-UNIX      1088      0      -1   NI       0   yes  kernel      n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n\n\
-UDP       1152      0       0   NI       0   yes  kernel      y  y  y  n  y  y  y  n  y  y  y  y  y  n  n  y  y  y  n\n\
-TCP       2240      0       0   no     320   yes  kernel      y  y  y  y  y  y  y  y  y  y  y  y  y  n  y  y  y  y  y\n";
+/// Protocols: name, size of a socket, what it may do; family and protocol of its sockets.
+const PROTOCOLS: &[(&str, u32, &str, u16, u32)] = &[
+    ("PACKET", 1600, "n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n", AF_PACKET, 0),
+    ("PINGv6", 1344, "y  y  y  n  n  y  n  n  y  y  y  y  n  y  y  y  y  y  n", AF_INET6, IPPROTO_ICMPV6),
+    ("RAWv6", 1344, "y  y  y  n  y  y  y  n  y  y  y  y  n  y  y  y  y  n  n", AF_INET6, IPPROTO_RAW),
+    ("UDPLITEv6", 1472, "y  y  y  n  y  y  y  n  y  y  y  y  n  n  n  y  y  y  n", AF_INET6, IPPROTO_UDPLITE),
+    ("UDPv6", 1472, "y  y  y  n  y  y  y  n  y  y  y  y  n  n  n  y  y  y  n", AF_INET6, IPPROTO_UDP),
+    ("TCPv6", 2432, "y  y  y  y  y  y  y  y  y  y  y  y  y  n  y  y  y  y  y", AF_INET6, IPPROTO_TCP),
+    ("UNIX", 1088, "n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n", AF_UNIX, 0),
+    ("UDP-Lite", 1344, "y  y  y  n  y  y  y  n  y  y  y  y  y  n  n  y  y  y  n", AF_INET, IPPROTO_UDPLITE),
+    ("PING", 1016, "y  y  y  n  n  y  n  n  y  y  y  y  n  y  y  y  y  y  n", AF_INET, IPPROTO_ICMP),
+    ("RAW", 1152, "y  y  y  n  y  y  y  n  y  y  y  y  n  y  y  y  y  n  n", AF_INET, IPPROTO_RAW),
+    ("UDP", 1152, "y  y  y  n  y  y  y  n  y  y  y  y  y  n  n  y  y  y  n", AF_INET, IPPROTO_UDP),
+    ("TCP", 2240, "y  y  y  y  y  y  y  y  y  y  y  y  y  n  y  y  y  y  y", AF_INET, IPPROTO_TCP),
+    ("NETLINK", 1088, "n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n  n", AF_NETLINK, 0),
+];
+
+/// The protocols, with the number of their sockets.
+fn protocols(namespace: &Namespace) -> String {
+    let mut out = String::from(
+        "protocol  size sockets  memory press maxhdr  slab module     cl co di ac io in de sh ss gs se re sp bi br ha uh gp em\n",
+    );
+    for (name, size, can, family, protocol) in PROTOCOLS {
+        let sockets = match *family {
+            AF_INET | AF_INET6 => count(&namespace.sockets(*family), *protocol),
+            family => namespace.sockets(family).len(),
+        };
+        let (memory, press, header) = match *protocol {
+            IPPROTO_TCP => (0, "no", 320),
+            IPPROTO_UDP | IPPROTO_UDPLITE => (0, "NI", 0),
+            _ => (-1, "NI", 0),
+        };
+        let slab = if matches!(*family, AF_NETLINK | AF_PACKET) { "no" } else { "yes" };
+        let _ = writeln!(
+            out,
+            "{name:<9} {size:>4} {sockets:>6}  {memory:>6}   {press:<3}  {header:>5}   {slab:<4} kernel      {can}"
+        );
+    }
+    out
+}
 
 fn dev(namespace: &Namespace) -> String {
-    let device = namespace.interface.lock();
-    let (bytes, packets) = (device.bytes, device.packets);
+    let Traffic { packets, bytes } = namespace.all_traffic();
     format!(
         "Inter-|   Receive                                                |  Transmit\n \
          face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
@@ -239,25 +270,36 @@ fn netlink(namespace: &Namespace) -> String {
     out
 }
 
-fn count(sockets: &[Arc<dyn Socket>], kind: u32) -> usize {
-    sockets.iter().filter(|socket| socket.common().kind == kind).count()
+/// Sockets of a protocol; those of `IPPROTO_RAW` are all raw ones.
+fn count(sockets: &[Arc<dyn Socket>], protocol: u32) -> usize {
+    let fits = |socket: &&Arc<dyn Socket>| {
+        let common = socket.common();
+        let raw = common.kind == SOCK_RAW;
+        if protocol == IPPROTO_RAW { raw } else { !raw && common.protocol == protocol }
+    };
+    sockets.iter().filter(fits).count()
 }
 
 fn sockstat(namespace: &Namespace) -> String {
-    let (v4, v6) = (namespace.sockets(AF_INET), namespace.sockets(AF_INET6));
-    let all = v4.len() + v6.len() + namespace.sockets(AF_UNIX).len() + namespace.sockets(AF_NETLINK).len();
-    let waits = namespace.tcp.lock().connections().iter().filter(|(.., lingering)| lingering.is_some()).count();
-    let (tcp, udp, raw) = (count(&v4, SOCK_STREAM), count(&v4, SOCK_DGRAM), count(&v4, SOCK_RAW));
+    let v4 = namespace.sockets(AF_INET);
+    let others = [AF_INET6, AF_UNIX, AF_NETLINK, AF_PACKET].map(|family| namespace.sockets(family).len());
+    let all = v4.len() + others.iter().sum::<usize>();
+    let connections = namespace.tcp.lock().connections();
+    let lingering = |how| connections.iter().filter(|(.., is)| is.is_some_and(|(is, _)| is == how)).count();
+    let (orphans, waits) = (lingering(Lingering::FinWait), lingering(Lingering::TimeWait));
+    let [tcp, udp, lite, raw] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(&v4, one));
     format!(
-        "sockets: used {all}\nTCP: inuse {tcp} orphan 0 tw {waits} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\nUDPLITE: inuse 0\n\
-         RAW: inuse {raw}\nFRAG: inuse 0 memory 0\n"
+        "sockets: used {all}\nTCP: inuse {tcp} orphan {orphans} tw {waits} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\n\
+         UDPLITE: inuse {lite}\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n"
     )
 }
 
 fn sockstat6(namespace: &Namespace) -> String {
     let v6 = namespace.sockets(AF_INET6);
-    let (tcp, udp, raw) = (count(&v6, SOCK_STREAM), count(&v6, SOCK_DGRAM), count(&v6, SOCK_RAW));
-    format!("TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse 0\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n")
+    let [tcp, udp, lite, raw] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(&v6, one));
+    format!(
+        "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse {lite}\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
+    )
 }
 
 #[cfg(test)]

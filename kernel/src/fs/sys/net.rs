@@ -3,7 +3,7 @@
 use super::Tree;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Link, Meta, StaticDir, Target};
-use crate::net::interface::{HARDWARE, INDEX, Interface};
+use crate::net::interface::{HARDWARE, INDEX, Interface, Traffic};
 use crate::net::namespace;
 use crate::task;
 use alloc::format;
@@ -23,7 +23,8 @@ pub(super) fn devices(tree: Tree<'_>) -> InodeRef {
     }
     let mut statistics = StaticDir::new();
     for name in COUNTERS {
-        statistics = statistics.add(name, tree.text(move || shown(|device| counter(name, device))));
+        let count = move || counter(name, namespace::of(&task::current()).all_traffic());
+        statistics = statistics.add(name, tree.text(count));
     }
     let back = || Ok(Target::text("../../../../class/net"));
     let lo = lo.add("statistics", tree.dir(statistics)).add("subsystem", Link::new(Meta::new(tree.0, 0o777), back));
@@ -73,10 +74,10 @@ const COUNTERS: [&str; 12] = [
 ];
 
 /// What is sent is received.
-fn counter(name: &str, device: &Interface) -> String {
+fn counter(name: &str, traffic: Traffic) -> String {
     match name {
-        "rx_bytes" | "tx_bytes" => device.bytes,
-        "rx_packets" | "tx_packets" => device.packets,
+        "rx_bytes" | "tx_bytes" => traffic.bytes,
+        "rx_packets" | "tx_packets" => traffic.packets,
         _ => 0,
     }
     .to_string()

@@ -10,7 +10,7 @@ use smoltcp::wire::{
 
 /// Bytes of the headers without options.
 pub const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
+pub const IPV6_HEADER: usize = 40;
 pub const UDP_HEADER: usize = 8;
 pub const ICMP_HEADER: usize = 8;
 /// Longest packet.

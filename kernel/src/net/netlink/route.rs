@@ -2,7 +2,7 @@
 
 use super::message::{Answer, Request};
 use crate::net::Namespace;
-use crate::net::interface::{Assigned, HARDWARE, IFF_UP, INDEX, Interface};
+use crate::net::interface::{Assigned, HARDWARE, IFF_UP, INDEX, Interface, Traffic};
 use crate::net::uapi::*;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
@@ -137,12 +137,13 @@ fn links(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) -> Resu
     if !request.dumps() {
         names_device(request)?;
     }
-    link(&namespace.interface.lock(), out);
+    let traffic = namespace.all_traffic();
+    link(&namespace.interface.lock(), traffic, out);
     Ok(())
 }
 
 /// The device.
-fn link(device: &Interface, out: &mut Answer) {
+fn link(device: &Interface, traffic: Traffic, out: &mut Answer) {
     let mut fixed = alloc::vec![0, 0];
     fixed.extend_from_slice(&HARDWARE.to_le_bytes());
     for word in [INDEX, device.flags(), 0] {
@@ -163,14 +164,15 @@ fn link(device: &Interface, out: &mut Answer) {
     out.attribute(6, if device.up { b"noqueue\0" } else { b"noop\0\0\0\0" });
     out.attribute(1, &[0; 6]);
     out.attribute(2, &[0; 6]);
-    statistics(device, out);
+    statistics(traffic, out);
     out.end();
 }
 
 /// Tells the group of links what the device has become.
 pub fn announce_link(namespace: &Namespace) {
     let mut notice = Answer::notice();
-    link(&namespace.interface.lock(), &mut notice);
+    let traffic = namespace.all_traffic();
+    link(&namespace.interface.lock(), traffic, &mut notice);
     super::announce(namespace, GROUP_LINK, notice);
 }
 
@@ -187,9 +189,10 @@ fn announce(namespace: &Namespace, request: &Request<'_>) {
 }
 
 /// `IFLA_STATS64`: what is sent is received.
-fn statistics(device: &Interface, out: &mut Answer) {
+fn statistics(traffic: Traffic, out: &mut Answer) {
     let mut counters = [0; 25];
-    (counters[0], counters[1], counters[2], counters[3]) = (device.packets, device.packets, device.bytes, device.bytes);
+    (counters[0], counters[1], counters[2], counters[3]) =
+        (traffic.packets, traffic.packets, traffic.bytes, traffic.bytes);
     let wide: Vec<u8> = counters.iter().flat_map(|count| count.to_le_bytes()).collect();
     let narrow: Vec<u8> = counters.iter().take(24).flat_map(|count| (*count as u32).to_le_bytes()).collect();
     out.attribute(23, &wide);

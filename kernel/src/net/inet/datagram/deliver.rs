@@ -3,6 +3,7 @@
 use super::super::packet::{self, Packet};
 use super::control::Sending;
 use super::{Datagram, Message, Protocol};
+use crate::net::counters::Udp;
 use crate::net::inet::ip::{v4, v6};
 use crate::net::inet::table::Table;
 use crate::net::packet::tap;
@@ -83,8 +84,11 @@ impl Datagram {
         {
             tap(namespace, &message.packet(self.common.protocol, &bytes));
         }
+        let kind = (self.common.protocol == IPPROTO_UDPLITE, message.to.is_ipv6());
+        namespace.counters.udp(kind, Udp::Out);
         let message = Arc::new(message);
         if !deliver_udp(namespace, self.table(), &message) {
+            refuse(namespace, kind, &message);
             self.unreachable(message.to, message.bytes.clone());
         }
     }
@@ -119,6 +123,18 @@ impl Datagram {
     }
 }
 
+/// Nobody is at the port of a datagram: counts it, and the message that tells its sender.
+fn refuse(namespace: &Namespace, (lite, v6): (bool, bool), message: &Message) {
+    /// Most bytes of a datagram that the message shows, with its headers.
+    const SHOWN: usize = 548;
+    let (kind, header) = if v6 { (1, packet::IPV6_HEADER) } else { (3, packet::IPV4_HEADER) };
+    namespace.counters.udp((lite, v6), Udp::NoPorts);
+    namespace.counters.icmp_sent(v6, kind);
+    namespace.counters.icmp_received(v6, kind);
+    let shown = (message.bytes.len() + packet::UDP_HEADER + header).min(SHOWN);
+    namespace.interface.lock().count(v6, packet::ICMP_HEADER + shown);
+}
+
 /// The type of a socket of the tables here.
 fn datagram(socket: &Arc<dyn Socket>) -> Option<&Datagram> {
     socket.as_any().downcast_ref()
@@ -142,7 +158,7 @@ fn is_joined(namespace: &Namespace, group: IpAddr) -> bool {
 
 /// Delivers to the sockets of a port: all of those that are in the group, or the one that fits best. False if there is none.
 pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, message: &Arc<Message>) -> bool {
-    namespace.interface.lock().count(message.bytes.len() + packet::UDP_HEADER + packet::IPV4_HEADER);
+    namespace.interface.lock().count(message.to.is_ipv6(), message.bytes.len() + packet::UDP_HEADER);
     let to = message.to;
     if to.ip().is_multicast() || interface::is_broadcast(to.ip()) {
         // What goes to a group goes through the device, whatever `IP_MULTICAST_LOOP` says, and comes in if the device is in the group.
@@ -181,6 +197,7 @@ pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, messag
 pub(super) fn deliver_icmp(namespace: &Namespace, message: Message) {
     let protocol = if message.to.is_ipv6() { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
     tap(namespace, &message.packet(protocol, &message.bytes));
+    namespace.counters.icmp_sent(message.to.is_ipv6(), message.bytes.first().copied().unwrap_or(0));
     accept_icmp(namespace, message);
 }
 
@@ -188,7 +205,8 @@ pub(super) fn deliver_icmp(namespace: &Namespace, message: Message) {
 pub(super) fn accept_icmp(namespace: &Namespace, message: Message) {
     let v6 = message.to.is_ipv6();
     let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
-    namespace.interface.lock().count(message.bytes.len() + packet::IPV4_HEADER);
+    namespace.interface.lock().count(v6, message.bytes.len());
+    namespace.counters.icmp_received(v6, message.bytes.first().copied().unwrap_or(0));
     raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
     let (kind, ident) = packet::parse_icmp(&message.bytes).unwrap_or((0xff, 0));
     if kind == packet::echo_types(v6).1 {

@@ -17,6 +17,7 @@ use super::tcp::{check_bind, parse_bind};
 use super::{addr, ip, packet};
 use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
+use crate::net::counters::Udp;
 use crate::net::interface;
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
 use crate::net::sysctl;
@@ -324,6 +325,8 @@ impl Datagram {
             };
             if is_full || state.queue.try_reserve(1).is_err() {
                 state.drops = state.drops.saturating_add(1);
+                drop(state);
+                self.count(&message, Udp::Overflows);
                 return;
             }
             state.used += cost;
@@ -331,6 +334,14 @@ impl Datagram {
         }
         self.ready.store(true, Release);
         self.common.readers.wake_all();
+    }
+
+    /// Counts what happened to a message here, if this is a socket of UDP.
+    fn count(&self, message: &Message, what: Udp) {
+        if self.what == Protocol::Udp {
+            let kind = (self.common.protocol == IPPROTO_UDPLITE, message.to.is_ipv6());
+            self.common.namespace.counters.udp(kind, what);
+        }
     }
 
     /// Where a call sends to.
@@ -510,6 +521,9 @@ impl Socket for Datagram {
             return self.receive_error(dst);
         }
         let Some(message) = self.wait_message(call)? else { return Ok(Incoming::default()) };
+        if !call.has(MSG_PEEK) {
+            self.count(&message, Udp::In);
+        }
         let full = message.bytes.len();
         let count = dst.write(message.bytes.get(..full.min(dst.remaining())).unwrap_or(&[]))?;
         let from = addr::format(self.common.family(), message.from);

@@ -12,6 +12,7 @@ use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::SocketAddr;
+use core::sync::atomic::Ordering::Relaxed;
 
 /// `ICMP_FILTER`, `ICMPV6_FILTER`.
 const FILTER: u32 = 1;
@@ -30,6 +31,9 @@ pub fn input(namespace: &Namespace, packet: &Packet<'_>) {
 /// A packet goes through the device.
 fn receive(namespace: &Namespace, protocol: u32, message: Message) {
     tap(namespace, &message.packet(protocol, &message.bytes));
+    if matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
+        namespace.counters.icmp_sent(message.to.is_ipv6(), message.bytes.first().copied().unwrap_or(0));
+    }
     dispatch(namespace, protocol, message);
 }
 
@@ -47,7 +51,11 @@ fn dispatch(namespace: &Namespace, protocol: u32, message: Message) {
         }
         // Connections know no packets: a segment of TCP goes to raw sockets alone.
         _ => {
-            raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+            namespace.interface.lock().count(message.to.is_ipv6(), message.bytes.len());
+            let found = raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
+            if !found && protocol != IPPROTO_TCP {
+                namespace.counters.unknown_protocols.fetch_add(1, Relaxed);
+            }
         }
     }
 }

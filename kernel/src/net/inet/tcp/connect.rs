@@ -2,6 +2,7 @@
 
 use super::super::table::{Lingering, Pair};
 use super::{Phase, State, TcpSocket};
+use crate::net::counters::Tcp;
 use crate::net::socket::{Call, Socket};
 use crate::net::sysctl;
 use crate::{Errno, Result, task, time};
@@ -100,12 +101,18 @@ impl TcpSocket {
             }
         }
         self.reopen();
+        self.count(Tcp::ActiveOpens);
+        self.count_segments(1);
         if local == remote {
             self.connect_to_self();
             return Ok(());
         }
         match listener.map_or(Offer::Refused, |listener| listener.offer(self)) {
-            Offer::Refused => self.refuse(),
+            Offer::Refused => {
+                self.count(Tcp::OutRsts);
+                self.count_segments(1);
+                self.refuse();
+            }
             Offer::Accepted | Offer::Full => {}
         }
         if call.nonblock {
@@ -159,6 +166,8 @@ impl TcpSocket {
                     return Offer::Refused;
                 }
                 state.waiting_clients.push_back(client.me.clone());
+                drop(state);
+                self.count(Tcp::ListenOverflows);
                 return Offer::Full;
             }
         }
@@ -200,6 +209,9 @@ impl TcpSocket {
             state.phase = Phase::Connected;
             state.peer = Arc::downgrade(&server);
         }
+        self.count(Tcp::PassiveOpens);
+        client.count_segments(1);
+        server.count_segments(1);
         self.common.namespace.tcp.lock().insert((remote, client_local), &binding, &server.me);
         if !self.queue_connection(&server) {
             server.reset_peer();
@@ -263,6 +275,7 @@ impl TcpSocket {
             }
             state.phase = Phase::Closed;
         }
+        self.count(Tcp::AttemptFails);
         self.forget_addresses();
         self.shut_both();
         self.common.fail(Errno::ECONNREFUSED);
@@ -371,6 +384,8 @@ impl TcpSocket {
             (state.peer.upgrade(), Self::pair(&state), state.fin_received)
         };
         let Some((local, remote)) = pair else { return };
+        // It, and what acknowledges it.
+        self.count_segments(2);
         match peer {
             Some(peer) => {
                 peer.let_go();
@@ -417,14 +432,19 @@ impl TcpSocket {
 
     /// Sends an RST.
     pub(super) fn reset_peer(&self) {
-        let (peer, pair) = {
+        let (peer, pair, established) = {
             let mut state = self.state.lock();
             if state.phase != Phase::Connected {
                 return;
             }
             state.phase = Phase::Closed;
-            (state.peer.upgrade(), Self::pair(&state))
+            (state.peer.upgrade(), Self::pair(&state), !state.fin_sent)
         };
+        self.count(Tcp::OutRsts);
+        self.count_segments(1);
+        if established {
+            self.count(Tcp::EstabResets);
+        }
         if let Some((local, remote)) = pair {
             let mut table = self.common.namespace.tcp.lock();
             table.remove(&(local, remote));
@@ -440,14 +460,18 @@ impl TcpSocket {
 
     /// An RST has come.
     pub(super) fn receive_reset(&self) {
-        let (error, pair) = {
+        let (error, pair, established) = {
             let mut state = self.state.lock();
             if state.phase != Phase::Connected {
                 return;
             }
             state.phase = Phase::Closed;
-            (if state.fin_received { Errno::EPIPE } else { Errno::ECONNRESET }, Self::pair(&state))
+            let error = if state.fin_received { Errno::EPIPE } else { Errno::ECONNRESET };
+            (error, Self::pair(&state), !state.fin_sent)
         };
+        if established {
+            self.count(Tcp::EstabResets);
+        }
         if let Some(pair) = pair {
             self.common.namespace.tcp.lock().remove(&pair);
         }
@@ -543,6 +567,7 @@ impl TcpSocket {
         let unread = self.arrival.all() > 0;
         self.gone.store(true, Release);
         if unread || self.common.linger.load(Relaxed) == 0 {
+            self.count(if unread { Tcp::AbortOnClose } else { Tcp::AbortOnData });
             self.reset_peer();
             return;
         }

@@ -20,10 +20,12 @@ mod stream;
 pub use option::state_number;
 
 use super::table::{Binding, Claim};
-use super::{addr, ip};
+use super::{addr, ip, packet};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::ByteRing;
 use crate::landlock;
+use crate::net::counters::{self, Tcp};
+use crate::net::interface::Traffic;
 use crate::net::option::stamp;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use crate::net::sysctl;
@@ -97,6 +99,8 @@ pub struct TcpSocket {
     /// For `TCP_INFO`.
     received: AtomicU64,
     sent: AtomicU64,
+    /// Segments sent that are not in the namespace's counters yet.
+    segments: AtomicU64,
 }
 
 impl TcpSocket {
@@ -136,6 +140,7 @@ impl TcpSocket {
             arrived_ns: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            segments: AtomicU64::new(0),
         })
     }
 
@@ -149,6 +154,34 @@ impl TcpSocket {
     pub fn backlog(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.backlog.len(), state.backlog_max)
+    }
+
+    /// Whether it is of IPv6, and what it has sent through the device.
+    pub fn traffic(&self) -> (bool, Traffic) {
+        let v6 = self.state.lock().local.is_ipv6();
+        // Headers with time stamps.
+        let header = 32 + if v6 { packet::IPV6_HEADER } else { packet::IPV4_HEADER };
+        let packets = self.segments.load(Relaxed);
+        (v6, Traffic { packets, bytes: self.sent.load(Relaxed) + packets * header as u64 })
+    }
+
+    /// Segments without bytes were sent.
+    fn count_segments(&self, count: u64) {
+        self.segments.fetch_add(count, Relaxed);
+        counters::process(count);
+    }
+
+    fn count(&self, what: Tcp) {
+        self.common.namespace.counters.tcp(what);
+    }
+
+    /// It is closed: what it has sent is the namespace's.
+    fn hand_over_counts(&self) {
+        let (v6, sent) = self.traffic();
+        let all = &self.common.namespace.counters;
+        let (packets, bytes) = if v6 { (Tcp::Segments6, Tcp::Bytes6) } else { (Tcp::Segments, Tcp::Bytes) };
+        all.tcp_by(packets, sent.packets);
+        all.tcp_by(bytes, sent.bytes);
     }
 
     /// What it asks the table of ports for.
@@ -362,6 +395,7 @@ impl Socket for TcpSocket {
     fn close(&self) {
         self.close_all();
         self.common.namespace.forget(self.common.id);
+        self.hand_over_counts();
     }
 
     fn as_any(&self) -> &dyn Any {

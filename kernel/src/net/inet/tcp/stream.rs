@@ -1,8 +1,10 @@
 //! Moving bytes between the two sockets of a connection, and what is ready.
 
+use super::option::SEGMENT;
 use super::{Phase, TcpSocket};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::PAGE;
+use crate::net::counters::Tcp;
 use crate::net::socket::Call;
 use crate::net::sysctl;
 use crate::net::uapi::*;
@@ -113,6 +115,7 @@ impl TcpSocket {
         let count = peer.put(src, call.has(MSG_MORE) || self.is_corked())?;
         if count > 0 {
             self.sent.fetch_add(count as u64, Relaxed);
+            self.count_segments(count.div_ceil(SEGMENT as usize) as u64);
             return Ok(count);
         }
         // What is held back must not keep out what it waits for.
@@ -163,6 +166,9 @@ impl TcpSocket {
         if let Some(pair) = pair {
             self.common.namespace.tcp.lock().remove(&pair);
         }
+        // From the orphan.
+        self.count(Tcp::OutRsts);
+        self.count_segments(1);
         self.receive_reset();
     }
 
