@@ -34,7 +34,7 @@ fn processes_and_threads() {
 
 #[test]
 fn open_files() {
-    survives("64M", "2", &["files", "pipes", "epolls", "timer_files", "proc_texts"]);
+    survives("64M", "2", &["files", "ptys", "pipes", "epolls", "timer_files", "proc_texts"]);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn sockets_and_what_waits_in_them() {
 
 #[test]
 fn areas_and_page_tables() {
-    survives("64M", "2", &["vmas", "page_tables", "sparse", "arguments"]);
+    survives("64M", "2", &["vmas", "page_tables", "sparse", "sparse_forks", "area_forks", "arguments"]);
 }
 
 #[test]

@@ -119,6 +119,16 @@ static inline int files(void)
     return errno;
 }
 
+static inline int ptys(void)
+{
+    static char page[4096];
+    for (;;) {
+        int master = open("/dev/ptmx", O_RDWR | O_NONBLOCK | O_NOCTTY);
+        if (master < 0 || (write(master, page, sizeof page) < 0 && errno != EAGAIN))
+            return errno;
+    }
+}
+
 static inline int pipes(void)
 {
     static char page[65536];
@@ -277,6 +287,36 @@ static inline int sparse(void)
         for (size_t i = 0; i < 1 << 30; i += 2 << 20)
             *(volatile char *)(at + i) = 1;
     }
+}
+
+/* Copies of a page table with a page here and there. */
+static inline int sparse_forks(void)
+{
+    const size_t stride = 256 << 10;
+    char *at = mmap(NULL, 3000 * stride, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return errno;
+    for (size_t i = 0; i < 3000; i++) {
+        /* An area of one page: no more is made at once. */
+        if (mprotect(at + i * stride, 4096, PROT_READ | PROT_WRITE) != 0)
+            return errno;
+        at[i * stride] = 1;
+    }
+    return processes();
+}
+
+/* Copies of many areas, which then go at once, though nothing is left. */
+static inline int area_forks(void)
+{
+    const size_t page = 4096, areas = 20000;
+    char *at = mmap(NULL, areas * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED)
+        return errno;
+    for (size_t i = 0; i < areas; i += 2)
+        if (mprotect(at + i * page, page, PROT_READ) != 0)
+            return errno;
+    int error = processes();
+    return munmap(at, areas * page) == 0 ? error : -errno;
 }
 
 /* Goes to a file system of its own, which ends with the process. */
@@ -538,6 +578,7 @@ static const struct bomb bombs[] = {
     {"threads", threads, 48, ENDS(EAGAIN, ENOMEM)},
     {"futex_pi", futex_pi, 48, ENDS(EAGAIN, ENOMEM)},
     {"polls", polls, 48, ENDS(EAGAIN, ENOMEM)},
+    {"ptys", ptys, 16, ENDS(ENOMEM, ENOSPC, ENFILE)},
     {"files", files, 16, ENDS(ENOMEM, ENFILE, EMFILE)},
     {"pipes", pipes, 16, ENDS(ENOMEM, ENFILE)},
     {"epolls", epolls, 16, ENDS(ENOMEM, ENFILE)},
@@ -548,6 +589,8 @@ static const struct bomb bombs[] = {
     {"vmas", vmas, 16, ENDS(ENOMEM, EAGAIN)},
     {"page_tables", page_tables, 16, ENDS(HELD, ENOMEM)},
     {"sparse", sparse, 16, ENDS(ENOMEM)},
+    {"sparse_forks", sparse_forks, 16, ENDS(ENOMEM, EAGAIN)},
+    {"area_forks", area_forks, 16, ENDS(ENOMEM, EAGAIN)},
     {"inodes", inodes, 16, ENDS(ENOMEM, ENOSPC)},
     {"directories", directories, 16, ENDS(ENOMEM, ENOSPC)},
     {"symlinks", symlinks, 16, ENDS(ENOMEM, ENOSPC)},

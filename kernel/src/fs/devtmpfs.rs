@@ -17,20 +17,26 @@ struct Device {
     name: &'static str,
     mode: Mode,
     open: OpenFn,
+    /// The last minor number that it has; its first is the key's.
+    last: u32,
 }
 
 /// By kind (block or not) and number.
 static DEVICES: SpinLock<BTreeMap<(bool, Dev), Device>> = SpinLock::new(Rank::Leaf, BTreeMap::new());
 
-/// Registers a character device; its node appears in /dev as `name` (not if empty) with `mode`. Call it before
-/// `fs::init`, or at any time for devices without node.
+/// Registers a character device; its node appears in /dev as `name` with `mode`. Call it before `fs::init`.
 pub fn register_char(major: u32, minor: u32, name: &'static str, mode: Mode, open: OpenFn) {
-    DEVICES.lock().insert((false, Dev::new(major, minor)), Device { name, mode, open });
+    DEVICES.lock().insert((false, Dev::new(major, minor)), Device { name, mode, open, last: minor });
+}
+
+/// Registers character devices of all minor numbers of `major`, without nodes: `open` knows which there are.
+pub fn register_chars(major: u32, open: OpenFn) {
+    DEVICES.lock().insert((false, Dev::new(major, 0)), Device { name: "", mode: 0, open, last: u32::MAX });
 }
 
 /// As [`register_char`], for a block device.
 pub fn register_block(major: u32, minor: u32, name: &'static str, mode: Mode, open: OpenFn) {
-    DEVICES.lock().insert((true, Dev::new(major, minor)), Device { name, mode, open });
+    DEVICES.lock().insert((true, Dev::new(major, minor)), Device { name, mode, open, last: minor });
 }
 
 /// Opens character device `dev`. `ENXIO` if nobody registered it.
@@ -44,7 +50,14 @@ pub fn open_block(context: &OpenContext<'_>, dev: Dev) -> Result<Arc<dyn FileOps
 }
 
 fn open(context: &OpenContext<'_>, which: (bool, Dev)) -> Result<Arc<dyn FileOps>> {
-    let open = DEVICES.lock().get(&which).map(|device| device.open).ok_or(Errno::ENXIO)?;
+    let open = {
+        let devices = DEVICES.lock();
+        let before = devices.range(..=which).next_back();
+        let has = |(key, device): &(&(bool, Dev), &Device)| {
+            (key.0, key.1.major) == (which.0, which.1.major) && which.1.minor <= device.last
+        };
+        before.filter(has).map(|(_, device)| device.open).ok_or(Errno::ENXIO)?
+    };
     open(context, which.1)
 }
 

@@ -6,7 +6,7 @@
 use super::file::{TtyFile, adopt, check_exclusive};
 use super::ioctl::{self, Side};
 use super::{Line, Tty};
-use crate::fs::devtmpfs::register_char;
+use crate::fs::devtmpfs::{register_char, register_chars};
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OnExec, OpenContext, OpenFlags, Path, PollEvents, PollTable};
 use crate::signal::{self, Signo};
 use crate::task::Task;
@@ -102,9 +102,10 @@ pub(super) struct Pty {
     pub node: Arc<super::pts::Node>,
 }
 
-/// Registers `/dev/ptmx`.
+/// Registers `/dev/ptmx`, and the terminals, whose nodes devpts shows.
 pub(super) fn register_nodes() {
     register_char(5, 2, "ptmx", 0o666, open_master);
+    register_chars(SLAVE_MAJOR, open_slave);
 }
 
 /// The pair `number`.
@@ -123,7 +124,6 @@ fn open_master(context: &OpenContext<'_>, _: Dev) -> Result<Arc<dyn FileOps>> {
         (cred.fsuid, cred.fsgid)
     });
     let pty = create(owner)?;
-    register_char(SLAVE_MAJOR, pty.number, "", 0o620, open_slave);
     Ok(Arc::new(Master { pty }))
 }
 
