@@ -50,6 +50,11 @@ fn counts() {
 }
 
 #[test]
+fn keepalive() {
+    same_as_host("keepalive");
+}
+
+#[test]
 fn receiving() {
     same_as_host("receiving");
 }

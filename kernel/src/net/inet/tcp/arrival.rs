@@ -5,7 +5,7 @@
 
 use super::TcpSocket;
 use super::option::SEGMENT;
-use crate::time::timer::{Expire, Target, arm};
+use crate::time::timer::{Expire, Target, Timer, arm};
 use crate::time::{self, deadline_in};
 use alloc::sync::Weak;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
@@ -107,9 +107,9 @@ impl TcpSocket {
     }
 
     /// Has [`Expire::expired`] called.
-    pub(super) fn arm(&self, deadline_ns: u64) -> crate::Result<()> {
+    pub(super) fn arm(&self, deadline_ns: u64) -> crate::Result<Timer> {
         let me: Weak<dyn Expire> = self.me.clone();
-        arm(deadline_ns, Target::Owner(me)).map(drop)
+        arm(deadline_ns, Target::Owner(me))
     }
 }
 
@@ -125,6 +125,7 @@ impl Expire for TcpSocket {
         if until_ns != 0 && now_ns >= until_ns {
             self.end_deferral();
         }
+        self.keepalive_expired(now_ns);
     }
 }
 

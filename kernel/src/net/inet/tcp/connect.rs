@@ -133,7 +133,7 @@ impl TcpSocket {
 
     /// Forgets how an earlier connection ended.
     fn reopen(&self) {
-        for flag in [&self.receive_shut, &self.send_shut, &self.ended] {
+        for flag in [&self.receive_shut, &self.send_shut, &self.ended, &self.gone] {
             flag.store(false, Release);
         }
     }
@@ -217,6 +217,8 @@ impl TcpSocket {
             server.reset_peer();
             return Offer::Accepted;
         }
+        client.watch_idleness();
+        server.watch_idleness();
         client.common.wake();
         Offer::Accepted
     }
@@ -440,6 +442,7 @@ impl TcpSocket {
             state.phase = Phase::Closed;
             (state.peer.upgrade(), Self::pair(&state), !state.fin_sent)
         };
+        self.stop_probing();
         self.count(Tcp::OutRsts);
         self.count_segments(1);
         if established {
@@ -460,15 +463,21 @@ impl TcpSocket {
 
     /// An RST has come.
     pub(super) fn receive_reset(&self) {
-        let (error, pair, established) = {
+        self.end_by(None);
+    }
+
+    /// The connection is over at once, by an error: that of a reset, if none is given.
+    pub(super) fn end_by(&self, error: Option<Errno>) {
+        let (reset, pair, established) = {
             let mut state = self.state.lock();
             if state.phase != Phase::Connected {
                 return;
             }
             state.phase = Phase::Closed;
-            let error = if state.fin_received { Errno::EPIPE } else { Errno::ECONNRESET };
-            (error, Self::pair(&state), !state.fin_sent)
+            let reset = if state.fin_received { Errno::EPIPE } else { Errno::ECONNRESET };
+            (reset, Self::pair(&state), !state.fin_sent)
         };
+        self.stop_probing();
         if established {
             self.count(Tcp::EstabResets);
         }
@@ -476,7 +485,7 @@ impl TcpSocket {
             self.common.namespace.tcp.lock().remove(&pair);
         }
         self.shut_both();
-        self.common.fail(error);
+        self.common.fail(error.unwrap_or(reset));
     }
 
     fn unlist(&self) {

@@ -3,7 +3,7 @@
 //! No packet can be lost, reordered or forged between them, so nothing is cut into segments: what a socket sends goes into
 //! its peer's `incoming` at once, and a FIN or RST is a call on the peer. What programs see is TCP's: the backlog, refusal, half
 //! closing, resets (data that nobody can read any more, unread data at close, linger 0), `TIME_WAIT`, the states of tcp(7).
-//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`arrival`] holds them back, [`option`] has the options of its level.
+//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`arrival`] holds them back, [`keepalive`] probes, [`option`] has the options of its level.
 //!
 //! ```text
 //! Closed ─listen─▶ Listening        Closed ─connect─▶ SynSent (backlog full) ─▶ Connected ─both FIN, or RST─▶ Closed
@@ -14,6 +14,7 @@
 
 mod arrival;
 mod connect;
+mod keepalive;
 mod option;
 mod stream;
 
@@ -39,6 +40,7 @@ use arrival::Arrival;
 use core::any::Any;
 use core::net::SocketAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use keepalive::Keepalive;
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
 
@@ -80,6 +82,7 @@ pub struct TcpSocket {
     me: Weak<TcpSocket>,
     state: SpinLock<State>,
     incoming: Mutex<ByteRing>,
+    keepalive: Keepalive,
     /// Bytes in `incoming`, and how many it takes: to look at without the lock.
     arrival: Arrival,
     capacity: AtomicUsize,
@@ -128,6 +131,7 @@ impl TcpSocket {
             me: me.clone(),
             state: SpinLock::new(Rank::Endpoint, state),
             incoming: Mutex::new(Rank::Stream, ByteRing::default()),
+            keepalive: Keepalive::default(),
             arrival: Arrival::default(),
             capacity: AtomicUsize::new(0),
             is_lingered_for: AtomicBool::new(false),
@@ -345,6 +349,10 @@ impl Socket for TcpSocket {
                 }
                 Ok(())
             }
+            SOL_SOCKET if name == so::KEEPALIVE => {
+                self.watch_idleness();
+                Ok(())
+            }
             SOL_SOCKET => Err(Errno::ENOPROTOOPT),
             SOL_IPV6 if name == ip::v6::ADDRFORM => {
                 let remote = self.addresses().1.filter(|_| self.state_number() == state_number::ESTABLISHED);
@@ -394,6 +402,7 @@ impl Socket for TcpSocket {
 
     fn close(&self) {
         self.close_all();
+        self.stop_probing();
         self.common.namespace.forget(self.common.id);
         self.hand_over_counts();
     }

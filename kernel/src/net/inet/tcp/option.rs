@@ -1,6 +1,6 @@
 //! Options of the level TCP. Source: tcp(7).
 //!
-//! On a loopback device nothing is delayed, lost or probed: most options are kept and given back, and change nothing else.
+//! On a loopback device nothing is delayed or lost: most options are kept and given back, and change nothing else.
 
 use super::{Phase, TcpSocket};
 use crate::net::option::{bytes, number, words};
@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicI32, Ordering::*};
 
 /// `TCP_*`.
-mod tcp {
+pub(super) mod tcp {
     pub const NODELAY: u32 = 1;
     pub const MAXSEG: u32 = 2;
     pub const CORK: u32 = 3;
@@ -23,6 +23,7 @@ mod tcp {
     pub const DEFER_ACCEPT: u32 = 9;
     pub const WINDOW_CLAMP: u32 = 10;
     pub const INFO: u32 = 11;
+    pub const USER_TIMEOUT: u32 = 18;
     pub const CONGESTION: u32 = 13;
     pub const MD5SIG: u32 = 14;
     pub const ULP: u32 = 31;
@@ -50,7 +51,7 @@ const NUMBERS: &[(u32, i32, i32, i32)] = &[
     (16, 0, 0, 1),
     (17, 0, 0, 1),
     // USER_TIMEOUT, TIMESTAMP, NOTSENT_LOWAT, SAVE_SYN, INQ
-    (18, 0, 0, i32::MAX),
+    (tcp::USER_TIMEOUT, 0, 0, i32::MAX),
     (24, 0, i32::MIN, i32::MAX),
     (25, -1, i32::MIN, i32::MAX),
     (27, 0, 0, 1),
@@ -207,12 +208,20 @@ impl TcpSocket {
             _ => number,
         };
         option.store(number, Relaxed);
+        if matches!(name, tcp::KEEPIDLE | tcp::KEEPINTVL | tcp::KEEPCNT | tcp::USER_TIMEOUT) {
+            self.watch_idleness();
+        }
         if matches!((name, number), (tcp::NODELAY, 1) | (tcp::CORK, 0))
             && let Some(peer) = self.peer()
         {
             peer.let_go();
         }
         Ok(())
+    }
+
+    /// The number of an option that is not negative.
+    pub(super) fn number_of(&self, name: u32) -> u32 {
+        self.options.find(name).map_or(0, |(number, ..)| number.load(Relaxed).max(0) as u32)
     }
 
     /// Whether what it sends waits for more.

@@ -115,6 +115,8 @@ impl TcpSocket {
         let count = peer.put(src, call.has(MSG_MORE) || self.is_corked())?;
         if count > 0 {
             self.sent.fetch_add(count as u64, Relaxed);
+            self.heard();
+            peer.heard();
             self.count_segments(count.div_ceil(SEGMENT as usize) as u64);
             return Ok(count);
         }
