@@ -209,6 +209,11 @@ fn mqueue() {
 }
 
 #[test]
+fn ptys() {
+    same_as_host("ptys");
+}
+
+#[test]
 fn sockets() {
     same_as_host("sockets");
 }

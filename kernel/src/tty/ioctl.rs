@@ -72,7 +72,7 @@ pub fn ioctl(task: &Arc<Task>, tty: &Arc<Tty>, file: &File, cmd: u32, arg: u64, 
         nr::TIOCGEXCL => put(addr, i32::from(tty.is_exclusive())),
         // Linux since 6.2, unless dev.tty.legacy_tiocsti says otherwise.
         nr::TIOCSTI => Err(Errno::EIO),
-        _ if side == Side::Master => master_request(tty, addr, cmd),
+        _ if side == Side::Master && !matches!(cmd, nr::TIOCSCTTY | nr::TIOCSPGRP) => master_request(tty, addr, cmd),
         _ => job_request(task, tty, file, cmd, arg),
     }
 }

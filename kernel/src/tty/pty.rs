@@ -5,6 +5,7 @@
 
 use super::file::{TtyFile, adopt, check_exclusive};
 use super::ioctl::{self, Side};
+use super::terminal::Status;
 use super::{Line, Tty};
 use crate::fs::devtmpfs::{register_char, register_chars};
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OnExec, OpenContext, OpenFlags, Path, PollEvents, PollTable};
@@ -18,8 +19,8 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
-use umbel_abi::linux::ioctl as nr;
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::*};
+use umbel_abi::linux::{ioctl as nr, uapi};
 use umbel_mm::user::{UserAddr, read_val, write_val};
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::WaitQueue;
@@ -43,6 +44,10 @@ struct Pair {
     /// Open files of the terminal, and whether there has been one.
     files: AtomicUsize,
     used: AtomicBool,
+    /// TIOCPKT: the master is told with a byte before each piece what follows, and what happens beside it.
+    packet: AtomicBool,
+    /// `TIOCPKT_*` that the master has not read.
+    status: AtomicU8,
     /// Woken when the master may read, or write, or finds the terminal closed.
     masters: Arc<WaitQueue>,
 }
@@ -79,6 +84,12 @@ impl Line for Shared {
     }
     fn notify(&self) {
         self.0.masters.wake_all();
+    }
+    fn tell(&self, news: Status) {
+        if self.0.packet.load(Acquire) {
+            let (set, clear) = (news as u8, news.opposite());
+            let _ = self.0.status.fetch_update(AcqRel, Acquire, |old| Some(old & !clear | set));
+        }
     }
     fn opened(&self) {
         self.0.files.fetch_add(1, AcqRel);
@@ -136,6 +147,8 @@ fn create(owner: (u32, u32)) -> Result<Arc<Pty>> {
         gone: AtomicBool::new(false),
         files: AtomicUsize::new(0),
         used: AtomicBool::new(false),
+        packet: AtomicBool::new(false),
+        status: AtomicU8::new(0),
         masters: Arc::new(WaitQueue::new()),
     });
     let name = format!("/dev/pts/{number}");
@@ -143,6 +156,11 @@ fn create(owner: (u32, u32)) -> Result<Arc<Pty>> {
     let node = super::pts::Node::new(number, owner);
     let pty = Arc::new(Pty { number, pair, tty, locked: AtomicBool::new(true), node });
     pairs.insert(number, pty.clone());
+    drop(pairs);
+    // Nobody can open it yet.
+    let mut first = pty.tty.termios();
+    first.0.c_cflag &= !uapi::HUPCL;
+    pty.tty.set_termios(first);
     Ok(pty)
 }
 
@@ -172,6 +190,50 @@ impl Master {
     /// The terminal was opened and nobody has it open any more.
     fn is_deserted(&self) -> bool {
         self.pair().used.load(Acquire) && self.pair().files.load(Acquire) == 0
+    }
+
+    /// Packet mode, and something has happened that the master has not read of.
+    fn has_news(&self) -> bool {
+        self.pair().packet.load(Acquire) && self.pair().status.load(Acquire) != 0
+    }
+
+    /// What a read finds now: the news, or bytes, behind a zero in packet mode.
+    fn take_packet(&self, bytes: &mut [u8]) -> usize {
+        if !self.pair().packet.load(Acquire) {
+            return self.take(bytes);
+        }
+        let Some((first, rest)) = bytes.split_first_mut() else { return 0 };
+        *first = self.pair().status.swap(0, AcqRel);
+        if *first != 0 {
+            return 1;
+        }
+        if self.pair().to_master.lock().is_empty() { 0 } else { 1 + self.take(rest) }
+    }
+
+    /// TIOCPKT.
+    fn set_packet(&self, on: bool) {
+        if on && !self.pair().packet.swap(true, AcqRel) {
+            self.pair().status.store(0, Release);
+        } else if !on {
+            self.pair().packet.store(false, Release);
+        }
+    }
+
+    /// TCFLSH of the master: its own input is what the terminal has shown, its output what the terminal has not taken.
+    fn flush(&self, which: u32) -> Result<u64> {
+        if !matches!(which, uapi::TCIFLUSH | uapi::TCOFLUSH | uapi::TCIOFLUSH) {
+            return Err(Errno::EINVAL);
+        }
+        if which != uapi::TCOFLUSH {
+            self.pair().to_master.lock().clear();
+        }
+        if which != uapi::TCIFLUSH {
+            self.pair().to_terminal.lock().clear();
+        }
+        // Either side may have room again.
+        self.pty.tty.interrupt();
+        self.pair().masters.wake_all();
+        Ok(0)
     }
 
     fn take(&self, bytes: &mut [u8]) -> usize {
@@ -221,7 +283,7 @@ impl FileOps for Master {
         }
         let mut bytes = vec![0; dst.remaining().min(4096)];
         loop {
-            let count = self.take(&mut bytes);
+            let count = self.take_packet(&mut bytes);
             if count > 0 {
                 // Room was made: programs that write may go on.
                 self.pty.tty.interrupt();
@@ -233,7 +295,8 @@ impl FileOps for Master {
             if file.nonblocking() {
                 return Err(Errno::EAGAIN);
             }
-            let ready = || (!self.pair().to_master.lock().is_empty() || self.is_deserted()).then_some(());
+            let readable = || self.has_news() || !self.pair().to_master.lock().is_empty();
+            let ready = || (readable() || self.is_deserted()).then_some(());
             self.pair().masters.wait_interruptible(None, ready).map_err(|_| Errno::ERESTARTSYS)?;
         }
     }
@@ -277,6 +340,9 @@ impl FileOps for Master {
         if !self.pair().to_master.lock().is_empty() {
             events |= PollEvents::READABLE;
         }
+        if self.has_news() {
+            events |= PollEvents::READABLE | PollEvents::PRI;
+        }
         if self.pair().to_terminal.lock().len() < QUEUE_MAX {
             events |= PollEvents::WRITABLE;
         }
@@ -295,6 +361,12 @@ impl FileOps for Master {
                 Ok(0)
             }
             nr::TIOCGPTLCK => write_val(addr, &i32::from(self.pty.locked.load(Relaxed))).map(|()| 0),
+            nr::TIOCPKT => {
+                self.set_packet(read_val::<i32>(addr)? != 0);
+                Ok(0)
+            }
+            nr::TIOCGPKT => write_val(addr, &i32::from(self.pair().packet.load(Relaxed))).map(|()| 0),
+            nr::TCFLSH => self.flush(arg as u32),
             nr::TIOCGPTPEER => self.open_peer(task, arg),
             nr::FIONREAD => {
                 let count = self.pair().to_master.lock().len() as i32;
@@ -344,6 +416,24 @@ mod tests {
         assert_eq!(pty.tty.write(b"out\n", true), Ok(4));
         assert_eq!(master.take(&mut shown), 5);
         assert_eq!(&shown[..5], b"out\r\n");
+    }
+
+    #[test]
+    fn packets_say_what_they_are() {
+        let pty = create((0, 0)).unwrap();
+        let master = Master { pty: pty.clone() };
+        let mut shown = [7; 16];
+        pty.tty.flush_output();
+        master.set_packet(true);
+        assert_eq!((master.take_packet(&mut shown), master.has_news()), (0, false));
+        assert_eq!(pty.tty.write(b"ab", true), Ok(2));
+        pty.tty.flush_input();
+        pty.tty.set_stopped(true);
+        pty.tty.set_stopped(false);
+        assert!(master.has_news());
+        assert_eq!((master.take_packet(&mut shown), shown[0]), (1, Status::FlushRead as u8 | Status::Start as u8));
+        assert_eq!((master.take_packet(&mut shown), &shown[..3]), (3, &b"\0ab"[..]));
+        assert_eq!(master.take_packet(&mut shown), 0);
     }
 
     #[test]

@@ -13,6 +13,32 @@ use umbel_abi::linux::uapi::{self, winsize};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake};
 
+/// What happens at a terminal beside its bytes (`TIOCPKT_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Status {
+    FlushRead = 1,
+    FlushWrite = 2,
+    Stop = 4,
+    Start = 8,
+    /// Output is stopped and started by other keys than ^S and ^Q, or by none; by these.
+    NoStop = 0x10,
+    DoStop = 0x20,
+}
+
+impl Status {
+    /// What is no longer so.
+    pub fn opposite(self) -> u8 {
+        match self {
+            Status::Stop => Status::Start as u8,
+            Status::Start => Status::Stop as u8,
+            Status::NoStop => Status::DoStop as u8,
+            Status::DoStop => Status::NoStop as u8,
+            Status::FlushRead | Status::FlushWrite => 0,
+        }
+    }
+}
+
 /// The device behind a terminal. Called under the terminal's lock: must not sleep or wake.
 pub trait Line: Send + Sync {
     /// Sends bytes to the terminal; returns how many it took.
@@ -29,6 +55,8 @@ pub trait Line: Send + Sync {
     fn flush(&self) {}
     /// Bytes were pushed or room for more to pull was made. Called without the terminal's lock: may wake.
     fn notify(&self) {}
+    /// Something has happened. [`Self::notify`] is called later.
+    fn tell(&self, _: Status) {}
     /// A file of the terminal was opened. Called without the terminal's lock.
     fn opened(&self) {}
     /// A file of the terminal was closed. Called without the terminal's lock.
@@ -130,19 +158,27 @@ impl Tty {
         let mut chunk = [0; 256];
         loop {
             let mut effects = Effects::default();
-            let (count, readable) = {
+            let (count, readable, told) = {
                 let mut state = self.state.lock();
+                let was_stopped = state.discipline.is_stopped();
                 let room = state.discipline.room().min(chunk.len());
                 let count = self.line.pull(&mut chunk[..room]);
                 state.discipline.input(&chunk[..count], &mut effects);
                 if effects.flush_output {
                     state.echo.clear();
                     self.line.flush();
+                    self.line.tell(Status::FlushRead);
+                    self.line.tell(Status::FlushWrite);
+                }
+                let stopped = state.discipline.is_stopped();
+                if stopped != was_stopped {
+                    self.line.tell(if stopped { Status::Stop } else { Status::Start });
                 }
                 let free = ECHO_MAX.saturating_sub(state.echo.len());
                 state.echo.extend(effects.echo.iter().take(free));
                 self.send_echo(&mut state);
-                (count, state.discipline.is_pollable() || state.discipline.has_input())
+                let readable = state.discipline.is_pollable() || state.discipline.has_input();
+                (count, readable, effects.flush_output || stopped != was_stopped)
             };
             for key in effects.keys {
                 self.signal_foreground(match key {
@@ -150,6 +186,9 @@ impl Tty {
                     Key::Quit => SIGQUIT,
                     Key::Suspend => SIGTSTP,
                 });
+            }
+            if told {
+                self.line.notify();
             }
             if count == 0 {
                 // Nothing new: nobody is woken, or who is signalled for input would be so by looking.
@@ -356,7 +395,16 @@ impl Tty {
 
     /// Changes the settings.
     pub fn set_termios(&self, termios: Termios) {
-        self.state.lock().discipline.set_termios(termios);
+        {
+            let mut state = self.state.lock();
+            let old = state.discipline.termios().stops_as_usual();
+            state.discipline.set_termios(termios);
+            let new = termios.stops_as_usual();
+            if new != old {
+                self.line.tell(if new { Status::DoStop } else { Status::NoStop });
+            }
+        }
+        self.line.notify();
         // Both may find what they wait for under the new settings.
         self.receive();
         self.readers.wake_all();
@@ -367,6 +415,10 @@ impl Tty {
     pub fn flush_input(&self) {
         self.receive();
         self.state.lock().discipline.flush_input();
+        self.line.tell(Status::FlushRead);
+        // What waited for room comes in now.
+        self.receive();
+        self.line.notify();
     }
 
     /// Drops output that the device has not taken, as far as that can be.
@@ -374,11 +426,22 @@ impl Tty {
         let mut state = self.state.lock();
         state.echo.clear();
         self.line.flush();
+        self.line.tell(Status::FlushWrite);
+        drop(state);
+        self.line.notify();
+        self.writers.wake_all();
     }
 
     /// Holds programs' output back, or lets it go (tcflow(3)).
     pub fn set_stopped(&self, stopped: bool) {
-        self.state.lock().discipline.set_stopped(stopped);
+        {
+            let mut state = self.state.lock();
+            if state.discipline.is_stopped() != stopped {
+                state.discipline.set_stopped(stopped);
+                self.line.tell(if stopped { Status::Stop } else { Status::Start });
+            }
+        }
+        self.line.notify();
         self.writers.wake_all();
     }
 

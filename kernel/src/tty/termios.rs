@@ -60,6 +60,11 @@ impl Termios {
         self.0.c_lflag & flags != 0
     }
 
+    /// Output is stopped by ^S and started by ^Q.
+    pub fn stops_as_usual(&self) -> bool {
+        self.input(uapi::IXON) && self.control(uapi::VSTOP) == 0x13 && self.control(uapi::VSTART) == 0x11
+    }
+
     /// Input comes in lines.
     pub fn is_canonical(&self) -> bool {
         self.local(uapi::ICANON)
