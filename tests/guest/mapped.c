@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -69,15 +70,15 @@ static void times(const char *directory, int disk) {
     for (int i = 0; i < PAGES; i++) CHECK(pwrite(fd, "x", 1, i * PAGE) == 1);
     news(fd);
     char *p = map(fd, PROT_READ | PROT_WRITE);
-    CHECK(news(fd) == A);
+    struct statvfs facts;
+    CHECK(fstatvfs(fd, &facts) == 0 && news(fd) == (facts.f_flag & ST_NOATIME ? 0 : A));
     CHECK(touch(p, 1) == 0 && news(fd) == MC);
     if (disk) {
         CHECK(touch(p + 4 * PAGE, 0) == 0 && news(fd) == 0);
-        CHECK(touch(p, 1) == 0 && news(fd) == 0);
+        /* A disk may write the page back at any time: only after an msync it is known whether the next write is noted. */
         CHECK(msync(p, PAGES * PAGE, MS_SYNC) == 0 && news(fd) == 0);
         CHECK(touch(p, 0) == 0 && news(fd) == 0);
         CHECK(touch(p, 1) == 0 && news(fd) == MC);
-        CHECK(msync(p, PAGES * PAGE, MS_ASYNC) == 0 && touch(p, 1) == 0 && news(fd) == 0);
         CHECK(msync(p, PAGES * PAGE, MS_SYNC) == 0 && mprotect(p, PAGE, PROT_READ) == 0 && touch(p, 1) == SIGSEGV);
         CHECK(news(fd) == 0);
         CHECK(mprotect(p, PAGE, PROT_READ | PROT_WRITE) == 0 && touch(p, 1) == 0 && news(fd) == MC);
