@@ -154,6 +154,13 @@ fn queuefs() {
 }
 
 #[test]
+fn overlay() {
+    if is_root() {
+        same_as_host("overlay");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

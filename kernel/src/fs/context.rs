@@ -48,7 +48,8 @@ impl FsContext {
 
     /// Whether the root directory is not that of all mounts.
     pub fn is_chrooted(&self) -> bool {
-        super::root().is_ok_and(|root| !root.same(&self.root()))
+        let top = self.namespace().and_then(|space| space.root().root_path().ok());
+        top.is_none_or(|top| !top.top().same(&self.root()))
     }
 
     /// Changes the current directory.

@@ -67,7 +67,8 @@ impl FsConfig {
     /// # Errors
     /// `ENODEV` for unknown types.
     pub fn new(kind: &[u8]) -> Result<Arc<FsConfig>> {
-        const KNOWN: [&[u8]; 7] = [b"tmpfs", b"ramfs", b"proc", b"sysfs", b"devpts", b"devtmpfs", b"mqueue"];
+        const KNOWN: [&[u8]; 8] =
+            [b"tmpfs", b"ramfs", b"proc", b"sysfs", b"devpts", b"devtmpfs", b"mqueue", b"overlay"];
         if KNOWN.contains(&kind) { Ok(Self::build(kind, Phase::New)) } else { Err(Errno::ENODEV) }
     }
 

@@ -3,7 +3,8 @@
 //! * [`Inode`], [`FileSystem`]: what a file system implements. [`FileOps`]: what an open file does.
 //! * [`Path`] in a tree of [`Mount`]s and cached dentries; `walk` turns names into paths.
 //! * [`File`], [`FdTable`], [`FsContext`]: what a task holds.
-//! * File systems: `tmpfs` (with the host's directory under it: the layered root), `host`, `devtmpfs`, [`pseudo`].
+//! * File systems: `tmpfs` (with the host's directory under it: the layered root), `host`, `devtmpfs`, [`pseudo`],
+//!   `overlay` (what guests stack themselves).
 //!
 //! Users: the system calls in `syscall::{fs, io}`, the loader, `task`. Sources: path_resolution(7), inode(7).
 
@@ -31,6 +32,7 @@ pub mod mounting;
 mod names;
 pub mod notify;
 pub mod ops;
+mod overlay;
 pub mod perm;
 pub mod plain;
 pub mod proc;

@@ -5,7 +5,7 @@ use super::names::{Name, Names};
 use super::tmpfs::{self, TmpFs};
 use super::tree::{self, Kind};
 use super::walk::Follow;
-use super::{FileSystem, proc, sys};
+use super::{FileSystem, overlay, proc, sys};
 use crate::ipc::sysv;
 use crate::task;
 use crate::{Errno, Result};
@@ -91,6 +91,7 @@ pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> 
             let same = |mount: &Arc<Mount>| mount.fs().name().as_bytes() == kind;
             let known = mount::all().into_iter().find(same).ok_or(Errno::ENODEV)?;
             return Ok(known.fresh(flags));
+        b"overlay" => return overlay::mount(source, data, flags),
         }
         _ => return Err(Errno::ENODEV),
     };

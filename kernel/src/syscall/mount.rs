@@ -15,7 +15,7 @@ use umbel_mm::user::{UserAddr, read_cstr, read_val, read_vec};
 
 rows! {
     nr::__NR_mount, mount(source: UserAddr, target: UserStr, kind: UserAddr, flags: u64, data: UserAddr) => mount,
-        Partial("tmpfs, proc, sysfs, devpts; no block devices");
+        Partial("no block devices");
     nr::__NR_umount2, umount2(target: UserStr, flags: u32) => umount2, Full;
     nr::__NR_pivot_root, pivot_root(new: UserStr, old: UserStr) => pivot_root, Full;
     nr::__NR_fsopen, fsopen(kind: UserStr, flags: u32) => fsopen, Partial("the types of mount(2)");
@@ -80,6 +80,8 @@ fn umount2(task: &Arc<Task>, target: UserStr, flags: u32) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     };
     plain::settle();
+    // Names kept of an overlay keep its layers' mounts.
+    crate::fs::settle();
     tree::detach(path, how)
 }
 
