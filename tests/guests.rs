@@ -161,6 +161,13 @@ fn overlay() {
 }
 
 #[test]
+fn locked() {
+    if is_root() {
+        same_as_host("locked");
+    }
+}
+
+#[test]
 fn watching() {
     if is_root() {
         same_as_host("watching");

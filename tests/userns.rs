@@ -45,8 +45,9 @@ fn maps_are_written_once_and_by_the_right_ones() {
 fn mounts_of_ones_own_are_for_everybody_who_is_root_somewhere() {
     let out = as_user(
         "mkdir /tmp/m; unshare -Urm sh -c 'mount -t tmpfs none /tmp/m && echo x >/tmp/m/f && cat /tmp/m/f
-         mkdir /tmp/m/old && mount --bind / /tmp/m/old && ls /tmp/m/old/bin/sh; chroot /tmp/m/old /bin/echo in'; ls /tmp/m
+         mkdir /tmp/m/old; mount --bind / /tmp/m/old 2>/dev/null || echo whole
+         mount --rbind / /tmp/m/old && ls /tmp/m/old/bin/sh; chroot /tmp/m/old /bin/echo in'; ls /tmp/m
          mount -t tmpfs none /tmp/m 2>/dev/null || echo refused",
     );
-    assert_eq!(out, "x\n/tmp/m/old/bin/sh\nin\nrefused\n");
+    assert_eq!(out, "x\nwhole\n/tmp/m/old/bin/sh\nin\nrefused\n");
 }

@@ -55,6 +55,15 @@ pub struct Propagation {
     pub unbindable: bool,
 }
 
+impl Propagation {
+    /// A member of a group sees its changes from now on, and no more.
+    pub(super) fn enslave(&mut self) {
+        if self.group != 0 {
+            (self.master, self.group) = (self.group, 0);
+        }
+    }
+}
+
 /// A file system, or a part of it, in the tree.
 pub struct Mount {
     id: u32,
@@ -70,7 +79,18 @@ pub struct Mount {
     pub(super) expiring: AtomicBool,
     /// Files open for writing.
     pub(super) writers: AtomicUsize,
+    /// It came from a more privileged name space as part of a tree: it is not taken out of that (`MNT_LOCKED`).
+    pub(super) locked: AtomicBool,
+    /// Flags that came from there and stay; [`KEPT_TIMES`] with them.
+    kept: AtomicU32,
 }
+
+/// Flags that a less privileged name space does not clear.
+const KEEPS: MountFlags =
+    MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// What is done about access times; and that it stays.
+const TIMES: MountFlags = MountFlags::NOATIME.union(MountFlags::NODIRATIME).union(MountFlags::STRICTATIME);
+const KEPT_TIMES: u32 = 1 << 31;
 
 /// A place: a dentry as seen through a mount. Its dentry has an inode.
 #[derive(Clone)]
@@ -99,7 +119,10 @@ impl Mount {
     pub fn again(&self, root: &Arc<Dentry>) -> Arc<Mount> {
         let mut propagation = *self.propagation.lock();
         propagation.unbindable = false;
-        Self::build(self.shared.clone(), root.clone(), self.flags(), propagation)
+        let copy = Self::build(self.shared.clone(), root.clone(), self.flags(), propagation);
+        copy.locked.store(self.locked.load(Relaxed), Relaxed);
+        copy.kept.store(self.kept.load(Relaxed), Relaxed);
+        copy
     }
 
     /// As [`Self::again`], private and with flags of its own: what mount(2) of the same file system makes.
@@ -119,6 +142,8 @@ impl Mount {
             namespace: AtomicU64::new(0),
             expiring: AtomicBool::new(false),
             writers: AtomicUsize::new(0),
+            locked: AtomicBool::new(false),
+            kept: AtomicU32::new(0),
         });
         ALL.lock().insert(id, Arc::downgrade(&mount));
         mount
@@ -150,6 +175,27 @@ impl Mount {
     /// Changes its flags.
     pub fn set_flags(&self, flags: MountFlags) {
         self.flags.store(flags.bits(), Relaxed);
+    }
+
+    /// A less privileged name space has it from now on: what restricts it stays.
+    pub(super) fn keep_flags(&self) {
+        self.kept.fetch_or((self.flags() & KEEPS).bits() | KEPT_TIMES, Relaxed);
+    }
+
+    /// Whether it came from a more privileged name space, as its file system then did.
+    pub fn is_foreign(&self) -> bool {
+        self.kept.load(Relaxed) & KEPT_TIMES != 0
+    }
+
+    /// Whether its flags may become `new`.
+    ///
+    /// # Errors
+    /// `EPERM` if a more privileged name space set what they lack.
+    pub fn check_flags(&self, new: MountFlags) -> Result<()> {
+        let kept = self.kept.load(Relaxed);
+        let less = kept & !KEPT_TIMES & !new.bits() != 0;
+        let times = kept & KEPT_TIMES != 0 && (new ^ self.flags()).intersects(TIMES);
+        if less || times { Err(Errno::EPERM) } else { Ok(()) }
     }
 
     /// Whether no mount of the file system may be written to.

@@ -33,7 +33,12 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     const MAGIC: u32 = 0xc0ed_0000;
     let raw = if request.flags >> 16 == MAGIC >> 16 { request.flags & 0xffff } else { request.flags };
     let set = |flag| raw & flag != 0;
-    let flags = mount_flags(raw);
+    let mut flags = mount_flags(raw);
+    let times = uapi::MS_NOATIME | uapi::MS_NODIRATIME | uapi::MS_RELATIME | uapi::MS_STRICTATIME;
+    if set(uapi::MS_REMOUNT) && !set(times) {
+        // What is not said stays.
+        flags |= target.mount().flags() & mount_flags(times);
+    }
     if set(uapi::MS_REMOUNT) && set(uapi::MS_BIND) {
         return remount_one(&target, flags);
     }
@@ -86,12 +91,12 @@ pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> 
         b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
         b"mqueue" => sysv::namespace().queues.fs(),
+        b"overlay" => return overlay::mount(source, data, flags),
         // There is one of each; a further mount shows the same.
         b"devpts" | b"devtmpfs" => {
             let same = |mount: &Arc<Mount>| mount.fs().name().as_bytes() == kind;
             let known = mount::all().into_iter().find(same).ok_or(Errno::ENODEV)?;
             return Ok(known.fresh(flags));
-        b"overlay" => return overlay::mount(source, data, flags),
         }
         _ => return Err(Errno::ENODEV),
     };
@@ -109,6 +114,9 @@ fn remount_one(target: &Path, flags: MountFlags) -> Result<()> {
 fn remount(target: &Path, flags: MountFlags, data: &[u8]) -> Result<()> {
     check_remount(target, flags)?;
     let mount = target.mount();
+    if mount.is_foreign() {
+        return Err(Errno::EPERM);
+    }
     mount.fs().reconfigure(data)?;
     mount.set_fs_read_only(flags.contains(MountFlags::RDONLY));
     mount.set_flags(flags);
@@ -119,6 +127,7 @@ fn check_remount(target: &Path, flags: MountFlags) -> Result<()> {
     if !target.is_mount_root() {
         return Err(Errno::EINVAL);
     }
+    target.mount().check_flags(flags)?;
     let busy = flags.contains(MountFlags::RDONLY) && target.mount().has_writers();
     if busy { Err(Errno::EBUSY) } else { Ok(()) }
 }

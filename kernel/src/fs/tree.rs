@@ -25,6 +25,8 @@ static SPACES: SpinLock<Spaces> = SpinLock::new(Rank::Dentry, BTreeMap::new());
 /// A tree of mounts that processes see.
 pub struct MountNamespace {
     id: u64,
+    /// How deeply the user namespace that owns it is nested: the deeper, the less may be done.
+    level: u32,
     root: RwLock<Arc<Mount>>,
     /// Mounts that came and went.
     changes: Arc<AtomicU64>,
@@ -45,12 +47,12 @@ fn note_change(id: u64) {
 }
 
 impl MountNamespace {
-    /// A name space whose root is `root`; what is attached below it belongs to it.
-    pub fn new(root: Arc<Mount>) -> Arc<MountNamespace> {
+    /// A name space whose root is `root`, owned by a user namespace at `level`; what is attached below it belongs to it.
+    pub fn new(root: Arc<Mount>, level: u32) -> Arc<MountNamespace> {
         let id = super::next_ino();
         set_namespace(&root, id);
         let root = RwLock::new(Rank::Leaf, root);
-        let space = Arc::new(MountNamespace { id, root, changes: Arc::default() });
+        let space = Arc::new(MountNamespace { id, level, root, changes: Arc::default() });
         SPACES.lock().insert(id, (Arc::downgrade(&space), space.changes.clone()));
         space
     }
@@ -92,17 +94,22 @@ pub fn namespace_of(mount: &Mount) -> Option<Arc<MountNamespace>> {
     SPACES.lock().get(&mount.namespace())?.0.upgrade()
 }
 
-/// A copy of `context` in a name space of its own, a copy of its own (`CLONE_NEWNS`).
+/// A copy of `context` in a name space of its own, a copy of its own (`CLONE_NEWNS`), for a user namespace at `level`. One that is
+/// less privileged sees what happens to the mounts, but not the other way round, and takes nothing apart that it did not make.
 ///
 /// # Errors
 /// `EINVAL` for a context without a name space, `ENOSPC`.
-pub fn copy_namespace(context: &FsContext) -> Result<Arc<FsContext>> {
+pub fn copy_namespace(context: &FsContext, level: u32) -> Result<Arc<FsContext>> {
     umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
     let old = context.namespace().ok_or(Errno::EINVAL)?;
     let _tree = TREE.lock();
     let mut copies = BTreeMap::new();
     let root = copy_tree(&old.root(), &old.root().root, Copies::All, &mut copies)?;
-    let space = MountNamespace::new(root);
+    if level > old.level {
+        lock_tree(&root);
+        subtree(&root).iter().for_each(|mount| mount.propagation.lock().enslave());
+    }
+    let space = MountNamespace::new(root, level);
     let translated = |path: Path| match copies.get(&path.mount().id()) {
         Some(copy) => Path::new(copy.clone(), path.dentry().clone()).unwrap_or(path),
         None => path,
@@ -110,6 +117,23 @@ pub fn copy_namespace(context: &FsContext) -> Result<Arc<FsContext>> {
     let new = context.duplicate();
     new.set_places(translated(context.cwd()), translated(context.root()), Some(space));
     Ok(new)
+}
+
+/// A tree that a less privileged name space gets: it has it as a whole.
+fn lock_tree(top: &Arc<Mount>) {
+    for mount in subtree(top) {
+        mount.keep_flags();
+        mount.locked.store(mount.id() != top.id(), Relaxed);
+    }
+}
+
+/// The level of the user namespace that the name space of `mount` is owned by.
+fn level_of(mount: &Mount) -> u32 {
+    namespace_of(mount).map_or(0, |space| space.level)
+}
+
+fn is_locked(mount: &Mount) -> bool {
+    mount.locked.load(Relaxed)
 }
 
 /// Mounts directly on `mount`, by the dentry they are on.
@@ -206,8 +230,17 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<Arc<Mount>> {
     if path.mount().propagation().unbindable {
         return Err(Errno::EINVAL);
     }
+    // Alone it would show what is below them.
+    let covers = |mount: &Arc<Mount>| {
+        is_locked(mount) && mount.mountpoint().is_some_and(|at| path.dentry().is_ancestor_of(at.dentry()))
+    };
+    if !recursive && children(path.mount()).iter().any(covers) {
+        return Err(Errno::EINVAL);
+    }
     let what = if recursive { Copies::Bindable } else { Copies::Top };
-    copy_tree(path.mount(), path.dentry(), what, &mut BTreeMap::new())
+    let copy = copy_tree(path.mount(), path.dentry(), what, &mut BTreeMap::new())?;
+    copy.locked.store(false, Relaxed);
+    Ok(copy)
 }
 
 fn new_group() -> u32 {
@@ -287,6 +320,9 @@ fn propagate(mount: &Arc<Mount>, place: &Path, group: u32) -> Result<()> {
         if how.group != group && original.is_none() {
             enslave_tree(&copy, how.group != 0);
         }
+        if level_of(&receiver) > level_of(place.mount()) {
+            lock_tree(&copy);
+        }
         if how.group != 0 && how.group != group {
             by_group.entry(how.group).or_insert_with(|| copy.clone());
         }
@@ -326,7 +362,7 @@ pub enum Unmount {
 /// `EINVAL` if `path` is no mount's root, `EBUSY`, `EAGAIN`.
 pub fn detach(path: Path, how: Unmount) -> Result<()> {
     let _tree = TREE.lock();
-    if !path.is_mount_root() || path.mount().namespace() == 0 {
+    if !path.is_mount_root() || path.mount().namespace() == 0 || is_locked(path.mount()) {
         return Err(Errno::EINVAL);
     }
     let mount = path.mount().clone();
@@ -375,7 +411,7 @@ pub fn discard(mount: &Arc<Mount>) {
 pub fn relocate(from: &Path, to: Path) -> Result<()> {
     let _tree = TREE.lock();
     let mount = from.mount();
-    if !from.is_mount_root() || to.mount().namespace() == 0 {
+    if !from.is_mount_root() || to.mount().namespace() == 0 || is_locked(mount) {
         return Err(Errno::EINVAL);
     }
     let to = to.top();
@@ -412,7 +448,8 @@ pub fn slip_beneath(from: &Path, to: Path) -> Result<()> {
     let (mount, above) = (from.mount().clone(), to.mount().clone());
     let place = above.mountpoint().filter(|_| to.is_mount_root()).ok_or(Errno::EINVAL)?;
     let group = |mount: &Mount| mount.propagation().group;
-    if !from.is_mount_root() || above.namespace() == 0 || group(place.mount()) != 0 || group(&mount) != 0 {
+    let locked = is_locked(&mount) || is_locked(&above);
+    if locked || !from.is_mount_root() || above.namespace() == 0 || group(place.mount()) != 0 || group(&mount) != 0 {
         return Err(Errno::EINVAL);
     }
     if from.is_dir() != to.is_dir() {
@@ -499,7 +536,7 @@ pub fn pivot(context: &FsContext, new: &Path, old: Path) -> Result<()> {
     let any_shared =
         shared(place.mount()) || shared(old.mount()) || above_root.as_ref().is_some_and(|above| shared(above.mount()));
     let own = [new.mount(), old.mount(), root.mount()].iter().all(|mount| mount.namespace() == space.id());
-    if any_shared || !own || !new.is_mount_root() || !root.is_mount_root() {
+    if any_shared || !own || !new.is_mount_root() || !root.is_mount_root() || is_locked(new.mount()) {
         return Err(Errno::EINVAL);
     }
     if !old.is_below(new) || !new.is_below(&root) {
@@ -507,6 +544,8 @@ pub fn pivot(context: &FsContext, new: &Path, old: Path) -> Result<()> {
     }
     unhook(new.mount());
     unhook(root.mount());
+    // What is in the place of a locked one is locked.
+    new.mount().locked.store(root.mount().locked.swap(false, Relaxed), Relaxed);
     match above_root {
         Some(above) => graft(new.mount(), above),
         None => {

@@ -281,6 +281,8 @@ fn mount_setattr(task: &Arc<Task>, dir: Fd, path: UserStr, flags: u32, attr: Use
     if added.contains(MountFlags::RDONLY) && mounts.iter().any(|mount| mount.has_writers()) {
         return Err(Errno::EBUSY);
     }
-    tree::change_flags(&mounts, |flags| flags.difference(cleared) | added);
+    let changed = |flags: MountFlags| flags.difference(cleared) | added;
+    mounts.iter().try_for_each(|mount| mount.check_flags(changed(mount.flags())))?;
+    tree::change_flags(&mounts, changed);
     kind.map_or(Ok(()), |kind| tree::set_propagation(&path, kind, recursive))
 }

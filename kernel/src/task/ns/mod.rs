@@ -166,7 +166,8 @@ pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
         return Err(Errno::EINVAL);
     }
     let ns = Arc::new(now.with_new(others, &acting.user_ns)?);
-    let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?)?) } else { None };
+    let level = acting.user_ns.level();
+    let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?, level)?) } else { None };
     Ok(Fresh { cred, ns: Some(ns), fs })
 }
 

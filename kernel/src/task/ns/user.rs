@@ -86,6 +86,11 @@ impl UserNs {
         })
     }
 
+    /// How deeply it is nested: the first is at 0.
+    pub fn level(&self) -> u32 {
+        self.level
+    }
+
     /// Whether it is the first one.
     pub fn is_first(&self) -> bool {
         self.level == 0
