@@ -151,21 +151,24 @@ fn close_noted(task: &Task, closed: u64) {
     }
 }
 
-/// Waits until what virtual CPUs in guest mode have noted until now is made good, a millisecond at most: one that the host does
-/// not run has not come that far.
+/// Waits until what other virtual CPUs have noted until now is made good: until each has passed a point at which it looks for
+/// interrupts, or is idle. The limit is there for one that the host does not run any more.
 pub fn settle() {
     const STEP_NS: u64 = 20_000;
+    const LIMIT_NS: u64 = 10_000_000_000;
     if crate::machine::option(BootInfo::VIRTUAL) {
         return;
     }
-    let deadline = time::monotonic_ns() + 1_000_000;
+    let deadline = time::monotonic_ns() + LIMIT_NS;
     let own = cpu::this().id();
     for vcpu in cpu::all().filter(|vcpu| vcpu.id() != own) {
         let shared = vcpu.shared();
         let before = shared.progress.load(Acquire);
-        let waits = || shared.state.load(Acquire) == VcpuState::Guest as u32 && shared.progress.load(Acquire) == before;
+        // One in kernel mode may have come just now, and not have looked at its notes yet.
+        let busy =
+            || [VcpuState::Guest, VcpuState::Kernel].map(|state| state as u32).contains(&shared.state.load(Acquire));
         ipi::send(vcpu.id(), Mailbox::RESCHEDULE);
-        while waits() && time::monotonic_ns() < deadline {
+        while busy() && shared.progress.load(Acquire) == before && time::monotonic_ns() < deadline {
             sched::sleep_until(time::monotonic_ns() + STEP_NS);
         }
     }
