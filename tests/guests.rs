@@ -308,6 +308,15 @@ fn overcommit() {
     }
 }
 
+/// Only inside: what the host has promised others is not known. It passes there alone, too.
+#[test]
+fn deadlines() {
+    if is_root() {
+        let outcome = Run::in_machine(2, guest_program("deadlines", false), &[]).finish();
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+    }
+}
+
 #[test]
 fn vsyscall() {
     same_as_host("vsyscall");

@@ -22,7 +22,7 @@ const KERNEL_MODULES: &[(&str, &str)] = &[
     ("machine", ""),
     ("net", "bpf fs ipc landlock random sched setting signal syscall task time vm"),
     ("random", "fs"),
-    ("sched", "drivers machine signal stats task time"),
+    ("sched", "drivers machine setting signal stats task time"),
     ("setting", ""),
     ("signal", "fs landlock sched task time"),
     ("stats", "syscall"),

@@ -303,6 +303,8 @@ fn check_cycle(queue: &[Waiter], own: Pid, owner: Pid) -> Result<()> {
 pub(super) fn priority_of(class: Class) -> u8 {
     match class {
         Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
+        // It lends no deadline, but the most that a priority can do.
+        Class::Deadline(_) => 99,
         Class::Fair { .. } => 0,
     }
 }

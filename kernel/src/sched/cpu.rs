@@ -31,6 +31,10 @@ pub(super) struct Cpu {
     pub idle: AtomicBool,
     /// When a slice ends, 0 = nobody waits.
     pub slice_end_ns: AtomicU64,
+    /// What runs is SCHED_DEADLINE: its slice ends even if nobody waits.
+    pub budgeted: AtomicBool,
+    /// When the next period begins of somebody who rests here, 0 = nobody does.
+    pub replenish_ns: AtomicU64,
     /// What the host's timer is set to, 0 = nothing.
     pub timer_ns: AtomicU64,
     /// When something came to an empty queue.
@@ -50,6 +54,15 @@ pub(super) struct Queue {
     pub run: RunQueue<ThreadRef>,
     /// The running thread's entity: popped, attached.
     pub running: Option<QueueEntity>,
+}
+
+impl Cpu {
+    /// Its queue changed: what is looked at without the lock follows.
+    pub fn note(&self, queue: &Queue) {
+        self.replenish_ns.store(queue.run.resting_until().unwrap_or(0), Relaxed);
+        self.budgeted.store(queue.running.as_ref().is_some_and(|running| running.is_budgeted()), Relaxed);
+        self.queued.store(queue.run.len() as u32, SeqCst);
+    }
 }
 
 /// A thread that is being switched out.
@@ -82,6 +95,8 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         queued: AtomicU32::new(0),
         idle: AtomicBool::new(false),
         slice_end_ns: AtomicU64::new(0),
+        budgeted: AtomicBool::new(false),
+        replenish_ns: AtomicU64::new(0),
         timer_ns: AtomicU64::new(0),
         waiting_since_ns: AtomicU64::new(0),
         called_ns: AtomicU64::new(0),
@@ -152,6 +167,7 @@ pub fn exit_current() -> ! {
     {
         let task = current();
         task.thread.die();
+        super::deadline::leave(&task.sched);
         account(&task, time::monotonic_ns());
     }
     loop {
@@ -188,7 +204,7 @@ fn give_way(why: Requeue) {
     let (id, cpu) = this();
     cpu.resched.store(false, Relaxed);
     let task = current();
-    let must_move = !may_stay(&task, id);
+    let must_move = !may_stay(&task, id) || (cpu.budgeted.load(Relaxed) && must_rest(cpu, &task, why));
     if cpu.queued.load(Relaxed) == 0 && !must_move {
         return;
     }
@@ -203,6 +219,27 @@ fn give_way(why: Requeue) {
             task.sched.hands_over.store(0, Relaxed);
         }
         switch(next, Leave::Runnable(why));
+    }
+}
+
+/// Whether the running thread, which is SCHED_DEADLINE, must rest until its next period.
+fn must_rest(cpu: &Cpu, task: &Arc<Task>, why: Requeue) -> bool {
+    account(task, time::monotonic_ns());
+    let spent = cpu.queue.lock().running.as_ref().is_some_and(|running| running.is_spent());
+    if spent {
+        super::deadline::tell_of_overrun(task);
+    }
+    spent || why == Requeue::Yielded
+}
+
+/// What was blocked, and runs here still, goes on.
+fn wake_here(cpu: &Cpu, now_ns: u64) {
+    let mut queue = cpu.queue.lock();
+    if let Some(running) = &mut queue.running {
+        running.wake(now_ns);
+        if running.is_spent() {
+            cpu.resched.store(true, Relaxed);
+        }
     }
 }
 
@@ -259,7 +296,11 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
         // Idling on its stack is not its time.
         let now_ns = time::monotonic_ns();
         task.sched.since_ns.store(now_ns, Relaxed);
-        this().1.clock.switched(now_ns);
+        let (_, cpu) = this();
+        cpu.clock.switched(now_ns);
+        if cpu.budgeted.load(Relaxed) && !thread.is_blocking() {
+            wake_here(cpu, now_ns);
+        }
     }
     if let Some(timer) = timer {
         timer.cancel();
@@ -311,7 +352,10 @@ fn pick() -> Option<Next> {
         }
         // Its parameters changed while it was queued.
         match entity {
-            Some(entity) if here => drop(queue.run.push(entity, Arrival::Moved)),
+            Some(entity) if here => {
+                queue.run.push(entity, Arrival::Moved);
+                cpu.note(&queue);
+            }
             entity => {
                 cpu.queued.store(queue.run.len() as u32, Relaxed);
                 drop(queue);
@@ -352,6 +396,7 @@ fn switch((next, entity): Next, why: Leave) {
         {
             queue.run.detach(old);
         }
+        cpu.note(queue);
         old
     };
     account::enter(next.account());
@@ -416,7 +461,7 @@ fn put_back(id: u32, cpu: &Cpu, task: &Arc<Task>, mut entity: QueueEntity, why: 
     let mut queue = cpu.queue.lock();
     if stays {
         queue.run.requeue(entity, why);
-        cpu.queued.store(queue.run.len() as u32, Relaxed);
+        cpu.note(&queue);
         drop(queue);
         place::start_slice(id);
         return;
@@ -451,6 +496,7 @@ pub fn serve_interrupts() {
         }
     }
     timer::run_expired(id);
+    place::replenish(id, cpu);
     place::tick(id, cpu);
 }
 

@@ -7,7 +7,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::runqueue::{self, BASE_SLICE_NS, Class};
+use umbel_smp::runqueue::{self, BASE_SLICE_NS, Budget, Class};
 use umbel_smp::thread::ThreadRef;
 
 /// The travelling part.
@@ -114,11 +114,15 @@ struct Params {
     /// SCHED_BATCH instead of SCHED_OTHER.
     batch: bool,
     reset_on_fork: bool,
+    /// Of SCHED_DEADLINE: `SCHED_FLAG_*`, and what was promised to it.
+    deadline_flags: u64,
+    admitted: u64,
 }
 
 impl Params {
     fn effective(&self) -> Class {
         match self.class {
+            Class::Deadline(_) => self.class,
             Class::Fifo { priority } | Class::RoundRobin { priority } if priority >= self.boost => self.class,
             _ if self.boost > 0 => Class::Fifo { priority: self.boost },
             class => class,
@@ -129,7 +133,8 @@ impl Params {
     fn wanted(&self) -> runqueue::Params {
         let group = self.group.as_ref().filter(|_| group::enabled());
         let group = group.map(|group| group.share().clone());
-        runqueue::Params { class: self.effective(), slice_ns: self.slice_ns, group }
+        let now_ns = crate::time::monotonic_ns();
+        runqueue::Params { class: self.effective(), slice_ns: self.slice_ns, group, now_ns }
     }
 }
 
@@ -149,6 +154,8 @@ impl Entity {
             affinity: Affinity::ALL,
             batch: false,
             reset_on_fork: false,
+            deadline_flags: 0,
+            admitted: 0,
         };
         Entity::with(params, 0)
     }
@@ -181,7 +188,7 @@ impl Entity {
     /// What a child of this task starts with.
     pub fn for_child(&self) -> Entity {
         let mut params = self.class.lock().clone();
-        params.boost = 0;
+        (params.boost, params.deadline_flags, params.admitted) = (0, 0, 0);
         if params.reset_on_fork {
             params.reset_on_fork = false;
             params.slice_ns = BASE_SLICE_NS;
@@ -212,6 +219,31 @@ impl Entity {
     /// Changes class and priority; the caller says so by [`super::class_changed`].
     pub fn set_class(&self, class: Class) {
         self.change(|params| params.class = class);
+        super::deadline::leave(self);
+    }
+
+    /// It is SCHED_DEADLINE from now on, with `flags` and a promise of `bandwidth`; the caller says so by
+    /// [`super::class_changed`].
+    pub(super) fn set_deadline(&self, budget: Budget, flags: u64, bandwidth: u64) {
+        self.change(|params| {
+            params.class = Class::Deadline(budget);
+            (params.deadline_flags, params.admitted) = (flags, bandwidth);
+        });
+    }
+
+    /// What was promised to it.
+    pub(super) fn admitted(&self) -> u64 {
+        self.class.lock().admitted
+    }
+
+    /// The same, and it is promised no longer.
+    pub(super) fn give_back(&self) -> u64 {
+        core::mem::take(&mut self.class.lock().admitted)
+    }
+
+    /// `SCHED_FLAG_*` of SCHED_DEADLINE.
+    pub fn deadline_flags(&self) -> u64 {
+        self.class.lock().deadline_flags
     }
 
     /// How much it asks for at once while it is fair, ns.

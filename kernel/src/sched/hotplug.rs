@@ -39,7 +39,8 @@ pub fn present() -> u32 {
 /// Brings virtual CPU `cpu` up or takes it down, and returns when that is done. Nothing if it is so already.
 ///
 /// # Errors
-/// `ENODEV`: it is not possible, or, to take it down, not there. `EBUSY`: virtual CPU 0 cannot go. `ENOMEM`, `EAGAIN`: the
+/// `ENODEV`: it is not possible, or, to take it down, not there. `EBUSY`: virtual CPU 0 cannot go, nor one whose time is promised
+/// (SCHED_DEADLINE). `ENOMEM`, `EAGAIN`: the
 /// kernel, or the host, has no room for one more. `EOPNOTSUPP`: in virtual time, in which those that take part are fixed.
 pub fn set_online(cpu: u32, online: bool) -> Result<()> {
     if umbel_smp::vtime::on() {
@@ -55,6 +56,9 @@ pub fn set_online(cpu: u32, online: bool) -> Result<()> {
 fn take_down(cpu: u32) -> Result<()> {
     let vcpu = vcpu::get(cpu).ok_or(Errno::ENODEV)?;
     if cpu == 0 {
+        return Err(Errno::EBUSY);
+    }
+    if is_online(cpu) && !super::deadline::fits_without_one() {
         return Err(Errno::EBUSY);
     }
     if vcpu.life.leave() {
@@ -116,7 +120,14 @@ fn arrive() {
 /// On the boot thread of a virtual CPU that leaves and has nothing queued: sleeps until it is called back.
 pub(super) fn go() {
     let (id, own) = cpu::this();
-    if !own.queue.lock().run.close() {
+    let closed = {
+        let mut queue = own.queue.lock();
+        // Those that rest for their next period go elsewhere now.
+        queue.run.release();
+        own.note(&queue);
+        queue.run.close()
+    };
+    if !closed {
         return;
     }
     let gone_ns = time::monotonic_ns();

@@ -5,7 +5,7 @@
 use super::cpu::{self, Cpu};
 use super::{place, serve_interrupts};
 use crate::stats;
-use crate::time::{self, timer};
+use crate::time;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use umbel_abi::machine::MAX_CPUS;
 use umbel_smp::{cpu as vcpu, ipi, vtime};
@@ -28,11 +28,11 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     if vtime::on() {
         // Nobody else runs: what is not there now does not come before this one rests.
         if !done() && !place::steal(id, cpu) {
-            vtime::idle(earlier(deadline_ns, timer::next_deadline(id)));
+            vtime::idle(earlier(deadline_ns, place::next_event(id)));
         }
     } else if !poll(id, cpu, start_ns, deadline_ns, &done) {
         umbel_mm::heap::trim();
-        let until_ns = earlier(deadline_ns, timer::next_deadline(id));
+        let until_ns = earlier(deadline_ns, place::next_event(id));
         let slept_ns = time::monotonic_ns();
         cpu.clock.sleep.begin(slept_ns);
         umbel_smp::idle::sleep(until_ns, done);
@@ -68,7 +68,7 @@ fn poll(id: u32, cpu: &Cpu, start_ns: u64, deadline_ns: Option<u64>, done: &impl
         if deadline_ns.is_some_and(|deadline| now_ns >= deadline) {
             return true;
         }
-        if timer::next_deadline(id).is_some_and(|next| now_ns >= next) {
+        if place::next_event(id).is_some_and(|next| now_ns >= next) {
             serve_interrupts();
             return true;
         }

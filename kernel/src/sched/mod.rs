@@ -1,7 +1,7 @@
 //! The scheduler: which thread runs on which virtual CPU.
 //!
 //! * [`schedule`], [`start`], [`interrupt`], [`yield_now`], [`cond_resched`]: what other subsystems call.
-//! * [`hotplug`]: virtual CPUs that come and go. [`group`]: who shares with whom.
+//! * [`hotplug`]: virtual CPUs that come and go. [`group`]: who shares with whom. [`deadline`]: who is promised bandwidth.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
 //!   `virt`: virtual time. [`times`]: what virtual CPUs did with theirs.
@@ -14,6 +14,7 @@
 //! Locks: `Rank::RunQueue` (one a virtual CPU), nothing is taken under it. Times: CLOCK_MONOTONIC, ns.
 
 mod cpu;
+pub mod deadline;
 mod entity;
 pub mod group;
 pub mod hotplug;

@@ -28,6 +28,9 @@ const HAND_OVER_NS: u64 = 30_000;
 const HABIT: u32 = 2;
 /// After so long a queue needs help, whoever is about to block.
 const LONG_NS: u64 = BASE_SLICE_NS;
+/// The least that SCHED_DEADLINE runs at once: without, a short budget would be used up on the way to guest code. What is too
+/// much is paid back.
+const GRAIN_NS: u64 = 100_000;
 /// Slices are stretched by this at most.
 const MAX_STRETCH: u32 = 8;
 
@@ -54,7 +57,10 @@ pub(super) fn enqueue(task: &Arc<Task>, arrival: Arrival) {
 }
 
 /// Puts `entity` on the queue where its task should run, or gives it back if that takes no more.
-fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> Result<(), QueueEntity> {
+fn push(task: &Arc<Task>, mut entity: QueueEntity, arrival: Arrival, here: u32) -> Result<(), QueueEntity> {
+    if arrival == Arrival::Woken && entity.is_budgeted() {
+        entity.wake(time::monotonic_ns());
+    }
     let target = choose(task, here);
     task.sched.cpu.store(target, Relaxed);
     virt::note_ready(task);
@@ -67,7 +73,7 @@ fn push(task: &Arc<Task>, entity: QueueEntity, arrival: Arrival, here: u32) -> R
         if queued == 1 {
             cpu.waiting_since_ns.store(time::monotonic_ns(), Relaxed);
         }
-        cpu.queued.store(queued, SeqCst);
+        cpu.note(queue);
         let urgent = match &queue.running {
             Some(running) => arrival != Arrival::New && queue.run.preempts(running),
             None => true,
@@ -239,14 +245,15 @@ pub(super) fn new_slice(id: u32) {
 /// Something waits here: the running slice ends sometime.
 pub(super) fn start_slice(id: u32) {
     let cpu = cpu::get(id);
-    if cpu.queued.load(Relaxed) != 0 && cpu.slice_end_ns.load(Relaxed) == 0 {
+    if (cpu.queued.load(Relaxed) != 0 || cpu.budgeted.load(Relaxed)) && cpu.slice_end_ns.load(Relaxed) == 0 {
         cpu.slice_end_ns.store(time::monotonic_ns() + slice_ns(cpu), Relaxed);
     }
 }
 
 fn slice_ns(cpu: &Cpu) -> u64 {
     let queue = cpu.queue.lock();
-    stretched(queue.run.slice_ns(queue.running.as_deref()))
+    let slice_ns = queue.run.slice_ns(queue.running.as_deref());
+    if cpu.budgeted.load(Relaxed) { slice_ns.max(GRAIN_NS) } else { stretched(slice_ns) }
 }
 
 /// Two busy virtual CPUs a host CPU are what an odd thread more makes: slices stretch from there on.
@@ -270,7 +277,7 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
         return;
     }
     cpu.slice_end_ns.store(0, Relaxed);
-    if cpu.queued.load(Relaxed) == 0 || cpu.idle.load(Relaxed) {
+    if (cpu.queued.load(Relaxed) == 0 && !cpu.budgeted.load(Relaxed)) || cpu.idle.load(Relaxed) {
         return;
     }
     let task = cpu::current();
@@ -345,11 +352,41 @@ fn balance(here: u32) {
     ipi::send(target, Mailbox::RESCHEDULE);
 }
 
+/// The next thing that this virtual CPU must not miss, whatever runs.
+pub(super) fn next_event(id: u32) -> Option<u64> {
+    let next = timer::next_deadline(id);
+    match cpu::get(id).replenish_ns.load(Relaxed) {
+        0 => next,
+        period_ns => Some(next.map_or(period_ns, |next| next.min(period_ns))),
+    }
+}
+
+/// Those whose next period has begun may run again.
+pub(super) fn replenish(id: u32, cpu: &Cpu) {
+    let next_ns = cpu.replenish_ns.load(Relaxed);
+    if next_ns == 0 || time::monotonic_ns() < next_ns {
+        return;
+    }
+    {
+        let mut queue = cpu.queue.lock();
+        let queue = &mut *queue;
+        queue.run.replenish(time::monotonic_ns());
+        cpu.note(queue);
+        if queue.running.as_ref().is_none_or(|running| queue.run.preempts(running)) {
+            cpu.resched.store(true, Relaxed);
+        }
+    }
+    start_slice(id);
+}
+
 /// Sets the host's timer to the next thing that this virtual CPU must not miss. Call before guest code runs.
 pub fn program_timer() {
     let (id, cpu) = cpu::this();
+    if cpu.budgeted.load(Relaxed) {
+        start_slice(id);
+    }
     let slice = cpu.slice_end_ns.load(Relaxed);
-    let next = match timer::next_deadline(id) {
+    let next = match next_event(id) {
         Some(deadline) if slice == 0 || deadline < slice => deadline,
         _ => slice,
     };
@@ -376,7 +413,11 @@ pub(super) fn requeue(task: &Task) {
             enqueue(&task, Arrival::Moved);
         }
         cpu.resched.store(true, Relaxed);
-        if target != vcpu::this().id() {
+        // What runs may have less left now.
+        if target == vcpu::this().id() {
+            new_slice(target);
+        } else {
+            cpu.slice_end_ns.store(0, Relaxed);
             ipi::send(target, Mailbox::RESCHEDULE);
         }
         if task.sched.last_cpu() == target {
@@ -393,15 +434,17 @@ fn follow(task: &Task, id: u32, cpu: &Cpu) -> Option<QueueEntity> {
     let queue = &mut *queue;
     if let Some(running) = queue.running.as_mut().filter(|running| is_it(&running.item)) {
         task.sched.news().into_iter().for_each(|params| queue.run.configure(running, params));
+        cpu.note(queue);
         return None;
     }
     let mut entity = queue.run.take(is_it)?;
     task.sched.news().into_iter().for_each(|params| entity.configure(params));
     if task.sched.affinity().has(id) {
         queue.run.push(entity, Arrival::Moved);
+        cpu.note(queue);
         return None;
     }
-    cpu.queued.store(queue.run.len() as u32, Relaxed);
+    cpu.note(queue);
     Some(entity)
 }
 

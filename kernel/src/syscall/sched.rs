@@ -1,7 +1,7 @@
 //! The scheduler's knobs: policies, priorities, affinity. Source: sched(7), sched_setaffinity(2), getpriority(2).
 
 use super::Pid;
-use crate::sched::{self, Affinity};
+use crate::sched::{self, Affinity, deadline};
 use crate::task::{self, Task, cap, ids};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -24,7 +24,7 @@ rows! {
     nr::__NR_sched_rr_get_interval, sched_rr_get_interval(pid: Pid, interval: UserAddr) => sched_rr_get_interval, Full;
     nr::__NR_sched_setaffinity, sched_setaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_setaffinity, Full;
     nr::__NR_sched_getaffinity, sched_getaffinity(pid: Pid, len: u32, mask: UserAddr) => sched_getaffinity, Full;
-    nr::__NR_sched_setattr, sched_setattr(pid: Pid, attr: UserAddr, flags: u32) => sched_setattr, Partial("SCHED_DEADLINE is never admitted (EBUSY), no utilization clamping");
+    nr::__NR_sched_setattr, sched_setattr(pid: Pid, attr: UserAddr, flags: u32) => sched_setattr, Partial("unused bandwidth is not reclaimed, deadlines are not lent, no utilization clamping");
     nr::__NR_sched_getattr, sched_getattr(pid: Pid, attr: UserAddr, size: u32, flags: u32) => sched_getattr, Full;
     nr::__NR_getcpu, getcpu(cpu: UserAddr, node: UserAddr) => getcpu, Full;
     nr::__NR_getpriority, getpriority(which: u32, who: Pid) => getpriority, Full;
@@ -79,6 +79,7 @@ fn policy(class: Class, batch: bool) -> (u32, u32) {
         Class::Fair { idle: true, .. } => (SCHED_IDLE, 0),
         Class::Fair { .. } if batch => (SCHED_BATCH, 0),
         Class::Fair { .. } => (SCHED_OTHER, 0),
+        Class::Deadline(_) => (SCHED_DEADLINE, 0),
     }
 }
 
@@ -169,7 +170,7 @@ fn sched_rr_get_interval(task: &Arc<Task>, pid: Pid, interval: UserAddr) -> Resu
     let target = find(task, pid)?;
     let slice_ns = match target.sched.class() {
         Class::RoundRobin { .. } => RR_SLICE_NS,
-        Class::Fifo { .. } => 0,
+        Class::Fifo { .. } | Class::Deadline(_) => 0,
         Class::Fair { .. } => target.sched.slice_ns(),
     };
     write_val(interval, &[slice_ns / 1_000_000_000, slice_ns % 1_000_000_000])
@@ -181,6 +182,7 @@ const ATTR_LEN: usize = 56;
 
 /// `SCHED_FLAG_*`.
 const FLAG_RESET_ON_FORK: u64 = 1;
+const FLAG_RECLAIM: u64 = 2;
 const FLAG_KEEP_POLICY: u64 = 8;
 const FLAG_KEEP_PARAMS: u64 = 16;
 
@@ -220,19 +222,20 @@ fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Resu
         return Err(Errno::EINVAL);
     }
     let attr = read_attr(attr)?;
-    let known = FLAG_RESET_ON_FORK | FLAG_KEEP_POLICY | FLAG_KEEP_PARAMS;
+    let known = FLAG_RESET_ON_FORK | FLAG_RECLAIM | deadline::FLAG_OVERRUN | FLAG_KEEP_POLICY | FLAG_KEEP_PARAMS;
     if attr.flags & !known != 0 || (attr.policy as i32) < 0 {
         return Err(Errno::EINVAL);
     }
     let target = find(task, pid)?;
     let (own_policy, own_priority) = policy_of(&target);
     let keeps = |flag| attr.flags & flag != 0;
-    if attr.policy == SCHED_DEADLINE && !keeps(FLAG_KEEP_POLICY) {
-        return refuse_deadline(task, &attr);
-    }
     let policy = if keeps(FLAG_KEEP_POLICY) { own_policy } else { attr.policy };
     let priority = if keeps(FLAG_KEEP_PARAMS) { own_priority } else { attr.priority };
-    let reset = if keeps(FLAG_RESET_ON_FORK) { SCHED_RESET_ON_FORK } else { 0 };
+    let resets = if keeps(FLAG_KEEP_POLICY) { target.sched.flags().1 } else { keeps(FLAG_RESET_ON_FORK) };
+    if policy == SCHED_DEADLINE {
+        return set_deadline(task, &target, &attr, resets);
+    }
+    let reset = if resets { SCHED_RESET_ON_FORK } else { 0 };
     let fair = matches!(policy, SCHED_OTHER | SCHED_BATCH | SCHED_IDLE);
     let nice = attr.nice.clamp(-20, 19) as i8;
     if fair && !keeps(FLAG_KEEP_PARAMS) {
@@ -250,17 +253,26 @@ fn sched_setattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, flags: u32) -> Resu
     Ok(())
 }
 
-/// No deadline is ever admitted: what could be asked for at all is answered as where all bandwidth is given out.
-fn refuse_deadline(task: &Task, attr: &Attr) -> Result<()> {
-    /// Least runtime, ns.
-    const LEAST: u64 = 1 << 10;
-    let [runtime, deadline, period] = attr.budget;
-    let period = if period == 0 { deadline } else { period };
-    let sound = (LEAST..=deadline).contains(&runtime) && deadline <= period && period >> 63 == 0;
-    if !sound || attr.priority != 0 {
+fn set_deadline(task: &Task, target: &Arc<Task>, attr: &Attr, resets: bool) -> Result<()> {
+    let budget = match target.sched.class() {
+        Class::Deadline(own) if attr.flags & FLAG_KEEP_PARAMS != 0 => own,
+        _ => deadline::budget(attr.budget)?,
+    };
+    if attr.priority != 0 {
         return Err(Errno::EINVAL);
     }
-    Err(if task.capable(cap::SYS_NICE) { Errno::EBUSY } else { Errno::EPERM })
+    if !task.capable(cap::SYS_NICE) || !may_run_anywhere(&target.sched.affinity()) {
+        return Err(Errno::EPERM);
+    }
+    deadline::admit(&target.sched, budget, attr.flags & (FLAG_RECLAIM | deadline::FLAG_OVERRUN))?;
+    target.sched.set_flags(false, resets);
+    sched::class_changed(target);
+    Ok(())
+}
+
+/// Whether what is promised to one with this affinity is promised by all processors, as it must be.
+fn may_run_anywhere(affinity: &Affinity) -> bool {
+    deadline::is_unlimited() || sched::online().all(|cpu| affinity.has(cpu))
 }
 
 fn sched_getattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, size: u32, flags: u32) -> Result<()> {
@@ -273,14 +285,18 @@ fn sched_getattr(task: &Arc<Task>, pid: Pid, attr: UserAddr, size: u32, flags: u
     let fair = matches!(policy, SCHED_OTHER | SCHED_BATCH | SCHED_IDLE);
     let (nice, slice_ns) = if fair { (target.sched.nice(), target.sched.slice_ns()) } else { (0, 0) };
     let size = size.min(ATTR_LEN);
-    let reset = u64::from(target.sched.flags().1);
+    let [runtime_ns, deadline_ns, period_ns] = match target.sched.class() {
+        Class::Deadline(budget) => [budget.runtime_ns, budget.deadline_ns, budget.period_ns],
+        _ => [slice_ns, 0, 0],
+    };
+    let flags = if policy == SCHED_DEADLINE { target.sched.deadline_flags() } else { 0 };
     let words = [
         size as u64 | u64::from(policy) << 32,
-        reset,
+        flags | u64::from(target.sched.flags().1),
         u64::from(i32::from(nice) as u32) | u64::from(priority) << 32,
-        slice_ns,
-        0,
-        0,
+        runtime_ns,
+        deadline_ns,
+        period_ns,
         // Utilization is not clamped: from nothing to all.
         1024 << 32,
     ];
@@ -298,6 +314,9 @@ fn sched_setaffinity(task: &Arc<Task>, pid: Pid, len: u32, mask: UserAddr) -> Re
     let affinity = Affinity::from_bytes(&bytes, sched::possible());
     if affinity.and(Affinity::online()).is_empty(sched::possible()) {
         return Err(Errno::EINVAL);
+    }
+    if policy_of(&target).0 == SCHED_DEADLINE && !may_run_anywhere(&affinity) {
+        return Err(Errno::EBUSY);
     }
     target.sched.set_affinity(affinity);
     sched::class_changed(&target);

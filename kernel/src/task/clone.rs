@@ -228,6 +228,9 @@ fn build(task: &Arc<Task>, args: &CloneArgs) -> Result<Arc<Task>> {
         user.set_bases(bases);
     }
     let cred = Rings::for_child(fresh.cred.map_or_else(|| task.cred(), Arc::new), flags.contains(CloneFlags::THREAD))?;
+    if sched::deadline::forbids_fork(task.sched.class(), task.sched.flags().1) {
+        return Err(Errno::EAGAIN);
+    }
     let thread = sched::new_thread(space.id())?;
     let tid = ids::table().reserve_in(pid_ns, &args.set_tid)?;
     let process = if flags.contains(CloneFlags::THREAD) {

@@ -1,5 +1,6 @@
 //! What a run queue knows of one thread.
 
+use super::deadline::{Budget, Job};
 use super::group::{self, Group, Parts};
 use super::tree::{Key, Links};
 use alloc::boxed::Box;
@@ -45,6 +46,8 @@ pub enum Class {
     Fifo { priority: u8 },
     /// SCHED_RR: 1 to 99.
     RoundRobin { priority: u8 },
+    /// SCHED_DEADLINE.
+    Deadline(Budget),
 }
 
 impl Class {
@@ -60,12 +63,14 @@ pub struct Params {
     pub slice_ns: u64,
     /// What it shares with others; `None`: it counts by itself.
     pub group: Option<Arc<Group>>,
+    /// Since when: the first period of SCHED_DEADLINE begins then.
+    pub now_ns: u64,
 }
 
 impl Params {
     /// Of a class, with everything else as usual.
     pub const fn of(class: Class) -> Params {
-        Params { class, slice_ns: BASE_SLICE_NS, group: None }
+        Params { class, slice_ns: BASE_SLICE_NS, group: None, now_ns: 0 }
     }
 }
 
@@ -92,6 +97,8 @@ pub struct Entity<T> {
     pub(super) protected: i64,
     /// What SCHED_RR has left of its slice.
     rr_left_ns: u64,
+    /// What SCHED_DEADLINE has left of its period.
+    pub(super) job: Job,
     /// All that it ever ran.
     total_ns: u64,
     /// Position in the tree it is in, or was in last.
@@ -120,6 +127,7 @@ impl<T> Entity<T> {
             deadline: 0,
             protected: 0,
             rr_left_ns: RR_SLICE_NS,
+            job: Job::default(),
             total_ns: 0,
             key: Key::default(),
             links: Links::default(),
@@ -138,6 +146,9 @@ impl<T> Entity<T> {
         debug_assert!(!self.attached, "detach it first");
         if self.class != params.class {
             self.rr_left_ns = RR_SLICE_NS;
+            if let Class::Deadline(budget) = params.class {
+                self.job = Job::begin(budget, params.now_ns);
+            }
         }
         (self.class, self.slice_ns, self.group) = (params.class, params.slice_ns, params.group);
         self.weigh();
@@ -155,7 +166,7 @@ impl<T> Entity<T> {
         let nominal = match self.class {
             Class::Fair { idle: true, .. } => IDLE_WEIGHT,
             Class::Fair { nice, .. } => weight_of_nice(nice),
-            Class::Fifo { .. } | Class::RoundRobin { .. } => return (Parts::default(), UNIT),
+            _ => return (Parts::default(), UNIT),
         };
         let (parts, weight) = group::weigh(self.group.as_deref(), nominal * (UNIT / weight_of_nice(0)));
         (parts, weight.max(LEAST_WEIGHT))
@@ -181,11 +192,29 @@ impl<T> Entity<T> {
         self.total_ns
     }
 
-    /// 1 to 99, 0 for fair entities.
-    pub fn rt_priority(&self) -> u8 {
+    /// Where it stands among those that run before fair ones: the less, the sooner.
+    pub(super) fn rank(&self) -> i64 {
         match self.class {
             Class::Fair { .. } => 0,
-            Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
+            Class::Fifo { priority } | Class::RoundRobin { priority } => -i64::from(priority),
+            Class::Deadline(_) => self.job.rank(),
+        }
+    }
+
+    /// Whether it is SCHED_DEADLINE.
+    pub fn is_budgeted(&self) -> bool {
+        matches!(self.class, Class::Deadline(_))
+    }
+
+    /// Whether it is, and must rest until its next period.
+    pub fn is_spent(&self) -> bool {
+        self.is_budgeted() && self.job.is_spent()
+    }
+
+    /// It wakes, detached or where it was popped.
+    pub fn wake(&mut self, now_ns: u64) {
+        if self.is_budgeted() {
+            self.job.wake(now_ns);
         }
     }
 
@@ -215,6 +244,7 @@ impl<T> Entity<T> {
                 self.rr_slice_over()
             }
             Class::Fifo { .. } => false,
+            Class::Deadline(_) => self.job.charge(ran_ns),
         }
     }
 

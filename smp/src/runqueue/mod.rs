@@ -1,6 +1,7 @@
 //! The run queue of one virtual CPU: what is runnable here, and which comes next.
 //!
-//! Real-time entities first, by priority and arrival. Below them the fair class is EEVDF, as in Linux's
+//! Those with a deadline first, the earliest before the others, as long as they have run time left (`deadline.rs`); then real-time
+//! entities, by priority and arrival. Below them the fair class is EEVDF, as in Linux's
 //! kernel/sched/fair.c and Stoica and Abdel-Wahab's "Earliest Eligible Virtual Deadline First": an entity's virtual
 //! runtime grows by what it ran, divided by its weight; entities at or behind the weighted average are eligible; the
 //! eligible one with the earliest virtual deadline runs.
@@ -16,10 +17,12 @@
 //! no locks; its user keeps it behind a spinning lock of rank `RunQueue`. Times in ns.
 //! Model: `loom-tests/tests/runqueue.rs`.
 
+mod deadline;
 mod entity;
 mod group;
 mod tree;
 
+pub use deadline::Budget;
 pub use entity::{BASE_SLICE_NS, Class, Entity, Params, RR_SLICE_NS, SLICES_NS, weight_of_nice};
 pub use group::Group;
 pub use tree::Key;
@@ -52,6 +55,8 @@ pub enum Requeue {
 #[derive(Debug)]
 pub struct RunQueue<T> {
     rt: Tree<T>,
+    /// Attached like the others, until their next period: by its beginning.
+    resting: Tree<T>,
     fair: Tree<T>,
     /// Weight of the attached fair entities.
     weight: u64,
@@ -73,6 +78,7 @@ impl<T> RunQueue<T> {
     pub const fn new() -> Self {
         Self {
             rt: Tree::new(),
+            resting: Tree::new(),
             fair: Tree::new(),
             weight: 0,
             weighted: 0,
@@ -111,7 +117,7 @@ impl<T> RunQueue<T> {
     /// Takes no more entities, if none is queued; returns whether that is so now.
     #[must_use]
     pub fn close(&mut self) -> bool {
-        self.closed = self.is_empty();
+        self.closed = self.is_empty() && self.resting.len() == 0;
         self.closed
     }
 
@@ -140,6 +146,10 @@ impl<T> RunQueue<T> {
                 Place::Back
             }
             (Class::Fair { .. }, Requeue::Preempted) => Place::Back,
+            (Class::Deadline(_), Requeue::Yielded) => {
+                entity.job.end();
+                Place::Back
+            }
             (_, Requeue::Yielded) => Place::Back,
             // POSIX: preempted goes to the head of its list, a used-up round-robin slice to the tail.
             (_, Requeue::Preempted) if entity.renew_rr_slice() => Place::Back,
@@ -204,6 +214,11 @@ impl<T> RunQueue<T> {
 
     /// Takes out the queued entity that `is_wanted` accepts, detached. Looks at all of them.
     pub fn take(&mut self, is_wanted: impl Fn(&T) -> bool) -> Option<Box<Entity<T>>> {
+        if let Some(key) = self.resting.find_first(&is_wanted) {
+            let mut entity = self.resting.remove(key)?;
+            self.detach(&mut entity);
+            return Some(entity);
+        }
         let key = self.rt.find_first(&is_wanted).or_else(|| self.fair.find_first(&is_wanted))?;
         self.remove(key)
     }
@@ -248,8 +263,8 @@ impl<T> RunQueue<T> {
         if let Some(first) = self.rt.first() {
             return match running.class {
                 Class::Fair { .. } => true,
-                Class::RoundRobin { .. } if running.rr_slice_over() => first.rt_priority() >= running.rt_priority(),
-                _ => first.rt_priority() > running.rt_priority(),
+                Class::RoundRobin { .. } if running.rr_slice_over() => first.rank() <= running.rank(),
+                _ => first.rank() < running.rank(),
             };
         }
         if !matches!(running.class, Class::Fair { .. }) {
@@ -263,8 +278,11 @@ impl<T> RunQueue<T> {
     }
 
     /// As [`Self::preempts`], when the time comes to look: who runs keeps on until its slice is over, except for somebody
-    /// who asked for a shorter one.
+    /// who asked for a shorter one. Who is spent does not.
     pub fn expires(&mut self, running: &Entity<T>) -> bool {
+        if running.is_spent() {
+            return true;
+        }
         let within = matches!(running.class, Class::Fair { .. }) && running.vruntime < running.protected;
         if !within || self.rt.len() != 0 {
             return self.preempts(running);
@@ -275,11 +293,40 @@ impl<T> RunQueue<T> {
 
     /// How long `running`, which was popped here, may go on before somebody must look again.
     pub fn slice_ns(&self, running: Option<&Entity<T>>) -> u64 {
+        if let Some(running) = running.filter(|running| running.is_budgeted()) {
+            return running.job.left_ns();
+        }
         let own_ns = running.map_or(BASE_SLICE_NS, |running| running.slice_ns);
         self.fair.shortest_ns().map_or(own_ns, |shortest_ns| shortest_ns.min(own_ns))
     }
 
-    /// Entities queued (the running one does not count).
+    /// Those whose next period has begun by `now_ns` may run again.
+    pub fn replenish(&mut self, now_ns: u64) {
+        while self.resting_until().is_some_and(|next_ns| next_ns <= now_ns) {
+            self.end_rest(now_ns);
+        }
+    }
+
+    /// All that rest may run again.
+    pub fn release(&mut self) {
+        while self.resting.len() != 0 {
+            self.end_rest(0);
+        }
+    }
+
+    fn end_rest(&mut self, now_ns: u64) {
+        if let Some(mut entity) = self.resting.pop_first() {
+            entity.job.replenish(now_ns);
+            self.insert(entity, Place::Back);
+        }
+    }
+
+    /// When the first of those that rest may run again.
+    pub fn resting_until(&self) -> Option<u64> {
+        self.resting.first().map(|entity| entity.job.next_ns())
+    }
+
+    /// Entities queued (the running one does not count, nor those that rest).
     pub fn len(&self) -> usize {
         self.rt.len() + self.fair.len()
     }
@@ -366,10 +413,15 @@ impl<T> RunQueue<T> {
         };
         let (real_time, major) = match entity.class {
             Class::Fair { .. } => (false, entity.vruntime),
-            _ => (true, -i64::from(entity.rt_priority())),
+            Class::Deadline(_) if entity.job.is_spent() => (true, entity.job.next_ns() as i64),
+            _ => (true, entity.rank()),
         };
         let key = Key { real_time, major, seq };
         entity.key = key;
+        if entity.is_spent() {
+            self.resting.insert(entity);
+            return key;
+        }
         match real_time {
             true => self.rt.insert(entity),
             false => self.fair.insert(entity),

@@ -331,3 +331,49 @@ fn what_runs_changes_class_without_leaving() {
     queue.charge(&mut running, 10 * MS);
     assert!(queue.preempts(&running));
 }
+
+fn deadline(item: u32, runtime_ns: u64, period_ns: u64) -> Box<Entity<u32>> {
+    let mut entity = Entity::new(item, Class::NORMAL);
+    let budget = Budget { runtime_ns, deadline_ns: period_ns, period_ns };
+    entity.configure(Params::of(Class::Deadline(budget)));
+    entity
+}
+
+#[test]
+fn the_earliest_deadline_runs_before_all_priorities_until_it_is_spent() {
+    let mut queue = RunQueue::new();
+    queue.push(Entity::new(0, Class::Fifo { priority: 99 }), Arrival::New);
+    queue.push(deadline(1, MS, 20 * MS), Arrival::New);
+    queue.push(deadline(2, MS, 10 * MS), Arrival::New);
+    let mut first = queue.pop().unwrap();
+    assert!(first.item == 2 && !queue.preempts(&first) && queue.slice_ns(Some(&first)) == MS);
+    assert!(queue.charge(&mut first, MS) && first.is_spent() && queue.expires(&first));
+    queue.requeue(first, Requeue::Preempted);
+    assert_eq!((queue.len(), queue.resting_until()), (2, Some(10 * MS)));
+    let second = queue.pop().unwrap();
+    assert_eq!(second.item, 1);
+    queue.requeue(second, Requeue::Yielded);
+    assert_eq!((queue.len(), queue.resting_until()), (1, Some(10 * MS)));
+    let last = queue.pop().unwrap();
+    assert_eq!(last.item, 0);
+    queue.replenish(10 * MS - 1);
+    assert!(!queue.preempts(&last));
+    queue.replenish(10 * MS);
+    assert!(queue.preempts(&last) && queue.resting_until() == Some(20 * MS));
+    assert!(!queue.close());
+    queue.release();
+    assert_eq!((queue.len(), queue.resting_until()), (2, None));
+}
+
+#[test]
+fn one_that_rests_can_be_taken_but_not_stolen() {
+    let mut queue = RunQueue::new();
+    let mut entity = deadline(1, MS, 10 * MS);
+    entity.charge(2 * MS);
+    queue.push(entity, Arrival::Moved);
+    assert!(queue.pop().is_none() && queue.steal(|_| true).is_none() && !queue.close());
+    let mut entity = queue.take(|&item| item == 1).unwrap();
+    assert!(queue.close() && queue.resting_until().is_none());
+    entity.wake(10 * MS);
+    assert!(!entity.is_spent());
+}

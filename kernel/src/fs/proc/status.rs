@@ -117,6 +117,7 @@ fn scheduling(class: Class, batch: bool) -> (i64, i64, u32, u32) {
         }
         Class::Fifo { priority } => (-1 - i64::from(priority), 0, u32::from(priority), 1),
         Class::RoundRobin { priority } => (-1 - i64::from(priority), 0, u32::from(priority), 2),
+        Class::Deadline(_) => (-101, 0, 0, 6),
     }
 }
 

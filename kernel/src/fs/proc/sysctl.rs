@@ -7,7 +7,7 @@ use crate::fs::pseudo::{Changes, Dir, Meta, PseudoFs, StaticDir, TextFile, Watch
 use crate::fs::{fanotify, inotify, lease};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
-use crate::sched::group;
+use crate::sched::{deadline, group};
 use crate::setting::Setting;
 use crate::syscall::system;
 use crate::task::coredump::pattern;
@@ -54,6 +54,8 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
         .add("watchdog_thresh", TextFile::writable(Meta::new(fs, 0o644), watch::show_limit, watch::set_limit))
         .add("sched_autogroup_enabled", autogroups(fs))
+        .add("sched_rt_period_us", deadlines(fs, |limits| &mut limits.0))
+        .add("sched_rt_runtime_us", deadlines(fs, |limits| &mut limits.1))
         .add("random", sub(boot_id));
     let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)
         .add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
@@ -89,6 +91,18 @@ fn autogroups(fs: &Arc<PseudoFs>) -> InodeRef {
             Ok(())
         }
         _ => Err(Errno::EINVAL),
+    };
+    TextFile::writable(Meta::new(fs, 0o644), read, write)
+}
+
+/// One of the limits of SCHED_DEADLINE: the period, or the run time in it.
+fn deadlines(fs: &Arc<PseudoFs>, which: fn(&mut (i64, i64)) -> &mut i64) -> InodeRef {
+    let read = move || Ok(format!("{}\n", which(&mut deadline::limits())).into_bytes());
+    let write = move |text: &[u8]| {
+        let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
+        let mut limits = deadline::limits();
+        *which(&mut limits) = text.trim().parse().map_err(|_| Errno::EINVAL)?;
+        deadline::set_limits(limits.0, limits.1)
     };
     TextFile::writable(Meta::new(fs, 0o644), read, write)
 }
@@ -254,7 +268,12 @@ const FS_SETTINGS: Settings = &[
     ("pipe-user-pages-soft", &pipe::USER_PAGES_SOFT),
 ];
 
-const KERNEL_SETTINGS: Settings = &[("core_uses_pid", &pattern::USES_PID), ("io_uring_disabled", &IO_URING_DISABLED)];
+const KERNEL_SETTINGS: Settings = &[
+    ("core_uses_pid", &pattern::USES_PID),
+    ("io_uring_disabled", &IO_URING_DISABLED),
+    ("sched_deadline_period_max_us", &deadline::PERIOD_MAX_US),
+    ("sched_deadline_period_min_us", &deadline::PERIOD_MIN_US),
+];
 
 const VM_SETTINGS: Settings = &[("max_map_count", &MAX_AREAS), ("overcommit_memory", &commit::MODE)];
 
