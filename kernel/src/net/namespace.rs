@@ -74,11 +74,13 @@ impl Namespace {
         let closed =
             |packets, bytes| Traffic { packets: self.counters.of_tcp(packets), bytes: self.counters.of_tcp(bytes) };
         let mut all = [closed(Tcp::Segments, Tcp::Bytes), closed(Tcp::Segments6, Tcp::Bytes6)];
-        for socket in [AF_INET, AF_INET6].iter().flat_map(|family| self.sockets(*family)) {
-            if let Some(tcp) = socket.as_any().downcast_ref::<TcpSocket>() {
-                let (v6, sent) = tcp.traffic();
-                all[usize::from(v6)].add(sent);
-            }
+        for family in [AF_INET, AF_INET6] {
+            self.each_socket(family, |socket| {
+                if let Some(tcp) = socket.as_any().downcast_ref::<TcpSocket>() {
+                    let (v6, sent) = tcp.traffic();
+                    all[usize::from(v6)].add(sent);
+                }
+            });
         }
         let device = self.interface.lock();
         all[0].add(device.traffic[0]);
@@ -99,6 +101,32 @@ impl Namespace {
         let [mut all, v6] = self.traffic();
         all.add(v6);
         all
+    }
+
+    /// Calls `look` with each open socket of a family. Takes no memory: there may be many, and little left.
+    pub fn each_socket(&self, family: u16, mut look: impl FnMut(&Arc<dyn Socket>)) {
+        /// Sockets that are taken out of the list at once.
+        const STEP: usize = 16;
+        let mut next = 0;
+        loop {
+            let mut some: [Option<Weak<dyn Socket>>; STEP] = [const { None }; STEP];
+            {
+                let sockets = self.sockets.lock();
+                for (slot, (id, socket)) in some.iter_mut().zip(sockets.range(next..)) {
+                    *slot = Some(socket.clone());
+                    next = id + 1;
+                }
+            }
+            let full = some.iter().all(Option::is_some);
+            for socket in some.iter().flatten().filter_map(Weak::upgrade) {
+                if socket.common().family() == family {
+                    look(&socket);
+                }
+            }
+            if !full {
+                return;
+            }
+        }
     }
 
     /// The open sockets of one family, in the order in which they were made.

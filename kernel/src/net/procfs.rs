@@ -79,8 +79,8 @@ fn protocols(namespace: &Namespace) -> String {
     );
     for (name, size, can, family, protocol) in PROTOCOLS {
         let sockets = match *family {
-            AF_INET | AF_INET6 => count(&namespace.sockets(*family), *protocol),
-            family => namespace.sockets(family).len(),
+            AF_INET | AF_INET6 => count(namespace, *family, *protocol),
+            family => count_all(namespace, family),
         };
         let (memory, press, header) = match *protocol {
             IPPROTO_TCP => (0, "no", 320),
@@ -271,23 +271,30 @@ fn netlink(namespace: &Namespace) -> String {
 }
 
 /// Sockets of a protocol; those of `IPPROTO_RAW` are all raw ones.
-fn count(sockets: &[Arc<dyn Socket>], protocol: u32) -> usize {
-    let fits = |socket: &&Arc<dyn Socket>| {
+fn count(namespace: &Namespace, family: u16, protocol: u32) -> usize {
+    let mut count = 0;
+    namespace.each_socket(family, |socket| {
         let common = socket.common();
         let raw = common.kind == SOCK_RAW;
-        if protocol == IPPROTO_RAW { raw } else { !raw && common.protocol == protocol }
-    };
-    sockets.iter().filter(fits).count()
+        count += usize::from(if protocol == IPPROTO_RAW { raw } else { !raw && common.protocol == protocol });
+    });
+    count
+}
+
+fn count_all(namespace: &Namespace, family: u16) -> usize {
+    let mut count = 0;
+    namespace.each_socket(family, |_| count += 1);
+    count
 }
 
 fn sockstat(namespace: &Namespace) -> String {
-    let v4 = namespace.sockets(AF_INET);
-    let others = [AF_INET6, AF_UNIX, AF_NETLINK, AF_PACKET].map(|family| namespace.sockets(family).len());
-    let all = v4.len() + others.iter().sum::<usize>();
+    let families = [AF_INET, AF_INET6, AF_UNIX, AF_NETLINK, AF_PACKET];
+    let all: usize = families.iter().map(|family| count_all(namespace, *family)).sum();
     let connections = namespace.tcp.lock().connections();
     let lingering = |how| connections.iter().filter(|(.., is)| is.is_some_and(|(is, _)| is == how)).count();
     let (orphans, waits) = (lingering(Lingering::FinWait), lingering(Lingering::TimeWait));
-    let [tcp, udp, lite, raw] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(&v4, one));
+    let [tcp, udp, lite, raw] =
+        [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(namespace, AF_INET, one));
     format!(
         "sockets: used {all}\nTCP: inuse {tcp} orphan {orphans} tw {waits} alloc {tcp} mem 0\nUDP: inuse {udp} mem 0\n\
          UDPLITE: inuse {lite}\nRAW: inuse {raw}\nFRAG: inuse 0 memory 0\n"
@@ -295,8 +302,8 @@ fn sockstat(namespace: &Namespace) -> String {
 }
 
 fn sockstat6(namespace: &Namespace) -> String {
-    let v6 = namespace.sockets(AF_INET6);
-    let [tcp, udp, lite, raw] = [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(&v6, one));
+    let [tcp, udp, lite, raw] =
+        [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(namespace, AF_INET6, one));
     format!(
         "TCP6: inuse {tcp}\nUDP6: inuse {udp}\nUDPLITE6: inuse {lite}\nRAW6: inuse {raw}\nFRAG6: inuse 0 memory 0\n"
     )

@@ -145,11 +145,18 @@ fn tcp(namespace: &Namespace, name: &str) -> i64 {
     }
 }
 
+/// Looked at a few at a time: there may be many, and little memory.
 fn established(namespace: &Namespace) -> i64 {
-    let all = namespace.tcp.lock().connections();
     let is_open = |state| matches!(state, state_number::ESTABLISHED | state_number::CLOSE_WAIT);
-    all.iter().filter(|(_, socket, _)| socket.as_ref().is_some_and(|socket| is_open(socket.state_number()))).count()
-        as i64
+    let (mut count, mut after) = (0, None);
+    loop {
+        let (sockets, last) = namespace.tcp.lock().some_after::<16>(after);
+        if last.is_none() {
+            return count;
+        }
+        count += sockets.iter().flatten().filter(|socket| is_open(socket.state_number())).count() as i64;
+        after = last;
+    }
 }
 
 fn udp(namespace: &Namespace, kind: (bool, bool), name: &str) -> i64 {

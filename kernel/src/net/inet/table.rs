@@ -12,6 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::net::{IpAddr, SocketAddr};
+use core::ops::Bound;
 use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
 
 /// How long `TIME_WAIT` and an orphan's `FIN_WAIT2` last.
@@ -367,6 +368,17 @@ impl TcpTable {
         self.listeners.values().filter_map(|(_, socket)| socket.upgrade()).collect()
     }
 
+    /// The sockets of some connections behind `after`, and the last of these; `None` when there are no more.
+    pub fn some_after<const N: usize>(&self, after: Option<Pair>) -> ([Option<Arc<TcpSocket>>; N], Option<Pair>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut found, mut last) = ([const { None }; N], None);
+        for (slot, (pair, connection)) in found.iter_mut().zip(self.connections.range((from, Bound::Unbounded))) {
+            *slot = connection.socket.upgrade();
+            last = Some(*pair);
+        }
+        (found, last)
+    }
+
     /// All connections.
     pub fn connections(&mut self) -> Vec<Listed> {
         self.purge();
@@ -422,6 +434,21 @@ mod tests {
         table.remove(&pair);
         assert_eq!(table.lingering, 0);
         table.bind(claim("127.0.0.1", 80, false)).unwrap();
+    }
+
+    #[test]
+    fn connections_are_walked_in_steps() {
+        let mut table = TcpTable::default();
+        let binding = table.bind(claim("127.0.0.1", 80, false)).unwrap();
+        let remote = |port: u16| SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+        for port in 1..=5 {
+            table.insert((remote(80), remote(port)), &binding, &Weak::new());
+        }
+        let (_, two) = table.some_after::<2>(None);
+        assert_eq!(two, Some((remote(80), remote(2))));
+        let (_, four) = table.some_after::<2>(two);
+        let (_, five) = table.some_after::<2>(four);
+        assert_eq!((five, table.some_after::<2>(five).1), (Some((remote(80), remote(5))), None));
     }
 
     #[test]
