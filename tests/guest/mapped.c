@@ -96,7 +96,8 @@ static void times(const char *directory, int disk) {
 }
 
 static void full(void) {
-    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/mnt", "tmpfs", 0, "size=64k") != 0) {
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("none", "/mnt", "tmpfs", 0, "size=64k") != 0) {
         printf("no mounts\n");
         return;
     }

@@ -125,16 +125,18 @@ static void as_file(void) {
 
 /* A second mount shows the same queues; another namespace has its own. */
 static void mounts(void) {
-    CHECK(mkdir("/run/umbel-queues", 0700) == 0 && mount("none", "/run/umbel-queues", "mqueue", 0, NULL) == 0);
+    char second[] = "/dev/shm/umbel-queues-XXXXXX", queue[60], own_queue[60];
+    CHECK(mkdtemp(second) && mount("none", second, "mqueue", 0, NULL) == 0);
+    snprintf(queue, sizeof queue, "%s/q", second), snprintf(own_queue, sizeof own_queue, "%s/own", second);
     close(open("/mnt/q", O_CREAT | O_RDONLY, 0600));
-    CHECK(access("/run/umbel-queues/q", F_OK) == 0);
+    CHECK(access(queue, F_OK) == 0);
     CHECK(unshare(CLONE_NEWIPC) == 0);
     CHECK_ERRNO(mq_open("/q", O_RDONLY), ENOENT);
     CHECK(access("/mnt/q", F_OK) == 0 && unlink("/mnt/q") == 0);
-    CHECK(umount("/run/umbel-queues") == 0 && mount("none", "/run/umbel-queues", "mqueue", 0, NULL) == 0);
+    CHECK(umount(second) == 0 && mount("none", second, "mqueue", 0, NULL) == 0);
     mqd_t own = mq_open("/own", O_RDWR | O_CREAT, 0600, NULL);
-    CHECK(own >= 0 && access("/run/umbel-queues/own", F_OK) == 0 && access("/mnt/own", F_OK) == -1);
-    CHECK(close(own) == 0 && mq_unlink("/own") == 0 && umount("/run/umbel-queues") == 0 && rmdir("/run/umbel-queues") == 0);
+    CHECK(own >= 0 && access(own_queue, F_OK) == 0 && access("/mnt/own", F_OK) == -1);
+    CHECK(close(own) == 0 && mq_unlink("/own") == 0 && umount(second) == 0 && rmdir(second) == 0);
 }
 
 int main(void) {
