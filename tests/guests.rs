@@ -72,6 +72,11 @@ fn clocks() {
 }
 
 #[test]
+fn steps() {
+    same_as_host("steps");
+}
+
+#[test]
 fn watchpoints() {
     same_as_host("watchpoints");
 }

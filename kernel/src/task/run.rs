@@ -259,6 +259,13 @@ fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
 }
 
 fn raise(task: &Arc<Task>, exception: &Exception) {
+    const DEBUG: u32 = 1;
+    if exception.trapno == DEBUG
+        && let Some(space) = task.space()
+    {
+        // Who single-steps itself, or breaks at addresses, is to see its own text, too.
+        space.unpatch();
+    }
     let cr2 = if exception.trapno == 14 { exception.addr } else { 0 };
     let regs = FaultRegs { trapno: u64::from(exception.trapno), err: u64::from(exception.err), cr2 };
     task.signal.set_fault(regs);

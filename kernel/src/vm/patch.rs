@@ -188,6 +188,9 @@ impl Space {
 
     /// Takes all patches out, for good: whoever traces a program is to see its own text, and every call.
     pub fn unpatch(&self) {
+        if self.inner.read().unpatched {
+            return;
+        }
         prune();
         let files = FILES.lock();
         let inner = &mut *self.inner.write();
