@@ -101,6 +101,10 @@ static void connections(void) {
     CHECK(setsockopt(other, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
     close(other);
     CHECK(becomes("Tcp", "OutRsts", 3) && becomes("Tcp", "EstabResets", 4) && becomes("TcpExt", "TCPAbortOnData", 1));
+    close(fd);
+    int late = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(connect(late, (sa *)&addr, sizeof addr) == 0 && (fd = accept(server, 0, 0)) >= 0 && close(late) == 0);
+    CHECK(write(fd, "nobody", 6) == 6 && becomes("Tcp", "OutRsts", 4));
     close(fd), close(server);
 }
 

@@ -2,6 +2,7 @@
  * and that a close is done where somebody waits for it. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "passing.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -124,11 +125,21 @@ static void children(void) {
     }
 }
 
+/* Runs on one processor from now on, if there are several. */
+static void stay_on(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(0, sizeof set, &set);
+}
+
 /* Closes what `prepare` opened, tells the parent, and then makes no call. */
 static pid_t closer(int (*prepare)(void)) {
     *word = 0;
     pid_t child = fork();
     if (child == 0) {
+        stay_on(1);
+        *word = 0; /* no fault later */
         for (int i = 0; i < ROUNDS; i++)
             close(open("/usr", O_RDONLY));
         close(prepare());
@@ -137,8 +148,8 @@ static pid_t closer(int (*prepare)(void)) {
         }
         _exit(0);
     }
-    while (*word != 1)
-        sched_yield();
+    while (*word != 1) {
+    }
     return child;
 }
 
@@ -161,11 +172,23 @@ static int record_lock(void) {
     return open(self, O_RDONLY);
 }
 
+static int pair[2];
+
+/* Who else has it may be the last to close it. */
+static int passed(void) {
+    int fd = open(self, O_RDONLY);
+    give(pair[0], fd);
+    return fd;
+}
+
 static int mounted(void) {
     return open("mounted", O_RDONLY | O_DIRECTORY);
 }
 
 static void waited_for(void) {
+    cpu_set_t all;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    stay_on(0);
     int fd = open(self, O_RDONLY);
     pid_t child = closer(whole_lock);
     CHECK(flock(fd, LOCK_EX | LOCK_NB) == 0);
@@ -175,14 +198,21 @@ static void waited_for(void) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     CHECK(fcntl(fd, F_GETLK, &lock) == 0 && lock.l_type == F_UNLCK);
     end(child);
-    close(fd);
-    if (geteuid() == 0) {
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    child = closer(passed);
+    int received = take(pair[1]);
+    CHECK(flock(received, LOCK_EX) == 0 && close(received) == 0 && flock(fd, LOCK_EX | LOCK_NB) == 0);
+    end(child);
+    close(fd), close(pair[0]), close(pair[1]);
+    if (geteuid() == 0 && unshare(CLONE_NEWNS) == 0) {
+        CHECK(mount("none", "/", 0, MS_REC | MS_PRIVATE, 0) == 0);
         CHECK(mkdir("mounted", 0700) == 0 && mount("none", "mounted", "tmpfs", 0, 0) == 0);
         child = closer(mounted);
         CHECK(umount("mounted") == 0);
         end(child);
         CHECK(rmdir("mounted") == 0);
     }
+    sched_setaffinity(0, sizeof all, &all);
 }
 
 static volatile sig_atomic_t ticks;

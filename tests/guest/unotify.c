@@ -1,6 +1,7 @@
 /* seccomp_unotify(2): calls of one process that another answers, lets through, gives descriptors to; and how either ends. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "passing.h"
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -28,26 +29,6 @@ static int listener(unsigned flags) {
     };
     struct sock_fprog prog = {sizeof code / sizeof *code, code};
     return seccomp_(SECCOMP_SET_MODE_FILTER, flags, &prog);
-}
-
-static void give(int to, int fd) {
-    char control[CMSG_SPACE(sizeof fd)], byte = 0;
-    struct iovec piece = {&byte, 1};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof fd);
-    memcpy(CMSG_DATA(header), &fd, sizeof fd);
-    CHECK(sendmsg(to, &message, 0) == 1);
-}
-
-static int take(int from) {
-    char control[CMSG_SPACE(sizeof(int))], byte;
-    struct iovec piece = {&byte, 1};
-    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    int fd = -1;
-    CHECK(recvmsg(from, &message, 0) == 1 && CMSG_FIRSTHDR(&message));
-    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
-    return fd;
 }
 
 /* Forks: the child has a listener, gives it away and runs `body`, which gives its status. Returns the listener. */
