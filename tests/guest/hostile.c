@@ -353,6 +353,22 @@ static void bad_sigreturn(uint64_t which, uint64_t value) {
     __asm__ volatile("mov %0, %%rsp; mov $15, %%eax; syscall" ::"r"(&u) : "memory");
 }
 
+/* Notes on the entry page that say that the gate closed descriptors; `value` in each. Those it cannot have closed stay open. */
+static void forged_closes(uint64_t value, uint64_t rounds) {
+    int p[2], plain = open("/", O_RDONLY), shared = open("/", O_RDONLY);
+    if (pipe(p) || dup(shared) < 0) return;
+    pid_t sharer = fork(); /* from now on none is plain but what is opened later */
+    if (sharer == 0) pause();
+    for (uint64_t i = 0; i < rounds; i++) {
+        int fresh = open("/", O_RDONLY);
+        memset((void *)(entry_page + 1024), (int)value, 256);
+        char c = 'x';
+        if (write(p[1], &c, 1) != 1 || read(p[0], &c, 1) != 1 || fcntl(shared, F_GETFD) < 0 || fcntl(plain, F_GETFD) < 0) _exit(BROKEN);
+        close(fresh);
+    }
+    kill(sharer, SIGKILL);
+}
+
 /* ---- the honest neighbour ---- */
 
 static int bystander(int go) {
@@ -437,6 +453,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 4; i++) run("compatibility mode", compat, i, 0);
     for (int i = 0; i <= 25; i++) run("system call", calls, i, hot);
     for (int i = 0; i <= 22; i++) run("system call", calls, i, canaries[0]), run("system call", calls, i, canaries[1]);
+    for (int i = 0; i < 4; i++) run("forged closes", forged_closes, (uint64_t[]){1, 0x80, 0xff, 0x7f}[i], 50);
     uint64_t values[] = {hot, image, canaries[0], canaries[1], 0x10, 0x33, 0x23, 0x8000000000000000ul, ~0ul, 0x3302, 0x44702};
     for (int w = 0; w < 6; w++)
         for (int i = 0; i < 11; i++) run("sigreturn", bad_sigreturn, w, values[i]);
