@@ -1,12 +1,12 @@
-//! Run queues of two virtual CPUs: waking, picking and stealing at once.
+//! Run queues of two virtual CPUs: waking, picking and stealing at once, and the sums of groups on both.
 
 #![cfg(loom)]
 
 use loom::thread;
-use loom_tests::model;
+use loom_tests::{model, mutant_fails};
 use std::sync::Arc;
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::runqueue::{Arrival, Class, Entity, RunQueue};
+use umbel_smp::runqueue::{Arrival, Class, Entity, Group, Params, RunQueue};
 
 type Queue = SpinLock<RunQueue<u32>>;
 
@@ -65,4 +65,63 @@ fn two_thieves_that_lock_in_order_do_not_deadlock_and_lose_nothing() {
         let left = queues[0].lock().len() + queues[1].lock().len();
         assert_eq!(left, 2);
     });
+}
+
+fn queue_of(cpu: u32) -> Arc<Queue> {
+    let queue = queue();
+    queue.lock().set_cpu(cpu);
+    queue
+}
+
+fn member(item: u32, group: &Arc<Group>) -> Box<Entity<u32>> {
+    let mut entity = Entity::new(item, Class::NORMAL);
+    entity.configure(Params { group: Some(group.clone()), ..Params::of(Class::NORMAL) });
+    entity
+}
+
+/// What the first two members of a group weigh on an empty queue; the second by what the first one adds to the sum.
+fn weight_of_two(queue: &Queue, group: &Arc<Group>) -> u64 {
+    let mut queue = queue.lock();
+    queue.push(member(8, group), Arrival::New);
+    group.sum(6_000_000, &|_| true);
+    queue.push(member(9, group), Arrival::New);
+    queue.load()
+}
+
+/// One member goes over to the queue on which another ends, while somebody sums: afterwards the group counts nobody.
+fn members_come_and_go() {
+    let group = Group::new(None, 2);
+    let queues = [queue_of(0), queue_of(1)];
+    for (item, queue) in queues.iter().enumerate() {
+        queue.lock().push(member(item as u32, &group), Arrival::New);
+    }
+    let take = |queue: &Queue| {
+        let mut queue = queue.lock();
+        let mut entity = queue.pop()?;
+        queue.detach(&mut entity);
+        Some(entity)
+    };
+    let mover = {
+        let queues = queues.clone();
+        thread::spawn(move || {
+            let entity = take(&queues[0]).expect("nobody else takes from here");
+            queues[1].lock().push(entity, Arrival::Moved);
+        })
+    };
+    assert!(take(&queues[1]).is_some(), "claim: its own member, or the one that came");
+    group.sum(2_000_000, &|_| true);
+    mover.join().unwrap();
+    assert!(take(&queues[1]).is_some(), "claim: the other one");
+    group.sum(4_000_000, &|_| true);
+    assert_eq!(weight_of_two(&queues[0], &group), weight_of_two(&queue_of(0), &Group::new(None, 2)));
+}
+
+#[test]
+fn a_group_counts_those_that_are_attached() {
+    model(members_come_and_go);
+}
+
+#[test]
+fn mutant_one_sum_under_two_locks_loses_members() {
+    mutant_fails("group-one-sum", members_come_and_go);
 }
