@@ -138,6 +138,13 @@ fn quotas() {
 }
 
 #[test]
+fn userfault() {
+    if is_root() {
+        same_as_host("userfault");
+    }
+}
+
+#[test]
 fn fanotify() {
     if is_root() {
         same_as_host("fanotify");

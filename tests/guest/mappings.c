@@ -363,12 +363,45 @@ static void other_memory(void) {
     munmap(m, 2 * PAGE);
 }
 
+/* Guards: nothing is there, whatever came before; protection, giving back and fork leave them. */
+static void guards(void) {
+    char *m = anon(8, MAP_PRIVATE);
+    memset(m, 'g', 8 * PAGE);
+    CHECK(madvise(m + PAGE, 2 * PAGE, 102) == 0);
+    CHECK(touch(m, 1) == 0 && touch(m + PAGE, 0) == SIGSEGV && touch(m + 2 * PAGE, 1) == SIGSEGV && touch(m + 3 * PAGE, 0) == 0);
+    CHECK(madvise(m, 8 * PAGE, MADV_DONTNEED) == 0 && touch(m + PAGE, 0) == SIGSEGV && m[0] == 0);
+    CHECK(mprotect(m, 8 * PAGE, PROT_READ) == 0 && mprotect(m, 8 * PAGE, RW) == 0 && touch(m + PAGE, 0) == SIGSEGV);
+    pid_t child = fork();
+    if (child == 0) _exit(touch(m + PAGE, 0) != SIGSEGV || touch(m + 3 * PAGE, 1) != 0);
+    int status, ends[2];
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(pipe(ends) == 0 && write(ends[1], "abcd", 4) == 4);
+    CHECK_ERRNO(read(ends[0], m + PAGE, 1), EFAULT);
+    CHECK_ERRNO(write(ends[1], m + PAGE, 1), EFAULT);
+    char byte;
+    struct iovec here = {&byte, 1}, there = {m + PAGE, 1};
+    CHECK_ERRNO(process_vm_readv(getpid(), &here, 1, &there, 1, 0), EFAULT);
+    CHECK_ERRNO(madvise(m, 8 * PAGE, MADV_POPULATE_READ), EFAULT);
+    char *moved = mremap(m, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, anon(8, MAP_PRIVATE));
+    CHECK(moved != MAP_FAILED && touch(moved + 2 * PAGE, 0) == SIGSEGV && touch(moved + 3 * PAGE, 1) == 0);
+    CHECK(madvise(moved, 8 * PAGE, 103) == 0 && touch(moved + PAGE, 1) == 0 && moved[2 * PAGE] == 0);
+    CHECK(mlock(moved, PAGE) == 0);
+    CHECK_ERRNO(madvise(moved, PAGE, 102), EINVAL);
+    CHECK(madvise(moved, PAGE, 103) == 0);
+    munmap(moved + 4 * PAGE, PAGE);
+    CHECK_ERRNO(madvise(moved + 3 * PAGE, 4 * PAGE, 102), ENOMEM);
+    CHECK(touch(moved + 3 * PAGE, 0) == SIGSEGV && touch(moved + 6 * PAGE, 0) == SIGSEGV && touch(moved + 7 * PAGE, 0) == 0);
+    munmap(moved, 8 * PAGE);
+    close(ends[0]), close(ends[1]);
+}
+
 int main(void) {
     signal(SIGSEGV, escaping);
     signal(SIGBUS, escaping);
     mapping();
     growing();
     advice();
+    guards();
     remote_advice();
     locking();
     syncing();

@@ -360,6 +360,33 @@ static void pending_limit(void) {
     _exit(check_failures);
 }
 
+/* The namespaces of a process, by its pidfd: those that /proc shows. */
+static void namespaces(void) {
+    static const char *names[] = {"cgroup", "ipc", "mnt", "net", "pid", "pid_for_children", "time", "time_for_children", "user", "uts"};
+    pid_t pid = fork();
+    if (pid == 0) {
+        CHECK(unshare(CLONE_NEWUTS) == 0 || geteuid() != 0);
+        raise(SIGSTOP);
+        _exit(check_failures);
+    }
+    int status, fd = syscall(SYS_pidfd_open, pid, 0);
+    CHECK(waitpid(pid, &status, WUNTRACED) == pid && WIFSTOPPED(status));
+    for (unsigned i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        struct stat by_name, by_fd;
+        snprintf(path, sizeof path, "/proc/%d/ns/%s", pid, names[i]);
+        CHECK_ERRNO(ioctl(fd, _IO(0xff, i + 1), 1), EINVAL);
+        int ns = ioctl(fd, _IO(0xff, i + 1), 0);
+        CHECK(ns >= 0 && fstat(ns, &by_fd) == 0 && stat(path, &by_name) == 0 && by_fd.st_ino == by_name.st_ino);
+        CHECK(fcntl(ns, F_GETFD) == FD_CLOEXEC);
+        close(ns);
+    }
+    kill(pid, SIGCONT);
+    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+    CHECK_ERRNO(ioctl(fd, _IO(0xff, 1), 0), ESRCH);
+    close(fd);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IONBF, 0);
     opening();
@@ -372,5 +399,6 @@ int main(void) {
     exec_by_descriptor();
     comparing();
     pending_limit();
+    namespaces();
     DONE();
 }

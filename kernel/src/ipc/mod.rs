@@ -8,8 +8,10 @@ pub mod pipe;
 pub mod ring;
 pub mod sysv;
 pub mod unix;
+pub mod userfaultfd;
 
 /// Registers what other subsystems call. Once, at boot.
 pub fn init() {
     pipe::init();
+    userfaultfd::init();
 }

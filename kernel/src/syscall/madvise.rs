@@ -3,6 +3,7 @@
 
 use super::Fd;
 use super::mm::space;
+use crate::ipc::userfaultfd;
 use crate::task::access::{Creds, may_access};
 use crate::task::pidfd::PidFd;
 use crate::task::{Task, cap};
@@ -14,7 +15,7 @@ use umbel_abi::linux::uapi as nr;
 use umbel_mm::{PAGE, UserAddr, user};
 
 rows! {
-    nr::__NR_madvise, madvise(addr: UserAddr, len: u64, advice: u32) => madvise, Partial("no merging, no huge pages, no poison, no guards; caching advice has no effect");
+    nr::__NR_madvise, madvise(addr: UserAddr, len: u64, advice: u32) => madvise, Partial("no merging, no huge pages, no poison; caching advice has no effect");
     nr::__NR_process_madvise, process_madvise(pidfd: Fd, pieces: UserAddr, count: usize, advice: u32, flags: u32) => process_madvise, Partial("the advice of madvise");
     nr::__NR_msync, msync(addr: UserAddr, len: u64, flags: u32) => msync, Full;
     nr::__NR_mincore, mincore(addr: UserAddr, len: u64, vec: UserAddr) => mincore, Partial("all pages of the host's files count as resident");
@@ -23,6 +24,7 @@ rows! {
     nr::__NR_munlock, munlock(addr: UserAddr, len: u64) => munlock, Full;
     nr::__NR_mlockall, mlockall(flags: u32) => mlockall, Full;
     nr::__NR_munlockall, munlockall() => munlockall, Full;
+    nr::__NR_userfaultfd, userfaultfd(flags: u32) => userfaultfd, Partial("no events of fork, mremap and munmap; writes of shared memory are not watched");
     nr::__NR_mseal, mseal(addr: UserAddr, len: u64, flags: u64) => mseal, Full;
 }
 
@@ -134,6 +136,11 @@ fn mlockall(task: &Arc<Task>, flags: u32) -> Result<()> {
 fn munlockall(task: &Arc<Task>) -> Result<()> {
     space(task)?.lock_all(Some(LockMode::Unlocked), LockMode::Unlocked);
     Ok(())
+}
+
+fn userfaultfd(task: &Arc<Task>, flags: u32) -> Result<Fd> {
+    let (file, flags) = userfaultfd::new(task, flags)?;
+    super::ipc::install(task, file, flags)
 }
 
 fn mseal(task: &Arc<Task>, addr: UserAddr, len: u64, flags: u64) -> Result<()> {

@@ -84,6 +84,7 @@ const CALLS: &[u32] = &[
     nr::__NR_signalfd,
     nr::__NR_signalfd4,
     nr::__NR_timerfd_create,
+    nr::__NR_userfaultfd,
     nr::__NR_timer_create,
     nr::__NR_io_setup,
     nr::__NR_io_submit,

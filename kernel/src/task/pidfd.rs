@@ -3,7 +3,8 @@
 //! A pidfd names its process for ever: when the process is gone it names nobody, whoever has the number then. It becomes
 //! readable when the process (or the thread, with `PIDFD_THREAD`) has ended.
 
-use super::{Process, Task, ids};
+use super::access::{Creds, may_access};
+use super::{Process, Task, ids, ns};
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
 use crate::task;
 use crate::{Errno, Pid, Result};
@@ -142,9 +143,18 @@ impl FileOps for PidFd {
         Err(Errno::EINVAL)
     }
 
-    fn ioctl(&self, _: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+    fn ioctl(&self, caller: &Arc<Task>, _: &File, cmd: u32, arg: u64) -> Result<u64> {
+        const GET_NAMESPACE: u32 = 0xff01;
         const GET_INFO: u32 = 0xc000_ff0b;
         const SIZE: u32 = 0x3fff_0000;
+        if let Some((_, of)) = cmd.checked_sub(GET_NAMESPACE).and_then(|kind| ns::KINDS.get(kind as usize)) {
+            let task = self.task()?;
+            if arg != 0 {
+                return Err(Errno::EINVAL);
+            }
+            may_access(caller, &task, Creds::Fs).map_err(|_| Errno::EACCES)?;
+            return ns::file::open(caller, of(&task));
+        }
         if cmd & !SIZE != GET_INFO {
             return Err(Errno::ENOTTY);
         }

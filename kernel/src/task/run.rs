@@ -242,7 +242,7 @@ fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
         FaultInfo { write: true, .. } => Access::Write,
         _ => Access::Read,
     };
-    let Err(refused) = space.handle_fault(fault.addr, access) else { return };
+    let Err(refused) = space.handle_fault(fault.addr, access, vm::Origin::Guest) else { return };
     let (signo, code) = match refused {
         vm::Fault::Segv(code) => (signal::SIGSEGV, code),
         vm::Fault::Bus => (signal::SIGBUS, signal::code::BUS_ADRERR),

@@ -249,7 +249,7 @@ fn state(inner: &mut Inner, vpn: u64) -> PageState {
 }
 
 /// Whether page `vpn`, which is present, counts: see the module.
-fn is_touched(inner: &mut Inner, vpn: u64) -> bool {
+pub(super) fn is_touched(inner: &mut Inner, vpn: u64) -> bool {
     let pte = inner.table.get_mut().get(vpn);
     if !pte.is_ahead() {
         return true;

@@ -57,6 +57,8 @@ fn change_of(advice: u32) -> Option<fn(&mut VmaFlags)> {
         uapi::MADV_KEEPONFORK => |flags| flags.remove(VmaFlags::WIPEONFORK),
         uapi::MADV_DONTDUMP => |flags| flags.insert(VmaFlags::DONTDUMP),
         uapi::MADV_DODUMP => |flags| flags.remove(VmaFlags::DONTDUMP),
+        uapi::MADV_GUARD_INSTALL => |flags| flags.insert(VmaFlags::GUARD),
+        uapi::MADV_GUARD_REMOVE => |flags| flags.remove(VmaFlags::GUARD),
         _ => return None,
     })
 }
@@ -73,11 +75,13 @@ fn check_advice(vma: &Vma, advice: u32) -> Result<()> {
             | uapi::MADV_REMOVE
             | uapi::MADV_DONTFORK
             | uapi::MADV_WIPEONFORK
+            | uapi::MADV_GUARD_INSTALL
     );
     let sealed = vma.flags.contains(VmaFlags::SEALED) && anonymous && !vma.prot.contains(Prot::WRITE);
     let fits = match advice {
         _ if discards && sealed => return Err(Errno::EPERM),
         uapi::MADV_COLD | uapi::MADV_PAGEOUT | uapi::MADV_DONTNEED | uapi::MADV_REMOVE => !locked,
+        uapi::MADV_GUARD_INSTALL => !locked,
         uapi::MADV_FREE => !locked && anonymous,
         uapi::MADV_WIPEONFORK => anonymous,
         _ => true,
@@ -110,8 +114,8 @@ impl Space {
     /// shown. Source: madvise(2).
     ///
     /// # Errors
-    /// `EINVAL` for unknown advice (merging, huge pages on demand, poison and guards among it), `ENOMEM` if part of the
-    /// range is not mapped, which does not spare the rest.
+    /// `EINVAL` for unknown advice (merging, huge pages on demand and poison among it), `ENOMEM` if part of the range is not
+    /// mapped, which does not spare the rest.
     pub fn advise(&self, addr: UserAddr, len: u64, advice: u32) -> Result<()> {
         let change = change_of(advice);
         match advice {
@@ -135,6 +139,12 @@ impl Space {
             Some(change) => {
                 let end = advised.parts.last().map_or(range.start, |vma| vma.end);
                 inner.vmas.update(&(range.start..end), |vma| change(&mut vma.flags));
+                if advice == uapi::MADV_GUARD_INSTALL && end > range.start {
+                    // What was there is gone, as far as it is the area's own.
+                    doomed.extend(inner.table.get_mut().detach(range.start / PAGE..end / PAGE));
+                    self.log_drop(range.start, end);
+                    view::shootdown(&self.log);
+                }
             }
             None => {
                 drop(inner);
@@ -151,12 +161,16 @@ impl Space {
             let inner = self.inner.read();
             inner.edges.note(&(range.start / PAGE..range.end / PAGE));
             let advised = Advised::new(&inner, range, advice)?;
-            if self.discard_here(&inner, &advised.parts, doomed) {
+            let poisoned = advised.parts.iter().any(|part| part.flags.contains(VmaFlags::POISON));
+            if !poisoned && self.discard_here(&inner, &advised.parts, doomed) {
                 return advised.result;
             }
         }
         let mut inner = self.inner.write();
         let advised = Advised::new(&inner, range, advice)?;
+        for part in advised.parts.iter().filter(|part| part.flags.contains(VmaFlags::POISON)) {
+            inner.vmas.update(&(part.start..part.end), |vma| vma.flags.remove(VmaFlags::POISON));
+        }
         let mut told = false;
         for part in &advised.parts {
             let taken = inner.table.get_mut().detach(part.pages());
@@ -368,7 +382,7 @@ pub(super) fn check_change(inner: &Inner, range: &Range<u64>) -> Result<()> {
 }
 
 /// `ENOMEM` if lists of the range's areas may not fit.
-fn check_parts(inner: &Inner, range: &Range<u64>) -> Result<()> {
+pub(super) fn check_parts(inner: &Inner, range: &Range<u64>) -> Result<()> {
     let parts = if inner.vmas.count() > FEW_AREAS { inner.vmas.within(range).count() } else { 0 };
     if parts > FEW_AREAS { heap::room_for(parts as u64 * BYTES_PER_AREA) } else { Ok(()) }
 }

@@ -13,6 +13,7 @@ use super::object::PageSource;
 use super::run::{PresentRun, around, contiguous, map_host};
 use super::space::{Doomed, Inner, Space};
 use super::table::Pte;
+use super::userfault::Question;
 use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmaFlags};
 use super::warm::host_page;
 use crate::{Errno, Result, stats};
@@ -54,6 +55,15 @@ impl Access {
     }
 }
 
+/// Who made the access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Guest code, which makes it again after a signal.
+    Guest,
+    /// The kernel, for the guest.
+    Kernel,
+}
+
 /// Why a fault was not resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -88,13 +98,19 @@ enum Added {
 }
 
 impl Space {
-    /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep.
-    pub fn handle_fault(&self, addr: u64, access: Access) -> FaultResult<()> {
+    /// Makes the page at `addr` accessible in the current slot, which is this space's. May sleep. Where a userfaultfd is asked,
+    /// the access is to be made again.
+    pub fn handle_fault(&self, addr: u64, access: Access, origin: Origin) -> FaultResult<()> {
         let (vpn, write) = (addr / PAGE, access == Access::Write);
         {
             let inner = self.enter();
             note_touch(&inner, vpn);
-            let added = match area_for(&inner, addr, access) {
+            let area = area_for(&inner, addr, access);
+            if let Some(question) = area.ok().and_then(|vma| Question::about(&inner, vma, vpn, write)) {
+                drop(inner);
+                return self.ask(question, addr, access, origin);
+            }
+            let added = match area {
                 Ok(vma) => add_page(&inner, vma, vpn, write, true)?,
                 Err(Fault::Segv(SEGV_MAPERR)) => Added::Nothing,
                 Err(fault) => return Err(fault),
@@ -113,6 +129,10 @@ impl Space {
             grow_stack(&mut inner, addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
         }
         let vma = area_for(&inner, addr, access)?.clone();
+        if let Some(question) = Question::about(&inner, &vma, vpn, write) {
+            drop(inner);
+            return self.ask(question, addr, access, origin);
+        }
         let before = inner.table.get_mut().present();
         self.make_present(&mut inner, &vma, vpn, write, true)?;
         if inner.table.get_mut().present() != before {
@@ -150,7 +170,7 @@ impl Space {
                 (table.get(vpn), allowed)
             };
             if !allowed || !pte.is_present() || (write && !pte.is_writable()) {
-                self.handle_fault(vpn * PAGE, access)?;
+                self.handle_fault(vpn * PAGE, access, Origin::Kernel)?;
             }
         }
         Ok(())
@@ -305,9 +325,14 @@ fn note_touch(inner: &Inner, vpn: u64) {
 }
 
 /// The area that allows the access.
-fn area_for(inner: &Inner, addr: u64, access: Access) -> FaultResult<&Vma> {
+pub(super) fn area_for(inner: &Inner, addr: u64, access: Access) -> FaultResult<&Vma> {
     let vma = inner.vmas.find(addr).ok_or(Fault::Segv(SEGV_MAPERR))?;
-    if access.allowed_by(vma.prot) { Ok(vma) } else { Err(Fault::Segv(SEGV_ACCERR)) }
+    match vma.flags {
+        flags if flags.contains(VmaFlags::GUARD) => Err(Fault::Segv(SEGV_MAPERR)),
+        _ if !access.allowed_by(vma.prot) => Err(Fault::Segv(SEGV_ACCERR)),
+        flags if flags.contains(VmaFlags::POISON) => Err(Fault::Bus),
+        _ => Ok(vma),
+    }
 }
 
 /// Makes page `vpn` of `vma` present for the access, as far as that takes nothing away and no object must make it; maps it in
@@ -347,7 +372,7 @@ fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> Fault
 }
 
 /// Drops the reference of an entry that was replaced.
-fn release(old: Pte) {
+pub(super) fn release(old: Pte) {
     if old.is_present() {
         frame::put_run(old.pfn(), 1);
     }
@@ -472,7 +497,8 @@ fn new_run(vpn: u64, want: u32, map: Option<Prot>) -> Result<Run> {
 /// slot but the current one may have the old ones mapped.
 fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed) -> Result<(Range<u64>, bool)> {
     let table = inner.table.get_mut();
-    let run = contiguous(table, vpn, &window, |pte| !pte.is_writable() && frame::references(pte.pfn()) > 1);
+    let shared = |pte: Pte| !pte.is_writable() && !pte.is_watched() && frame::references(pte.pfn()) > 1;
+    let run = contiguous(table, vpn, &window, shared);
     let want = (run.end - run.start) as u32;
     let fresh = frame::alloc_run(want)?;
     let run = if fresh.count == want { run } else { vpn..vpn + 1 };

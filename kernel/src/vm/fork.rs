@@ -61,6 +61,8 @@ impl Space {
         for mut vma in areas {
             // Locks are not inherited (source: mlock(2)).
             vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ONFAULT);
+            // Nor is who is asked about faults (source: userfaultfd(2)).
+            vma.watch = None;
             objects.extend(vma.object_page(vma.start / PAGE).map(|(object, _)| object.clone()));
             child.vmas.insert(vma);
         }
@@ -88,7 +90,7 @@ impl Space {
         for vma in areas.iter().filter(|vma| vma.is_private() && vma.prot.contains(Prot::WRITE)) {
             let prot = vma.prot.difference(Prot::WRITE);
             table.update(vma.pages(), |vpn, pte| {
-                if !pte.is_writable() || copied.get(vpn).is_present() {
+                if !pte.may_be_written() || copied.get(vpn).is_present() {
                     return;
                 }
                 *pte = pte.read_only();
@@ -128,6 +130,6 @@ fn copy_entries(parent: &mut Inner, child: &mut Inner, vma: &Vma) {
             continue;
         }
         frame::get(pte.pfn());
-        copied.set(vpn, pte.read_only().unclaimed());
+        copied.set(vpn, pte.read_only().elsewhere());
     }
 }

@@ -96,7 +96,7 @@ impl Space {
         if matches!(backing, Backing::Anonymous) {
             inner.edges.note(&(start / PAGE..end / PAGE));
         }
-        inner.vmas.insert(Vma { start, end, prot, flags, backing });
+        inner.vmas.insert(Vma::new(start..end, prot, flags, backing));
         drop(inner);
         if flags.contains(VmaFlags::LOCKED) {
             // Only mlock(2) tells of failures.
@@ -277,7 +277,7 @@ pub(super) fn max_areas() -> usize {
 
 /// `ENOMEM` if an area of `more` bytes may not be promised.
 pub(super) fn check_commit(prot: Prot, flags: VmaFlags, more: u64) -> Result<()> {
-    let area = Vma { start: 0, end: more, prot, flags, backing: Backing::Anonymous };
+    let area = Vma::new(0..more, prot, flags, Backing::Anonymous);
     match area.committed() {
         0 => Ok(()),
         bytes => commit::check(bytes),
@@ -313,7 +313,7 @@ fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
     }
     let flags = VmaFlags::HEAP | inner.lock_future;
     let prot = Prot::READ | Prot::WRITE;
-    inner.vmas.insert(Vma { start: old, end: new, prot, flags, backing: Backing::Anonymous });
+    inner.vmas.insert(Vma::new(old..new, prot, flags, Backing::Anonymous));
     true
 }
 

@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces.
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces, [`userfault`] who else is asked.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -32,6 +32,7 @@ mod run;
 pub mod space;
 pub mod table;
 mod text;
+pub mod userfault;
 pub mod vma;
 mod warm;
 mod word;
@@ -40,7 +41,7 @@ mod word;
 mod tests;
 
 pub use account::{PageState, Resident};
-pub use fault::{Access, Fault};
+pub use fault::{Access, Fault, Origin};
 pub use map::MapRequest;
 pub use mapping_set::MappingSet;
 pub use object::{HostFd, Mappable, PageSource, SharedMemory};

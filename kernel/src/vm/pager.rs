@@ -1,6 +1,6 @@
 //! What user copies need from address spaces.
 
-use super::fault::{Access, Fault};
+use super::fault::{Access, Fault, Origin};
 use super::space::Space;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -29,7 +29,7 @@ impl Pager for KernelPager {
         let access = if write { Access::Write } else { Access::Read };
         let space = current()?;
         loop {
-            match space.handle_fault(addr.0, access) {
+            match space.handle_fault(addr.0, access, Origin::Kernel) {
                 Ok(()) => return Ok(()),
                 Err(Fault::Oom) if RECLAIM.get().is_some_and(|reclaim| reclaim()) => {}
                 Err(_) => return Err(Errno::EFAULT),

@@ -31,7 +31,7 @@ impl Space {
         let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
         let mut doomed = Doomed::default();
         let mut inner = self.inner.write();
-        let vma = inner.vmas.find(addr.0).cloned().ok_or(Errno::EFAULT)?;
+        let vma = inner.vmas.find_whole(addr.0).ok_or(Errno::EFAULT)?;
         check_change(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
         if old_len == 0 {
             return self.duplicate(&mut inner, &vma, addr, new_len, how);
@@ -136,6 +136,7 @@ impl Space {
     /// Moves areas and pages of `old` (a part of `vma`) to the free range `to`.
     fn relocate(&self, inner: &mut Inner, vma: &Vma, old: Range<u64>, to: Range<u64>, keep: bool, doomed: &mut Doomed) {
         let backing = inner.vmas.within(&old).next().map_or(Backing::Anonymous, |part| part.backing);
+        let marked: Vec<Vma> = inner.vmas.within(&old).filter(|part| part.flags.intersects(VmaFlags::MARKS)).collect();
         let entries: Vec<_> = inner.table.get_mut().take_range(old.start / PAGE..old.end / PAGE);
         self.log_drop(old.start, old.end);
         view::shootdown(&self.log);
@@ -143,13 +144,18 @@ impl Space {
             self.remove_range(inner, &old, doomed);
         }
         if keep {
-            // The pages that are locked are elsewhere.
-            inner.vmas.update(&old, |vma| vma.flags.remove(VmaFlags::LOCKED | VmaFlags::ONFAULT));
+            // The pages that are locked, or marked, are elsewhere.
+            let gone = VmaFlags::LOCKED | VmaFlags::ONFAULT | VmaFlags::MARKS;
+            inner.vmas.update(&old, |vma| vma.flags.remove(gone));
         }
         let flags = vma.flags.difference(VmaFlags::GROWSDOWN | VmaFlags::HEAP | VmaFlags::STACK);
-        inner.vmas.insert(Vma { start: to.start, end: to.end, prot: vma.prot, flags, backing });
+        inner.vmas.insert(Vma::new(to.clone(), vma.prot, flags, backing));
+        for part in marked {
+            let (start, marks) = (part.start - old.start + to.start, part.flags & VmaFlags::MARKS);
+            inner.vmas.update(&(start..start + part.len()), |vma| vma.flags.insert(marks));
+        }
         for (vpn, pte) in entries {
-            inner.table.get_mut().set(vpn - old.start / PAGE + to.start / PAGE, pte.unclaimed());
+            inner.table.get_mut().set(vpn - old.start / PAGE + to.start / PAGE, pte.elsewhere());
         }
     }
 
@@ -170,7 +176,7 @@ impl Space {
         let mut doomed = Doomed::default();
         self.remove_range(inner, &to, &mut doomed);
         let from = inner.vmas.within(&(addr.0..vma.end)).next().ok_or(Errno::EFAULT)?;
-        inner.vmas.insert(Vma { start: to.start, end: to.end, ..from });
+        inner.vmas.insert(Vma { start: to.start, end: to.end, watch: None, ..from });
         Ok(UserAddr(to.start))
     }
 }

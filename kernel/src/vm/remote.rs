@@ -4,7 +4,7 @@ use super::object::PageSource;
 use super::patch::{Patches, is_text};
 use super::space::{Inner, Space};
 use super::table::Pte;
-use super::vma::{Backing, Prot, Vma};
+use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result};
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr, view};
@@ -92,7 +92,7 @@ impl Space {
             let at = addr.0.checked_add(done as u64).ok_or(Errno::EFAULT)?;
             let offset = (at % PAGE) as usize;
             let room = (PAGE as usize - offset).min(len - done);
-            let result = match inner.vmas.find(at).cloned() {
+            let result = match inner.vmas.find(at).filter(|vma| !vma.flags.intersects(VmaFlags::MARKS)).cloned() {
                 Some(vma) => step(&mut inner, &vma, at / PAGE, offset, done, room),
                 None => Err(Errno::EFAULT),
             };

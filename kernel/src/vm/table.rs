@@ -26,6 +26,7 @@ impl Pte {
     const AHEAD: u64 = 8;
     const OLD: u64 = 16;
     const OBJECT: u64 = 32;
+    const WATCHED: u64 = 64;
     /// Where [`Holders`] are, above the frame's number.
     const HOLDERS: u32 = 48;
 
@@ -52,9 +53,19 @@ impl Pte {
         self.0 & Self::PRESENT != 0
     }
 
-    /// Whether it may be mapped writable, as far as copying on write goes.
+    /// Whether it may be mapped writable.
     pub fn is_writable(self) -> bool {
+        self.0 & (Self::WRITE | Self::WATCHED) == Self::WRITE
+    }
+
+    /// The same as far as copying on write goes: whether the frame is this entry's, though writes may be watched.
+    pub fn may_be_written(self) -> bool {
         self.0 & Self::WRITE != 0
+    }
+
+    /// Whether somebody is asked before the next write (`UFFDIO_WRITEPROTECT`).
+    pub fn is_watched(self) -> bool {
+        self.0 & Self::WATCHED != 0
     }
 
     /// Whether the frame belongs to an object mapped shared.
@@ -93,10 +104,28 @@ impl Pte {
         Pte(self.unclaimed().0 | u64::from(self.holders().claim(slot).bits()) << Self::HOLDERS)
     }
 
-    /// The same for another place or space, where no slot has it.
+    /// The same where no slot has it.
     #[must_use]
-    pub fn unclaimed(self) -> Pte {
+    fn unclaimed(self) -> Pte {
         Pte(self.0 & !(u64::from(u16::MAX) << Self::HOLDERS))
+    }
+
+    /// The same for another place or space, where no slot has it and nobody watches.
+    #[must_use]
+    pub fn elsewhere(self) -> Pte {
+        self.unclaimed().unwatched()
+    }
+
+    /// The same, with somebody to ask before the next write.
+    #[must_use]
+    pub fn watched(self) -> Pte {
+        Pte(self.0 | Self::WATCHED)
+    }
+
+    /// The same, with nobody to ask.
+    #[must_use]
+    pub fn unwatched(self) -> Pte {
+        Pte(self.0 & !Self::WATCHED)
     }
 
     /// What of an area's protection the page has: no writing while it must be copied first.

@@ -51,10 +51,10 @@ fn anonymous_memory_reads_as_zero_and_keeps_what_is_written() {
 fn a_fault_allocates_a_run_and_the_next_one_a_longer_run() {
     let (_guard, space) = setup();
     let addr = anon(&space, 512, RW);
-    space.handle_fault(addr.0, Access::Write).unwrap();
+    space.handle_fault(addr.0, Access::Write, Origin::Guest).unwrap();
     let first = space.usage().resident / PAGE;
     assert!((1..=16).contains(&first));
-    space.handle_fault(addr.0 + first * PAGE, Access::Write).unwrap();
+    space.handle_fault(addr.0 + first * PAGE, Access::Write, Origin::Guest).unwrap();
     assert!(space.usage().resident / PAGE > first);
 }
 
@@ -62,12 +62,15 @@ fn a_fault_allocates_a_run_and_the_next_one_a_longer_run() {
 fn faults_respect_areas_and_protection() {
     let (_guard, space) = setup();
     let addr = anon(&space, 2, Prot::READ);
-    assert_eq!(space.handle_fault(addr.0, Access::Read), Ok(()));
-    assert_eq!(space.handle_fault(addr.0, Access::Write), Err(Fault::Segv(fault::SEGV_ACCERR)));
-    assert_eq!(space.handle_fault(addr.0, Access::Exec), Err(Fault::Segv(fault::SEGV_ACCERR)));
-    assert_eq!(space.handle_fault(addr.0 + 2 * PAGE, Access::Read), Err(Fault::Segv(fault::SEGV_MAPERR)));
+    assert_eq!(space.handle_fault(addr.0, Access::Read, Origin::Guest), Ok(()));
+    assert_eq!(space.handle_fault(addr.0, Access::Write, Origin::Guest), Err(Fault::Segv(fault::SEGV_ACCERR)));
+    assert_eq!(space.handle_fault(addr.0, Access::Exec, Origin::Guest), Err(Fault::Segv(fault::SEGV_ACCERR)));
+    assert_eq!(
+        space.handle_fault(addr.0 + 2 * PAGE, Access::Read, Origin::Guest),
+        Err(Fault::Segv(fault::SEGV_MAPERR))
+    );
     space.protect(addr, PAGE, Prot::empty()).unwrap();
-    assert_eq!(space.handle_fault(addr.0, Access::Read), Err(Fault::Segv(fault::SEGV_ACCERR)));
+    assert_eq!(space.handle_fault(addr.0, Access::Read, Origin::Guest), Err(Fault::Segv(fault::SEGV_ACCERR)));
 }
 
 #[test]
@@ -196,9 +199,9 @@ fn a_stack_grows_down_within_its_limit_only() {
     let (place, flags, backing) = (Place::Fixed, VmaFlags::GROWSDOWN, Backing::Anonymous);
     let addr = UserAddr(top - 4 * PAGE);
     space.map(MapRequest { addr, len: 4 * PAGE, place, prot: RW, flags, backing }).unwrap();
-    assert_eq!(space.handle_fault(top - 64 * PAGE, Access::Write), Ok(()));
+    assert_eq!(space.handle_fault(top - 64 * PAGE, Access::Write, Origin::Guest), Ok(()));
     let beyond = top - (8 << 20) - PAGE;
-    assert_eq!(space.handle_fault(beyond, Access::Write), Err(Fault::Segv(fault::SEGV_MAPERR)));
+    assert_eq!(space.handle_fault(beyond, Access::Write, Origin::Guest), Err(Fault::Segv(fault::SEGV_MAPERR)));
 }
 
 #[test]
@@ -207,10 +210,10 @@ fn exhaustion_is_an_error_and_the_space_lives_on() {
     // More than there is, but no area that is refused for its size.
     let areas = [0; 4].map(|_| anon(&space, 3000, RW));
     let mut pages = areas.iter().flat_map(|area| (0..3000).map(|page| area.0 + page * PAGE));
-    let error = pages.find_map(|addr| space.handle_fault(addr, Access::Write).err());
+    let error = pages.find_map(|addr| space.handle_fault(addr, Access::Write, Origin::Guest).err());
     assert_eq!(error, Some(Fault::Oom));
     assert_eq!(frame::usage().free, 0);
     areas.iter().for_each(|area| space.unmap(*area, 3000 * PAGE).unwrap());
     let addr = anon(&space, 1, RW);
-    assert_eq!(space.handle_fault(addr.0, Access::Write), Ok(()));
+    assert_eq!(space.handle_fault(addr.0, Access::Write, Origin::Guest), Ok(()));
 }

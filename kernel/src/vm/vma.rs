@@ -5,6 +5,7 @@
 
 use super::commit;
 use super::object::Mappable;
+use super::userfault::Watch;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -58,6 +59,12 @@ bitflags! {
         const NORESERVE = 1 << 16;
         /// Never changed again (mseal(2)).
         const SEALED = 1 << 17;
+        /// Every access is refused (`MADV_GUARD_INSTALL`).
+        const GUARD = 1 << 18;
+        /// Every access is answered by SIGBUS (`UFFDIO_POISON`).
+        const POISON = 1 << 19;
+        /// What belongs to pages, and moves with them.
+        const MARKS = Self::GUARD.bits() | Self::POISON.bits();
         /// See [`super::policy`].
         const POLICY = 0x3f << 24;
     }
@@ -135,9 +142,21 @@ pub struct Vma {
     pub prot: Prot,
     pub flags: VmaFlags,
     pub backing: Backing,
+    /// Who is asked about faults (userfaultfd(2)).
+    pub watch: Option<Watch>,
 }
 
 impl Vma {
+    /// An area that nobody watches.
+    pub fn new(range: Range<u64>, prot: Prot, flags: VmaFlags, backing: Backing) -> Vma {
+        Vma { start: range.start, end: range.end, prot, flags, backing, watch: None }
+    }
+
+    /// Whether nothing of it may be mapped ahead of an access.
+    pub fn is_closed(&self) -> bool {
+        self.prot.is_empty() || self.flags.intersects(VmaFlags::MARKS)
+    }
+
     /// Bytes.
     pub fn len(&self) -> u64 {
         self.end - self.start
@@ -189,6 +208,7 @@ impl Vma {
         self.end == next.start
             && self.prot == next.prot
             && self.flags == next.flags
+            && self.watch == next.watch
             && !self.flags.contains(VmaFlags::GROWSDOWN)
             && self.backing.continues(self.len(), &next.backing)
     }
@@ -217,6 +237,16 @@ impl VmaSet {
     pub fn find(&self, addr: u64) -> Option<&Vma> {
         let (_, vma) = self.areas.range(..=addr).next_back()?;
         (addr < vma.end).then_some(vma)
+    }
+
+    /// The area that holds `addr` with those behind it that are one with it but for [`VmaFlags::MARKS`], without these.
+    pub fn find_whole(&self, addr: u64) -> Option<Vma> {
+        let unmarked = |vma: &Vma| Vma { flags: vma.flags.difference(VmaFlags::MARKS), ..vma.clone() };
+        let mut whole = unmarked(self.find(addr)?);
+        while let Some(next) = self.areas.get(&whole.end).map(unmarked).filter(|next| whole.joins(next)) {
+            whole.end = next.end;
+        }
+        Some(whole)
     }
 
     /// The first area that ends above `addr`.
@@ -381,7 +411,7 @@ mod tests {
     use std::collections::BTreeMap as Model;
 
     fn anon(start: u64, end: u64, prot: Prot) -> Vma {
-        Vma { start: start * PAGE, end: end * PAGE, prot, flags: VmaFlags::empty(), backing: Backing::Anonymous }
+        Vma::new(start * PAGE..end * PAGE, prot, VmaFlags::empty(), Backing::Anonymous)
     }
 
     fn next(state: &mut u64) -> u64 {

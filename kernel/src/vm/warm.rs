@@ -116,14 +116,14 @@ fn warm(inner: &Inner) {
         pages.sort_unstable();
         pages.dedup();
         for vpn in pages {
-            if let Some(vma) = inner.vmas.find(vpn * PAGE).filter(|vma| !vma.prot.is_empty()) {
+            if let Some(vma) = inner.vmas.find(vpn * PAGE).filter(|vma| !vma.is_closed()) {
                 plan.area(vma, vpn..vpn + 1);
             }
         }
         plan.flush();
     }
     for text in [true, false] {
-        let wanted = |vma: &&Vma| vma.prot.contains(Prot::EXEC) == text && !vma.prot.is_empty();
+        let wanted = |vma: &&Vma| vma.prot.contains(Prot::EXEC) == text && !vma.is_closed();
         for vma in inner.vmas.iter().filter(wanted).filter(|_| text || !forked) {
             plan.area(vma, vma.pages());
         }

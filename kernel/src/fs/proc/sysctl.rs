@@ -244,6 +244,7 @@ const VM: &[(&str, &str)] = &[
     ("nr_hugepages", "0"),
     ("panic_on_oom", "0"),
     ("swappiness", "60"),
+    ("unprivileged_userfaultfd", "0"),
 ];
 
 const FS: &[(&str, &str)] = &[

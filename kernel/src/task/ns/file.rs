@@ -124,7 +124,11 @@ fn translate(task: &Arc<Task>, ns: &Arc<PidNs>, cmd: u32, number: i32) -> Result
     }
 }
 
-fn open(task: &Arc<Task>, ns: Ns) -> Result<u64> {
+/// A descriptor of `ns` for `task`.
+///
+/// # Errors
+/// `EMFILE`, `ENOMEM`.
+pub fn open(task: &Arc<Task>, ns: Ns) -> Result<u64> {
     let file = File::new(path_of(ns.clone())?, Arc::new(NsFile(ns)), OpenFlags::empty());
     let Fd(fd) = crate::syscall::ipc::install(task, file, OpenFlags::CLOEXEC)?;
     Ok(fd as u64)

@@ -227,7 +227,7 @@ pub enum Ns {
 /// Finds the namespace of one kind of a task.
 pub type NsOf = fn(&Task) -> Ns;
 
-/// Names in `/proc/PID/ns`, and what each is of a task.
+/// Names in `/proc/PID/ns`, and what each is of a task; in the order of the requests of pidfds (`PIDFD_GET_*_NAMESPACE`).
 pub const KINDS: &[(&str, NsOf)] = &[
     ("cgroup", |task| Ns::Cgroup(task.ns().cgroup.clone())),
     ("ipc", |task| Ns::Ipc(task.ns().ipc.clone())),
