@@ -22,7 +22,7 @@ rows! {
     nr::__NR_epoll_wait, epoll_wait(epoll: Fd, events: u64, max: i32, timeout_ms: i32) => epoll_wait, Full;
     nr::__NR_epoll_pwait, epoll_pwait(epoll: Fd, events: u64, max: i32, timeout_ms: i32, mask: u64, size: u64) => epoll_pwait, Full;
     nr::__NR_epoll_pwait2, epoll_pwait2(epoll: Fd, events: u64, max: i32, timeout: u64, mask: u64, size: u64) => epoll_pwait2, Full;
-    nr::__NR_futex, futex(addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) => futex_call, Partial("no requeueing to PI locks, owners are not boosted");
+    nr::__NR_futex, futex(addr: u64, op: u32, value: u32, timeout: u64, addr2: u64, value3: u32) => futex_call, Full;
     nr::__NR_futex_waitv, futex_waitv(waiters: u64, count: u32, flags: u32, timeout: u64, clock: u32) => futex_waitv, Full;
     454, futex_wake(addr: u64, mask: u64, count: i32, flags: u32) => futex_wake, Full;
     455, futex_wait(addr: u64, value: u64, mask: u64, flags: u32, timeout: u64, clock: u32) => futex_wait, Full;

@@ -9,7 +9,7 @@ use linux_raw_sys::general as nr;
 use umbel_mm::UserAddr;
 
 rows! {
-    nr::__NR_ptrace, ptrace(request: u32, pid: Pid, addr: u64, data: u64) => ptrace, Partial("no hardware breakpoints, no PEEKSIGINFO, no SINGLEBLOCK");
+    nr::__NR_ptrace, ptrace(request: u32, pid: Pid, addr: u64, data: u64) => ptrace, Partial("no PEEKSIGINFO, no SINGLEBLOCK");
 }
 
 /// `PTRACE_GET_SYSCALL_INFO`, the one request that returns a number.
