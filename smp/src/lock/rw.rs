@@ -64,7 +64,7 @@ impl<T> RwLock<T> {
 
     /// The word with one more reader, if one may enter.
     fn add_reader(word: u32) -> Option<u32> {
-        (word < MAX_READERS).then_some(word + 1)
+        (word < MAX_READERS).then(|| word + 1)
     }
 
     /// The word with a writer inside, if one may enter.
@@ -187,5 +187,20 @@ impl Drop for LeaveWrite<'_> {
         if self.0.swap(0, Release) & WAITERS != 0 && !mutant("rw-write-unlock-silent") {
             futex_wake(self.0, u32::MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_enters_beside_a_writer_whoever_waits() {
+        for word in [WRITER, WRITER | WAITERS] {
+            assert_eq!((RwLock::<()>::add_reader(word), RwLock::<()>::add_writer(word)), (None, None));
+        }
+        assert_eq!(RwLock::<()>::add_reader(1), Some(2));
+        assert_eq!(RwLock::<()>::add_reader(WAITERS | 1), None, "writers are not starved");
+        assert_eq!(RwLock::<()>::add_writer(WAITERS), Some(WRITER | WAITERS));
     }
 }
