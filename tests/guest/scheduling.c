@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -116,6 +117,30 @@ static void changes(void) {
     CHECK(set_policy(0, SCHED_OTHER, 0) == 0);
 }
 
+static int short_sleeps(unsigned long slack_ns) {
+    struct timespec asked = {0, 1000}, from, to;
+    int count = 0;
+    CHECK(prctl(PR_SET_TIMERSLACK, slack_ns) == 0);
+    for (int i = 0; i < 300; i++) {
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        nanosleep(&asked, 0);
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        count += (to.tv_sec - from.tv_sec) * 1000000000L + to.tv_nsec - from.tv_nsec < 400000;
+    }
+    return count;
+}
+
+/* A sleep may last longer by the thread's slack while somebody else runs. */
+static void slack(void) {
+    volatile long *work = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(only(0) == 0);
+    pid_t other = busy(work);
+    while (*work == 0) sched_yield();
+    int exact = short_sleeps(1), late = short_sleeps(500000);
+    CHECK(exact > late);
+    CHECK(kill(other, SIGKILL) == 0 && wait(0) > 0 && prctl(PR_SET_TIMERSLACK, 0) == 0);
+}
+
 /* A process that has ended is asked about until it has been waited for. */
 static void ended(void) {
     struct sched_param param = {7};
@@ -135,6 +160,7 @@ int main(void) {
     ended();
     shares();
     changes();
+    slack();
     policies();
     DONE();
 }

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*, fence};
 use umbel_abi::machine::{MAX_CPUS, Mailbox};
 use umbel_mm::heap::account;
 use umbel_smp::lock::{Rank, SpinLock, might_sleep};
-use umbel_smp::runqueue::{Arrival, Requeue, RunQueue};
+use umbel_smp::runqueue::{Arrival, Class, Requeue, RunQueue};
 use umbel_smp::thread::{SwitchedOut, ThreadRef};
 use umbel_smp::{BlockEnd, cpu as vcpu, ipi, switch, vtime};
 
@@ -283,7 +283,10 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
         let leaving = vcpu::this().life.is_leaving();
         if cpu.queued.load(Relaxed) != 0 || leaving {
             if timer.is_none() {
-                timer = deadline_ns.and_then(|deadline| timer::arm(deadline, timer::Target::Wake(thread.clone())).ok());
+                let late_ns = slack_ns(&task);
+                timer = deadline_ns.and_then(|deadline| {
+                    timer::arm(deadline.saturating_add(late_ns), timer::Target::Wake(thread.clone())).ok()
+                });
             }
             account(&task, time::monotonic_ns());
             if let Some(next) = pick().or_else(|| if leaving { idle_task() } else { None }) {
@@ -308,6 +311,15 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
     match deadline_ns {
         Some(deadline) if time::monotonic_ns() >= deadline => BlockEnd::TimedOut,
         _ => BlockEnd::Woken,
+    }
+}
+
+/// How much later than asked a wait of `task` may end while others run (`PR_SET_TIMERSLACK`), as Linux lets those of the fair
+/// class: a wait shorter than a switch would be over before whom it waits for had a chance.
+fn slack_ns(task: &Task) -> u64 {
+    match task.sched.class() {
+        Class::Fair { .. } => task.timer_slack_ns.load(Relaxed),
+        _ => 0,
     }
 }
 
