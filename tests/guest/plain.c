@@ -2,6 +2,7 @@
  * and that a close is done where somebody waits for it. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "cpus.h"
 #include "passing.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -123,14 +124,6 @@ static void children(void) {
         CHECK(close(fd) == 0);
         CHECK_ERRNO(fcntl(fd, F_GETFD), EBADF);
     }
-}
-
-/* Runs on one processor from now on, if there are several. */
-static void stay_on(int cpu) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(cpu, &set);
-    sched_setaffinity(0, sizeof set, &set);
 }
 
 /* Closes what `prepare` opened, tells the parent, and then makes no call. */

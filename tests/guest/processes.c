@@ -1,6 +1,7 @@
 /* fork, vfork, exec, wait in all its forms, process groups and sessions. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "cpus.h"
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -210,6 +211,29 @@ static void ignored_children(void) {
     CHECK(wait(0) > 0 && getrusage(RUSAGE_CHILDREN, &after) == 0 && after.ru_maxrss > 40 << 10);
 }
 
+/* Who has been told of a child's end by a call has its signal, too, however soon it asked. */
+static void signal_before_end(void) {
+    sigset_t children, pending;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    CHECK(sigprocmask(SIG_BLOCK, &children, 0) == 0);
+    cpu_set_t all;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    stay_on(0);
+    for (int i = 0; i < 500; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            stay_on(1);
+            _exit(0);
+        }
+        while (waitpid(child, 0, WNOHANG) == 0) {
+        }
+        CHECK(sigpending(&pending) == 0 && sigismember(&pending, SIGCHLD));
+        CHECK(sigtimedwait(&children, 0, &(struct timespec){0, 0}) == SIGCHLD);
+    }
+    CHECK(sigprocmask(SIG_UNBLOCK, &children, 0) == 0 && sched_setaffinity(0, sizeof all, &all) == 0);
+}
+
 static ino_t directory_of(pid_t pid) {
     char name[40];
     struct stat st = {0};
@@ -255,6 +279,7 @@ int main(int argc, char **argv, char **environment) {
     if (argc > 1 && !strcmp(argv[1], "--child")) return child_after_exec(argc, argv, environment);
     setvbuf(stdout, 0, _IOLBF, 0);
     numbers_again();
+    signal_before_end();
     ignored_children();
     time_stamp_counter();
     exit_statuses();

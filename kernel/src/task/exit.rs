@@ -303,6 +303,8 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
         (None, Some(parent)) => tell_parent(parent, process, status),
         (None, None) => {}
     }
+    process.announced.store(true, Release);
+    process.end_queue.wake_all();
     for (traced, status) in &end.ended {
         let parent = ids::table().node(traced.pid()).map(|node| node.parent);
         if let Some(parent) = parent.ok().and_then(ids::find_process) {

@@ -63,6 +63,8 @@ pub struct Process {
     pub(super) end_status: AtomicU32,
     /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
     pub end_queue: Arc<WaitQueue>,
+    /// Whoever is to hear of its end has been sent the signal.
+    pub(super) announced: AtomicBool,
     /// It registered for membarrier(2)'s private expedited command.
     pub expedites: AtomicBool,
     /// personality(2).
@@ -192,6 +194,7 @@ impl Process {
             end_class: SpinLock::new(Rank::Leaf, None),
             end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),
+            announced: AtomicBool::new(false),
             expedites: AtomicBool::new(false),
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),

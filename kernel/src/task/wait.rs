@@ -6,7 +6,7 @@ use super::task::Task;
 use crate::{Errno, Pid, Result, signal};
 use alloc::sync::Arc;
 use bitflags::bitflags;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use linux_raw_sys::general as raw;
 use umbel_smp::wait::Wake;
 
@@ -73,6 +73,9 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
     };
     match process.child_events.wait_interruptible(None, &mut look) {
         Ok(Ok(Some(found))) => {
+            if found.is_end() {
+                await_signal(&found);
+            }
             if found.is_end() && !options.contains(WaitOptions::WNOWAIT) && !take(process, &found) {
                 // Another thread of this process was faster.
                 return wait(task, which.clone(), options);
@@ -81,6 +84,14 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
         }
         Ok(other) => other,
         Err(Wake::Interrupted | Wake::TimedOut) => Err(Errno::ERESTARTSYS),
+    }
+}
+
+/// An end can be found before its signal is sent: waits for that, as a signal that is blocked must be pending when the call
+/// returns. Whoever ends does nothing long in between.
+fn await_signal(found: &WaitResult) {
+    if let Some(ended) = ids::find_process(found.pid).filter(|_| found.of != Of::Thread) {
+        ended.end_queue.wait_until(|| ended.announced.load(Acquire).then_some(()));
     }
 }
 
