@@ -102,12 +102,14 @@ fn pinned_virtual_cpus_stay_each_on_one_host_cpu() {
         let parents = generations(machine.id()).get(2)?.clone();
         let lists: Vec<Vec<String>> =
             parents.iter().map(|parent| children(*parent).into_iter().filter_map(allowed).collect()).collect();
-        (lists.len() == 2 && lists.iter().all(|slots| slots.len() >= 3)).then_some(lists)
+        // A slot that was forked just now has its parent's places until it takes its own.
+        let settled = |slots: &Vec<String>| slots.len() >= 3 && slots.iter().all(|place| place.parse::<u32>().is_ok());
+        (lists.len() == 2 && lists.iter().all(settled)).then_some(lists)
     });
     machine.kill().expect("our own child");
     machine.wait().expect("our own child");
     for slots in &places {
-        assert!(slots.iter().all(|place| place == &slots[0] && place.parse::<u32>().is_ok()), "{places:?}");
+        assert!(slots.iter().all(|place| place == &slots[0]), "{places:?}");
     }
     assert_ne!(places[0][0], places[1][0], "{places:?}");
     // Without it the host may move them.
