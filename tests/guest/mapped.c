@@ -1,10 +1,9 @@
 /* Files under shared mappings: what mapping, writing and msync do to their times, and what a full file system does. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "faults.h"
 #include <fcntl.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -13,25 +12,6 @@
 #include <unistd.h>
 
 enum { PAGE = 4096, PAGES = 8 };
-
-static sigjmp_buf escape;
-static siginfo_t last;
-
-static void escaping(int n, siginfo_t *info, void *context) {
-    (void)context;
-    last = *info;
-    siglongjmp(escape, n);
-}
-
-static int touch(volatile char *p, int write) {
-    int n = sigsetjmp(escape, 1);
-    if (n) return n;
-    if (write)
-        *p = 7;
-    else
-        (void)*p;
-    return 0;
-}
 
 static long long ns(struct timespec time) {
     return time.tv_sec * 1000000000LL + time.tv_nsec;

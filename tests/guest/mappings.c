@@ -1,9 +1,8 @@
 /* The corners of mmap, mprotect, mremap, madvise, mlock, msync, mincore, remap_file_pages, mseal: flags and errors. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "faults.h"
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -24,22 +23,6 @@ enum { PAGE = 4096 };
 #define RW (PROT_READ | PROT_WRITE)
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 #define SHARED (MAP_SHARED | MAP_ANONYMOUS)
-
-static sigjmp_buf escape;
-
-static void escaping(int n) {
-    siglongjmp(escape, n);
-}
-
-static int touch(volatile char *p, int write) {
-    int n = sigsetjmp(escape, 1);
-    if (n) return n;
-    if (write)
-        *p = *p + 1;
-    else
-        (void)*p;
-    return 0;
-}
 
 static char *anon(int pages, int flags) {
     char *m = mmap(0, pages * PAGE, RW, MAP_ANONYMOUS | flags, -1, 0);
@@ -396,8 +379,8 @@ static void guards(void) {
 }
 
 int main(void) {
-    signal(SIGSEGV, escaping);
-    signal(SIGBUS, escaping);
+    struct sigaction action = {.sa_sigaction = escaping, .sa_flags = SA_SIGINFO};
+    CHECK(sigaction(SIGSEGV, &action, 0) == 0 && sigaction(SIGBUS, &action, 0) == 0);
     mapping();
     growing();
     advice();

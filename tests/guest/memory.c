@@ -1,9 +1,8 @@
 /* Memory: mmap, munmap, mprotect, mremap, brk, copy-on-write, sharing between processes, files in memory. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "faults.h"
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -14,26 +13,6 @@ enum { PAGE = 4096 };
 #define RW (PROT_READ | PROT_WRITE)
 #define PRIVATE (MAP_PRIVATE | MAP_ANONYMOUS)
 #define SHARED (MAP_SHARED | MAP_ANONYMOUS)
-
-static sigjmp_buf escape;
-static siginfo_t last;
-
-static void escaping(int n, siginfo_t *info, void *context) {
-    (void)context;
-    last = *info;
-    siglongjmp(escape, n);
-}
-
-/* The signal that touching this byte raises, 0 if none. */
-static int touch(volatile char *p, int write) {
-    int n = sigsetjmp(escape, 1);
-    if (n) return n;
-    if (write)
-        *p = *p + 1;
-    else
-        (void)*p;
-    return 0;
-}
 
 static void anonymous(void) {
     char *m = mmap(0, 64 * PAGE, RW, PRIVATE, -1, 0);
