@@ -18,16 +18,20 @@ pub fn rows() -> Result<Vec<Row>, RegistryError> {
     Ok(machines
         .into_iter()
         .filter_map(|machine| {
-            let status = match registry::ask(&machine, &Request::Status) {
-                Some(Reply::Status(status)) => status,
-                _ => Status { state: silent(machine.pid)?.into(), ..Status::default() },
+            let unanswered = |state: &str| Status { state: state.into(), ..Status::default() };
+            let status = match silent(machine.pid) {
+                Some("stopped") => unanswered("stopped"),
+                _ => match registry::ask(&machine, &Request::Status) {
+                    Some(Reply::Status(status)) => status,
+                    _ => unanswered(silent(machine.pid)?),
+                },
             };
             Some(Row { machine, status })
         })
         .collect())
 }
 
-/// Why a machine does not answer; `None` if it has ended and only its slots, which share its descriptors, are about to.
+/// Why a machine does not answer, if it does not; `None` if it has ended and only its slots, which share its descriptors, are about to.
 fn silent(pid: i32) -> Option<&'static str> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let state = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next());

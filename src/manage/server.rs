@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 use umbel_abi::machine::Control;
 
-/// How long a client may take to send its request, and how long that is at most.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a client may take to send its request, or a machine to answer, on a host that is busy; how long a request is at most.
+const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST_MAX: u64 = 4096;
 
 /// What a machine is asked.
