@@ -89,7 +89,7 @@ static void *hasty(void *unused) {
     (void)unused;
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 60000000;
+    until.tv_nsec += 600000000;
     if (until.tv_nsec >= 1000000000)
         until.tv_sec++, until.tv_nsec -= 1000000000;
     CHECK(pthread_mutex_timedlock(&first, &until) == ETIMEDOUT);
@@ -112,8 +112,7 @@ static void race(int chain) {
         wait_for(&chained);
     }
     start(&threads[1], high, HIGH);
-    usleep(20000);
-    CHECK(shown_priority(low_tid) == HIGH);
+    while (shown_priority(low_tid) != HIGH) usleep(1000);
     start(&threads[2], hog, HOG);
     release = 1;
     for (int i = 0; i < 3 + chain; i++)
@@ -128,8 +127,7 @@ static void giving_up(void) {
     wait_for(&held);
     CHECK(shown_priority(low_tid) == LOW);
     start(&threads[1], hasty, HIGH);
-    usleep(20000);
-    CHECK(shown_priority(low_tid) == HIGH);
+    while (shown_priority(low_tid) != HIGH) usleep(1000);
     pthread_join(threads[1], 0);
     CHECK(shown_priority(low_tid) == LOW);
     release = 1;

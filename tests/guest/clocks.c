@@ -58,24 +58,29 @@ static void sleeping(void) {
     CHECK(clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wish, 0) == 0);
     wish.tv_nsec = 1000000000;
     CHECK_ERRNO(nanosleep(&wish, 0), EINVAL);
-    start = at(CLOCK_MONOTONIC);
+    /* Each lasts as long as was asked; how much longer is not ours to say, but not always. */
+    double shortest = 1;
     for (int i = 0; i < 20; i++) {
         struct timespec millisecond = {0, 1000000};
+        start = at(CLOCK_MONOTONIC);
         nanosleep(&millisecond, 0);
+        double took = at(CLOCK_MONOTONIC) - start;
+        CHECK(took >= 0.001);
+        if (took < shortest) shortest = took;
     }
-    double took = at(CLOCK_MONOTONIC) - start;
-    CHECK(took >= 0.02 && took < 1.0);
+    CHECK(shortest < 0.05);
 }
 
 static void intervals(void) {
     signal(SIGALRM, tick);
     struct itimerval every = {{0, 5000}, {0, 5000}}, now;
+    double start = at(CLOCK_MONOTONIC);
     CHECK(setitimer(ITIMER_REAL, &every, 0) == 0);
-    for (double end = at(CLOCK_MONOTONIC) + 0.2; at(CLOCK_MONOTONIC) < end;) {
+    while (ticks < 10) {
     }
     CHECK(getitimer(ITIMER_REAL, &now) == 0 && now.it_interval.tv_usec == 5000 && now.it_value.tv_usec <= 5000);
     every.it_value.tv_usec = 0;
-    CHECK(setitimer(ITIMER_REAL, &every, 0) == 0 && ticks >= 5 && ticks <= 41);
+    CHECK(setitimer(ITIMER_REAL, &every, 0) == 0 && ticks <= (at(CLOCK_MONOTONIC) - start) / 0.005);
     CHECK(alarm(100) == 0 && alarm(0) == 100);
     every.it_value.tv_usec = 2000000;
     CHECK_ERRNO(setitimer(ITIMER_REAL, &every, 0), EINVAL);

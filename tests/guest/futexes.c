@@ -1,5 +1,6 @@
 /* Futexes: several words at once, the calls of the second generation, locks that the kernel hands over; sched_setattr. */
 #define _GNU_SOURCE
+#include "asleep.h"
 #include "check.h"
 #include <limits.h>
 #include <linux/futex.h>
@@ -96,9 +97,12 @@ static void *locker(void *p) {
     return p;
 }
 
+/* Ends with the lock once the first thread waits for the last time, or at least goes on. */
+static volatile int may_die;
 static void *dies(void *p) {
     CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
-    usleep(50000);
+    while (!may_die) usleep(1000);
+    until_asleep(getpid(), getpid());
     return p;
 }
 
@@ -119,13 +123,14 @@ static void handed_over(void) {
     CHECK(futex(&lock, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
     lock = 32760; /* nobody */
     CHECK_ERRNO(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0), ESRCH);
-    lock = 0;
+    lock = may_die = 0;
     pthread_create(&threads[0], 0, dies, 0);
-    while (!lock) usleep(1000);
+    while (!*(volatile uint32_t *)&lock) usleep(1000);
     struct timespec t = after(CLOCK_REALTIME, 10);
     CHECK_ERRNO(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, &t, 0, 0), ETIMEDOUT);
     t = after(CLOCK_MONOTONIC, 5);
     CHECK_ERRNO(futex(&lock, 13 | FUTEX_PRIVATE_FLAG, 0, &t, 0, 0), ETIMEDOUT);
+    may_die = 1;
     CHECK(futex(&lock, FUTEX_LOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
     CHECK((lock & FUTEX_TID_MASK) == (uint32_t)gettid() && lock & FUTEX_OWNER_DIED);
     pthread_join(threads[0], 0);
@@ -152,20 +157,6 @@ static void in_a_circle(void) {
     CHECK(futex(&first, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0);
     pthread_join(thread, 0);
     CHECK(first == 0 && second == 0);
-}
-
-/* Waits until a thread sleeps. */
-static void until_asleep(volatile int *tid) {
-    char name[64], line[256];
-    for (;; usleep(1000)) {
-        if (!*tid) continue;
-        snprintf(name, sizeof name, "/proc/self/task/%d/stat", *tid);
-        FILE *file = fopen(name, "r");
-        if (!file) return; /* it is over already */
-        char *got = fgets(line, sizeof line, file);
-        fclose(file);
-        if (got && strstr(line, ") S")) return;
-    }
 }
 
 struct sleeper {
@@ -201,7 +192,8 @@ static void *sleeps(void *p) {
 static void start(struct sleeper *s, uint32_t *word, uint32_t *lock, int priority, int timeout_ms) {
     *s = (struct sleeper){.word = word, .lock = lock, .priority = priority, .timeout_ms = timeout_ms};
     CHECK(pthread_create(&s->thread, 0, sleeps, s) == 0);
-    until_asleep(&s->tid);
+    while (!s->tid) usleep(1000);
+    until_asleep(getpid(), s->tid);
 }
 
 /* A wake-up goes to the waiter of the highest real-time priority, and among equals to the first. */
@@ -311,7 +303,7 @@ static void ends_of_a_move(void) {
     start(&s, &cond, &to, 0, 0);
     pthread_kill(s.thread, SIGUSR1);
     while (signals < 1) usleep(1000);
-    until_asleep(&s.tid);
+    until_asleep(getpid(), s.tid);
     CHECK(s.place == 0);
     CHECK(MOVE(&cond, &to, 1, 0, 0) == 1);
     pthread_kill(s.thread, SIGUSR1);
@@ -325,10 +317,12 @@ static void ends_of_a_move(void) {
     CHECK(futex(&to, FUTEX_UNLOCK_PI_PRIVATE, 0, 0, 0, 0) == 0 && to == 0);
     /* The owner ends. */
     pthread_t owner;
+    may_die = 0;
     start(&s, &cond, &lock, 0, 0);
     pthread_create(&owner, 0, dies, 0);
     while (!*(volatile uint32_t *)&lock) usleep(1000);
     CHECK(MOVE(&cond, &lock, 1, 0, 0) == 1);
+    may_die = 1;
     pthread_join(owner, 0);
     pthread_join(s.thread, 0);
     CHECK(s.result == 0);

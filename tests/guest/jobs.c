@@ -28,6 +28,12 @@ static void on_child(int signo, siginfo_t *info, void *context) {
     caught++;
 }
 
+/* A wait for a stop or a continuation may return before its signal is sent. */
+static int told_of(int code) {
+    for (int i = 0; i < 5000 && child_code != code; i++) usleep(1000);
+    return child_code == code;
+}
+
 static void stops(void) {
     struct sigaction action = {.sa_sigaction = on_child, .sa_flags = SA_SIGINFO | SA_RESTART};
     sigaction(SIGCHLD, &action, 0);
@@ -39,15 +45,13 @@ static void stops(void) {
     kill(child, SIGSTOP);
     CHECK(waitpid(child, &status, WUNTRACED) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
     CHECK(waitpid(child, &status, WUNTRACED | WNOHANG) == 0);
-    CHECK(child_code == CLD_STOPPED && child_status == SIGSTOP);
+    CHECK(told_of(CLD_STOPPED) && child_status == SIGSTOP);
     kill(child, SIGCONT);
     CHECK(waitpid(child, &status, WCONTINUED) == child && WIFCONTINUED(status));
-    /* The wait may return before the signal is sent. */
-    for (int i = 0; i < 1000 && child_code != CLD_CONTINUED; i++) usleep(1000);
-    CHECK(child_code == CLD_CONTINUED && child_status == SIGCONT);
+    CHECK(told_of(CLD_CONTINUED) && child_status == SIGCONT);
     siginfo_t info;
     kill(child, SIGSTOP);
-    CHECK(waitid(P_PID, child, &info, WSTOPPED | WNOWAIT) == 0 && info.si_code == CLD_STOPPED);
+    CHECK(waitid(P_PID, child, &info, WSTOPPED | WNOWAIT) == 0 && info.si_code == CLD_STOPPED && told_of(CLD_STOPPED));
     CHECK(waitid(P_PID, child, &info, WSTOPPED) == 0 && info.si_status == SIGSTOP);
     kill(child, SIGTERM);
     CHECK(waitpid(child, &status, WNOHANG) == 0);

@@ -182,7 +182,7 @@ static void one_is_enough(void) {
         instances[i] = epoll_create1(0);
         CHECK(epoll_ctl(instances[i], EPOLL_CTL_ADD, event, &in) == 0);
         if ((children[i] = fork()) == 0) {
-            int got = epoll_wait(instances[i], &out, 1, 2000);
+            int got = epoll_wait(instances[i], &out, 1, -1);
             _exit(write(report[1], &got, sizeof got) != sizeof got);
         }
     }

@@ -218,9 +218,10 @@ static void sharing(void) {
     CHECK(waitpid(pid, &status, __WCLONE) == pid);
 }
 
+static volatile int leave;
 static void *park(void *p) {
     *(pid_t *)p = gettid();
-    usleep(50000);
+    while (!leave) usleep(1000);
     return 0;
 }
 
@@ -232,7 +233,9 @@ static void threads(void) {
     errno = 0;
     CHECK(pidfd_open_(tid, 0) == -1);
     int fd = pidfd_open_(tid, THREAD_FD);
-    CHECK(fd >= 0 && readable(fd, 5000) & POLLIN);
+    CHECK(fd >= 0);
+    leave = 1;
+    CHECK(readable(fd, 5000) & POLLIN);
     pthread_join(t, 0);
     CHECK_ERRNO(pidfd_signal(fd, 0, 0, 0), ESRCH);
     close(fd);

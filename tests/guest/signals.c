@@ -1,5 +1,6 @@
 /* Signals: masks, queues, flags, alternate stacks, restarted calls, fault information, FPU state across handlers. */
 #define _GNU_SOURCE
+#include "asleep.h"
 #include "check.h"
 #include <pthread.h>
 #include <setjmp.h>
@@ -127,32 +128,54 @@ static void flags(void) {
     CHECK_ERRNO(sigaltstack(&stack, 0), ENOMEM);
 }
 
+static volatile int *heard, *waits;
+static void hearing(int n, siginfo_t *info, void *context) {
+    (void)info, (void)context;
+    *heard += n > 0;
+}
+
+/* A child that interrupts the call for which its parent said that it waits, and once the parent waits again, writes. */
+static pid_t interrupter(int fd) {
+    *heard = *waits = 0;
+    pid_t child = fork(), parent = getppid();
+    if (child) return child;
+    while (!*waits) usleep(1000);
+    until_asleep(parent, parent);
+    kill(parent, SIGALRM);
+    while (!*heard) usleep(1000);
+    until_asleep(parent, parent);
+    _exit(write(fd, "x", 1) != 1);
+}
+
+static double seconds(struct timespec t) { return t.tv_sec + t.tv_nsec / 1e9; }
+
 static void restarts(void) {
-    int ends[2];
+    int ends[2], status;
+    char c;
+    heard = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0), waits = heard + 1;
     CHECK(pipe(ends) == 0);
-    struct itimerval once = {.it_value = {0, 20000}};
     for (int restart = 0; restart < 2; restart++) {
-        action(SIGALRM, recording, restart ? SA_RESTART : 0);
-        CHECK(setitimer(ITIMER_REAL, &once, 0) == 0);
-        pid_t writer = fork();
-        if (writer == 0) {
-            usleep(60000);
-            _exit(write(ends[1], "x", 1) != 1);
-        }
-        char c;
-        errno = 0;
+        action(SIGALRM, hearing, restart ? SA_RESTART : 0);
+        fflush(stdout);
+        pid_t child = interrupter(ends[1]);
+        errno = 0, *waits = 1;
         long got = read(ends[0], &c, 1);
         printf("read with%s SA_RESTART: %ld %s\n", restart ? "" : "out", got, got < 0 ? strerror(errno) : "-");
-        CHECK(waitpid(writer, 0, 0) == writer);
+        CHECK(waitpid(child, &status, 0) == child && status == 0 && *heard == 1);
         if (got < 0) CHECK(read(ends[0], &c, 1) == 1);
     }
-    action(SIGALRM, recording, SA_RESTART);
-    CHECK(setitimer(ITIMER_REAL, &once, 0) == 0);
-    struct timespec wish = {0, 500000000}, rest = {0, 0};
+    action(SIGALRM, hearing, SA_RESTART);
+    struct timespec wish = {1000, 0}, rest = {0, 0}, from, to;
+    pid_t child = interrupter(ends[1]);
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    *waits = 1;
     CHECK_ERRNO(nanosleep(&wish, &rest), EINTR);
-    CHECK(rest.tv_nsec > 300000000 && rest.tv_nsec < 490000000);
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    CHECK(seconds(rest) < 1000 && seconds(rest) + seconds(to) - seconds(from) > 999.99);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
     close(ends[0]);
     close(ends[1]);
+    munmap((void *)heard, 4096);
 }
 
 static void escaping(int n, siginfo_t *info, void *context) {

@@ -142,7 +142,7 @@ static void semaphores(void) {
         signal(SIGALRM, nothing);
         struct sigaction restarting = {.sa_handler = nothing, .sa_flags = SA_RESTART};
         sigaction(SIGALRM, &restarting, 0);
-        ualarm(20000, 0);
+        ualarm(20000, 20000);
         _exit(!(op(id, 0, -1, 0) == -1 && errno == EINTR));
     }
     CHECK(status_of(child) == 0);

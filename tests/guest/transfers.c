@@ -1,5 +1,6 @@
 /* Moving data: pipes in packet mode and of other sizes, splice, tee, vmsplice, copies, placed writes, holes, limits, locks. */
 #define _GNU_SOURCE
+#include "asleep.h"
 #include "check.h"
 #include <fcntl.h>
 #include <signal.h>
@@ -195,7 +196,7 @@ static void locks(void) {
     }
     char byte;
     CHECK(read(go[0], &byte, 1) == 1);
-    usleep(50000);
+    until_asleep(child, child);
     CHECK_ERRNO(lock(fd, F_SETLKW, F_WRLCK, 20, 10), EDEADLK);
     CHECK(lock(fd, F_SETLK, F_UNLCK, 0, 0) == 0 && waitpid(child, &status, 0) == child && status == 0);
     locks_end_with_a_close(fd);
