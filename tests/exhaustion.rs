@@ -19,7 +19,7 @@ fn in_small_machine(mem: &str, cpus: &str, program: &str, args: &[&str]) -> Outc
         run.into_iter().chain(args.iter().copied()).collect()
     };
     let command = if has_prlimit { "prlimit" } else { &umbel };
-    Run::on_host(command, &all).limit(280).finish()
+    Run::on_host(command, &all).limit(900).finish()
 }
 
 fn survives(mem: &str, cpus: &str, bombs: &[&str]) {

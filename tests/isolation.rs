@@ -3,17 +3,17 @@
 
 mod common;
 
-use common::{Run, generations, guest_program, is_root, open_to_all, umbel, until, wait_until};
+use common::{
+    PATIENCE, Run, generations, guest_program, is_root, open_to_all, slots_at_rest, state, umbel, until, wait_until,
+};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
 use umbel_abi::machine::layout;
 
 /// A user without rights, where the tests run as root.
 const NOBODY: u32 = 65534;
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn start(script: &str, user: Option<u32>) -> Child {
     let program = if user.is_some() { open_to_all(&umbel()) } else { umbel() };
@@ -22,12 +22,27 @@ fn start(script: &str, user: Option<u32>) -> Child {
     if let Some(user) = user {
         command.uid(user).gid(user);
     }
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("start a machine")
 }
 
 fn slots(machine: &Child) -> Vec<u32> {
     until(|| generations(machine.id()).get(3).filter(|slots| slots.len() >= 2).cloned())
+}
+
+/// Waits until the script has said so.
+fn until_ready(machine: &mut Child) {
+    let mut ready = [0; 6];
+    machine.stdout.as_mut().expect("piped").read_exact(&mut ready).expect("its output");
+    assert_eq!(&ready, b"ready\n");
+}
+
+/// Tells the script to go on, and wants it to end in order with this output.
+fn goes_on(mut machine: Child, wanted: &[u8]) {
+    machine.stdin.as_mut().expect("piped").write_all(b"\n").expect("it reads");
+    let status = wait_until(&mut machine, PATIENCE).expect("the machine ends");
+    let output = machine.wait_with_output().expect("its output");
+    assert_eq!((status.code(), output.stdout.as_slice()), (Some(0), wanted), "{output:?}");
 }
 
 fn stop(mut machine: Child) {
@@ -38,8 +53,8 @@ fn stop(mut machine: Child) {
 #[test]
 fn an_ordinary_user_cannot_open_his_own_slots() {
     let user = is_root().then_some(NOBODY);
-    let machine = start("while :; do :; done", user);
-    sleep(Duration::from_secs(1));
+    let mut machine = start("echo ready; while :; do :; done", user);
+    until_ready(&mut machine);
     let pids: Vec<String> = slots(&machine).iter().map(u32::to_string).collect();
     let mut peek = Run::on_host(guest_program("peek", false), &pids.iter().map(String::as_str).collect::<Vec<_>>());
     if let Some(user) = user {
@@ -54,38 +69,32 @@ fn an_ordinary_user_cannot_open_his_own_slots() {
 fn slots_leave_no_core() {
     let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
     let before = fs::read_dir("/").expect("the root directory").count();
-    let mut machine = start("sleep 2; echo went on", None);
-    let all = slots(&machine);
-    sleep(Duration::from_millis(500));
-    for pid in all {
+    let mut machine = start("sleep 1000 & echo ready; read x; echo went on", None);
+    until_ready(&mut machine);
+    let all = slots_at_rest(machine.id());
+    for pid in &all {
         let _ = Command::new("kill").args(["-ABRT", &pid.to_string()]).status();
     }
-    let status = wait_until(&mut machine, LIMIT).expect("the machine ends");
-    let output = machine.wait_with_output().expect("its output");
-    assert_eq!((status.code(), output.stdout.as_slice()), (Some(0), &b"went on\n"[..]), "{output:?}");
+    until(|| all.iter().all(|slot| state(*slot) == 'X').then_some(()));
+    goes_on(machine, b"went on\n");
     let after = fs::read_dir("/").expect("the root directory").count();
     assert!(pattern.starts_with(['/', '|']) || before == after, "a core file in /");
 }
 
 #[test]
 fn a_stop_of_the_machine_stops_all_slots() {
-    let mut machine = start("i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; echo counted", None);
-    let state = |pid: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
-    };
+    let mut machine = start("while :; do :; done & echo ready; read x; kill $!; echo counted", None);
+    until_ready(&mut machine);
     let all = slots(&machine);
     let signal = |name: &str| {
         let done = Command::new("kill").args([name, &machine.id().to_string()]).status().expect("run kill");
         assert!(done.success());
     };
     signal("-TSTP");
-    until(|| all.iter().all(|pid| state(pid) == 'T').then_some(()));
+    until(|| all.iter().all(|pid| state(*pid) == 'T').then_some(()));
     signal("-CONT");
-    until(|| all.iter().all(|pid| state(pid) != 'T').then_some(()));
-    let status = wait_until(&mut machine, LIMIT).expect("it goes on");
-    let output = machine.wait_with_output().expect("its output");
-    assert_eq!((status.code(), output.stdout.as_slice()), (Some(0), &b"counted\n"[..]), "{output:?}");
+    until(|| all.iter().all(|pid| state(*pid) != 'T').then_some(()));
+    goes_on(machine, b"counted\n");
 }
 
 #[test]

@@ -45,8 +45,11 @@ fn a_process_sees_itself() {
 
 #[test]
 fn ps_shows_the_tree_with_states_and_terminals() {
-    let shown =
-        inside(2, "sleep 50 & sleep 0.2; kill -STOP $!; sleep 0.2; ps -o pid,ppid,stat,tty,comm -e; kill -9 $!");
+    let shown = inside(
+        2,
+        "sleep 500 & until grep -q 'sleep) S' /proc/$!/stat; do :; done; kill -STOP $!; \
+           until grep -q ') T' /proc/$!/stat; do :; done; ps -o pid,ppid,stat,tty,comm -e; kill -9 $!",
+    );
     assert!(shown.contains("init"), "{shown}");
     let stopped = shown.lines().find(|line| line.contains("sleep")).unwrap_or_else(|| panic!("{shown}"));
     assert!(stopped.contains(" T") && stopped.contains('?'), "{shown}");
@@ -55,7 +58,8 @@ fn ps_shows_the_tree_with_states_and_terminals() {
 
 #[test]
 fn zombies_are_shown_as_such() {
-    let script = "sh -c 'sleep 0.1 & exec sleep 5' & sleep 1; ps -o stat,comm --ppid $! | tail -1; kill $!";
+    let script = "sh -c 'sleep 0.1 & exec sleep 500' & until ps -o stat --ppid $! | grep -q Z; do :; done; \
+                  ps -o stat,comm --ppid $! | tail -1; kill $!";
     assert_eq!(inside(2, script), "Z    sleep\n");
 }
 
@@ -128,7 +132,7 @@ fn oom_scores_are_kept_inherited_and_lowered_by_root_alone() {
 
 #[test]
 fn who_waits_is_shown_asleep_at_once() {
-    let script = "for i in {1..300}; do sleep 5 & while ! grep -q ') S' /proc/$!/stat; do :; done; kill $!; wait; done 2>/dev/null; echo done";
+    let script = "for i in {1..300}; do sleep 500 & while ! grep -q ') S' /proc/$!/stat; do :; done; kill $!; wait; done 2>/dev/null; echo done";
     assert_eq!(inside(2, script), "done\n");
 }
 

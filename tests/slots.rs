@@ -2,18 +2,17 @@
 
 mod common;
 
-use common::{Outcome, Run, children, generations, is_root, open_to_all, umbel, until, wait_until};
+use common::{
+    Outcome, PATIENCE, Run, children, generations, is_root, open_to_all, slots_at_rest, state, umbel, until, wait_until,
+};
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts a machine of one virtual CPU on a shell script.
 fn start(script: &str) -> Child {
     Command::new(umbel())
         .args(["run", "--cpus", "1", "--", "/bin/sh", "-c", script])
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -38,7 +37,7 @@ fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
     // The loop runs in guest mode: its slot is the one that uses time there.
     let slot = until(|| generations(machine.id()).get(3)?.iter().copied().find(|slot| user_ticks(*slot) > 20));
     kill(slot);
-    let status = wait_until(&mut machine, LIMIT).expect("the machine goes on");
+    let status = wait_until(&mut machine, PATIENCE).expect("the machine goes on");
     let output = machine.wait_with_output().expect("its output");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "child 137\n");
     assert_eq!(status.code(), Some(0));
@@ -47,15 +46,18 @@ fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
 #[test]
 fn slots_killed_asleep_or_parked_cost_nothing() {
     // One process sleeps in its slot, others are parked; the virtual CPU is idle.
-    let mut machine = start("sleep 1000 & sleep 4; echo kept $?; kill $!; wait $!; echo $?");
-    let slots = until(|| generations(machine.id()).get(3).filter(|slots| slots.len() >= 2).cloned());
-    sleep(Duration::from_millis(700));
+    let mut machine = start("sleep 1000 & echo ready; read x; echo kept $?; kill $!; wait $!; echo $?");
+    let mut ready = [0; 6];
+    machine.stdout.as_mut().expect("piped").read_exact(&mut ready).expect("its output");
     for round in 0..3 {
-        let slots = if round == 0 { slots.clone() } else { generations(machine.id())[3].clone() };
-        slots.into_iter().for_each(kill);
-        sleep(Duration::from_millis(400));
+        let slots = slots_at_rest(machine.id());
+        assert!(round > 0 || slots.len() >= 2, "{slots:?}");
+        slots.iter().copied().for_each(kill);
+        until(|| slots.iter().all(|slot| state(*slot) == 'X').then_some(()));
     }
-    let status = wait_until(&mut machine, LIMIT).expect("the machine goes on");
+    slots_at_rest(machine.id());
+    machine.stdin.as_mut().expect("piped").write_all(b"\n").expect("it reads");
+    let status = wait_until(&mut machine, PATIENCE).expect("the machine goes on");
     let output = machine.wait_with_output().expect("its output");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "kept 0\n143\n", "{output:?}");
     assert_eq!(status.code(), Some(0));
@@ -71,10 +73,7 @@ fn a_machine_killed_leaves_no_process() {
     assert!(all.len() >= 3, "zygote, parent, slots: {all:?}");
     machine.kill().expect("kill the machine");
     machine.wait().expect("reap the machine");
-    let alive = |pid: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
-    };
+    let alive = |pid: &u32| !matches!(state(*pid), 'Z' | 'X');
     until(|| (!all.iter().any(alive)).then_some(()));
 }
 
@@ -128,7 +127,7 @@ fn limited(processes: u64, script: &str) -> Outcome {
     let processes = format!("--nproc={processes}:{processes}");
     let args = [processes.as_str(), &program, "run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script];
     // Nobody else on the host is this user.
-    Run::on_host("prlimit", &args).user(54_323).limit(120).finish()
+    Run::on_host("prlimit", &args).user(54_323).finish()
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn a_reader_that_leaves_ends_the_writer_by_sigpipe() {
     let mut start = [0; 4];
     child.stdout.take().expect("piped").read_exact(&mut start).expect("output");
     assert_eq!(&start, b"y\ny\n");
-    let status = common::wait_until(&mut child, std::time::Duration::from_secs(30)).expect("umbel ends");
+    let status = common::wait_until(&mut child, common::PATIENCE).expect("umbel ends");
     assert_eq!(shell_status(status), 141);
 }
 

@@ -31,7 +31,7 @@ fn names_belong_to_the_namespace_that_owns_them() {
 #[test]
 fn maps_are_written_once_and_by_the_right_ones() {
     let out = as_user(
-        "unshare -U sleep 9 & p=$!; sleep 0.3
+        "unshare -U sleep 900 & p=$!; until [ $(readlink /proc/$p/ns/user) != $(readlink /proc/self/ns/user) ]; do :; done
          put() { echo \"$1\" 2>/dev/null >/proc/$p/$2 && echo yes || echo no; }
          put '0 0 1' uid_map; put '0 1000 2' uid_map; put '0 1000 1' gid_map; put '5 1000 1' uid_map
          put '6 1000 1' uid_map; put deny setgroups; put '0 1000 1' gid_map; put allow setgroups

@@ -12,7 +12,8 @@ fn inside(options: &[&str], script: &str) -> Outcome {
 /// A shell's first writes come by signal: the kernel hangs with all its signals masked.
 #[test]
 fn a_virtual_cpu_that_hangs_is_reported_with_backtraces() {
-    let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; echo z > /proc/sysrq-trigger; sleep 0.3; dmesg";
+    let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; echo z > /proc/sysrq-trigger; \
+                  until dmesg | grep -q watch::hang; do sleep 0.1; done; dmesg";
     let outcome = inside(&["--debug-stall"], script);
     let log = outcome.stdout;
     let report = log.split("watchdog: BUG: hard lockup - CPU#").nth(1).unwrap_or_else(|| panic!("{log}"));
@@ -27,15 +28,20 @@ fn a_virtual_cpu_that_hangs_is_reported_with_backtraces() {
 #[test]
 fn a_thread_that_is_kept_from_running_is_reported() {
     let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; busy='while :; do :; done'; \
-                  taskset -c 1 chrt -f 50 sh -c \"$busy\" & first=$!; sleep 0.3; taskset -c 1 sh -c \"$busy\" & \
+                  taskset -c 1 chrt -f 50 sh -c \"$busy\" & first=$!; \
+                  until [ \"$(cut -d' ' -f2,41 /proc/$first/stat)\" = '(sh) 1' ]; do sleep 0.1; done; taskset -c 1 sh -c \"$busy\" & \
                   i=0; until dmesg | grep -q 'threads wait' || [ $i = 100 ]; do sleep 0.2; i=$((i+1)); done; \
-                  kill -9 $first $!; dmesg | grep -c 'CPU#1: 1 threads wait for [12]s'";
+                  kill -9 $first $!; dmesg | grep -c 'CPU#1: 1 threads wait for [1-9]'";
     assert_eq!(inside(&[], script).stdout, "1\n");
 }
 
 #[test]
 fn backtraces_are_shown_on_demand() {
-    let outcome = inside(&[], "while :; do :; done & echo l > /proc/sysrq-trigger; sleep 0.5; kill $!; dmesg");
+    let outcome = inside(
+        &[],
+        "while :; do :; done & echo l > /proc/sysrq-trigger; \
+                               until dmesg | grep -q 'CPU 1: '; do sleep 0.1; done; kill $!; dmesg",
+    );
     assert!(outcome.stdout.contains("sysrq: Show backtrace of all active CPUs"), "{outcome:#?}");
     assert!(outcome.stdout.contains("] CPU 0: ") && outcome.stdout.contains("] CPU 1: "), "{outcome:#?}");
 }
@@ -52,27 +58,38 @@ fn nobody_hangs_who_was_not_allowed_to() {
     assert_ne!(outcome.status, 0, "{outcome:#?}");
 }
 
-/// User, system, idle and steal of each virtual CPU, in ticks.
-fn times(stat: &str) -> Vec<[u64; 4]> {
-    let rows = stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
-    rows.map(|row| {
-        let fields: Vec<u64> = row.split_whitespace().skip(1).map(|word| word.parse().expect("a number")).collect();
-        [fields[0], fields[2], fields[3], fields[7]]
-    })
-    .collect()
+/// User, system, idle and steal of both virtual CPUs, in ticks, between two looks at /proc/stat.
+fn times(stats: &str) -> [[u64; 4]; 2] {
+    let rows = stats.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    let rows: Vec<[u64; 4]> = rows
+        .map(|row| {
+            let fields: Vec<u64> = row.split_whitespace().skip(1).map(|word| word.parse().expect("a number")).collect();
+            [fields[0], fields[2], fields[3], fields[7]]
+        })
+        .collect();
+    let [first, second, first_later, second_later] = rows[..] else { panic!("{stats}") };
+    let since = |before: [u64; 4], after: [u64; 4]| std::array::from_fn(|i| after[i] - before[i]);
+    [since(first, first_later), since(second, second_later)]
 }
+
+/// Runs until a process computes.
+const COMPUTES: &str = "computes() { until grep -q ') R' /proc/$1/stat; do sleep 0.1; done; };";
 
 /// Two virtual CPUs on one core of the host: each waits for about half of the time, and neither is idle.
 #[test]
 fn what_the_host_takes_is_shown_as_steal() {
-    let script = "while :; do :; done & first=$!; while :; do :; done & sleep 3; kill $first $!; cat /proc/stat";
+    let script = format!(
+        "{COMPUTES} while :; do :; done & first=$!; while :; do :; done & computes $first; computes $!; \
+         cat /proc/stat; sleep 3; cat /proc/stat; kill $first $!"
+    );
     let umbel = common::umbel();
-    let run = ["-c", "0", umbel.to_str().expect("UTF-8"), "run", "--cpus", "2", "--", "/bin/sh", "-c", script];
+    let run = ["-c", "0", umbel.to_str().expect("UTF-8"), "run", "--cpus", "2", "--", "/bin/sh", "-c", &script];
     let outcome = Run::on_host("taskset", &run).finish();
     for [user, system, idle, steal] in times(&outcome.stdout) {
         let all = user + system + idle + steal;
         assert!((270..2000).contains(&all), "{outcome:#?}");
-        assert!(steal * 10 > all * 3 && steal * 10 < all * 9, "{outcome:#?}");
+        // How much more depends on what else the host does there.
+        assert!(steal * 10 > all * 3, "{outcome:#?}");
         assert!(user > system && idle * 10 < all * 2, "{outcome:#?}");
     }
 }
@@ -80,10 +97,15 @@ fn what_the_host_takes_is_shown_as_steal() {
 /// Each virtual CPU has its own times, and a loop that never enters the kernel is user time.
 #[test]
 fn a_busy_virtual_cpu_is_busy_alone() {
-    let script = "taskset -c 1 sh -c 'while :; do :; done' & sleep 2; cat /proc/stat; kill $!";
-    let outcome = inside(&[], script);
-    let [first, second] = times(&outcome.stdout)[..] else { panic!("{outcome:#?}") };
-    assert!(first[2] > 150 && second[2] < 50, "idle: {outcome:#?}");
-    assert!(second[0] > 30 && second[0] > 5 * first[0], "user: {outcome:#?}");
+    let script = format!(
+        "{COMPUTES} taskset -c 1 sh -c 'while :; do :; done' & \
+         computes $!; until grep -q '^Cpus_allowed_list:.1$' /proc/$!/status; do sleep 0.1; done; computes $!; cat /proc/stat; sleep 2; cat /proc/stat; kill $!"
+    );
+    let outcome = inside(&[], &script);
+    let [first, second] = times(&outcome.stdout);
+    let all = second.iter().sum::<u64>();
+    assert!(all > 150 && first[2] * 4 > all * 3 && second[2] * 4 < all, "idle: {outcome:#?}");
+    // What the host takes of its time it would have used as well.
+    assert!((second[0] + second[3]) * 4 > all * 3 && second[0] > 5 * first[0], "user: {outcome:#?}");
     assert!(second[0] > second[1], "{outcome:#?}");
 }

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: running `umbel`, compiling guest programs, comparing with the host.
 //!
-//! Every run has a deadline; what is still alive then is killed by process id.
+//! Every run has a deadline, for what hangs: it is far longer than anything takes on a busy host, and nothing is measured by it.
+//! What is still alive then is killed by process id.
 #![allow(dead_code)] // each test binary uses its own part
 
 pub mod session;
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+/// How long anything may take that is no longer than seconds on a quiet host.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What a finished program left behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,7 +61,7 @@ impl Run {
     }
 
     fn with(command: Command) -> Run {
-        Run { command, input: Vec::new(), limit: Duration::from_secs(60) }
+        Run { command, input: Vec::new(), limit: PATIENCE }
     }
 
     /// Bytes for standard input (empty otherwise).
@@ -66,7 +70,7 @@ impl Run {
         self
     }
 
-    /// Another deadline than a minute.
+    /// Another deadline than [`PATIENCE`].
     pub fn limit(mut self, seconds: u64) -> Run {
         self.limit = Duration::from_secs(seconds);
         self
@@ -241,9 +245,32 @@ pub fn generations(machine: u32) -> Vec<Vec<u32>> {
     generations
 }
 
-/// Asks again and again, for a minute.
+/// The state of a process, as ps(1) shows it; `X` if it is gone.
+pub fn state(pid: u32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
+}
+
+/// The slots of a machine that has nothing to do: zygote, parents and slots sleep at look after look.
+pub fn slots_at_rest(machine: u32) -> Vec<u32> {
+    let look = || {
+        let all = generations(machine);
+        let slots = all.get(3).filter(|slots| !slots.is_empty())?.clone();
+        all[1..].iter().flatten().all(|pid| state(*pid) == 'S').then_some(slots)
+    };
+    until(|| {
+        let slots = look()?;
+        let still = (0..10).all(|_| {
+            thread::sleep(Duration::from_millis(10));
+            look().as_ref() == Some(&slots)
+        });
+        still.then_some(slots)
+    })
+}
+
+/// Asks again and again.
 pub fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = look() {
             return found;
