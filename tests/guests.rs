@@ -130,6 +130,22 @@ fn fresh() {
     same_as_host("fresh");
 }
 
+/// On the host, too, where they can be mounted; the controllers in machines only, as the host's may be in other hierarchies.
+#[test]
+fn cgroups() {
+    if !is_root() {
+        return;
+    }
+    let program = guest_program("cgroups", false);
+    if Run::on_host(&program, &["probe"]).finish().status == 0 {
+        same_as_host("cgroups");
+    }
+    for cpus in [1, 2, 4] {
+        let outcome = Run::in_machine(cpus, &program, &["machine"]).finish();
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:?}");
+    }
+}
+
 #[test]
 fn quotas() {
     if is_root() {

@@ -10,8 +10,9 @@ const CRATES: [&str; 6] = ["abi", "host", "smp", "mm", "gate", "kernel"];
 const KERNEL_MODULES: &[(&str, &str)] = &[
     ("boot", "drivers fs ipc loader machine random sched signal stats task time tty vm"),
     ("bpf", "random"),
+    ("cgroup", "fs sched signal task"),
     ("drivers", "fs log machine random sched signal syscall task time tty vm"),
-    ("fs", "drivers ipc keys landlock machine net random sched setting signal stats syscall task time tty vm"),
+    ("fs", "cgroup drivers ipc keys landlock machine net random sched setting signal stats syscall task time tty vm"),
     ("futex", "sched signal task time"),
     ("id", ""),
     ("ipc", "fs landlock net setting signal task time vm"),
@@ -26,10 +27,10 @@ const KERNEL_MODULES: &[(&str, &str)] = &[
     ("setting", ""),
     ("signal", "fs landlock sched task time"),
     ("stats", "syscall"),
-    ("syscall", "fs futex ipc keys landlock loader log net random sched signal task time tty vm"),
+    ("syscall", "cgroup fs futex ipc keys landlock loader log net random sched signal task time tty vm"),
     (
         "task",
-        "boot bpf fs futex ipc keys landlock loader machine net random sched setting signal stats syscall time tty vm",
+        "boot bpf cgroup fs futex ipc keys landlock loader machine net random sched setting signal stats syscall time tty vm",
     ),
     ("time", "fs signal task"),
     ("tty", "fs signal task time"),

@@ -11,6 +11,7 @@ extern crate std;
 
 pub mod boot;
 pub mod bpf;
+pub mod cgroup;
 pub mod drivers;
 pub mod fs;
 pub mod futex;

@@ -67,8 +67,8 @@ impl FsConfig {
     /// # Errors
     /// `ENODEV` for unknown types.
     pub fn new(kind: &[u8]) -> Result<Arc<FsConfig>> {
-        const KNOWN: [&[u8]; 8] =
-            [b"tmpfs", b"ramfs", b"proc", b"sysfs", b"devpts", b"devtmpfs", b"mqueue", b"overlay"];
+        const KNOWN: [&[u8]; 9] =
+            [b"tmpfs", b"ramfs", b"proc", b"sysfs", b"devpts", b"devtmpfs", b"mqueue", b"overlay", b"cgroup2"];
         if KNOWN.contains(&kind) { Ok(Self::build(kind, Phase::New)) } else { Err(Errno::ENODEV) }
     }
 

@@ -238,6 +238,10 @@ pub trait FileSystem: Send + Sync {
     fn options(&self) -> String {
         String::new()
     }
+    /// How mountinfo shows a mount of the directory `root`, if not by its name.
+    fn shown_root(&self, _root: &InodeRef) -> Option<Vec<u8>> {
+        None
+    }
     /// Called when the last mount of it goes.
     fn unmounted(&self) {}
 }

@@ -127,7 +127,12 @@ impl Mount {
 
     /// As [`Self::again`], private and with flags of its own: what mount(2) of the same file system makes.
     pub fn fresh(&self, flags: MountFlags) -> Arc<Mount> {
-        Self::build(self.shared.clone(), self.root.clone(), flags, Propagation::default())
+        self.fresh_at(&self.root, flags)
+    }
+
+    /// The same of the part below `root`.
+    pub fn fresh_at(&self, root: &Arc<Dentry>, flags: MountFlags) -> Arc<Mount> {
+        Self::build(self.shared.clone(), root.clone(), flags, Propagation::default())
     }
 
     fn build(shared: Arc<Super>, root: Arc<Dentry>, flags: MountFlags, propagation: Propagation) -> Arc<Mount> {
@@ -242,7 +247,8 @@ impl Mount {
 
     /// The part of the file system that it shows, as a name within it.
     pub fn root_name(&self) -> Vec<u8> {
-        self.root.name_below_root()
+        let shown = self.root.inode().and_then(|root| self.fs().shown_root(root));
+        shown.unwrap_or_else(|| self.root.name_below_root())
     }
 
     /// Where it is mounted.

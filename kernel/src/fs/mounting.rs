@@ -6,6 +6,7 @@ use super::tmpfs::{self, TmpFs};
 use super::tree::{self, Kind};
 use super::walk::Follow;
 use super::{FileSystem, overlay, proc, sys};
+use crate::cgroup;
 use crate::ipc::sysv;
 use crate::task;
 use crate::{Errno, Result};
@@ -64,6 +65,12 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     if flags.contains(MountFlags::RDONLY) && !matches!(request.kind, b"devpts" | b"devtmpfs") {
         mount.set_fs_read_only(true);
     }
+    let target = target.top();
+    // Each devpts would be another one.
+    let same = request.kind != b"devpts" && Arc::ptr_eq(mount.fs(), target.mount().fs());
+    if same && target.is_mount_root() {
+        return Err(Errno::EBUSY);
+    }
     tree::attach(&mount, target)
 }
 
@@ -91,6 +98,7 @@ pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> 
         b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
         b"mqueue" => sysv::namespace().queues.fs(),
+        b"cgroup2" => return cgroup::fs::mount(data, flags),
         b"overlay" => return overlay::mount(source, data, flags),
         // There is one of each; a further mount shows the same.
         b"devpts" | b"devtmpfs" => {

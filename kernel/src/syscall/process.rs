@@ -1,6 +1,7 @@
 //! Processes and threads: clone, exec, exit, wait, ids, groups, sessions, limits, times.
 
 use super::{Fd, Pid, UserStr};
+use crate::cgroup;
 use crate::fs::OnExec;
 use crate::loader::open::{EmptyPath, Link, open_exec, open_exec_at};
 use crate::loader::stack::{STRING_MAX, Strings};
@@ -84,6 +85,7 @@ fn clone(
         child_tid: child_tid.0,
         pidfd: parent_tid.0,
         set_tid: Vec::new(),
+        group: None,
     };
     clone::clone(task, &args)
 }
@@ -123,14 +125,17 @@ fn clone3(task: &Arc<Task>, args: UserAddr, size: usize) -> Result<i32> {
     {
         return Err(Errno::EINVAL);
     }
-    if known.contains(CloneFlags::INTO_CGROUP) {
-        // No descriptor can be of a cgroup here.
-        return Err(Errno::EBADF);
-    }
+    let group = match known.contains(CloneFlags::INTO_CGROUP) {
+        true => Some(cgroup::enter::asked(task, &*task.files()?.get(Fd(cgroup as i32))?)?),
+        false => None,
+    };
     let stack = stack.checked_add(stack_size).ok_or(Errno::EINVAL)?;
     let set_tid = wanted_tids(task, known, UserAddr(set_tid), set_tid_size as usize)?;
     let exit_signal = exit_signal as u32;
-    clone::clone(task, &CloneArgs { flags: known, exit_signal, stack, tls, parent_tid, child_tid, pidfd, set_tid })
+    clone::clone(
+        task,
+        &CloneArgs { flags: known, exit_signal, stack, tls, parent_tid, child_tid, pidfd, set_tid, group },
+    )
 }
 
 /// The numbers that `set_tid` asks for, from the child's own PID namespace outwards.

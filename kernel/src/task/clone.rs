@@ -9,6 +9,7 @@ use super::pidfd::{self, Scope};
 use super::process::Process;
 use super::task::{NewTask, Task};
 use super::{Completion, Count, User, cap, ns, ptrace};
+use crate::cgroup::{self, Cgroup, freezer, pids};
 use crate::fs::{OnExec, OpenFlags};
 use crate::keys::own::Rings;
 use crate::signal;
@@ -88,6 +89,8 @@ pub struct CloneArgs {
     pub pidfd: u64,
     /// Numbers that the child shall have, that in its own PID namespace first.
     pub set_tid: Vec<i32>,
+    /// Where the child goes, if not where its parent is.
+    pub group: Option<Arc<Cgroup>>,
 }
 
 /// Makes a thread or a process; returns the number that it has for the caller once it may run.
@@ -101,6 +104,7 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
         return Err(Errno::EINVAL);
     }
     check_limit(task)?;
+    check_group(&args.group.clone().unwrap_or_else(|| process.cgroup.group()))?;
     let child = build(task, args).map_err(|errno| match errno {
         // What lacks is kernel memory: a limit of processes, which may pass.
         Errno::ENOMEM if heap::low() => Errno::EAGAIN,
@@ -133,7 +137,11 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
     });
     let event = ptrace::stops::clone_event(task, args);
     let message = ptrace::stops::seen_by_tracer(task, tid);
-    if let Err(errno) = enter(task, &child, args, event.is_some()) {
+    let entered = enter(task, &child, args, event.is_some());
+    if entered.is_err() || args.group.is_some() {
+        args.group.as_ref().unwrap_or(&process.cgroup.group()).tell();
+    }
+    if let Err(errno) = entered {
         if let (Some(fd), Ok(files)) = (pidfd, task.files()) {
             drop(files.remove(fd));
         }
@@ -145,6 +153,7 @@ pub fn clone(task: &Arc<Task>, args: &CloneArgs) -> Result<i32> {
         let _ = crate::time::posix::watch_cpu_limit(child.process());
     }
     ptrace::relation::stop_first(&child);
+    freezer::stop_first(&child);
     sched::start(&child);
     crate::stats::FORKS.add(1);
     if let Some(event) = event {
@@ -177,9 +186,14 @@ fn give_pidfd(task: &Task, child: &Arc<Task>, args: &CloneArgs) -> Result<Option
 
 /// Waits until a vfork child has its own space or is gone. Only a fatal signal ends it sooner.
 fn wait_vfork(task: &Task, done: &Completion) {
-    while done.wait().is_err() && !task.must_exit() && !signal::fatal_pending(task) {
-        sched::wait_out_interrupt(task, done);
+    if done.wait().is_ok() {
+        return;
     }
+    freezer::rest(task, || {
+        while done.wait().is_err() && !task.must_exit() && !signal::fatal_pending(task) {
+            sched::wait_out_interrupt(task, done);
+        }
+    });
 }
 
 /// `RLIMIT_NPROC` binds everybody but the privileged.
@@ -190,6 +204,16 @@ fn check_limit(task: &Task) -> Result<()> {
         return Ok(());
     }
     if User::of(cred.uid).count(Count::Processes) >= limit { Err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+/// Refuses at once what [`enter`] would refuse after much work.
+fn check_group(group: &Cgroup) -> Result<()> {
+    if pids::has_room(group) {
+        return Ok(());
+    }
+    let allowed = pids::check(&mut ids::table(), group);
+    group.tell();
+    allowed
 }
 
 /// Builds the child: nobody else can see it yet, except that its id is taken when it is entered.
@@ -294,6 +318,7 @@ fn enter(task: &Arc<Task>, child: &Arc<Task>, args: &CloneArgs, traced: bool) ->
     if task.must_exit() {
         return Err(Errno::ERESTARTNOINTR);
     }
+    cgroup::enter::place_child(&mut table, task.process(), child.process(), args.group.as_ref())?;
     if args.flags.contains(CloneFlags::THREAD) {
         table.enter_thread(child)?;
     } else {

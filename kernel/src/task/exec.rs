@@ -150,6 +150,8 @@ fn become_leader(task: &Arc<Task>) -> Result<()> {
         ptrace::relation::renamed(&mut table, task, old);
         table.tasks.insert(pid.0, task.clone());
         table.release(old);
+        // The leader that has ended is not there to be waited for.
+        process.cgroup.uncharge(&mut table);
         process.exit_signal.store(signal::SIGCHLD, Relaxed);
     }
     Ok(())

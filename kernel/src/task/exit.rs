@@ -8,6 +8,7 @@ use super::ids::{self, Node, Table, WaitStatus};
 use super::process::{Process, Usage};
 use super::task::Task;
 use super::{ptrace, reaper};
+use crate::cgroup;
 use crate::signal::{self, SigInfo};
 use crate::{Pid, futex, sched};
 use alloc::sync::Arc;
@@ -80,6 +81,7 @@ pub fn leave(task: &Arc<Task>) {
         let tracer = ptrace::relation::tracee_exit(&mut table, task, status, usage);
         break (remove_thread(&mut table, task, &process, status), tracer);
     };
+    process.cgroup.group().tell();
     futex::pi::owner_exit(task);
     if let (Some(tracer), Gone::Thread(_)) = (&tracer, &gone)
         && !task.is_leader()
@@ -166,9 +168,11 @@ struct End {
 fn remove_thread(table: &mut Table, task: &Arc<Task>, process: &Arc<Process>, status: WaitStatus) -> Gone {
     let pid = process.pid();
     let tid = task.tid();
+    cgroup::enter::left(table, task);
     if tid != pid {
         table.tasks.remove(&tid.0);
         table.release(tid);
+        process.cgroup.uncharge(table);
         drop(task.take_charge());
     } else {
         *process.zombie.lock() = task.take_charge();
@@ -366,8 +370,9 @@ fn take_out(pid: Pid) -> Option<(Arc<Process>, Option<Arc<Process>>)> {
         parent.children.remove(&pid.0);
         parent.process.clone()
     });
-    drop(table);
     let process = node.process.clone();
+    process.cgroup.uncharge(&mut table);
+    drop(table);
     process.end_queue.wake_all();
     drop(process.zombie.lock().take());
     drop(node);

@@ -9,6 +9,7 @@
 
 use super::ns::pid::{self, PidNs};
 use super::{Process, Task, Usage};
+use crate::cgroup;
 use crate::tty::Tty;
 use crate::{Errno, Pid, Result};
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -168,7 +169,7 @@ pub struct Table {
 }
 
 impl Table {
-    const fn new() -> Table {
+    pub(crate) const fn new() -> Table {
         Table {
             processes: BTreeMap::new(),
             tasks: BTreeMap::new(),
@@ -296,6 +297,7 @@ impl Table {
         self.reserved.remove(&pid.0);
         self.processes.insert(pid.0, node);
         self.tasks.insert(pid.0, task.clone());
+        cgroup::enter::joined(self, task.process());
     }
 
     /// Enters a new thread of an existing process.
@@ -307,6 +309,7 @@ impl Table {
         task.process().threads.fetch_add(1, Relaxed);
         self.reserved.remove(&task.tid().0);
         self.tasks.insert(task.tid().0, task.clone());
+        cgroup::enter::joined(self, task.process());
         Ok(())
     }
 

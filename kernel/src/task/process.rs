@@ -3,6 +3,7 @@
 use super::ns::PidNs;
 use super::{Charge, Limits, Task, User, WaitStatus};
 use crate::Pid;
+use crate::cgroup;
 use crate::signal;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -77,6 +78,8 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// The least value that it may be given without `CAP_SYS_RESOURCE`.
     pub oom_score_adj_min: AtomicI32,
+    /// Its place in the tree of control groups. Own lock.
+    pub cgroup: cgroup::Member,
     /// What it read and wrote, for /proc.
     pub io: IoCounts,
     /// What it runs, for /proc.
@@ -199,6 +202,7 @@ impl Process {
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
             oom_score_adj_min: AtomicI32::new(0),
+            cgroup: cgroup::Member::new(cgroup::root().clone()),
             io: IoCounts::default(),
             image: SpinLock::new(Rank::Process, image),
             start_ns: crate::time::monotonic_ns(),

@@ -5,6 +5,7 @@ use super::ns::time::Offset;
 use super::seccomp::Verdict;
 use super::task::Task;
 use super::{exit, oom, ptrace, rseq, seccomp, stop};
+use crate::cgroup::freezer;
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access};
@@ -199,6 +200,7 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
         task.thread.clear_interrupt();
         ptrace::stops::trap(task);
         stop::park(task);
+        freezer::park(task);
         if task.must_exit() {
             return;
         }

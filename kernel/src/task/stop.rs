@@ -7,6 +7,7 @@ use super::exit::kick_threads;
 use super::process::Process;
 use super::task::Task;
 use super::{ids, ptrace};
+use crate::cgroup::freezer;
 use crate::signal::{self, SigInfo};
 use alloc::sync::Arc;
 
@@ -66,10 +67,11 @@ pub fn park(task: &Arc<Task>) {
         if task.trace.is_traced() {
             ptrace::stops::group_stop(task, signo, generation);
         } else {
-            task.process().stop_queue.wait_until(|| {
+            let over = || {
                 let stopped = task.process().stop.lock().signal.is_some();
                 (!stopped || task.must_exit() || task.trace.is_traced()).then_some(())
-            });
+            };
+            freezer::rest(task, || task.process().stop_queue.wait_until(over));
         }
         task.process().stop.lock().parked -= 1;
     }

@@ -76,6 +76,8 @@ pub struct Task {
     identity: AtomicU32,
     /// Offsets of its time namespace. See [`Self::time_offset_ns`].
     time_offsets: [AtomicI64; 2],
+    /// What it keeps for its control group.
+    pub in_group: crate::cgroup::OfThread,
     /// Scheduling parameters and accounts.
     pub sched: crate::sched::Entity,
 }
@@ -158,6 +160,7 @@ impl Task {
             exit_code: AtomicI32::new(0),
             identity: AtomicU32::new(next_identity()),
             time_offsets,
+            in_group: Default::default(),
             sched: new.sched,
         };
         // Hot: the gate's assembly reads the user context in it.

@@ -1,6 +1,7 @@
 //! The directory of a process, and of each of its threads.
 
 use super::{fd, maps, may_inspect, mem, mounts, numa, pagemap, smaps, status, users};
+use crate::cgroup;
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Request, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::task::ns::PidNs;
@@ -122,7 +123,7 @@ use Make::{Dir as D, File as F, Link as L, Memory as G, Mounts as M, Query as Q,
 const ENTRIES: &[(&str, Make)] = &[
     ("autogroup", W(autogroup, set_autogroup)),
     ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
-    ("cgroup", T(0o444, |_| Ok(b"0::/\n".to_vec()))),
+    ("cgroup", T(0o444, |s| Ok(cgroup::enter::line(&*s.process()?, &task::current().ns().cgroup.root)))),
     ("children", T(0o444, children)),
     ("clear_refs", F(clear_refs)),
     ("cmdline", T(0o444, cmdline)),

@@ -1,6 +1,7 @@
 //! Files of /proc that describe the whole machine. Source: proc(5).
 
 use super::{config, cpuinfo};
+use crate::cgroup;
 use crate::drivers::watch;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
@@ -35,7 +36,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("cpuinfo", text(|| Ok(cpuinfo::text(&online(), control().boot.tsc_khz))))
         .add("key-users", text(|| Ok(keys::show::users().into_bytes())))
         .add("keys", text(|| Ok(keys::show::keys().into_bytes())))
-        .add("cgroups", text(|| Ok(b"#subsys_name\thierarchy\tnum_cgroups\tenabled\n".to_vec())))
+        .add("cgroups", text(|| Ok(cgroup::list())))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))
         .add("interrupts", text(|| Ok(interrupts(&online()).into_bytes())))
@@ -61,8 +62,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
 }
 
 /// /proc/filesystems.
-pub const FILESYSTEMS: &str =
-    "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\tmqueue\nnodev\toverlay\n";
+pub const FILESYSTEMS: &str = "nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\tcgroup2\nnodev\tmqueue\nnodev\toverlay\n";
 const DEVICES: &str =
     "Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n136 pts\n\nBlock devices:\n  7 loop\n";
 

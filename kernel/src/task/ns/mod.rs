@@ -13,6 +13,7 @@ pub mod uts;
 
 use super::clone::CloneFlags;
 use super::{Cred, Task, cap};
+use crate::cgroup;
 use crate::fs::tree::{self, MountNamespace};
 use crate::fs::{self, FsContext};
 use crate::ipc::sysv;
@@ -44,11 +45,12 @@ pub const ALL: CloneFlags = CloneFlags::NEWUTS
     .union(CloneFlags::NEWTIME)
     .union(CloneFlags::NEWNS);
 
-/// A namespace that is nothing but an identity: there are no control groups to see.
-#[derive(Debug)]
+/// A cgroup namespace: whoever is in it sees a group as the root of the tree.
 pub struct Cgroup {
     id: u64,
     owner: Arc<UserNs>,
+    /// That group.
+    pub root: Arc<cgroup::Cgroup>,
 }
 
 /// An object of namespace `T` with the user namespace that owns it.
@@ -89,7 +91,7 @@ impl NsProxy {
                 uts: Uts::first(),
                 ipc: Owned { ns: sysv::first(), owner: owner.clone() },
                 net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
-                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone() }),
+                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone(), root: cgroup::root().clone() }),
                 pid_for_children: PidNs::first(),
                 time: TimeNs::first(),
                 time_for_children: TimeNs::first(),
@@ -100,7 +102,7 @@ impl NsProxy {
     }
 
     /// A copy with new namespaces where `flags` ask for them, owned by `owner`.
-    fn with_new(&self, flags: CloneFlags, owner: &Arc<UserNs>) -> Result<NsProxy> {
+    fn with_new(&self, task: &Task, flags: CloneFlags, owner: &Arc<UserNs>) -> Result<NsProxy> {
         let mut new = self.clone();
         if flags.contains(CloneFlags::NEWUTS) {
             new.uts = self.uts.copy(owner);
@@ -112,7 +114,8 @@ impl NsProxy {
             new.net = Owned { ns: net::namespace::Namespace::new(), owner: owner.clone() };
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
-            new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone() });
+            let root = task.process().cgroup.group();
+            new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone(), root });
         }
         if flags.contains(CloneFlags::NEWNS) {
             new.mounts_owner = owner.clone();
@@ -165,7 +168,7 @@ pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     if others.contains(CloneFlags::NEWPID) && !Arc::ptr_eq(&now.pid_for_children, task.process().pid_ns()) {
         return Err(Errno::EINVAL);
     }
-    let ns = Arc::new(now.with_new(others, &acting.user_ns)?);
+    let ns = Arc::new(now.with_new(task, others, &acting.user_ns)?);
     let level = acting.user_ns.level();
     let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?, level)?) } else { None };
     Ok(Fresh { cred, ns: Some(ns), fs })

@@ -2,6 +2,7 @@
 
 use super::{Event, Stop, flag};
 use crate::Pid;
+use crate::cgroup::freezer;
 use crate::signal::{self, SIGKILL, SIGTRAP, SigInfo, code};
 use crate::task::clone::{CloneArgs, CloneFlags};
 use crate::task::{Process, Task, stop};
@@ -35,7 +36,7 @@ fn stand(task: &Arc<Task>, stop: Stop, cause: i32, until: Until) -> u32 {
     });
     let Some(tracer) = tracer else { return 0 };
     tell(&tracer, task, cause, status);
-    task.trace.queue.wait_until(|| {
+    let over = || {
         let state = task.trace.state.0.lock();
         let ends = match until {
             Until::End => task.must_exit(),
@@ -43,7 +44,8 @@ fn stand(task: &Arc<Task>, stop: Stop, cause: i32, until: Until) -> u32 {
         };
         let goes_on = state.stop.as_ref().is_none_or(|stop| stop.listening && state.trap);
         (ends || goes_on).then_some(())
-    });
+    };
+    freezer::rest(task, || task.trace.queue.wait_until(over));
     task.trace.with(|state| {
         state.stop = None;
         state.signal
