@@ -98,7 +98,8 @@ pub struct ScaleOptions {
     ///
     /// MODE is words with commas between: handover=NS adds a cost to each lock that another virtual CPU held last; quantum=US
     /// is how far virtual CPUs may drift apart [default: 1000]; model lets time pass by fixed costs of system calls, page
-    /// faults, switches and locks only, and with the same seed=N the same schedule comes out
+    /// faults, switches and locks only, and with the same seed=N the same schedule comes out; look=US is how often the host
+    /// interrupts a model to find code that computes without any of these [default: 10000]
     #[arg(long = "virtual", value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "",
         value_parser = virtual_time)]
     pub virtual_time: Option<VirtualTime>,
@@ -196,6 +197,8 @@ pub struct VirtualTime {
     pub quantum_us: u32,
     /// What taking a lock costs that another virtual CPU held last, ns.
     pub hand_over_ns: u32,
+    /// How often a model is interrupted to look for code that computes without end, us.
+    pub look_us: u32,
     /// What is arbitrary in a model is drawn from it.
     pub seed: u64,
 }
@@ -283,15 +286,19 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn virtual_time(text: &str) -> Result<VirtualTime, String> {
-    let usage =
-        || "give model, seed=N (not 0), quantum=MICROSECONDS, handover=NANOSECONDS with commas between".to_owned();
+    let usage = || {
+        "give model, seed=N (not 0), quantum=MICROSECONDS, handover=NANOSECONDS, look=MICROSECONDS with commas between"
+            .to_owned()
+    };
     let number = |value: &str, most: u32| value.parse::<u32>().ok().filter(|n| *n <= most).ok_or_else(usage);
-    let mut time = VirtualTime { words: text.into(), model: false, quantum_us: 1000, hand_over_ns: 0, seed: 1 };
+    let mut time =
+        VirtualTime { words: text.into(), model: false, quantum_us: 1000, hand_over_ns: 0, look_us: 10_000, seed: 1 };
     for word in text.split(',').filter(|word| !word.is_empty()) {
         match word.split_once('=') {
             None if word == "model" => time.model = true,
             Some(("seed", value)) => time.seed = value.parse().ok().filter(|seed| *seed != 0).ok_or_else(usage)?,
             Some(("quantum", value)) => time.quantum_us = number(value, 100_000)?.max(1),
+            Some(("look", value)) => time.look_us = number(value, 1_000_000)?.max(10),
             Some(("handover", value)) => time.hand_over_ns = number(value, 1_000_000)?,
             _ => return Err(usage()),
         }
@@ -356,10 +363,10 @@ mod tests {
 
     #[test]
     fn modes_of_virtual_time_are_words() {
-        let time = virtual_time("model,seed=7,quantum=50,handover=90").expect("a mode");
-        assert_eq!((time.model, time.seed, time.quantum_us, time.hand_over_ns), (true, 7, 50, 90));
+        let time = virtual_time("model,seed=7,quantum=50,handover=90,look=30").expect("a mode");
+        assert_eq!((time.model, time.seed, time.quantum_us, time.hand_over_ns, time.look_us), (true, 7, 50, 90, 30));
         assert!(virtual_time("").is_ok_and(|time| !time.model));
-        for wrong in ["modal", "seed=0", "seed=x", "quantum=100001", "model=1", "handover=-1"] {
+        for wrong in ["modal", "seed=0", "seed=x", "quantum=100001", "model=1", "handover=-1", "look="] {
             assert!(virtual_time(wrong).is_err(), "{wrong}");
         }
     }

@@ -210,7 +210,7 @@ fn describe<'a>(
         }
         if let Some(time) = &options.virtual_time {
             (info.virtual_quantum_us, info.virtual_hand_over_ns) = (time.quantum_us, time.hand_over_ns);
-            info.virtual_seed = time.seed;
+            (info.virtual_look_us, info.virtual_seed) = (time.look_us, time.seed);
             if time.model {
                 info.seed = std::array::from_fn(|i| time.seed.to_le_bytes()[i % 8]);
             }

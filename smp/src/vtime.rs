@@ -183,6 +183,11 @@ pub fn look_for_progress() {
     }
 }
 
+/// Nothing costs a model anything from now on, until the next [`event`]: how often what follows happens is up to the host.
+pub fn stop_charging() {
+    cpu::this().meter.charging.store(false, Relaxed);
+}
+
 /// Whether what happens now counts: in a model, what happens when the host likes does not.
 pub(crate) fn counts() -> bool {
     !is_model() || cpu::this().meter.charging.load(Relaxed)
@@ -196,7 +201,7 @@ pub fn long_computations() -> u64 {
 /// Guest code runs next: what its time-stamp counter says is ours to answer, until [`left_guest`].
 pub fn enter_guest() {
     let meter = &cpu::this().meter;
-    meter.charging.store(false, Relaxed);
+    stop_charging();
     meter.skip(TRAP_TICKS.load(Relaxed));
     match meter.turned.swap(0, Relaxed) {
         0 => {}
@@ -282,23 +287,24 @@ pub fn limit_ns() -> u64 {
     TURNS.limit()
 }
 
-/// Gives way to virtual CPUs that are too far behind. The caller holds no spinning lock.
-pub fn take_turns() {
+/// Gives way to virtual CPUs that are too far behind; returns whether there were any. The caller holds no spinning lock.
+pub fn take_turns() -> bool {
     let me = cpu::this();
     let interrupted = me.meter.interrupted.swap(0, Relaxed);
     if me.meter.now() < TURNS.limit() {
-        return;
+        return false;
     }
     if interrupted != 0 {
         me.meter.skip_since(interrupted);
     }
     leave(me, Leave::Yields);
     me.meter.turned.store(clock::tsc(), Relaxed);
+    true
 }
 
 /// The running virtual CPU has nothing to do until `until_ns`, or until it is called or interrupted. Holds no lock.
 pub fn idle(until_ns: Option<u64>) {
-    cpu::this().meter.charging.store(false, Relaxed);
+    stop_charging();
     leave(cpu::this(), Leave::Idles(until_ns));
 }
 

@@ -101,6 +101,8 @@ pub struct BootInfo {
     pub host_cpus: [u64; 16],
     /// With [`BootInfo::PIN`]: the host CPU of each virtual CPU.
     pub pin: [u16; MAX_CPUS],
+    /// With [`BootInfo::VIRTUAL_MODEL`]: how often it is looked for code that computes without end, us.
+    pub virtual_look_us: u32,
     /// Bytes of [`BootInfo::strings`] in use.
     pub strings_len: u32,
     /// Counts of NUL-terminated strings in `strings`, in this order: arguments, environment, then the working

@@ -26,6 +26,7 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     let line = ipi::line(vcpu::this().shared());
     let done = || cpu.queued.load(Relaxed) != 0 || line.pending.load(Relaxed) != 0 || ready();
     if vtime::on() {
+        vtime::stop_charging();
         // Nobody else runs: what is not there now does not come before this one rests.
         if !done() && !place::steal(id, cpu) {
             vtime::idle(earlier(deadline_ns, place::next_event(id)));

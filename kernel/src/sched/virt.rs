@@ -12,8 +12,6 @@ use umbel_smp::cpu as vcpu;
 use umbel_smp::turns::Lull;
 use umbel_smp::vtime::{self, Event, Rules};
 
-/// How often a model looks for progress: no other timer is the host's there.
-const LOOK_NS: u64 = 10_000_000;
 /// The report's line of a model that is not reproducible; `umbel scale` looks for it.
 const IRREPRODUCIBLE: &str = "long computations in the model";
 
@@ -49,11 +47,9 @@ pub fn admit_others() {
     }
 }
 
-/// Gives way to virtual CPUs whose clocks are too far behind. The caller holds no lock.
-pub fn take_turns() {
-    if vtime::on() {
-        vtime::take_turns();
-    }
+/// Gives way to virtual CPUs whose clocks are too far behind; returns whether there were any. The caller holds no lock.
+pub fn take_turns() -> bool {
+    vtime::on() && vtime::take_turns()
 }
 
 /// `task` is queued now: it ran or was woken by whom this virtual CPU runs.
@@ -119,7 +115,8 @@ pub fn emulate_counter(task: &Task, exception: &Exception) -> bool {
 pub(super) fn timer_deadline(next_ns: u64) -> u64 {
     match (vtime::on(), next_ns) {
         (false, next_ns) => next_ns,
-        (true, _) if vtime::is_model() => vtime::now_ns() + LOOK_NS,
+        // No other timer is the host's in a model.
+        (true, _) if vtime::is_model() => vtime::now_ns() + u64::from(machine::info().virtual_look_us) * 1000,
         (true, 0) if vtime::limit_ns() == u64::MAX => 0,
         (true, 0) => vtime::limit_ns(),
         (true, next_ns) => next_ns.min(vtime::limit_ns()),

@@ -35,7 +35,7 @@ pub extern "C" fn task_main(_: u64) -> ! {
 fn run(task: &Arc<Task>) {
     let strace = crate::machine::option(BootInfo::STRACE);
     let virtual_time = crate::machine::option(BootInfo::VIRTUAL);
-    exit_to_user(task, false);
+    leave_kernel(task, false);
     while !task.must_exit() {
         let Some(space) = task.space() else { return };
         if space.activate() {
@@ -50,7 +50,7 @@ fn run(task: &Arc<Task>) {
         if task.trace.watches() {
             look = ptrace::watch::before(task);
             if look.is_none() {
-                exit_to_user(task, false);
+                leave_kernel(task, false);
                 continue;
             }
         }
@@ -99,7 +99,20 @@ fn run(task: &Arc<Task>) {
         if virtual_time {
             sched::take_turns();
         }
-        exit_to_user(task, restart);
+        leave_kernel(task, restart);
+    }
+}
+
+/// Does what is to be done before guest code runs, in a model as long as others are too far behind then: guest code runs
+/// only while it may go on, so that an interrupt of it, which comes when the host likes, is no other point at which to give way.
+fn leave_kernel(task: &Arc<Task>, restart: bool) {
+    exit_to_user(task, restart);
+    if vtime::is_model() {
+        vtime::stop_charging();
+        while !task.must_exit() && sched::take_turns() {
+            exit_to_user(task, false);
+            vtime::stop_charging();
+        }
     }
 }
 
