@@ -47,6 +47,22 @@ static void *later(void *fd) {
     return 0;
 }
 
+/* What was ready each time that it was added and removed is reported once; the last one added is what counts. */
+static void again(int epoll, int writable) {
+    struct epoll_event in = {EPOLLOUT, {.u64 = 0}}, out[8];
+    for (int i = 0; i < 100; i++) {
+        in.data.u64 = i;
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, writable, &in) == 0);
+        if (i % 2)
+            CHECK(epoll_wait(epoll, out, 8, 0) == 1 && out[0].data.u64 == (unsigned)i);
+        CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, writable, 0) == 0);
+    }
+    CHECK(epoll_wait(epoll, out, 8, 0) == 0);
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, writable, &in) == 0);
+    CHECK(epoll_wait(epoll, out, 8, 0) == 1 && out[0].data.u64 == 99);
+    CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, writable, 0) == 0);
+}
+
 static void epolls(void) {
     int epoll = epoll_create1(EPOLL_CLOEXEC), event = eventfd(0, 0), ends[2];
     CHECK(pipe(ends) == 0);
@@ -74,6 +90,7 @@ static void epolls(void) {
     CHECK(epoll_wait(epoll, out, 4, 0) == 1);
     CHECK(epoll_wait(epoll, out, 4, 10) == 0);
     CHECK(epoll_ctl(epoll, EPOLL_CTL_DEL, ends[0], 0) == 0);
+    again(epoll, ends[1]);
     in.events = EPOLLIN;
     in.data.u64 = 7;
     CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, event, &in) == 0);

@@ -6,17 +6,20 @@
 //! edge-triggered one does not.
 //!
 //! Items do not keep files open: they hold weak references and are dropped when found dead, sooner or later.
-//! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`).
+//! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`, [`raised`]).
+
+mod raised;
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
 use crate::task::Task;
 use crate::{Errno, Fd, Result, signal, time};
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use raised::Ticket;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
 
@@ -37,25 +40,21 @@ pub struct Event {
     pub data: u64,
 }
 
-/// Items that are raised, each once.
-type Raised = SpinLock<VecDeque<Key>>;
+/// Items that are raised.
+type Raised = raised::Raised<Weak<Item>>;
 
 /// What a file's queues call.
 #[derive(Debug)]
 struct Hook {
-    key: Key,
-    /// Whether `key` is in `list`.
-    raised: AtomicBool,
+    ticket: Ticket,
     list: Arc<Raised>,
     queue: Arc<WaitQueue>,
 }
 
 impl Hook {
-    /// Puts the item on the list, unless it is there. Room was made when the item was added.
+    /// Puts the item on the list, unless it is there.
     fn raise(&self) {
-        if !self.raised.swap(true, AcqRel) {
-            self.list.lock().push_back(self.key);
-        }
+        self.list.raise(self.ticket);
     }
 }
 
@@ -88,8 +87,6 @@ impl Item {
 
     /// Takes what the item has found, once for edges. The item was just taken off the list.
     fn take(&self) -> Option<Event> {
-        // Before the look, in one total order with a waker's change and its `raise`.
-        self.hook.raised.swap(false, SeqCst);
         let found = self.look();
         if found.is_empty() {
             return None;
@@ -101,6 +98,12 @@ impl Item {
             self.hook.raise();
         }
         Some(Event { events: found.bits(), data: self.data.load(Relaxed) })
+    }
+}
+
+impl Drop for Item {
+    fn drop(&mut self) {
+        self.hook.list.leave(self.hook.ticket);
     }
 }
 
@@ -158,33 +161,28 @@ impl Epoll {
             inner.check_nesting(self, 1)?;
         }
         let key = (fd.0, file.id());
-        let count = {
-            let items = self.items.lock();
-            if items.by_key.contains_key(&key) {
-                return Err(Errno::EEXIST);
-            }
-            items.by_key.len() + 1
-        };
-        // Each item is on the list once at most; removed ones may still be there.
-        self.raised.lock().try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+        if self.items.lock().by_key.contains_key(&key) {
+            return Err(Errno::EEXIST);
+        }
         let (list, queue) = (self.raised.clone(), self.queue.clone());
-        let hook = Arc::new(Hook { key, raised: AtomicBool::new(false), list, queue });
+        let hook = Arc::new(Hook { ticket: list.join()?, list, queue });
         let mut table = match event.events & EXCLUSIVE {
             0 => PollTable::for_target(hook.clone()),
             _ => PollTable::for_exclusive_target(hook.clone()),
         };
         file.poll(Some(&mut table));
-        let item = Item {
+        let item = Arc::new(Item {
             file: Arc::downgrade(file),
             hook: hook.clone(),
             events: AtomicU32::new(event.events | ALWAYS),
             data: AtomicU64::new(event.data),
             _table: table,
-        };
+        });
+        hook.list.name(hook.ticket, Arc::downgrade(&item));
         let (old, dead) = {
             let mut items = self.items.lock();
             let dead = items.sweep();
-            (items.by_key.insert(key, Arc::new(item)), dead)
+            (items.by_key.insert(key, item), dead)
         };
         // Their registrations are taken off other queues: not under a lock.
         drop((old, dead));
@@ -241,26 +239,20 @@ impl Epoll {
     /// Looks at the items that are on the list now, until `max` have found something.
     fn take(&self, max: usize) -> Vec<Event> {
         let mut events = Vec::new();
-        let count = self.raised.lock().len();
-        for _ in 0..count {
+        for _ in 0..self.raised.len() {
             if events.len() == max {
                 break;
             }
-            let Some(key) = self.raised.lock().pop_front() else { break };
-            let item = self.items.lock().by_key.get(&key).cloned();
-            if let Some(event) = item.and_then(|item| item.take()) {
-                events.push(event);
-            }
+            let Some(item) = self.raised.take() else { break };
+            let item = item.and_then(|item| item.upgrade());
+            events.extend(item.and_then(|item| item.take()));
         }
         events
     }
 
     fn is_ready(&self) -> bool {
-        let raised: Vec<Key> = self.raised.lock().iter().copied().collect();
-        raised.iter().any(|key| {
-            let item = self.items.lock().by_key.get(key).cloned();
-            item.is_some_and(|item| !item.look().is_empty())
-        })
+        let mut raised = self.raised.all().into_iter().filter_map(|item| item.upgrade());
+        raised.any(|item| !item.look().is_empty())
     }
 
     /// Refuses to put `outer` inside itself, or instances too deep.
@@ -302,7 +294,7 @@ impl FileOps for Epoll {
 pub fn new() -> Arc<File> {
     let epoll = Epoll {
         items: SpinLock::new(Rank::Epoll, Items::default()),
-        raised: Arc::new(SpinLock::new(Rank::Leaf, VecDeque::new())),
+        raised: Arc::new(Raised::new()),
         queue: Arc::new(WaitQueue::new()),
     };
     File::anonymous(Arc::new(epoll), OpenFlags::RDWR)
@@ -359,6 +351,24 @@ mod tests {
         epoll.remove(Fd(3), &counter).unwrap();
         assert_eq!(epoll.remove(Fd(3), &counter), Err(Errno::ENOENT));
         assert!(epoll.take(9).is_empty());
+    }
+
+    #[test]
+    fn what_is_added_again_is_reported_once() {
+        let file = instance();
+        let epoll = file.ops_as::<Epoll>().unwrap();
+        let (one, other) =
+            (eventfd::new(1, Take::All, OpenFlags::NONBLOCK), eventfd::new(1, Take::All, OpenFlags::NONBLOCK));
+        epoll.add(Fd(4), &other, event(1)).unwrap();
+        for _ in 0..100 {
+            epoll.add(Fd(3), &one, event(1)).unwrap();
+            assert_eq!(epoll.raised.len(), 2);
+            epoll.remove(Fd(3), &one).unwrap();
+            assert_eq!(epoll.raised.len(), 1);
+        }
+        epoll.add(Fd(3), &one, event(1 | EDGE)).unwrap();
+        assert_eq!(epoll.take(9).len(), 2);
+        assert_eq!(epoll.take(9).len(), 1);
     }
 
     #[test]
