@@ -10,7 +10,8 @@
 //! Locks: `dir` (sleeping, Directory; parent before child), then `place` and `children` (spinning, Dentry; never nested).
 
 use super::dcache;
-use super::inode::InodeRef;
+use super::inode::{Inode, InodeRef, Seen};
+use super::types::Attr;
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -41,6 +42,14 @@ pub struct Dentry {
 struct Place {
     parent: Option<Arc<Dentry>>,
     name: Box<[u8]>,
+}
+
+/// What [`Dentry::look`] finds.
+pub enum Look {
+    /// Perhaps negative.
+    Dentry(Arc<Dentry>),
+    /// As [`Seen::Attr`].
+    Attr(Attr),
 }
 
 impl Dentry {
@@ -141,28 +150,56 @@ impl Dentry {
         if let Some(child) = self.cached(name) {
             return Ok(child);
         }
+        let found = self.ask(name, |dir| dir.lookup(name))?;
+        Ok(self.add(name, found))
+    }
+
+    /// As [`Self::lookup`], for somebody who wants attributes only.
+    pub fn look(self: &Arc<Self>, name: &[u8]) -> Result<Look> {
+        if let Some(child) = self.cached(name) {
+            return Ok(Look::Dentry(child));
+        }
+        let _dir = self.dir.lock();
+        if let Some(child) = self.cached(name) {
+            return Ok(Look::Dentry(child));
+        }
+        let inode = match self.ask(name, |dir| dir.look(name))? {
+            Some(Seen::Attr(attr)) => return Ok(Look::Attr(attr)),
+            Some(Seen::Inode(inode)) => Some(inode),
+            None => None,
+        };
+        Ok(Look::Dentry(self.add(name, inode)))
+    }
+
+    /// What the file system finds as `name`, if anything. Under the directory's lock.
+    fn ask<R>(&self, name: &[u8], find: impl FnOnce(&dyn Inode) -> Result<R>) -> Result<Option<R>> {
         super::check_name(name)?;
         let dir = self.inode().ok_or(Errno::ENOENT)?;
         if heap::room().is_err() {
             dcache::shrink();
             heap::room()?;
         }
-        let found = match dir.lookup(name) {
-            Ok(inode) => Some(inode),
-            Err(Errno::ENOENT) => None,
-            Err(errno) => return Err(errno),
-        };
+        match find(&**dir) {
+            Ok(found) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// The new child `name`, negative without an inode. Under the directory's lock.
+    fn add(self: &Arc<Self>, name: &[u8], found: Option<InodeRef>) -> Arc<Dentry> {
         let child = heap::cold(|| {
             let place = Place { parent: Some(self.clone()), name: name.into() };
             Arc::new(Self::build(found, place))
         });
-        if dir.volatile() || self.is_unhashed() {
+        let volatile = self.inode().is_some_and(|dir| dir.volatile());
+        if volatile || self.is_unhashed() {
             child.unhashed.store(true, Relaxed);
         } else {
             heap::cold(|| self.children.lock().insert(name.into(), Arc::downgrade(&child)));
             dcache::keep(child.clone());
         }
-        Ok(child)
+        child
     }
 
     fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {

@@ -51,6 +51,13 @@ pub enum LinkTarget {
     Jump(super::Path),
 }
 
+/// What [`Inode::look`] finds.
+pub enum Seen {
+    Inode(InodeRef),
+    /// All that was asked for: neither a directory nor a symbolic link.
+    Attr(Attr),
+}
+
 /// Where a renamed object goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenameMode {
@@ -100,6 +107,11 @@ pub trait Inode: Send + Sync + Any {
     /// Finds `name`. `ENOENT` may be remembered unless [`Self::volatile`].
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         Err(Errno::ENOTDIR)
+    }
+
+    /// As [`Self::lookup`], for somebody who wants attributes: these alone where an inode would be made for them only.
+    fn look(&self, name: &[u8]) -> Result<Seen> {
+        self.lookup(name).map(Seen::Inode)
     }
 
     /// Makes a node named `name`, which does not exist.

@@ -52,7 +52,7 @@ pub use dentry::Dentry;
 pub use fdtable::{FdTable, NR_OPEN, OnExec};
 pub use file::{File, open_files};
 pub use init::{init, mount_at, root, with_kernel_names};
-pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode};
+pub use inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget, NewNode, RenameMode, Seen};
 pub use mount::{Mount, MountFlags, Path};
 pub use mounting::{MountRequest, mount};
 pub use names::{Existing, Name, Names, Removal, register_fifo};

@@ -220,6 +220,12 @@ impl Mount {
         }
     }
 
+    /// `attr`, of something in it, as a caller sees that who has just come by.
+    pub fn shown(&self, attr: Attr) -> Attr {
+        self.used();
+        Attr { dev: if attr.dev == 0 { self.fs().dev() } else { attr.dev }, ..attr }
+    }
+
     /// Whether a file is open for writing.
     pub fn has_writers(&self) -> bool {
         self.writers.load(Relaxed) != 0
@@ -310,12 +316,7 @@ impl Path {
 
     /// All attributes.
     pub fn attr(&self) -> Result<Attr> {
-        self.mount.used();
-        let mut attr = self.inode.attr()?;
-        if attr.dev == 0 {
-            attr.dev = self.mount.fs().dev();
-        }
-        Ok(attr)
+        Ok(self.mount.shown(self.inode.attr()?))
     }
 
     /// Whether it is what its mount shows at its place.

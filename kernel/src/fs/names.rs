@@ -14,7 +14,7 @@ use super::mount::{MountFlags, Path};
 use super::notify::{self, Events};
 use super::perm::{self, Want};
 use super::types::{InodeFlags, Kind, Mode, OpenFlags, SetAttr};
-use super::walk::{Follow, Last, Resolve, Walk};
+use super::walk::{Follow, Last, Resolve, Sight, Walk};
 use super::{File, FileOps, OpenContext};
 use crate::landlock::files::{self, Moved};
 use crate::task::{Cred, Task, cap};
@@ -82,6 +82,11 @@ impl<'a> Names<'a> {
     /// Walks to `name`.
     pub fn find(&self, name: &Name<'a>, follow: Follow) -> Result<Path> {
         self.walk(name)?.finish(follow)
+    }
+
+    /// Walks to `name` for its attributes.
+    pub fn look(&self, name: &Name<'a>, follow: Follow) -> Result<Sight> {
+        self.walk(name)?.look(follow)
     }
 
     fn walk(&self, name: &Name<'a>) -> Result<Walk<'a>> {

@@ -78,6 +78,14 @@ impl World {
         self.names().find(&Name::new(name.as_bytes()), follow)
     }
 
+    /// Attributes as stat(2) asks for them, and whether they came without an inode.
+    fn look(&self, name: &str) -> Result<(Attr, bool)> {
+        Ok(match self.names().look(&Name::new(name.as_bytes()), Follow::Yes)? {
+            walk::Sight::Path(path) => (path.attr()?, false),
+            walk::Sight::Attr(mount, attr) => (mount.shown(attr), true),
+        })
+    }
+
     fn mkdir(&self, name: &str) -> Result<()> {
         let node = self.names().node(Kind::Directory, 0o755);
         self.names().create(&Name::new(name.as_bytes()), &node).map(drop)
@@ -262,6 +270,59 @@ fn changes_on_the_host_are_noticed_after_a_while() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(world.read("etc/later").unwrap(), "now");
     assert_eq!(world.read("etc/passwd").unwrap(), "replaced");
+}
+
+#[test]
+fn a_look_shows_what_the_inode_does() {
+    let world = World::new("look");
+    std::fs::write(world.lower.join("etc/big"), [7; 5000]).unwrap();
+    std::fs::hard_link(world.lower.join("etc/big"), world.lower.join("etc/other")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(world.lower.join("etc/socket")).unwrap();
+    for name in ["etc/big", "etc/other", "etc/socket", "etc/passwd"] {
+        let first = world.look(name).unwrap();
+        assert!(first.1, "{name}: the first look makes no inode");
+        let second = world.look(name).unwrap();
+        assert!(!second.1, "{name}: the second one does");
+        let found = world.find(name, Follow::No).unwrap().attr().unwrap();
+        let shown = [first.0, second.0, found].map(|attr| std::format!("{attr:?}"));
+        assert!(shown.iter().all(|attr| *attr == shown[0]), "{shown:?}");
+    }
+    for name in ["etc", "link", "link/er", "."] {
+        assert!(!world.look(name).unwrap().1, "{name}");
+    }
+    assert_eq!(world.look("link").unwrap().0.kind, Kind::Directory);
+    assert_eq!(world.look("nothing").err(), Some(Errno::ENOENT));
+    assert_eq!(world.look("link/er/file/").err(), Some(Errno::ENOTDIR));
+    assert_eq!(world.look("link/er/file/x").err(), Some(Errno::ENOTDIR));
+}
+
+#[test]
+fn a_look_sees_what_the_guest_changed() {
+    let world = World::new("look-changes");
+    let passwd = world.look("etc/passwd").unwrap();
+    world.write("etc/passwd", OpenFlags::APPEND, "more\n").unwrap();
+    let attr = world.look("etc/passwd").unwrap().0;
+    assert_eq!((attr.size, attr.ino), (passwd.0.size + 5, passwd.0.ino));
+    let file = world.look("etc/deep/er/file").unwrap();
+    assert!(file.1);
+    world.rename("etc/deep/er/file", "etc/deep/moved").unwrap();
+    assert_eq!(world.look("etc/deep/er/file").err(), Some(Errno::ENOENT));
+    assert_eq!(world.look("etc/deep/moved").unwrap().0.ino, file.0.ino);
+    world.write("etc/deep/er/file", OpenFlags::CREAT, "another").unwrap();
+    let attr = world.look("etc/deep/er/file").unwrap().0;
+    assert!(attr.size == 7 && attr.ino != file.0.ino);
+}
+
+#[test]
+fn what_the_host_changes_is_seen_at_the_first_look() {
+    let world = World::new("look-host");
+    assert_eq!(world.look("etc/passwd").unwrap().0.size, 5);
+    // Another name's answer takes the place of this one, or it grows old.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::fs::write(world.lower.join("etc/passwd"), "longer than it was\n").unwrap();
+    assert_eq!(world.look("etc/passwd").unwrap().0.size, 19);
+    std::fs::remove_file(world.lower.join("etc/deep/er/file")).unwrap();
+    assert_eq!(world.look("etc/deep/er/file").err(), Some(Errno::ENOENT));
 }
 
 #[test]

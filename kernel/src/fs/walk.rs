@@ -5,11 +5,11 @@
 //! of the name, so that nothing recurses.
 
 use super::context::FsContext;
-use super::dentry::Dentry;
+use super::dentry::{Dentry, Look};
 use super::inode::LinkTarget;
-use super::mount::{MountFlags, Path};
+use super::mount::{Mount, MountFlags, Path};
 use super::perm::{self, Want};
-use super::types::Kind;
+use super::types::{Attr, Kind};
 use crate::task::Cred;
 use crate::{Errno, Result};
 use alloc::borrow::Cow;
@@ -37,6 +37,13 @@ pub enum Last {
     Up,
     /// A name ([`Walk::name`]), and whether a slash came after it.
     Name { slash: bool },
+}
+
+/// What [`Walk::look`] comes to.
+pub enum Sight {
+    Path(Path),
+    /// Attributes of something in this mount that is neither a directory nor a link.
+    Attr(Arc<Mount>, Attr),
 }
 
 bitflags::bitflags! {
@@ -147,22 +154,47 @@ impl<'a> Walk<'a> {
     /// Goes to the end.
     pub fn finish(mut self, follow: Follow) -> Result<Path> {
         loop {
-            match self.parent()? {
+            let slash = match self.parent()? {
                 Last::Here => return Ok(self.at),
                 Last::Up => return self.up(),
-                Last::Name { slash } => {
-                    let child = self.child(self.name())?;
-                    if child.inode().kind() == Kind::Symlink && (follow == Follow::Yes || slash) {
-                        self.follow(&child, slash)?;
-                        continue;
-                    }
-                    if slash && !child.is_dir() {
-                        return Err(Errno::ENOTDIR);
-                    }
-                    return Ok(child);
-                }
+                Last::Name { slash } => slash,
+            };
+            let child = self.child(self.name())?;
+            if let Some(path) = self.arrive(child, slash, follow)? {
+                return Ok(path);
             }
         }
+    }
+
+    /// Goes to the end for somebody who wants attributes only.
+    pub fn look(mut self, follow: Follow) -> Result<Sight> {
+        loop {
+            let slash = match self.parent()? {
+                Last::Here => return Ok(Sight::Path(self.at)),
+                Last::Up => return self.up().map(Sight::Path),
+                Last::Name { slash } => slash,
+            };
+            let child = match self.at.dentry().look(self.name())? {
+                Look::Attr(_) if slash => return Err(Errno::ENOTDIR),
+                Look::Attr(attr) => return Ok(Sight::Attr(self.at.mount().clone(), attr)),
+                Look::Dentry(dentry) => self.enter(dentry)?,
+            };
+            if let Some(path) = self.arrive(child, slash, follow)? {
+                return Ok(Sight::Path(path));
+            }
+        }
+    }
+
+    /// Ends at `child`, the last component, unless it is a link to follow.
+    fn arrive(&mut self, child: Path, slash: bool, follow: Follow) -> Result<Option<Path>> {
+        if child.inode().kind() == Kind::Symlink && (follow == Follow::Yes || slash) {
+            self.follow(&child, slash)?;
+            return Ok(None);
+        }
+        if slash && !child.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        Ok(Some(child))
     }
 
     /// Goes to the directory that holds the last component, whose search permission is checked.

@@ -1,9 +1,10 @@
 //! Attributes: stat, access, modes, owners, times, sizes, file-system facts.
 //! Semantics: [`crate::fs`]; sources: the calls' man pages, inode(7).
 
-use super::fs::{AtFlags, Caller, path_at};
+use super::fs::{AtFlags, Caller, name_at, path_at};
 use super::{Fd, UserStr};
 use crate::fs::notify::{self, Events};
+use crate::fs::walk::Sight;
 use crate::fs::{
     Attr, Dev, File, InodeFlags, Kind, Mode, Mount, MountFlags, OpenFlags, Path, SetAttr, StatFs, Time, perm,
 };
@@ -52,6 +53,8 @@ const NR_FILE_SETATTR: u32 = 469;
 enum Object {
     File(Arc<File>),
     Path(Path),
+    /// Looked at only: its attributes, and the mount in which it is.
+    Seen(Arc<Mount>, Attr),
 }
 
 impl Object {
@@ -63,10 +66,24 @@ impl Object {
         path_at(task, dir, path, flags).map(Object::Path)
     }
 
+    /// As [`Self::at`], for calls that show it and change nothing.
+    fn look(task: &Task, dir: Fd, path: UserStr, flags: AtFlags) -> Result<Object> {
+        if flags.contains(AtFlags::EMPTY_PATH) {
+            return Object::at(task, dir, path, flags);
+        }
+        let text = path.read()?;
+        let caller = Caller::new(task)?;
+        Ok(match caller.names().look(&name_at(task, dir, &text)?, flags.follow())? {
+            Sight::Path(path) => Object::Path(path),
+            Sight::Attr(mount, attr) => Object::Seen(mount, attr),
+        })
+    }
+
     fn attr(&self) -> Result<Attr> {
         match self {
             Object::File(file) => file.attr(),
             Object::Path(path) => path.attr(),
+            Object::Seen(mount, attr) => Ok(mount.shown(*attr)),
         }
     }
 
@@ -74,6 +91,7 @@ impl Object {
         match self {
             Object::File(file) => file.path().map_or(0, |path| path.mount().id()),
             Object::Path(path) => path.mount().id(),
+            Object::Seen(mount, _) => mount.id(),
         }
     }
 
@@ -81,6 +99,8 @@ impl Object {
         match self {
             Object::File(file) => file.inode().map_or(InodeFlags::empty(), |inode| inode.flags()),
             Object::Path(path) => path.inode().flags(),
+            // What has any has an inode.
+            Object::Seen(..) => InodeFlags::empty(),
         }
     }
 
@@ -89,6 +109,7 @@ impl Object {
         match self {
             Object::File(file) => file.path().is_some_and(is_root),
             Object::Path(path) => is_root(path),
+            Object::Seen(..) => false,
         }
     }
 
@@ -97,6 +118,7 @@ impl Object {
         match self {
             Object::File(file) => file.path().cloned().ok_or(Errno::EINVAL),
             Object::Path(path) => Ok(path),
+            Object::Seen(..) => Err(Errno::EINVAL),
         }
     }
 }
@@ -120,7 +142,7 @@ fn fstat(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
 
 fn newfstatat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, flags: AtFlags) -> Result<()> {
     flags.only(STAT_FLAGS)?;
-    write_val(buf, &Object::at(task, dir, path, flags)?.attr()?.shown_to(&task.cred()).to_stat())
+    write_val(buf, &Object::look(task, dir, path, flags)?.attr()?.shown_to(&task.cred()).to_stat())
 }
 
 fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) -> Result<()> {
@@ -129,7 +151,7 @@ fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, bu
     if flags.contains(sync) || mask & uapi::STATX__RESERVED != 0 {
         return Err(Errno::EINVAL);
     }
-    let object = Object::at(task, dir, path, flags)?;
+    let object = Object::look(task, dir, path, flags)?;
     let mut out = object.attr()?.shown_to(&task.cred()).to_statx();
     let unique = mask & STATX_MNT_ID_UNIQUE;
     out.stx_mask |= if unique != 0 { unique } else { uapi::STATX_MNT_ID };

@@ -7,17 +7,19 @@
 //!
 //! * [`node`]: inodes, remembering their parent and name, so that descriptors can be closed and opened again.
 //! * [`descriptors`]: how many are open at once.
+//! * [`glances`]: names that were looked at once.
 //! * [`listing`]: directory records. [`data`]: open regular files and what mmap(2) maps.
 //!
 //! The host's files may change under the guest: attributes and listings are trusted for [`TRUST_NS`].
 
 mod data;
 mod descriptors;
+mod glances;
 mod listing;
 mod node;
 
 use super::inode::{FileSystem, InodeRef};
-use super::types::StatFs;
+use super::types::{Attr, StatFs};
 use crate::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 pub use data::HostData;
@@ -26,6 +28,12 @@ pub use node::HostNode;
 
 use umbel_abi::linux::uapi;
 use umbel_host::file::{self, HostFd};
+
+/// What [`HostNode::glance`] finds.
+pub enum Glance {
+    Node(Arc<HostNode>),
+    Attr(Attr),
+}
 
 /// How long what the host said about a name is believed, ns.
 const TRUST_NS: u64 = 1_000_000_000;

@@ -11,8 +11,9 @@ use super::super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef};
 use super::super::types::{Attr, Dev, Kind, Owner, Time};
 use super::super::{FileOps, OpenContext};
 use super::data::{HostData, HostFile};
+use super::glances::{self, Found};
 use super::listing::{self, Entry, Listing};
-use super::{HostFs, TRUST_NS, descriptors, is_refused};
+use super::{Glance, HostFs, TRUST_NS, descriptors, is_refused};
 use crate::{Errno, Result, time};
 use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
@@ -45,6 +46,8 @@ impl Descriptor {
 /// One object of the host's tree.
 pub struct HostNode {
     fs: Arc<HostFs>,
+    /// No other node has it.
+    serial: u64,
     /// `None` for the root.
     parent: Option<Arc<HostNode>>,
     name: Box<[u8]>,
@@ -72,32 +75,33 @@ pub struct HostNode {
 impl HostNode {
     /// The root of the tree.
     pub(super) fn root(fs: Arc<HostFs>, fd: HostFd, found: &uapi::statx) -> Arc<HostNode> {
-        Self::build(fs, None, b"", found, Some(fd), false)
+        Self::build(fs, None, b"", &told(found), Some(fd), false)
     }
 
     fn build(
         fs: Arc<HostFs>,
         parent: Option<Arc<HostNode>>,
         name: &[u8],
-        found: &uapi::statx,
+        found: &Found,
         fixed: Option<HostFd>,
         refused: bool,
     ) -> Arc<HostNode> {
-        let kind = kind_of(found);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let build = |me: &Weak<HostNode>| HostNode {
             fs,
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
             parent,
             name: name.into(),
-            kind,
-            identity: identity_of(found),
+            kind: found.attr.kind,
+            identity: (found.attr.dev, found.attr.ino),
             refused,
             fixed,
             used: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             open: SpinLock::new(Rank::Leaf, None),
             data: SpinLock::new(Rank::Leaf, Weak::new()),
-            facts: SpinLock::new(Rank::Leaf, attributes(found)),
-            looked_ns: AtomicU64::new(time::monotonic_ns()),
+            facts: SpinLock::new(Rank::Leaf, found.attr),
+            looked_ns: AtomicU64::new(found.at_ns),
             list: SpinLock::new(Rank::Leaf, None),
             me: me.clone(),
         };
@@ -240,22 +244,44 @@ impl HostNode {
 
     /// Finds a child.
     pub fn find(&self, name: &[u8]) -> Result<Arc<HostNode>> {
+        self.child(name, &self.ask(name)?)
+    }
+
+    /// The attributes of a child that is neither a directory nor a link and was not looked at lately, else the child.
+    pub fn glance(&self, name: &[u8]) -> Result<Glance> {
+        let found = self.ask(name)?;
+        let lone = !matches!(found.attr.kind, Kind::Directory | Kind::Symlink) && found.attr.dev == self.identity.0;
+        if !lone || glances::seen_before(self.serial, name) {
+            return Ok(Glance::Node(self.child(name, &found)?));
+        }
+        glances::keep(self.serial, name, &found);
+        Ok(Glance::Attr(found.attr))
+    }
+
+    /// What the host says of `name`, or said just now.
+    fn ask(&self, name: &[u8]) -> Result<Found> {
         self.directory()?;
         if self.refused {
             return Err(Errno::ENOENT);
         }
-        let found = self.with_descriptor(|dir| file::stat_at(dir, name))?;
+        match glances::recall(self.serial, name, time::monotonic_ns()) {
+            Some(found) => Ok(found),
+            None => self.with_descriptor(|dir| file::stat_at(dir, name)).map(|found| told(&found)),
+        }
+    }
+
+    fn child(&self, name: &[u8], found: &Found) -> Result<Arc<HostNode>> {
         let me = self.me.upgrade().ok_or(Errno::EIO)?;
         // Only a mount point can lead to another kind of file system.
         let mut refused = false;
-        if identity_of(&found).0 != self.identity.0 {
+        if found.attr.dev != self.identity.0 {
             let fd = self.with_descriptor(|dir| file::open_beneath(dir, name, uapi::O_PATH))?;
             refused = is_refused(fd.fd())?;
-            if refused && kind_of(&found) != Kind::Directory {
+            if refused && found.attr.kind != Kind::Directory {
                 return Err(Errno::EACCES);
             }
         }
-        Ok(HostNode::build(self.fs.clone(), Some(me), name, &found, None, refused))
+        Ok(HostNode::build(self.fs.clone(), Some(me), name, found, None, refused))
     }
 
     /// The kind of an entry of this directory.
@@ -372,6 +398,11 @@ fn kind_of(found: &uapi::statx) -> Kind {
 
 fn identity_of(found: &uapi::statx) -> (u64, u64) {
     (Dev::new(found.stx_dev_major, found.stx_dev_minor).encode(), found.stx_ino)
+}
+
+/// What the host says now.
+fn told(found: &uapi::statx) -> Found {
+    Found { attr: attributes(found), at_ns: time::monotonic_ns() }
 }
 
 fn attributes(found: &uapi::statx) -> Attr {

@@ -83,8 +83,13 @@ impl Content {
 
     pub fn size_and_blocks(&self) -> (u64, u64) {
         let size = self.size();
-        let pages = if self.is_lower() { size.div_ceil(PAGE) } else { self.pages.lock().len() };
-        (size, pages * (PAGE / 512))
+        let blocks = if self.is_lower() { Self::lower_blocks(size) } else { self.pages.lock().len() * (PAGE / 512) };
+        (size, blocks)
+    }
+
+    /// Blocks of 512 bytes that the host's file counts for.
+    pub fn lower_blocks(size: u64) -> u64 {
+        size.div_ceil(PAGE) * (PAGE / 512)
     }
 
     pub fn page(&self, index: u64) -> Option<FrameRef> {

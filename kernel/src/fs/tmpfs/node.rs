@@ -5,8 +5,8 @@ use super::content::Content;
 use super::dir::{Dir, Entry};
 use super::file::LowerFile;
 use crate::fs::acl::{Acl, Which};
-use crate::fs::host::HostNode;
-use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode};
+use crate::fs::host::{Glance, HostNode};
+use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode, Seen};
 use crate::fs::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, Time};
 use crate::fs::xattr::{self, Put};
 use crate::fs::{Busy, Extra, FileOps, OpenContext};
@@ -241,6 +241,12 @@ impl Node {
         }
     }
 
+    /// The object that shows `lower`, of this name in this directory.
+    fn child_over(&self, name: &[u8], lower: Arc<HostNode>) -> Result<Arc<Node>> {
+        let place = Place { parent: self.me.clone(), name: name.into() };
+        Node::over(&self.fs()?, lower, Some(place))
+    }
+
     /// Whether directory `self` shows no names.
     fn check_empty(&self) -> Result<()> {
         let dir = self.dir()?;
@@ -411,8 +417,18 @@ impl Inode for Node {
             None => {}
         }
         let lower = self.lower.as_ref().ok_or(Errno::ENOENT)?.find(name)?;
-        let place = Place { parent: self.me.clone(), name: name.into() };
-        Ok(Node::over(&self.fs()?, lower, Some(place))?)
+        Ok(self.child_over(name, lower)?)
+    }
+
+    fn look(&self, name: &[u8]) -> Result<Seen> {
+        match (&self.lower, self.dir()?.find(name)) {
+            (_, Some(Entry::Node(node))) => Ok(Seen::Inode(node)),
+            (None, None) | (_, Some(Entry::Whiteout)) => Err(Errno::ENOENT),
+            (Some(lower), None) => match lower.glance(name)? {
+                Glance::Node(lower) => Ok(Seen::Inode(self.child_over(name, lower)?)),
+                Glance::Attr(attr) => Ok(Seen::Attr(shown_over(&*self.fs()?, &attr))),
+            },
+        }
     }
 
     fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<InodeRef> {
@@ -567,6 +583,14 @@ impl Inode for Node {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// The attributes of the object over one of the host that is neither a directory nor a link.
+fn shown_over(fs: &TmpFs, lower: &Attr) -> Attr {
+    let file = lower.kind == Kind::Regular;
+    let (size, blocks) = if file { (lower.size, Content::lower_blocks(lower.size)) } else { (0, 0) };
+    let own = Attr::new(lower.kind, lower.mode, fs.lower_ino(lower.dev, lower.ino));
+    Attr { ino: own.ino, dev: own.dev, blksize: own.blksize, size, blocks, ..*lower }
 }
 
 /// Whether the writer may leave set-id bits as they are.
