@@ -1,9 +1,9 @@
 /* ptrace(2): attach, stops, registers, memory, steps, breakpoints, events, signals, group stops, waits. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "cpus.h"
 #include <elf.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -359,6 +359,37 @@ static void tracer_ends(void) {
     }
 }
 
+/* Whose child a tracer has waited for finds the end together with its signal, however soon it asks. */
+static void signal_before_end(void) {
+    sigset_t children, pending;
+    sigemptyset(&children);
+    sigaddset(&children, SIGCHLD);
+    CHECK(sigprocmask(SIG_BLOCK, &children, 0) == 0);
+    cpu_set_t all;
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+    stay_on(0);
+    for (int i = 0; i < 300; i++) {
+        int ready[2];
+        char c;
+        CHECK(pipe(ready) == 0);
+        pid_t pid = fork();
+        if (pid == 0) spin();
+        pid_t tracer = fork();
+        if (tracer == 0) {
+            stay_on(1);
+            if (ptrace(PTRACE_SEIZE, pid, 0, 0) || write(ready[1], "x", 1) != 1 || waitpid(pid, 0, 0) != pid) _exit(1);
+            for (;;) pause();
+        }
+        CHECK(read(ready[0], &c, 1) == 1 && kill(pid, SIGKILL) == 0);
+        while (waitpid(pid, 0, WNOHANG) == 0) {
+        }
+        CHECK(sigpending(&pending) == 0 && sigismember(&pending, SIGCHLD));
+        CHECK(kill(tracer, SIGKILL) == 0 && WIFSIGNALED(status_of(tracer)) && close(ready[0]) == 0 && close(ready[1]) == 0);
+        CHECK(sigtimedwait(&children, 0, &(struct timespec){0, 0}) == SIGCHLD);
+    }
+    CHECK(sigprocmask(SIG_UNBLOCK, &children, 0) == 0 && sched_setaffinity(0, sizeof all, &all) == 0);
+}
+
 static void permissions(void) {
     pid_t pid = fork();
     if (pid == 0) spin();
@@ -387,6 +418,7 @@ int main(void) {
     threads();
     attaching();
     tracer_ends();
+    signal_before_end();
     permissions();
     DONE();
 }

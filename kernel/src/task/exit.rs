@@ -157,9 +157,10 @@ struct End {
     tracer: Option<Arc<Process>>,
     /// Processes that this one traced and did not wait for.
     ended: Vec<(Arc<Process>, WaitStatus)>,
-    /// Children that were zombies and now have another parent, and live ones that want a signal.
+    /// Children, which now have another parent, and the signal that they want for that.
     orphans: Vec<(Arc<Process>, u32)>,
-    new_parents: Vec<Arc<Process>>,
+    /// Those parents, with the zombies among the children.
+    new_parents: Vec<(Arc<Process>, Arc<Process>)>,
     /// Groups that lost their last link to job control and have stopped members.
     hangup: Vec<Arc<Process>>,
     session_leader_of: Option<Arc<ids::Session>>,
@@ -222,7 +223,7 @@ pub(super) fn pass_children(table: &mut Table, process: &Process, from: Pid, hei
     bereaved
 }
 
-type Orphans = (Vec<(Arc<Process>, u32)>, Vec<Arc<Process>>);
+type Orphans = (Vec<(Arc<Process>, u32)>, Vec<(Arc<Process>, Arc<Process>)>);
 
 /// Gives the children of `process` to whom [`reaper`] says.
 fn orphan_children(table: &mut Table, process: &Process) -> Orphans {
@@ -241,11 +242,12 @@ fn orphan_children(table: &mut Table, process: &Process) -> Orphans {
         orphans.push((node.process.clone(), wanted));
         // Whatever the child's signal was, its new parent gets SIGCHLD.
         node.process.exit_signal.store(signal::SIGCHLD, Relaxed);
-        let zombie = node.zombie.is_some();
+        let zombie = node.zombie.is_some().then(|| node.process.clone());
         if let Some(parent) = table.processes.get_mut(&reaper.0) {
             parent.children.insert(child);
-            if zombie {
-                parents.push(parent.process.clone());
+            if let Some(zombie) = zombie {
+                zombie.to_be_told();
+                parents.push((parent.process.clone(), zombie));
             }
         }
     }
@@ -294,8 +296,9 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
         // getppid() may be answered without entering the kernel.
         kick_threads(orphan);
     }
-    for parent in &end.new_parents {
+    for (parent, zombie) in &end.new_parents {
         signal::send_to_process(parent, SigInfo::kernel(signal::SIGCHLD));
+        zombie.told();
         parent.child_events.wake_all();
     }
     match (&end.tracer, &end.parent) {
@@ -307,13 +310,13 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
         (None, Some(parent)) => tell_parent(parent, process, status),
         (None, None) => {}
     }
-    process.announced.store(true, Release);
-    process.end_queue.wake_all();
+    process.told();
     for (traced, status) in &end.ended {
         let parent = ids::table().node(traced.pid()).map(|node| node.parent);
         if let Some(parent) = parent.ok().and_then(ids::find_process) {
             tell_parent(&parent, traced, *status);
         }
+        traced.told();
     }
     if process.pid() == crate::boot::FIRST {
         crate::boot::finish(status);

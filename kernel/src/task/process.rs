@@ -64,8 +64,8 @@ pub struct Process {
     pub(super) end_status: AtomicU32,
     /// Woken when a thread ends, and when the process has been waited for: pollers of pidfds.
     pub end_queue: Arc<WaitQueue>,
-    /// Whoever is to hear of its end has been sent the signal.
-    pub(super) announced: AtomicBool,
+    /// How many are still to be sent the signal of its end: its parent or tracer, later a parent that it got from either.
+    untold: AtomicU32,
     /// It registered for membarrier(2)'s private expedited command.
     pub expedites: AtomicBool,
     /// personality(2).
@@ -197,7 +197,7 @@ impl Process {
             end_class: SpinLock::new(Rank::Leaf, None),
             end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),
-            announced: AtomicBool::new(false),
+            untold: AtomicU32::new(1),
             expedites: AtomicBool::new(false),
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
@@ -232,6 +232,22 @@ impl Process {
     /// Whether all its threads are gone.
     pub fn has_ended(&self) -> bool {
         self.ended.load(Acquire)
+    }
+
+    /// One more is to hear of its end: under the table's lock, with the change by which that one finds it.
+    pub(super) fn to_be_told(&self) {
+        self.untold.fetch_add(1, Relaxed);
+    }
+
+    /// One that was to hear of its end has been sent the signal.
+    pub(super) fn told(&self) {
+        self.untold.fetch_sub(1, Release);
+        self.end_queue.wake_all();
+    }
+
+    /// Waits until all that are to hear of its end have been sent the signal. Whoever sends it does nothing long before.
+    pub(super) fn await_told(&self) {
+        self.end_queue.wait_until(|| (self.untold.load(Acquire) == 0).then_some(()));
     }
 
     /// The user whose counts its signals are charged to.

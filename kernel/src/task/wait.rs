@@ -6,7 +6,7 @@ use super::task::Task;
 use crate::{Errno, Pid, Result, signal};
 use alloc::sync::Arc;
 use bitflags::bitflags;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as raw;
 use umbel_smp::wait::Wake;
 
@@ -88,10 +88,10 @@ pub fn wait(task: &Arc<Task>, which: WaitFor, options: WaitOptions) -> Result<Op
 }
 
 /// An end can be found before its signal is sent: waits for that, as a signal that is blocked must be pending when the call
-/// returns. Whoever ends does nothing long in between.
+/// returns.
 fn await_signal(found: &WaitResult) {
     if let Some(ended) = ids::find_process(found.pid).filter(|_| found.of != Of::Thread) {
-        ended.end_queue.wait_until(|| ended.announced.load(Acquire).then_some(()));
+        ended.await_told();
     }
 }
 

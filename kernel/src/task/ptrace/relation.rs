@@ -196,7 +196,10 @@ pub fn tracer_gone(table: &mut Table, tracer: Pid) -> Vec<(Arc<Process>, WaitSta
             && node.traced_by == Some(tracer)
         {
             node.traced_by = None;
-            ended.extend(node.zombie.map(|status| (node.process.clone(), status)));
+            if let Some(status) = node.zombie {
+                node.process.to_be_told();
+                ended.push((node.process.clone(), status));
+            }
         }
     }
     ended
@@ -239,10 +242,15 @@ pub fn reaped_by_tracer(tracer: &Process, pid: Pid) -> bool {
             return false;
         }
         let (process, zombie, parent) = (node.process.clone(), node.zombie, node.parent);
-        table.node(parent).ok().map(|parent| (parent.process.clone(), process, zombie))
+        let told = table.node(parent).ok().and_then(|parent| Some((parent.process.clone(), process, zombie?)));
+        if let Some((_, process, _)) = &told {
+            process.to_be_told();
+        }
+        told
     };
-    if let Some((parent, process, Some(status))) = told {
+    if let Some((parent, process, status)) = told {
         exit::tell_parent(&parent, &process, status);
+        process.told();
     }
     true
 }
