@@ -31,13 +31,14 @@ fn keys_interrupt_quit_and_stop_the_foreground_group() {
     job(&mut shell, "exec sleep 100");
     shell.keys("\x1c");
     shell.expect("Quit");
-    // Says so again when it is back.
+    // Says when it has left the foreground, and when it is back.
     let front = "front() { read a b c d group e f front g < /proc/$$/stat; test $group = $front; }";
-    let back = "while front; do sleep 0.1; done; until front; do sleep 0.1; done; echo ba\"\"ck; exec sleep 101";
+    let back = "while front; do sleep 0.1; done; echo aw\"\"ay; until front; do sleep 0.1; done; echo ba\"\"ck; exec sleep 101";
     job(&mut shell, &format!("{front}; {back}"));
     shell.keys("\x1a");
     shell.expect("Stopped");
     shell.command("bg", "sleep 101' &");
+    shell.expect("away\r\n");
     shell.command("jobs", "Running");
     shell.keys("fg\n");
     shell.expect("back\r\n");

@@ -20,7 +20,7 @@
 
 /* What the kernel's heap may hold more afterwards: magazines, caches of names. */
 #define SLACK_KIB 4096
-#define PATIENCE_S 10
+#define PATIENCE_S 120
 
 extern char **environ;
 

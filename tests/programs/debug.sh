@@ -29,7 +29,7 @@ strace -o t -e trace=write,exit_group ./p; echo "status $?"; sed 's/si_pid=[0-9]
 strace -f -o t -e trace=clone,clone3,fork,wait4,write ./p; echo "status $?"; cut -d' ' -f2- t | sed 's/[0-9]\{2,\}/N/g; s/N, *//' | grep -oE '^ *(write|wait4|\+\+\+ exited|--- SIG[A-Z0-9]*)' | tr -d ' ' | sort | uniq -c
 strace -c -o t -f ./p > /dev/null; grep -cE ' (clone3|wait4|write)$' t
 strace -o t -e inject=write:error=ENOSPC ./p; echo "status $?"; grep -c INJECTED t
-sleep 30 & s=$!; timeout 1 strace -p $s -o t; echo "status $?"; kill $s; grep -c 'clock_nanosleep\|restart_syscall' t
+sleep 30 & s=$!; timeout 3 strace -p $s -o t; echo "status $?"; kill $s; grep -c 'clock_nanosleep\|restart_syscall' t
 cat > c.gdb <<'G'
 set pagination off
 set confirm off

@@ -20,7 +20,7 @@ soon curl -sf "$url/"
 curl -s "$url/"; curl -s "$url/back/"; curl -s "$url/big" | sha256sum; curl -s -r 10-19 "$url/big"; echo; curl -s "$url/back/big" | wc -c
 curl -s -o /dev/null -w '%{http_code}\n' "$url/none"
 curl -sI "$url/" | grep -E 'HTTP|Content-Length' | tr -d '\r'
-if command -v wrk > /dev/null; then wrk -t2 -c16 -d1s "$url/" > wrk; grep -cE 'Requests/sec: +[1-9]' wrk; grep -E 'Socket errors|Non-2xx' wrk; fi
+if command -v wrk > /dev/null; then wrk -t2 -c16 -d1s "$url/" > wrk; grep -cE 'Requests/sec: +[1-9]' wrk; grep -E 'Socket errors.*(connect|read|write) [1-9]|Non-2xx' wrk; fi
 if command -v ab > /dev/null; then ab -q -k -n 2000 -c 20 "$url/" 2>&1 | grep -E 'Complete requests|Failed requests|Keep-Alive requests'; ab -q -n 300 -c 5 "$url/" 2>&1 | grep -E 'Complete|Failed'; fi
 nginx -p "$here" -e "$here/error.log" -c "$here/nginx.conf" -s reload; echo "reload $?"; sleep 0.3; curl -s "$url/"
 pid=$(cat pid); nginx -p "$here" -e "$here/error.log" -c "$here/nginx.conf" -s quit; soon sh -c "! kill -0 $pid"

@@ -16,9 +16,9 @@ end() {
 }
 trap end EXIT
 
-# soon COMMAND...: runs it until it succeeds, for at most 30 seconds.
+# soon COMMAND...: runs it until it succeeds, for at most two minutes.
 soon() {
-    for _ in $(seq 300); do
+    for _ in $(seq 1200); do
         "$@" >/dev/null 2>&1 && return 0
         sleep 0.1
     done

@@ -26,7 +26,7 @@ class Result(unittest.TestResult):
             sys.__stderr__.write(f"--- {word} {test.id()}\n{detail}\n")
 
     def startTest(self, test):
-        faulthandler.dump_traceback_later(40, exit=True)  # one test that hangs ends the run, with its name
+        faulthandler.dump_traceback_later(200, exit=True)  # one test that hangs ends the run, with its name
         self.started = time.monotonic()
         super().startTest(test)
 
