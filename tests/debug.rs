@@ -119,7 +119,7 @@ fn gdb_watches_a_variable_by_stepping() {
     // Both changes are the first thread's: when the stepping sees another thread's depends on time.
     let commands = ["set can-use-hw-watchpoints 0", "break main", "run", "watch total", "continue", "continue"];
     let host = gdb(|tool, args| Run::on_host(tool, args), &program, &commands);
-    let guest = gdb(|tool, args| Run::in_machine(1, tool, args).limit(120), &program, &commands);
+    let guest = gdb(|tool, args| Run::in_machine(1, tool, args), &program, &commands);
     assert!(host.contains("New value = 42") && host.contains("New value = 84"), "{host}");
     assert_eq!(guest, host);
 }

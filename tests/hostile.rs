@@ -22,7 +22,7 @@ fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
     .map(|at| format!("{at:x}"));
     let mut args = vec!["run", "--cpus", "2", "--user", "0", "--", &program];
     args.extend(places.iter().map(String::as_str));
-    let attack = || Run::umbel(&args).limit(300);
+    let attack = || Run::umbel(&args).limit(900);
     let mut runs = vec![attack()];
     if is_root() {
         // Slots of an ordinary user live under other rules of the host.

@@ -46,7 +46,7 @@ impl Script {
     }
 
     fn on_host(&self) -> Outcome {
-        let mut run = Run::on_host("/bin/bash", &["-c", &self.text()]).limit(120);
+        let mut run = Run::on_host("/bin/bash", &["-c", &self.text()]).limit(900);
         for (key, value) in &self.variables {
             run = run.env(key, value);
         }
@@ -62,7 +62,7 @@ impl Script {
             args.extend(["--user", "65534:65534"]);
         }
         args.extend(["--", "/bin/bash", "-c", &text]);
-        Run::umbel(&args).limit(240).finish()
+        Run::umbel(&args).limit(900).finish()
     }
 
     /// Runs the script on both sides; what it says on standard error is shown only when the rest differs.

@@ -47,7 +47,6 @@ fn a_parallel_workload_is_measured_and_drawn() {
         "scale", "--cpus", "1,2,4", "--repeat", "1", "--json", names[0], "--svg", names[1], "--", "/bin/sh", "-c",
         script,
     ])
-    .limit(120)
     .finish();
     assert_eq!(outcome.status, 0, "{outcome:#?}");
     let rows: Vec<Vec<&str>> = outcome.stdout.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();

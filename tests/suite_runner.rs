@@ -40,7 +40,7 @@ fn ltp_results_are_counted_and_kept() {
     let mut options = Options::new(Suite::Ltp, dir.clone());
     options.out = dir.join("out");
     options.jobs = 2;
-    options.inside_limit = Duration::from_secs(5);
+    options.inside_limit = Duration::from_secs(10);
     let sums = session::run(&options).expect("a run");
     assert_eq!(sums, Sums { tests: 5, native: 3, inside: 1, unexplained: 2 });
     let table = std::fs::read_to_string(dir.join("out/table.txt")).expect("a table");

@@ -37,7 +37,7 @@ fn virtual_cpus_come_and_go_and_nobody_misses_them() {
 #[test]
 fn many_virtual_cpus_on_few_processors_lose_no_wake_up() {
     let program = guest_program("turns", false);
-    passes(&Run::in_machine(64, &program, &["4", "5"]).limit(240).finish());
+    passes(&Run::in_machine(64, &program, &["4", "5"]).limit(900).finish());
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn ten_thousand_processes_leave_nothing_behind() {
     passes(&Run::on_host(&program, &["100"]).finish());
     let program = program.to_string_lossy().into_owned();
     let args = ["run", "--cpus", "2", "--env", "UMBEL_GUEST=1", "--", &program, "10000"];
-    passes(&Run::umbel(&args).limit(240).finish());
+    passes(&Run::umbel(&args).limit(900).finish());
 }
 
 #[test]
@@ -55,5 +55,5 @@ fn thousands_of_processes_and_fifty_thousand_files() {
     passes(&Run::on_host(&program, &["100", "1000"]).finish());
     let program = program.to_string_lossy().into_owned();
     let args = ["run", "--cpus", "2", "--mem", "4G", "--env", "UMBEL_GUEST=1", "--", &program, "3000", "50000"];
-    passes(&Run::umbel(&args).limit(300).finish());
+    passes(&Run::umbel(&args).limit(900).finish());
 }
