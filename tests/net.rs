@@ -58,3 +58,13 @@ fn keepalive() {
 fn receiving() {
     same_as_host("receiving");
 }
+
+#[test]
+fn links() {
+    same_as_host("links");
+}
+
+#[test]
+fn pairs() {
+    same_as_host("pairs");
+}

@@ -1,8 +1,8 @@
-//! Sockets: what families have in common, AF_INET and AF_INET6 over the loopback device, netlink.
+//! Sockets: what families have in common, AF_INET and AF_INET6 between namespaces of one machine, netlink.
 //!
 //! * [`socket`]: the trait that each family implements, and sockets as open files. [`option`]: `SOL_SOCKET`.
-//! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`interface`]: its loopback device.
-//!   [`sysctl`]: its settings. [`counters`]: what it counts.
+//! * [`namespace`]: what clone(2)'s `CLONE_NEWNET` makes a new one of. [`link`]: its devices. [`route`]: which way packets
+//!   go. [`sysctl`]: its settings. [`counters`]: what it counts.
 //! * [`inet`]: TCP, UDP, ICMP and raw sockets. [`packet`]: packets as they are on the wire. [`netlink`]: questions about all of it.
 //!   [`procfs`], [`snmp`]: the same as text.
 //!
@@ -10,12 +10,13 @@
 
 pub mod counters;
 pub mod inet;
-pub mod interface;
+pub mod link;
 pub mod namespace;
 pub mod netlink;
 pub mod option;
 pub mod packet;
 pub mod procfs;
+pub mod route;
 pub mod snmp;
 pub mod socket;
 pub mod sysctl;

@@ -1,11 +1,11 @@
-//! A network namespace: its device, its ports and connections, its sockets, the abstract names of AF_UNIX.
+//! A network namespace: its devices, its ports and connections, its sockets, the abstract names of AF_UNIX.
 //!
 //! Every socket belongs to the namespace of the task that made it, for life. Locks: those of its parts, leaves all.
 
 use super::counters::{Counters, Tcp};
 use super::inet::table::{Table, TcpTable};
 use super::inet::tcp::TcpSocket;
-use super::interface::{Interface, Traffic};
+use super::link::{Links, Traffic};
 use super::packet::PacketSocket;
 use super::socket::Socket;
 use super::sysctl::Settings;
@@ -15,13 +15,20 @@ use crate::task::Task;
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use umbel_smp::lock::{Once, Rank, SpinLock};
+use core::sync::atomic::{AtomicU64, Ordering::*};
+use umbel_smp::lock::{Once, Rank, SpinGuard, SpinLock};
+
+/// Namespaces that have gone.
+static GONE: AtomicU64 = AtomicU64::new(0);
 
 /// See the module.
 pub struct Namespace {
     /// Number of the namespace in the file system of namespaces (`/proc/PID/ns/net`).
     pub id: u64,
-    pub interface: SpinLock<Interface>,
+    /// Its devices, addresses and routes: see [`Self::links`].
+    links: SpinLock<Links>,
+    /// How many namespaces were gone when `links` were last looked through for ends of links to them.
+    gone: AtomicU64,
     pub settings: Settings,
     pub counters: Counters,
     pub tcp: SpinLock<TcpTable>,
@@ -39,13 +46,14 @@ pub struct Namespace {
 impl Namespace {
     /// A namespace whose device is down, as clone(2) makes one.
     pub fn new() -> Arc<Namespace> {
-        Namespace::with(Interface::down(), crate::fs::next_ino())
+        Namespace::with(Links::down(), crate::fs::next_ino())
     }
 
-    fn with(interface: Interface, id: u64) -> Arc<Namespace> {
+    fn with(links: Links, id: u64) -> Arc<Namespace> {
         Arc::new(Namespace {
             id,
-            interface: SpinLock::new(Rank::Leaf, interface),
+            links: SpinLock::new(Rank::Leaf, links),
+            gone: AtomicU64::new(0),
             settings: Settings::default(),
             counters: Counters::default(),
             tcp: SpinLock::new(Rank::Endpoint, TcpTable::default()),
@@ -59,6 +67,17 @@ impl Namespace {
         })
     }
 
+    /// Its devices. Those that led to a namespace that is gone have gone with it.
+    pub fn links(&self) -> SpinGuard<'_, Links> {
+        let mut links = self.links.lock();
+        let gone = GONE.load(Acquire);
+        if self.gone.load(Relaxed) != gone {
+            self.gone.store(gone, Relaxed);
+            links.remove_orphans();
+        }
+        links
+    }
+
     /// Lists a new socket.
     pub fn register(&self, socket: &Arc<dyn Socket>) {
         self.sockets.lock().insert(socket.common().id, Arc::downgrade(socket));
@@ -69,8 +88,8 @@ impl Namespace {
         self.sockets.lock().remove(&id);
     }
 
-    /// What went through the device, by family: datagrams, and what connections have sent, whether they are over or not.
-    pub fn traffic(&self) -> [Traffic; 2] {
+    /// What connections have sent through the loopback device, whether they are over or not, by family.
+    fn streams(&self) -> [Traffic; 2] {
         let closed =
             |packets, bytes| Traffic { packets: self.counters.of_tcp(packets), bytes: self.counters.of_tcp(bytes) };
         let mut all = [closed(Tcp::Segments, Tcp::Bytes), closed(Tcp::Segments6, Tcp::Bytes6)];
@@ -82,21 +101,26 @@ impl Namespace {
                 }
             });
         }
-        let device = self.interface.lock();
-        all[0].add(device.traffic[0]);
-        all[1].add(device.traffic[1]);
+        all
+    }
+
+    /// What went through the loopback device, by family: datagrams, and what connections have sent.
+    pub fn traffic(&self) -> [Traffic; 2] {
+        let mut all = self.streams();
+        if let Some(lo) = self.links().loopback() {
+            all[0].add(lo.received[0]);
+            all[1].add(lo.received[1]);
+        }
         all
     }
 
     /// Segments of TCP, of both families.
     pub fn segments(&self) -> u64 {
-        let [mut tcp, v6] = self.traffic();
-        tcp.add(v6);
-        let device = self.interface.lock();
-        tcp.packets.saturating_sub(device.traffic[0].packets + device.traffic[1].packets)
+        let [v4, v6] = self.streams();
+        v4.packets + v6.packets
     }
 
-    /// The same of both families.
+    /// What went through the loopback device.
     pub fn all_traffic(&self) -> Traffic {
         let [mut all, v6] = self.traffic();
         all.add(v6);
@@ -136,10 +160,16 @@ impl Namespace {
     }
 }
 
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        GONE.fetch_add(1, Release);
+    }
+}
+
 /// The namespace that the machine boots with: its device is up.
 pub fn initial() -> &'static Arc<Namespace> {
     static INITIAL: Once<Arc<Namespace>> = Once::new();
-    INITIAL.call_once(|| Namespace::with(Interface::up(), INITIAL_ID))
+    INITIAL.call_once(|| Namespace::with(Links::up(), INITIAL_ID))
 }
 
 /// `PROC_NET_INIT_INO`.

@@ -153,7 +153,12 @@ pub fn get(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, ro
         so::RCVTIMEO | so::RCVTIMEO_NEW => return Ok(timeval(&common.receive_timeout_ns)),
         so::SNDTIMEO | so::SNDTIMEO_NEW => return Ok(timeval(&common.send_timeout_ns)),
         so::PEERNAME => return peer_name(socket, room),
-        so::BINDTODEVICE => return Ok(if common.device.load(Relaxed) == 0 { Vec::new() } else { b"lo\0".to_vec() }),
+        so::BINDTODEVICE => {
+            let links = common.namespace.links();
+            return Ok(links
+                .device(common.device.load(Relaxed))
+                .map_or(Vec::new(), |own| own.name.c_string().to_vec()));
+        }
         so::MEMINFO => return Ok(memory(socket)),
         so::ATTACH_FILTER => return filter_words(common, room),
         so::PEERGROUPS if common.family() != AF_UNIX => return Err(Errno::ENODATA),
@@ -263,7 +268,9 @@ pub fn set(task: &Arc<Task>, socket: &Arc<dyn Socket>, level: u32, name: u32, va
             Ok(())
         }
         so::BINDTOIFINDEX if number < 0 => Err(Errno::EINVAL),
-        so::BINDTOIFINDEX if number > 1 => Err(Errno::ENODEV),
+        so::BINDTOIFINDEX if number != 0 && common.namespace.links().device(number as u32).is_none() => {
+            Err(Errno::ENODEV)
+        }
         so::BINDTOIFINDEX => {
             common.device.store(number as u32, Relaxed);
             Ok(())
@@ -342,8 +349,7 @@ fn bind_to_device(common: &Common, value: &[u8]) -> Result<()> {
     let name = value.split(|&byte| byte == 0).next().unwrap_or(&[]);
     let index = match name {
         b"" => 0,
-        b"lo" => 1,
-        _ => return Err(Errno::ENODEV),
+        name => common.namespace.links().named(name).ok_or(Errno::ENODEV)?.index,
     };
     common.device.store(index, Relaxed);
     Ok(())

@@ -1,57 +1,61 @@
-//! `/proc/net`: the sockets and the device of a namespace as text. Source: proc(5).
+//! `/proc/net`: the sockets, devices and routes of a namespace as text. Source: proc(5).
 
 use super::Namespace;
 use super::inet::addr::{as_v6, none};
 use super::inet::datagram::{Datagram, Protocol};
 use super::inet::table::Lingering;
 use super::inet::tcp::{TcpSocket, state_number};
-use super::interface::Traffic;
+use super::link::{Traffic, scope};
 use super::netlink::Netlink;
 use super::packet::PacketSocket;
+use super::route::{TABLE_DEFAULT, TABLE_MAIN, kind};
 use super::snmp;
 use super::socket::{Common, Socket};
 use super::uapi::*;
 use crate::ipc::unix;
+use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write;
-use core::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Makes a file's text.
-pub type Make = fn(&Namespace) -> String;
+pub type Make = fn(&Namespace) -> Result<String>;
 
 /// The files, by name.
 pub const FILES: &[(&str, Make)] = &[
-    ("arp", |_| "IP address       HW type     Flags       HW address            Mask     Device\n".into()),
+    ("arp", |_| Ok("IP address       HW type     Flags       HW address            Mask     Device\n".into())),
     ("dev", dev),
-    ("dev_mcast", |_| String::new()),
-    ("icmp", |namespace| datagrams(namespace, AF_INET, Protocol::Ping)),
-    ("icmp6", |namespace| datagrams(namespace, AF_INET6, Protocol::Ping)),
+    ("dev_mcast", |_| Ok(String::new())),
+    ("icmp", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Ping))),
+    ("icmp6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Ping))),
     ("if_inet6", if_inet6),
-    ("igmp", |_| "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into()),
+    ("igmp", |_| Ok("Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into())),
     ("ipv6_route", ipv6_route),
-    ("netlink", netlink),
-    ("netstat", snmp::netstat),
-    ("packet", packets),
-    ("protocols", protocols),
-    ("raw", |namespace| datagrams(namespace, AF_INET, Protocol::Raw)),
-    ("raw6", |namespace| datagrams(namespace, AF_INET6, Protocol::Raw)),
-    ("route", |_| ROUTE.into()),
-    ("snmp", snmp::snmp),
-    ("snmp6", snmp::snmp6),
-    ("sockstat", sockstat),
-    ("sockstat6", sockstat6),
-    ("softnet_stat", snmp::softnet_stat),
-    ("tcp", |namespace| tcp(namespace, AF_INET)),
-    ("tcp6", |namespace| tcp(namespace, AF_INET6)),
-    ("udp", |namespace| datagrams(namespace, AF_INET, Protocol::Udp)),
-    ("udp6", |namespace| datagrams(namespace, AF_INET6, Protocol::Udp)),
-    ("unix", unix_sockets),
-    ("wireless", |_| WIRELESS.into()),
+    ("netlink", |namespace| Ok(netlink(namespace))),
+    ("netstat", |namespace| Ok(snmp::netstat(namespace))),
+    ("packet", |namespace| Ok(packets(namespace))),
+    ("protocols", |namespace| Ok(protocols(namespace))),
+    ("raw", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Raw))),
+    ("raw6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Raw))),
+    ("route", route),
+    ("snmp", |namespace| Ok(snmp::snmp(namespace))),
+    ("snmp6", |namespace| Ok(snmp::snmp6(namespace))),
+    ("sockstat", |namespace| Ok(sockstat(namespace))),
+    ("sockstat6", |namespace| Ok(sockstat6(namespace))),
+    ("softnet_stat", |namespace| Ok(snmp::softnet_stat(namespace))),
+    ("tcp", |namespace| Ok(tcp(namespace, AF_INET))),
+    ("tcp6", |namespace| Ok(tcp(namespace, AF_INET6))),
+    ("udp", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Udp))),
+    ("udp6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Udp))),
+    ("unix", |namespace| Ok(unix_sockets(namespace))),
+    ("wireless", |_| Ok(WIRELESS.into())),
 ];
 
+const DEV_HEAD: &str = "Inter-|   Receive                                                |  Transmit\n \
+     face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n";
 const ROUTE: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT                                                       \n";
 const WIRELESS: &str = "Inter-| sta-|   Quality        |   Discarded packets               | Missed | WE\n \
 face | tus | link level noise |  nwid  crypt   frag  retry   misc | beacon | 22\n";
@@ -96,35 +100,111 @@ fn protocols(namespace: &Namespace) -> String {
     out
 }
 
-fn dev(namespace: &Namespace) -> String {
-    let Traffic { packets, bytes } = namespace.all_traffic();
-    format!(
-        "Inter-|   Receive                                                |  Transmit\n \
-         face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n    \
-         lo: {bytes:7} {packets:7}    0    0    0     0          0         0 {bytes:8} {packets:7}    0    0    0     0       0          0\n"
-    )
+/// Room for so many lines of so many bytes.
+fn lines(count: usize, width: usize) -> Result<String> {
+    let mut out = String::new();
+    out.try_reserve(count.saturating_add(4).saturating_mul(width)).map_err(|_| Errno::ENOMEM)?;
+    Ok(out)
 }
 
-fn if_inet6(namespace: &Namespace) -> String {
-    let mut out = String::new();
-    for own in &namespace.interface.lock().addresses {
-        if let IpAddr::V6(ip) = own.addr {
-            let _ = writeln!(out, "{:032x} 01 {:02x} 10 80       lo", ip.to_bits(), own.prefix);
-        }
+fn dev(namespace: &Namespace) -> Result<String> {
+    let streams = namespace.all_traffic();
+    let links = namespace.links();
+    let mut out = lines(links.devices().len(), 192)?;
+    out.push_str(DEV_HEAD);
+    for device in links.devices() {
+        let [received, sent] = if device.is_loopback() { [streams; 2] } else { device.traffic() };
+        let (Traffic { packets, bytes }, name) = (received, device.name.shown());
+        let (sent_packets, sent_bytes) = (sent.packets, sent.bytes);
+        let _ = writeln!(
+            out,
+            "{name:>6}: {bytes:7} {packets:7}    0    0    0     0          0         0 {sent_bytes:8} {sent_packets:7}    0 {:4}    0     0       0          0",
+            device.dropped
+        );
     }
-    out
+    Ok(out)
 }
 
-fn ipv6_route(namespace: &Namespace) -> String {
-    let mut out = String::new();
-    for own in &namespace.interface.lock().addresses {
-        if let IpAddr::V6(ip) = own.addr {
-            let (zero, ip, prefix) = ("0".repeat(32), ip.to_bits(), own.prefix);
-            let _ =
-                writeln!(out, "{ip:032x} {prefix:02x} {zero} 00 {zero} 00000000 00000001 00000000 80200001       lo");
+fn if_inet6(namespace: &Namespace) -> Result<String> {
+    let links = namespace.links();
+    let mut out = lines(links.devices().iter().map(|device| device.addresses.len()).sum(), 64)?;
+    for device in links.devices() {
+        for own in &device.addresses {
+            let IpAddr::V6(ip) = own.addr else { continue };
+            let scope = match own.scope {
+                scope::HOST => 0x10,
+                scope::LINK => 0x20,
+                _ => 0,
+            };
+            let (index, name) = (device.index, device.name.shown());
+            let _ = writeln!(out, "{:032x} {index:02x} {:02x} {scope:02x} 80 {name:>8}", ip.to_bits(), own.prefix);
         }
     }
-    out
+    Ok(out)
+}
+
+/// Flags of routes: it is up, by a gateway, to a host; of a local address.
+const RTF_UP: u32 = 1;
+const RTF_GATEWAY: u32 = 2;
+const RTF_HOST: u32 = 4;
+const RTF_REJECT: u32 = 0x200;
+const RTF_LOCAL: u32 = 0x8000_0000;
+const RTF_NONEXTHOP: u32 = 0x20_0000;
+
+fn route(namespace: &Namespace) -> Result<String> {
+    let links = namespace.links();
+    let mut out = lines(links.routes.routes().len(), 144)?;
+    out.push_str(ROUTE);
+    for route in links.routes.routes() {
+        let (IpAddr::V4(to), TABLE_MAIN | TABLE_DEFAULT) = (route.to, route.table) else { continue };
+        let gateway = match route.gateway {
+            Some(IpAddr::V4(gateway)) => gateway,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        let flags = RTF_UP
+            | if route.gateway.is_some() { RTF_GATEWAY } else { 0 }
+            | if route.prefix == 32 { RTF_HOST } else { 0 }
+            | if route.needs_device() { 0 } else { RTF_REJECT };
+        let mask = u32::MAX.checked_shl(32 - u32::from(route.prefix)).unwrap_or(0);
+        let number = |bits: u32| bits.swap_bytes();
+        let name = links.device(route.device).map(|device| device.name.shown());
+        let line = format!(
+            "{}\t{:08X}\t{:08X}\t{flags:04X}\t0\t0\t{}\t{:08X}\t0\t0\t0",
+            name.as_deref().unwrap_or("*"),
+            number(to.to_bits()),
+            number(gateway.to_bits()),
+            route.metric,
+            number(mask)
+        );
+        let _ = writeln!(out, "{line:<127}");
+    }
+    Ok(out)
+}
+
+fn ipv6_route(namespace: &Namespace) -> Result<String> {
+    let links = namespace.links();
+    let mut out = lines(links.routes.routes().len(), 160)?;
+    for route in links.routes.routes() {
+        let IpAddr::V6(to) = route.to else { continue };
+        let gateway = match route.gateway {
+            Some(IpAddr::V6(gateway)) => gateway.to_bits(),
+            _ => 0,
+        };
+        let flags = RTF_UP
+            | if route.gateway.is_some() { RTF_GATEWAY } else { 0 }
+            | if route.kind == kind::LOCAL { RTF_LOCAL | RTF_NONEXTHOP } else { 0 }
+            | if route.needs_device() { 0 } else { RTF_REJECT };
+        let (prefix, metric) = (route.prefix, route.metric);
+        let name = links.device(route.device).map(|device| device.name.shown());
+        let _ = writeln!(
+            out,
+            "{:032x} {prefix:02x} {:032x} 00 {gateway:032x} {metric:08x} 00000001 00000000 {flags:08x} {:>8}",
+            to.to_bits(),
+            0,
+            name.as_deref().unwrap_or("lo")
+        );
+    }
+    Ok(out)
 }
 
 /// An address as these files show it: words of four bytes in the machine's order.

@@ -3,8 +3,10 @@
 //! [`Socket`] is what a family implements; [`Common`] what all of them keep; [`file`] makes an open file of one, [`of`] finds
 //! it again. Addresses are the bytes of Linux's `struct sockaddr_*`; an empty one is none.
 
+use super::link::LOOPBACK;
 use super::namespace::Namespace;
 use super::option::Switches;
+use super::route::Query;
 use super::uapi::*;
 use crate::bpf::Program;
 use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind as Inode, OpenFlags, PollEvents, PollTable};
@@ -19,6 +21,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU32, AtomicU64, Ordering::*};
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Rank, SpinLock};
@@ -104,8 +107,10 @@ pub struct Common {
     pub priority: AtomicU32,
     pub mark: AtomicU32,
     pub peek_offset: AtomicI32,
-    /// `SO_BINDTODEVICE`: an interface's index, or 0.
+    /// `SO_BINDTODEVICE`: a device's index, or 0.
     pub device: AtomicU32,
+    /// The device to its peer, once it has one.
+    pub link: AtomicU32,
     /// `SO_RCVTIMEO`, `SO_SNDTIMEO`, ns; 0 = none.
     pub receive_timeout_ns: AtomicU64,
     pub send_timeout_ns: AtomicU64,
@@ -128,6 +133,17 @@ impl Common {
             (family, kind, protocol),
             (receive, send),
         )
+    }
+
+    /// Whether it takes what has come in by `device`.
+    pub fn takes_from(&self, device: u32) -> bool {
+        let own = self.device.load(Relaxed);
+        own == 0 || own == device
+    }
+
+    /// What it asks about the way to `to`. `from`: the address that it sends from, if it has one.
+    pub fn query(&self, to: IpAddr, from: Option<IpAddr>) -> Query {
+        Query { to, from, device: self.device.load(Relaxed), mark: self.mark.load(Relaxed) }
     }
 
     /// For a connection that `self` accepts: the same options.
@@ -181,6 +197,7 @@ impl Common {
             mark: AtomicU32::new(0),
             peek_offset: AtomicI32::new(-1),
             device: AtomicU32::new(0),
+            link: AtomicU32::new(LOOPBACK),
             receive_timeout_ns: AtomicU64::new(0),
             send_timeout_ns: AtomicU64::new(0),
             buffer_locks: AtomicU32::new(0),
@@ -445,7 +462,7 @@ impl FileOps for Ops {
                 Ok(0)
             }
             _ => match self.0.ioctl(task, cmd, arg) {
-                Err(Errno::ENOTTY) => super::interface::ioctl(task, &self.0.common().namespace, cmd, arg),
+                Err(Errno::ENOTTY) => super::link::ioctl::ioctl(task, &self.0.common().namespace, cmd, arg),
                 result => result,
             },
         }

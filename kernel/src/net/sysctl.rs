@@ -1,11 +1,12 @@
 //! Settings of a network namespace: what they are, where below `/proc/sys/net` they lie, what values they take.
 //! Source: Documentation/networking/ip-sysctl, and what Linux accepts.
 //!
-//! Those that have a constant here are heeded, each where it is used. The others steer what cannot happen where every device is a
-//! loopback one (loss, reordering, congestion, forwarding, neighbours): they are kept for who writes and reads them.
+//! Those that have a constant here are heeded, each where it is used. The others steer what cannot happen inside a machine (loss,
+//! reordering, congestion, questions for neighbours): they are kept for who writes and reads them.
 //! `fs::proc::net` makes files of [`KNOBS`]. No locks.
 
 use super::Namespace;
+use super::link::LOOPBACK;
 use crate::{Errno, Result};
 use core::sync::atomic::{AtomicI32, Ordering::Relaxed};
 
@@ -188,13 +189,14 @@ pub const FIN_TIMEOUT: usize = const { slot("ipv4/tcp_fin_timeout") };
 pub const KEEPALIVE_TIME: usize = const { slot("ipv4/tcp_keepalive_time") };
 pub const KEEPALIVE_INTERVAL: usize = const { slot("ipv4/tcp_keepalive_intvl") };
 pub const KEEPALIVE_PROBES: usize = const { slot("ipv4/tcp_keepalive_probes") };
+pub const SYN_RETRIES: usize = const { slot("ipv4/tcp_syn_retries") };
 pub const TCP_RECEIVE: usize = const { slot("ipv4/tcp_rmem") };
 pub const TCP_SEND: usize = const { slot("ipv4/tcp_wmem") };
 pub const BIND_V6_ONLY: usize = const { slot("ipv6/bindv6only") };
 pub const DISABLE_V6: usize = const { slot("ipv6/conf/*/disable_ipv6") + LO };
 pub const FORWARD: usize = const { slot("ipv4/ip_forward") };
 const FORWARDING: usize = const { slot("ipv4/conf/*/forwarding") };
-const FORWARDING_V6: usize = const { slot("ipv6/conf/*/forwarding") };
+pub const FORWARD_V6: usize = const { slot("ipv6/conf/*/forwarding") };
 const DISABLE: usize = const { slot("ipv6/conf/*/disable_ipv6") };
 
 /// Places in [`DEVICES`].
@@ -306,12 +308,12 @@ impl Place {
                 settings.set(FORWARD, value);
                 to_devices(FORWARDING);
             }
-            FORWARDING_V6 => to_devices(FORWARDING_V6),
+            FORWARD_V6 => to_devices(FORWARD_V6),
             DISABLE => to_devices(DISABLE),
             _ => {}
         }
         if self.slot == DISABLE + ALL || self.slot == DISABLE_V6 {
-            namespace.interface.lock().set_v6(value == 0);
+            namespace.links().set_v6(value == 0, |device| self.slot == DISABLE + ALL || device == LOOPBACK);
         }
     }
 }

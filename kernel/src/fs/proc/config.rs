@@ -47,6 +47,8 @@ const OPTIONS: &[&str] = &[
     "UNIX98_PTYS",
     "MULTIUSER",
     "NET",
+    "DUMMY",
+    "VETH",
     "UNIX",
     "INET",
     "IPV6",

@@ -4,6 +4,7 @@
 use super::sysctl::{Settings, constant, settings};
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
+use crate::net::link::LOOPBACK;
 use crate::net::sysctl::{DEVICES, Place, places};
 use crate::net::{namespace, option};
 use crate::task;
@@ -54,7 +55,7 @@ fn mtu(fs: &Arc<PseudoFs>, device: &str) -> InodeRef {
     if device != "lo" {
         return constant(fs, "1280");
     }
-    let own = || namespace::of(&task::current()).interface.lock().mtu;
+    let own = || namespace::of(&task::current()).links().device(LOOPBACK).map_or(0, |lo| lo.mtu);
     TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{}\n", own()).into_bytes()))
 }
 

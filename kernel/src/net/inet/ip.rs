@@ -2,7 +2,6 @@
 //!
 //! What has not been set has its default and takes no memory. Locks: `values`, `groups` (rank Leaf).
 
-use crate::net::interface;
 use crate::net::option::{bytes, number, words};
 use crate::net::socket::Common;
 use crate::net::sysctl;
@@ -109,7 +108,7 @@ const V6: &[Number] = &[
     (8, 0, 0, 1),
     (v6::CHECKSUM, -1, i32::MIN, i32::MAX),
     (v6::UNICAST_HOPS, 64, -1, 255),
-    (v6::MULTICAST_IF, 0, 0, 1),
+    (v6::MULTICAST_IF, 0, 0, i32::MAX),
     (v6::MULTICAST_HOPS, 1, -1, 255),
     (v6::MULTICAST_LOOP, 1, 0, 1),
     (11, 0, 0, 1),
@@ -260,7 +259,10 @@ impl Options {
             (SOL_IP, _) if common.family() == AF_INET6 && common.kind == SOCK_RAW => return Err(Errno::ENOPROTOOPT),
             (SOL_IP, v4::OPTIONS) => return Ok(Vec::new()),
             (SOL_IP, v4::MULTICAST_IF) => return Ok(words(&[self.value(level, 1032) as u32])),
-            (SOL_IP, v4::MTU) | (SOL_IPV6, v6::MTU) => return Ok(bytes(common.namespace.interface.lock().mtu)),
+            (SOL_IP, v4::MTU) | (SOL_IPV6, v6::MTU) => {
+                let links = common.namespace.links();
+                return Ok(bytes(links.device(common.link.load(Relaxed)).map_or(0, |device| device.mtu)));
+            }
             _ => {}
         }
         known(level, name).ok_or(Errno::ENOPROTOOPT)?;
@@ -334,6 +336,9 @@ impl Options {
                 }
                 1
             }
+            (SOL_IPV6, v6::MULTICAST_IF) if number > 0 && common.namespace.links().device(number as u32).is_none() => {
+                return Err(Errno::ENODEV);
+            }
             (SOL_IP, v4::TTL) if number == 0 => return Err(Errno::EINVAL),
             (SOL_IP, v4::TOS) => number & 0xff,
             _ if (min, max) == (0, 1) => i32::from(number != 0),
@@ -389,16 +394,21 @@ impl Options {
         };
         let addr = addr.ok_or(Errno::EINVAL)?;
         let ip = IpAddr::from(addr.to_le_bytes());
-        if index > interface::INDEX || (index == 0 && !common.namespace.interface.lock().is_local(ip)) {
-            return Err(Errno::EADDRNOTAVAIL);
-        }
+        let index = {
+            let links = common.namespace.links();
+            match index {
+                0 if ip.is_unspecified() => 0,
+                0 => links.holder(ip).filter(|_| links.is_local(ip)).ok_or(Errno::EADDRNOTAVAIL)?,
+                index => links.device(index).ok_or(Errno::EADDRNOTAVAIL)?.index,
+            }
+        };
         self.store(SOL_IP, 1032, addr as i32)?;
         self.store(SOL_IP, 1033, index as i32)
     }
 
-    /// Whether multicast goes to the loopback device: there is no route for it.
-    pub fn sends_multicast(&self) -> bool {
-        self.value(SOL_IP, 1032) != 0 || self.value(SOL_IP, 1033) != 0 || self.value(SOL_IPV6, v6::MULTICAST_IF) != 0
+    /// The device that multicast goes to; 0: that which has the sender's address, or a route says.
+    pub fn multicast_device(&self, v6: bool) -> u32 {
+        (if v6 { self.value(SOL_IPV6, v6::MULTICAST_IF) } else { self.value(SOL_IP, 1033) }) as u32
     }
 }
 

@@ -164,11 +164,12 @@ impl Table {
         }
     }
 
-    /// The sockets that a packet to `to` could be for, with how well their bindings fit.
-    pub fn find(&self, to: SocketAddr) -> Vec<(u32, Arc<dyn Socket>)> {
+    /// The sockets that a packet to `to` could be for, which has come in by `device`, with how well their bindings fit.
+    pub fn find(&self, to: SocketAddr, device: u32) -> Vec<(u32, Arc<dyn Socket>)> {
         let candidate = |entry: &Entry| {
             let fit = fit(&entry.binding, to.ip())?;
-            Some((fit, entry.socket.as_ref()?.upgrade()?))
+            let socket = entry.socket.as_ref()?.upgrade()?;
+            socket.common().takes_from(device).then_some((fit, socket))
         };
         self.on(to.port()).filter_map(candidate).collect()
     }
@@ -255,11 +256,13 @@ impl TcpTable {
         self.listeners.remove(&(binding.port, binding.id));
     }
 
-    /// The listener for a connection to `to`; among equals that reuse a port, one by the sender's address.
-    pub fn listener(&self, to: SocketAddr, from: SocketAddr) -> Option<Arc<TcpSocket>> {
+    /// The listener for a connection to `to` that comes in by `device`; among equals that reuse a port, one by the sender's address.
+    pub fn listener(&self, to: SocketAddr, from: SocketAddr, device: u32) -> Option<Arc<TcpSocket>> {
         let on_port = self.listeners.range((to.port(), 0)..=(to.port(), u64::MAX)).map(|(_, listener)| listener);
-        let fits =
-            |(binding, socket): &(Arc<Binding>, Weak<TcpSocket>)| Some((fit(binding, to.ip())?, socket.upgrade()?));
+        let fits = |(binding, socket): &(Arc<Binding>, Weak<TcpSocket>)| {
+            let (fit, socket) = (fit(binding, to.ip())?, socket.upgrade()?);
+            socket.common().takes_from(device).then_some((fit, socket))
+        };
         let mut found: Vec<_> = on_port.filter_map(fits).collect();
         let best = found.iter().map(|(fit, _)| *fit).max()?;
         found.retain(|(fit, _)| *fit == best);

@@ -6,7 +6,6 @@ use crate::net::inet::addr::as_v6;
 use crate::net::inet::datagram::{Datagram, Protocol};
 use crate::net::inet::table::Lingering;
 use crate::net::inet::tcp::{TcpSocket, state_number};
-use crate::net::interface::INDEX;
 use crate::net::socket::Socket;
 use crate::net::uapi::*;
 use crate::net::{Common, Namespace};
@@ -74,16 +73,7 @@ fn inet_line(line: &Line<'_>, out: &mut Answer) {
     }
     let (id, uid) = line.common.map_or((0, 0), |common| (common.id, common.uid));
     let device = line.common.map_or(0, |common| common.device.load(core::sync::atomic::Ordering::Relaxed));
-    let words = [
-        device.min(INDEX),
-        id as u32,
-        (id >> 32) as u32,
-        0,
-        line.waiting.0 as u32,
-        line.waiting.1 as u32,
-        uid,
-        id as u32,
-    ];
+    let words = [device, id as u32, (id >> 32) as u32, 0, line.waiting.0 as u32, line.waiting.1 as u32, uid, id as u32];
     fixed.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     out.begin(BY_FAMILY, &fixed);
 }

@@ -14,6 +14,9 @@ const F_MULTI: u16 = 2;
 const F_ACK: u16 = 4;
 const F_DUMP: u16 = 0x300;
 const F_REPLACE: u16 = 0x100;
+const F_EXCL: u16 = 0x200;
+const F_CREATE: u16 = 0x400;
+const F_APPEND: u16 = 0x800;
 /// Bytes of `struct nlmsghdr`, of an attribute's header.
 const HEADER: usize = 16;
 const ATTRIBUTE: usize = 4;
@@ -43,6 +46,19 @@ impl Request<'_> {
         self.flags & F_DUMP == F_REPLACE
     }
 
+    /// Whether it must not be there yet; whether it may be made; whether it goes behind its equals.
+    pub fn excludes(&self) -> bool {
+        self.flags & F_EXCL != 0
+    }
+
+    pub fn creates(&self) -> bool {
+        self.flags & F_CREATE != 0
+    }
+
+    pub fn appends(&self) -> bool {
+        self.flags & F_APPEND != 0
+    }
+
     /// A number of the body, at a byte's place; 0 beyond its end.
     pub fn byte(&self, at: usize) -> u8 {
         self.body.get(at).copied().unwrap_or(0)
@@ -55,17 +71,27 @@ impl Request<'_> {
 
     /// The value of an attribute; attributes begin after `skip` bytes of the body.
     pub fn attribute(&self, skip: usize, wanted: u16) -> Option<&[u8]> {
-        let mut rest = self.body.get(skip..)?;
-        loop {
-            let [a, b, c, d] = *rest.first_chunk::<ATTRIBUTE>()?;
-            let (len, kind) = (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]) & 0x3fff);
-            let value = rest.get(ATTRIBUTE..len)?;
-            if kind == wanted {
-                return Some(value);
-            }
-            rest = rest.get(len.next_multiple_of(4)..)?;
-        }
+        attribute(self.body.get(skip..)?, wanted)
     }
+}
+
+/// The value of one of the attributes that `bytes` are.
+pub fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    let mut rest = bytes;
+    loop {
+        let [a, b, c, d] = *rest.first_chunk::<ATTRIBUTE>()?;
+        let (len, kind) = (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]) & 0x3fff);
+        let value = rest.get(ATTRIBUTE..len)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        rest = rest.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+/// A number of four bytes; 0 if there are fewer.
+pub fn word(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
 }
 
 /// The requests of a datagram; answers to others are none of ours.
@@ -93,41 +119,65 @@ pub struct Answer {
     sequence: u32,
     port: u32,
     multi: bool,
+    /// There was no memory for all of it.
+    short: bool,
 }
 
 impl Answer {
     /// Empty, for the socket with this port.
     pub fn new(request: &Request<'_>, port: u32) -> Answer {
         let multi = request.dumps();
-        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: request.sequence, port, multi }
+        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: request.sequence, port, multi, short: false }
     }
 
     /// A message that nobody asked for.
     pub fn notice() -> Answer {
-        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: 0, port: 0, multi: false }
+        Answer { done: Vec::new(), bytes: Vec::new(), start: 0, sequence: 0, port: 0, multi: false, short: false }
     }
 
     /// Begins a message with its fixed part.
     pub fn begin(&mut self, kind: u16, fixed: &[u8]) {
         if self.bytes.len() > DATAGRAM {
-            self.done.push(core::mem::take(&mut self.bytes));
+            self.short |= self.done.try_reserve(1).is_err();
+            if !self.short {
+                self.done.push(core::mem::take(&mut self.bytes));
+            }
         }
         self.start = self.bytes.len();
         let flags = if self.multi { F_MULTI } else { 0 };
-        self.bytes.extend_from_slice(&0_u32.to_le_bytes());
-        self.bytes.extend_from_slice(&kind.to_le_bytes());
-        self.bytes.extend_from_slice(&flags.to_le_bytes());
-        self.bytes.extend_from_slice(&self.sequence.to_le_bytes());
-        self.bytes.extend_from_slice(&self.port.to_le_bytes());
-        self.bytes.extend_from_slice(fixed);
+        self.put(&0_u32.to_le_bytes());
+        self.put(&kind.to_le_bytes());
+        self.put(&flags.to_le_bytes());
+        self.put(&self.sequence.to_le_bytes());
+        self.put(&self.port.to_le_bytes());
+        self.put(fixed);
         self.pad();
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        // Room for the padding, too.
+        self.short |= self.bytes.try_reserve(bytes.len() + ATTRIBUTE).is_err();
+        if !self.short {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// Adds an attribute that is made of others.
+    pub fn nest(&mut self, kind: u16, inside: impl FnOnce(&mut Answer)) {
+        let start = self.bytes.len();
+        self.attribute(kind, &[]);
+        inside(self);
+        let len = (self.bytes.len() - start) as u16;
+        if let Some(place) = self.bytes.get_mut(start..start + 2) {
+            place.copy_from_slice(&len.to_le_bytes());
+        }
     }
 
     /// Adds an attribute.
     pub fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.bytes.extend_from_slice(&((ATTRIBUTE + value.len()) as u16).to_le_bytes());
-        self.bytes.extend_from_slice(&kind.to_le_bytes());
-        self.bytes.extend_from_slice(value);
+        self.put(&((ATTRIBUTE + value.len()) as u16).to_le_bytes());
+        self.put(&kind.to_le_bytes());
+        self.put(value);
         self.pad();
     }
 
@@ -138,18 +188,26 @@ impl Answer {
 
     /// Ends a message.
     pub fn end(&mut self) {
-        let len = (self.bytes.len() - self.start) as u32;
+        let len = self.bytes.len().saturating_sub(self.start) as u32;
         if let Some(place) = self.bytes.get_mut(self.start..self.start + 4) {
             place.copy_from_slice(&len.to_le_bytes());
         }
     }
 
     fn pad(&mut self) {
+        if self.short {
+            return;
+        }
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
     /// The end of the answer: of a list, or an error, or an acknowledgement that was asked for.
     pub fn finish(&mut self, request: &Request<'_>, result: Result<()>, short: bool) {
+        let result = if core::mem::take(&mut self.short) { Err(Errno::ENOBUFS) } else { result };
+        if result.is_err() {
+            // What has been said is not the whole.
+            (self.done, self.bytes) = (Vec::new(), Vec::new());
+        }
         match result {
             Ok(()) if self.multi => {
                 // The end is a datagram of its own.

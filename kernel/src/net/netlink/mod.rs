@@ -108,10 +108,8 @@ fn announce(namespace: &Namespace, group: u32, notice: Answer) {
     }
 }
 
-/// The device has changed.
-pub fn announce_link(namespace: &Namespace) {
-    route::announce_link(namespace);
-}
+/// A device is there, or has changed; it goes.
+pub use route::{announce_link, announce_link_gone};
 
 /// Gives a letter to the sockets of its groups, but for the sender's.
 fn broadcast(namespace: &Namespace, protocol: u32, letter: Arc<Letter>, sender: Option<&Netlink>) {

@@ -1,17 +1,17 @@
-//! AF_PACKET: the packets of the device, as they are on the wire. Source: packet(7).
+//! AF_PACKET: the packets of devices, as they are on the wire. Source: packet(7).
 //!
-//! What goes through the loopback device is shown to each of these sockets by [`tap`]: once on its way out (to those of all protocols
-//! only) and once as it comes in. What they send comes in as if from the wire. Connections have no packets here, so TCP is not seen.
+//! What goes through a device is shown to each of these sockets by [`wire`]: once on its way out (to those of all protocols
+//! only) and once as it comes in, here or at the other end. What they send comes in as if from the wire. Connections have no packets here, so TCP is not seen.
 //! [`ring`]: packets in memory that the program shares (`PACKET_RX_RING`).
 //!
 //! Locks: `state` (rank `Endpoint`); `ring` (sleeping, rank `PacketRing`) while a frame is written.
 
 mod ring;
+mod wire;
 
-use super::inet::datagram::input;
-use super::inet::packet::{self, Packet};
-use super::interface::{ETH_P_IP, ETH_P_IPV6, HARDWARE, INDEX};
-use super::namespace::Namespace;
+pub use wire::{Seen, tap};
+
+use super::link::LINK_HEADER;
 use super::option::{bytes, default_buffers, number, words};
 use super::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use super::uapi::*;
@@ -19,7 +19,7 @@ use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::task::{Task, cap};
 use crate::vm::Mappable;
-use crate::{Errno, Result, time};
+use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -28,10 +28,8 @@ use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use ring::{Ring, Settings};
 use umbel_smp::lock::{Mutex, Rank, SpinLock};
 
-/// Bytes of an Ethernet header, of `struct sockaddr_ll`, and of what is used of it here.
-const LINK_HEADER: usize = 14;
+/// Bytes of `struct sockaddr_ll`.
 const ADDRESS: usize = 20;
-const ADDRESS_USED: usize = 18;
 /// `ETH_P_ALL`.
 const ALL: u16 = 3;
 /// `PACKET_HOST`, `PACKET_BROADCAST`, `PACKET_MULTICAST`, `PACKET_OTHERHOST`, `PACKET_OUTGOING`.
@@ -67,12 +65,21 @@ struct Frame {
     bytes: Arc<Vec<u8>>,
     direction: u8,
     protocol: u16,
+    /// The device, and what it is (`ARPHRD_*`).
+    device: u32,
+    hardware: u16,
     at_ns: u64,
 }
 
 impl Frame {
     fn cost(&self) -> usize {
         super::truesize(self.bytes.len().saturating_sub(LINK_HEADER))
+    }
+
+    /// Where it comes from, as a `struct sockaddr_ll`.
+    fn address(&self) -> Address {
+        let sender = self.bytes.get(6..).and_then(|at| at.first_chunk()).copied().unwrap_or_default();
+        address(self.protocol, self.device, self.hardware, self.direction, sender)
     }
 }
 
@@ -144,49 +151,17 @@ pub fn is_used() -> bool {
     COUNT.load(Relaxed) > 0
 }
 
-/// Shows a packet of IP that goes through the device.
-pub fn tap(namespace: &Namespace, packet: &Packet<'_>) {
-    if !is_used() || namespace.packet.lock().is_empty() {
-        return;
-    }
-    let protocol = if packet.to.is_ipv6() { ETH_P_IPV6 } else { ETH_P_IP };
-    let Ok(packet) = packet.bytes() else { return };
-    let mut bytes = alloc::vec![0; LINK_HEADER - 2];
-    bytes.extend_from_slice(&protocol.to_be_bytes());
-    bytes.extend_from_slice(&packet);
-    show(namespace, bytes, protocol);
-}
-
-/// Shows a frame to all who want it, on its way out and as it comes in.
-fn show(namespace: &Namespace, bytes: Vec<u8>, protocol: u16) {
-    let sockets: Vec<Arc<PacketSocket>> = namespace.packet.lock().iter().filter_map(Weak::upgrade).collect();
-    let frame = Frame { bytes: Arc::new(bytes), direction: OUTGOING, protocol, at_ns: time::realtime_ns() };
-    for direction in [OUTGOING, direction(&frame.bytes)] {
-        for socket in &sockets {
-            socket.take_in(Frame { direction, ..frame.clone() });
-        }
-    }
-}
-
-/// Whom a frame that comes in is for; the device's address is zero.
-fn direction(bytes: &[u8]) -> u8 {
-    match bytes.first_chunk() {
-        Some([0, 0, 0, 0, 0, 0]) => HOST,
-        Some([0xff, 0xff, 0xff, 0xff, 0xff, 0xff]) => BROADCAST,
-        Some([first, ..]) if first & 1 != 0 => MULTICAST,
-        _ => OTHERHOST,
-    }
-}
-
-/// Writes a `struct sockaddr_ll` of the device.
-fn address(protocol: u16, device: u32, direction: u8) -> Address {
+/// Writes a `struct sockaddr_ll`, with the sender's address of the hardware.
+fn address(protocol: u16, device: u32, hardware: u16, direction: u8, sender: [u8; 6]) -> Address {
     let mut bytes = AF_PACKET.to_le_bytes().to_vec();
     bytes.extend_from_slice(&protocol.to_be_bytes());
     bytes.extend_from_slice(&device.to_le_bytes());
-    let hardware = if device == 0 { 0 } else { HARDWARE };
+    let hardware = if device == 0 { 0 } else { hardware };
     bytes.extend_from_slice(&hardware.to_le_bytes());
     bytes.extend_from_slice(&[direction, if device == 0 { 0 } else { 6 }]);
-    bytes.resize(if device == 0 { 12 } else { ADDRESS_USED }, 0);
+    if device != 0 {
+        bytes.extend_from_slice(&sender);
+    }
     bytes
 }
 
@@ -217,7 +192,7 @@ impl PacketSocket {
             let state = self.state.lock();
             let comes_in = frame.direction != OUTGOING;
             let wanted = state.protocol == ALL || (state.protocol == frame.protocol && comes_in);
-            if state.protocol == 0 || !wanted || state.device > INDEX {
+            if state.protocol == 0 || !wanted || state.device != 0 && state.device != frame.device {
                 return;
             }
         }
@@ -253,8 +228,8 @@ impl PacketSocket {
             bytes: frame.bytes.get(hidden..)?,
             protocol: frame.protocol,
             direction: u32::from(frame.direction),
-            device: INDEX,
-            hardware: u32::from(HARDWARE),
+            device: frame.device,
+            hardware: u32::from(frame.hardware),
             network: LINK_HEADER - hidden,
         });
         (kept > 0).then(|| (kept as usize).saturating_add(hidden).min(all))
@@ -263,7 +238,7 @@ impl PacketSocket {
     fn put_in_ring(&self, frame: &Frame, length: usize) {
         let written = match self.ring.lock().as_mut() {
             Some(ring) => {
-                let sender = address(frame.protocol, INDEX, frame.direction);
+                let sender = frame.address();
                 ring.put(
                     frame.bytes.get(..length).unwrap_or(&[]),
                     frame.bytes.len(),
@@ -294,8 +269,8 @@ impl PacketSocket {
         Some(frame)
     }
 
-    /// Where a send call sends: the protocol, on the device.
-    fn destination(&self, to: &[u8]) -> Result<u16> {
+    /// Where a send call sends: the protocol, the device and its `mtu`.
+    fn destination(&self, to: &[u8]) -> Result<(u16, u32, usize)> {
         let (protocol, device) = match to {
             [] => {
                 let state = self.state.lock();
@@ -303,13 +278,12 @@ impl PacketSocket {
             }
             to => parse(to)?,
         };
-        if device != INDEX {
-            return Err(Errno::ENXIO);
-        }
-        if !self.common.namespace.interface.lock().up {
+        let links = self.common.namespace.links();
+        let own = links.device(device).ok_or(Errno::ENXIO)?;
+        if !own.up {
             return Err(Errno::ENETDOWN);
         }
-        Ok(protocol)
+        Ok((protocol, device, own.mtu as usize))
     }
 
     fn set_packet_option(&self, name: u32, value: &[u8]) -> Result<()> {
@@ -356,7 +330,7 @@ impl PacketSocket {
         const KINDS: u16 = 3;
         let group: [u8; 16] = *value.first_chunk().ok_or(Errno::EINVAL)?;
         let [a, b, c, d, e, f, ..] = group;
-        if joins && (u32::from_le_bytes([a, b, c, d]) != INDEX) {
+        if joins && self.common.namespace.links().device(u32::from_le_bytes([a, b, c, d])).is_none() {
             return Err(Errno::ENODEV);
         }
         if u16::from_le_bytes([e, f]) > KINDS {
@@ -392,9 +366,10 @@ impl Socket for PacketSocket {
 
     fn bind(&self, _: &Call<'_>, addr: &[u8]) -> Result<()> {
         let (protocol, device) = parse(addr)?;
-        if device > INDEX {
-            return Err(Errno::ENODEV);
-        }
+        let up = match device {
+            0 => true,
+            device => self.common.namespace.links().device(device).ok_or(Errno::ENODEV)?.up,
+        };
         {
             let mut state = self.state.lock();
             if protocol != 0 {
@@ -402,15 +377,20 @@ impl Socket for PacketSocket {
             }
             state.device = device;
         }
-        if device != 0 && !self.common.namespace.interface.lock().up {
+        if !up {
             self.common.fail(Errno::ENETDOWN);
         }
         Ok(())
     }
 
     fn name(&self) -> Result<Address> {
-        let state = self.state.lock();
-        Ok(address(state.protocol, state.device, 0))
+        let (protocol, device) = {
+            let state = self.state.lock();
+            (state.protocol, state.device)
+        };
+        let links = self.common.namespace.links();
+        let (hardware, mac) = links.device(device).map_or((0, [0; 6]), |own| (own.kind.hardware(), own.mac));
+        Ok(address(protocol, device, hardware, 0, mac))
     }
 
     fn peer_name(&self) -> Result<Address> {
@@ -418,9 +398,8 @@ impl Socket for PacketSocket {
     }
 
     fn send(&self, _: &Call<'_>, src: &mut IoSrc<'_>, message: Outgoing) -> Result<usize> {
-        let wanted = self.destination(&message.to)?;
+        let (wanted, device, mtu) = self.destination(&message.to)?;
         let (len, hidden) = (src.remaining(), self.hidden());
-        let mtu = self.common.namespace.interface.lock().mtu as usize;
         if len + hidden > mtu + LINK_HEADER {
             return Err(Errno::EMSGSIZE);
         }
@@ -435,21 +414,14 @@ impl Socket for PacketSocket {
             if let Some(to) = message.to.get(12..18) {
                 bytes[..6].copy_from_slice(to);
             }
+            if let Some(own) = self.common.namespace.links().device(device) {
+                bytes[6..12].copy_from_slice(&own.mac);
+            }
         }
         if src.read(&mut bytes[hidden..])? < len {
             return Err(Errno::EFAULT);
         }
-        let protocol = u16::from_be_bytes([bytes[LINK_HEADER - 2], bytes[LINK_HEADER - 1]]);
-        let payload = bytes.get(LINK_HEADER..).unwrap_or(&[]).to_vec();
-        let is_ours = direction(&bytes) == HOST;
-        show(&self.common.namespace, bytes, protocol);
-        // What is no packet of IP is nobody's.
-        if is_ours
-            && protocol == ETH_P_IP
-            && let Ok(packet) = packet::parse_v4(&payload)
-        {
-            input(&self.common.namespace, &packet);
-        }
+        wire::send(&self.common.namespace, device, bytes);
         Ok(len)
     }
 
@@ -478,7 +450,7 @@ impl Socket for PacketSocket {
             bytes.extend_from_slice(&[0; 4]);
             control.push(Control { level: SOL_PACKET, kind: AUXDATA, bytes });
         }
-        let mut from = address(frame.protocol, INDEX, frame.direction);
+        let mut from = frame.address();
         from.resize(ADDRESS, 0);
         Ok(Incoming { count, full, from, control, ..Incoming::default() })
     }
@@ -550,10 +522,10 @@ mod tests {
 
     #[test]
     fn addresses_are_read_as_they_are_written() {
-        let mut bytes = address(ETH_P_IP, INDEX, OUTGOING);
-        assert_eq!((bytes.len(), bytes[10], bytes[11]), (ADDRESS_USED, OUTGOING, 6));
+        let mut bytes = address(0x800, 1, 772, OUTGOING, [0; 6]);
+        assert_eq!((bytes.len(), bytes[10], bytes[11]), (18, OUTGOING, 6));
         assert_eq!(parse(&bytes), Err(Errno::EINVAL));
         bytes.resize(ADDRESS, 0);
-        assert_eq!(parse(&bytes), Ok((ETH_P_IP, INDEX)));
+        assert_eq!(parse(&bytes), Ok((0x800, 1)));
     }
 }

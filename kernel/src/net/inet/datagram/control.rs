@@ -4,7 +4,6 @@ use super::{Datagram, ERRORS_MAX, Failure, Message};
 use crate::fs::IoDst;
 use crate::net::inet::addr;
 use crate::net::inet::ip::{v4, v6};
-use crate::net::interface;
 use crate::net::option::{bytes, number, stamp, words};
 use crate::net::socket::{Control, Incoming};
 use crate::net::uapi::*;
@@ -24,8 +23,9 @@ const UDP_GRO: u32 = 104;
 /// What control messages of a send call ask for.
 #[derive(Default)]
 pub(super) struct Sending {
-    /// `IP_PKTINFO`: the source address.
+    /// `IP_PKTINFO`: the source address, and the device.
     pub source: Option<IpAddr>,
+    pub device: u32,
     pub ttl: Option<u8>,
     pub tos: Option<u8>,
     /// `UDP_SEGMENT`: bytes of each datagram that the payload is cut into.
@@ -46,12 +46,14 @@ impl Sending {
                 (SOL_IP, v4::PKTINFO) => {
                     let info: &[u8; 12] = bytes.first_chunk().ok_or(Errno::EINVAL)?;
                     let ip = Ipv4Addr::from(core::array::from_fn(|i| info[4 + i]));
+                    sending.device = u32::from_le_bytes(core::array::from_fn(|i| info[i]));
                     sending.source = (!ip.is_unspecified()).then_some(ip.into());
                 }
                 (SOL_IPV6, v6::PKTINFO) => {
                     let info: &[u8; 20] = bytes.first_chunk().ok_or(Errno::EINVAL)?;
                     let ip: [u8; 16] = core::array::from_fn(|i| info[i]);
                     let ip = Ipv6Addr::from(ip);
+                    sending.device = u32::from_le_bytes(core::array::from_fn(|i| info[16 + i]));
                     sending.source = (!ip.is_unspecified()).then_some(ip.to_canonical());
                 }
                 (SOL_IP, v4::TTL) | (SOL_IPV6, v6::HOPLIMIT) => sending.ttl = byte(bytes)?,
@@ -69,7 +71,7 @@ impl Sending {
             sending.segment = (segment > 0).then_some(segment as usize);
         }
         if let Some(source) = sending.source
-            && !socket.common.namespace.interface.lock().is_local(source)
+            && !socket.common.namespace.links().is_local(source)
         {
             return Err(Errno::EINVAL);
         }
@@ -96,11 +98,11 @@ impl Datagram {
             {
                 let octets = u32::from_le_bytes(to.octets());
                 // The local address is the device's own, if the message was for a group.
-                let own = match self.common.namespace.interface.lock().first(false) {
+                let own = match self.common.namespace.links().source(message.device, message.to.ip()) {
                     Some(IpAddr::V4(own)) if to.is_multicast() => u32::from_le_bytes(own.octets()),
                     _ => octets,
                 };
-                add(SOL_IP, v4::PKTINFO, words(&[interface::INDEX, own, octets]));
+                add(SOL_IP, v4::PKTINFO, words(&[message.device, own, octets]));
             }
             if self.ip.is_on(SOL_IP, v4::RECVTTL) {
                 add(SOL_IP, v4::TTL, bytes(u32::from(message.ttl)));
@@ -115,7 +117,7 @@ impl Datagram {
         if self.common.family() == AF_INET6 {
             if self.ip.is_on(SOL_IPV6, v6::RECVPKTINFO) {
                 let mut info = addr::as_v6(message.to.ip()).octets().to_vec();
-                info.extend_from_slice(&interface::INDEX.to_le_bytes());
+                info.extend_from_slice(&message.device.to_le_bytes());
                 add(SOL_IPV6, v6::PKTINFO, info);
             }
             if self.ip.is_on(SOL_IPV6, v6::RECVHOPLIMIT) {

@@ -1,4 +1,4 @@
-//! From a send call to the queues of those it is for.
+//! From a send call to the queues of those it is for, in the namespace where the way ends ([`carry`]).
 
 use super::super::packet::{self, Packet};
 use super::control::Sending;
@@ -6,10 +6,12 @@ use super::{Datagram, Message, Protocol};
 use crate::net::counters::Udp;
 use crate::net::inet::ip::{v4, v6};
 use crate::net::inet::table::Table;
-use crate::net::packet::tap;
+use crate::net::link::{LOOPBACK, Traffic};
+use crate::net::packet::{Seen, tap};
+use crate::net::route::{self, End, Query, Way};
 use crate::net::socket::Socket;
 use crate::net::uapi::*;
-use crate::net::{Namespace, interface, sysctl};
+use crate::net::{Namespace, sysctl};
 use crate::{Errno, Result, time};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -36,60 +38,65 @@ impl Datagram {
             to,
             ttl: sending.ttl.unwrap_or(ttl as u8),
             tos: sending.tos.unwrap_or(self.ip.value(level, tos) as u8),
+            device: LOOPBACK,
             at_ns: time::realtime_ns(),
         }
     }
 
-    /// The address that something to `to` comes from.
-    pub(super) fn sender_address(&self, to: IpAddr, sending: &Sending) -> Result<IpAddr> {
-        let source = self.source(to)?;
+    /// The way of something to `to`, and the address that it comes from.
+    pub(super) fn way_from(&self, to: IpAddr, sending: &Sending) -> Result<(Way, IpAddr)> {
+        let way = self.way(to, sending)?;
         let own = self.addresses().0.ip();
-        Ok(match sending.source {
+        let foreign = own.is_unspecified() || own.is_multicast() || own.is_ipv4() != to.is_ipv4();
+        let from = match sending.source {
             Some(source) => source,
-            None if own.is_unspecified()
-                || own.is_multicast()
-                || interface::is_broadcast(own)
-                || own.is_ipv4() != to.is_ipv4() =>
-            {
-                source
-            }
+            None if foreign || self.common.namespace.links().is_broadcast(own) => way.source,
             None => own,
-        })
+        };
+        Ok((way, from))
     }
 
     pub(super) fn send_udp(&self, to: SocketAddr, bytes: Vec<u8>, sending: &Sending) -> Result<()> {
-        let from = self.sender_address(to.ip(), sending)?;
+        let (way, from) = self.way_from(to.ip(), sending)?;
         self.bind_automatically()?;
         let from = SocketAddr::new(from, self.addresses().0.port());
         let Some(size) = sending.segment.filter(|size| *size > 0 && *size < bytes.len()) else {
-            self.deliver_udp(self.message(from, to, bytes, sending));
+            self.deliver_udp(&way, self.message(from, to, bytes, sending));
             return Ok(());
         };
         if bytes.len().div_ceil(size) > SEGMENTS_MAX {
             return Err(Errno::EINVAL);
         }
         for piece in bytes.chunks(size) {
-            self.deliver_udp(self.message(from, to, piece.to_vec(), sending));
+            self.deliver_udp(&way, self.message(from, to, piece.to_vec(), sending));
         }
         Ok(())
     }
 
-    fn deliver_udp(&self, message: Message) {
-        let namespace = &self.common.namespace;
-        raw_copies(namespace, self.common.protocol, &message, |message| {
-            packet::udp(message.from, message.to, &message.bytes).ok()
-        });
-        if crate::net::packet::is_used()
-            && let Ok(bytes) = packet::udp(message.from, message.to, &message.bytes)
-        {
-            tap(namespace, &message.packet(self.common.protocol, &bytes));
-        }
+    fn deliver_udp(&self, way: &Way, mut message: Message) {
+        let here = &self.common.namespace;
         let kind = (self.common.protocol == IPPROTO_UDPLITE, message.to.is_ipv6());
-        namespace.counters.udp(kind, Udp::Out);
+        let payload = |message: &Message| packet::udp(message.from, message.to, &message.bytes).ok();
+        here.counters.udp(kind, Udp::Out);
+        let len = message.bytes.len() + packet::UDP_HEADER;
+        let end = carry(here, way, self.common.protocol, &mut message, len, &payload);
         let message = Arc::new(message);
-        if !deliver_udp(namespace, self.table(), &message) {
-            refuse(namespace, kind, &message);
+        if way.device != LOOPBACK && self.hears_itself(message.to.ip()) {
+            deliver_udp(here, self.table_of(here), &message);
+        }
+        let Some(end) = end else { return };
+        raw_copies(end, self.common.protocol, &message, payload);
+        if !deliver_udp(end, self.table_of(end), &message) && refuse(here, end, kind, &message) {
             self.unreachable(message.to, message.bytes.clone());
+        }
+    }
+
+    /// Whether what it sends to a group comes back to its own namespace (`IP_MULTICAST_LOOP`).
+    fn hears_itself(&self, to: IpAddr) -> bool {
+        let (level, name) = if to.is_ipv4() { (SOL_IP, v4::MULTICAST_LOOP) } else { (SOL_IPV6, v6::MULTICAST_LOOP) };
+        match to.is_multicast() {
+            true => self.ip.value(level, name) != 0,
+            false => self.common.namespace.links().is_broadcast(to),
         }
     }
 
@@ -113,26 +120,80 @@ impl Datagram {
         if kind != packet::echo_types(to.is_ipv6()).0 || bytes.get(1) != Some(&0) {
             return Err(Errno::EINVAL);
         }
-        let from = self.sender_address(to.ip(), sending)?;
+        let (way, from) = self.way_from(to.ip(), sending)?;
         self.bind_automatically()?;
         let ident = self.addresses().0.port();
         packet::complete_icmp(&mut bytes, Some(ident), from, to.ip());
         let message = self.message(SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0), bytes, sending);
-        deliver_icmp(&self.common.namespace, message);
+        deliver_icmp(&self.common.namespace, &way, message);
         Ok(())
     }
 }
 
-/// Nobody is at the port of a datagram: counts it, and the message that tells its sender.
-fn refuse(namespace: &Namespace, (lite, v6): (bool, bool), message: &Message) {
+/// Takes a packet to where its way ends: counts it at the devices on both sides, and shows it there. The namespace where it comes in,
+/// if it does. `len`: bytes behind the header of IP, which `payload` makes.
+pub(super) fn carry<'a>(
+    here: &'a Namespace,
+    way: &'a Way,
+    protocol: u32,
+    message: &mut Message,
+    len: usize,
+    payload: &dyn Fn(&Message) -> Option<Vec<u8>>,
+) -> Option<&'a Namespace> {
+    let shown = if crate::net::packet::is_used() { payload(message) } else { None };
+    let show = |namespace: &Namespace, device, message: &Message, seen| {
+        if let Some(shown) = &shown {
+            tap(namespace, device, &message.packet(protocol, shown), seen);
+        }
+    };
+    let far = match &way.end {
+        End::Here => {
+            message.device = way.device;
+            show(here, way.device, message, Seen::Both);
+            return Some(here);
+        }
+        End::There(far) => Some(far),
+        End::Lost(_) => None,
+    };
+    here.links().count_at(way.device, message.to.is_ipv6(), Traffic::packet(message.to.is_ipv6(), len), false);
+    message.device = way.device;
+    show(here, way.device, message, Seen::Leaving);
+    let far = far.filter(|far| message.ttl > far.hops)?;
+    message.ttl -= far.hops;
+    message.device = far.device;
+    show(&far.namespace, far.device, message, Seen::Coming);
+    Some(&far.namespace)
+}
+
+/// Nobody is at the port of a datagram: counts it, and the message that tells its sender. False: there is no way back for that.
+fn refuse(here: &Arc<Namespace>, end: &Namespace, (lite, v6): (bool, bool), message: &Message) -> bool {
     /// Most bytes of a datagram that the message shows, with its headers.
     const SHOWN: usize = 548;
     let (kind, header) = if v6 { (1, packet::IPV6_HEADER) } else { (3, packet::IPV4_HEADER) };
-    namespace.counters.udp((lite, v6), Udp::NoPorts);
-    namespace.counters.icmp_sent(v6, kind);
-    namespace.counters.icmp_received(v6, kind);
-    let shown = (message.bytes.len() + packet::UDP_HEADER + header).min(SHOWN);
-    namespace.interface.lock().count(v6, packet::ICMP_HEADER + shown);
+    end.counters.udp((lite, v6), Udp::NoPorts);
+    end.counters.icmp_sent(v6, kind);
+    let shown = (message.bytes.len() + packet::UDP_HEADER + header).min(SHOWN) + packet::ICMP_HEADER;
+    let query = Query { from: Some(message.to.ip()), ..Query::to(message.from.ip()) };
+    match route::find(end, &query) {
+        Ok(Way { end: End::There(far), device, .. }) if Arc::ptr_eq(&far.namespace, here) => {
+            end.links().count_at(device, v6, Traffic::packet(v6, shown), false);
+            here.links().count_at(far.device, v6, Traffic::packet(v6, shown), true);
+        }
+        Ok(Way { end: End::Here, .. }) => end.links().count(v6, shown),
+        _ => return false,
+    }
+    here.counters.icmp_received(v6, kind);
+    true
+}
+
+/// A packet comes in: counts it at its device. `len`: bytes behind the header of IP.
+pub(super) fn count(namespace: &Namespace, message: &Message, len: usize) {
+    let v6 = message.to.is_ipv6();
+    let mut links = namespace.links();
+    match message.device {
+        LOOPBACK => links.count(v6, len),
+        device => links.count_at(device, v6, Traffic::packet(v6, len), true),
+    }
 }
 
 /// The type of a socket of the tables here.
@@ -158,15 +219,15 @@ fn is_joined(namespace: &Namespace, group: IpAddr) -> bool {
 
 /// Delivers to the sockets of a port: all of those that are in the group, or the one that fits best. False if there is none.
 pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, message: &Arc<Message>) -> bool {
-    namespace.interface.lock().count(message.to.is_ipv6(), message.bytes.len() + packet::UDP_HEADER);
+    count(namespace, message, message.bytes.len() + packet::UDP_HEADER);
     let to = message.to;
-    if to.ip().is_multicast() || interface::is_broadcast(to.ip()) {
+    if to.ip().is_multicast() || namespace.links().is_broadcast(to.ip()) {
         // What goes to a group goes through the device, whatever `IP_MULTICAST_LOOP` says, and comes in if the device is in the group.
         if to.ip().is_multicast() && !is_joined(namespace, to.ip()) {
             return true;
         }
         // A socket that is bound to any address, or to the group's.
-        let candidates = table.lock().find(to);
+        let candidates = table.lock().find(to, message.device);
         for (_, socket) in &candidates {
             let Some(socket) = datagram(socket).filter(|socket| socket.fit(message).is_some()) else { continue };
             if !to.ip().is_multicast() || socket.wants_group(to.ip()) {
@@ -175,7 +236,7 @@ pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, messag
         }
         return true;
     }
-    let candidates = table.lock().find(to);
+    let candidates = table.lock().find(to, message.device);
     let scored = candidates.iter().filter_map(|(fit, socket)| {
         let socket = datagram(socket)?;
         Some((fit + socket.fit(message)?, socket))
@@ -193,25 +254,27 @@ pub(super) fn deliver_udp(namespace: &Namespace, table: &SpinLock<Table>, messag
     true
 }
 
-/// An ICMP message goes through the device.
-pub(super) fn deliver_icmp(namespace: &Namespace, message: Message) {
+/// An ICMP message goes its way.
+fn deliver_icmp(namespace: &Namespace, way: &Way, mut message: Message) {
     let protocol = if message.to.is_ipv6() { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
-    tap(namespace, &message.packet(protocol, &message.bytes));
     namespace.counters.icmp_sent(message.to.is_ipv6(), message.bytes.first().copied().unwrap_or(0));
-    accept_icmp(namespace, message);
+    let len = message.bytes.len();
+    if let Some(end) = carry(namespace, way, protocol, &mut message, len, &|message| Some(message.bytes.clone())) {
+        accept_icmp(end, message);
+    }
 }
 
 /// Delivers an ICMP message, and the answer to it.
 pub(super) fn accept_icmp(namespace: &Namespace, message: Message) {
     let v6 = message.to.is_ipv6();
     let protocol = if v6 { IPPROTO_ICMPV6 } else { IPPROTO_ICMP };
-    namespace.interface.lock().count(v6, message.bytes.len());
+    count(namespace, &message, message.bytes.len());
     namespace.counters.icmp_received(v6, message.bytes.first().copied().unwrap_or(0));
     raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
     let (kind, ident) = packet::parse_icmp(&message.bytes).unwrap_or((0xff, 0));
     if kind == packet::echo_types(v6).1 {
         let to = SocketAddr::new(message.to.ip(), ident);
-        let sockets = namespace.ping.lock().find(to);
+        let sockets = namespace.ping.lock().find(to, message.device);
         let message = Arc::new(message);
         for (_, socket) in sockets {
             if let Some(socket) = datagram(&socket).filter(|socket| (socket.common.family() == AF_INET6) == v6) {
@@ -228,9 +291,17 @@ pub(super) fn accept_icmp(namespace: &Namespace, message: Message) {
     if settings.get(mute) != 0 {
         return;
     }
-    if let Some(bytes) = packet::echo_reply(&message.bytes, message.from.ip(), message.to.ip()) {
-        let (from, to, ttl) = (message.to, message.from, settings.get(ttl) as u8);
-        deliver_icmp(namespace, Message { bytes, from, to, ttl, tos: message.tos, at_ns: time::realtime_ns() });
+    // Who was asked among others answers by the address of its own.
+    let asked = message.to.ip();
+    let own = (!asked.is_multicast() && !namespace.links().is_broadcast(asked)).then_some(asked);
+    let device = if message.device == LOOPBACK || own.is_some() { 0 } else { message.device };
+    let query = Query { from: own, device, ..Query::to(message.from.ip()) };
+    let Ok(way) = route::find(namespace, &query) else { return };
+    let from = own.unwrap_or(way.source);
+    if let Some(bytes) = packet::echo_reply(&message.bytes, message.from.ip(), from) {
+        let (from, to, ttl) = (SocketAddr::new(from, 0), message.from, settings.get(ttl) as u8);
+        let (tos, device, at_ns) = (message.tos, LOOPBACK, time::realtime_ns());
+        deliver_icmp(namespace, &way, Message { bytes, from, to, ttl, tos, device, at_ns });
     }
 }
 
@@ -242,7 +313,7 @@ pub(super) fn raw_copies(
     payload: impl Fn(&Message) -> Option<Vec<u8>>,
 ) -> bool {
     let key = SocketAddr::new(message.to.ip(), protocol as u16);
-    let sockets = namespace.raw.lock().find(key);
+    let sockets = namespace.raw.lock().find(key, message.device);
     let (from, to) = (SocketAddr::new(message.from.ip(), 0), SocketAddr::new(message.to.ip(), 0));
     let mut found = false;
     for (_, socket) in sockets {
@@ -262,7 +333,7 @@ pub(super) fn raw_copies(
         let whole = Packet { from: from.ip(), to: to.ip(), protocol: protocol as u8, ttl, tos, payload: &payload };
         let bytes = if to.is_ipv4() { whole.bytes().ok() } else { Some(payload.clone()) };
         if let Some(bytes) = bytes {
-            socket.push(&Arc::new(Message { bytes, from, to, ttl, tos, at_ns: message.at_ns }));
+            socket.push(&Arc::new(Message { bytes, from, to, ttl, tos, device: message.device, at_ns: message.at_ns }));
         }
     }
     found

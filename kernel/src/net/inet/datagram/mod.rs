@@ -17,8 +17,10 @@ use super::tcp::{check_bind, parse_bind};
 use super::{addr, ip, packet};
 use crate::bpf;
 use crate::fs::{IoDst, IoSrc, PollEvents};
+use crate::net::Namespace;
 use crate::net::counters::Udp;
-use crate::net::interface;
+use crate::net::link::{ETH_P_IP, ETH_P_IPV6, LOOPBACK};
+use crate::net::route::{self, Query, Way};
 use crate::net::socket::{Address, Call, Common, Incoming, Outgoing, Socket};
 use crate::net::sysctl;
 use crate::net::truesize;
@@ -56,6 +58,8 @@ pub struct Message {
     pub to: SocketAddr,
     pub ttl: u8,
     pub tos: u8,
+    /// By which it has come in.
+    pub device: u32,
     /// CLOCK_REALTIME.
     pub at_ns: u64,
 }
@@ -183,7 +187,11 @@ impl Datagram {
     }
 
     fn table(&self) -> &SpinLock<Table> {
-        let namespace = &self.common.namespace;
+        self.table_of(&self.common.namespace)
+    }
+
+    /// The table of its protocol in a namespace.
+    fn table_of<'a>(&self, namespace: &'a Namespace) -> &'a SpinLock<Table> {
         match self.what {
             Protocol::Udp if self.common.protocol == IPPROTO_UDPLITE => &namespace.udp_lite,
             Protocol::Udp => &namespace.udp,
@@ -245,28 +253,30 @@ impl Datagram {
         }
     }
 
-    /// The source address of what goes to `to`.
+    /// The way of what goes to `to`.
     ///
     /// # Errors
-    /// `ENETUNREACH`, `EACCES` for broadcasts.
-    fn source(&self, to: IpAddr) -> Result<IpAddr> {
+    /// `ENETUNREACH`, …; `EACCES` for broadcasts.
+    fn way(&self, to: IpAddr, sending: &Sending) -> Result<Way> {
         let own = self.addresses().0.ip();
-        let names_device = self.common.device.load(Relaxed) != 0 || self.ip.sends_multicast() || own.is_loopback();
-        let interface = self.common.namespace.interface.lock();
-        if interface::is_broadcast(to) {
-            if !self.common.switches.get(so::BROADCAST) {
-                return Err(Errno::EACCES);
-            }
-            return interface.first(false).ok_or(Errno::ENETUNREACH);
+        let namespace = &self.common.namespace;
+        let is_broadcast = namespace.links().is_broadcast(to);
+        if is_broadcast && !self.common.switches.get(so::BROADCAST) {
+            return Err(Errno::EACCES);
         }
-        if !to.is_multicast() {
-            return interface.source(to);
+        let usable = !own.is_unspecified() && !own.is_multicast() && own.is_ipv4() == to.is_ipv4();
+        let mut query = self.common.query(to, sending.source.or(usable.then_some(own)));
+        if sending.device != 0 {
+            query.device = sending.device;
         }
-        // There is no route for groups: the socket must say where to.
-        if names_device {
-            return interface.first(to.is_ipv6()).ok_or(Errno::ENETUNREACH);
+        if query.device == 0 && to.is_multicast() {
+            query.device = self.ip.multicast_device(to.is_ipv6());
         }
-        Err(Errno::ENETUNREACH)
+        match route::find(namespace, &query) {
+            // Where there is no other network, everybody is here.
+            Err(Errno::ENETUNREACH) if is_broadcast => route::find(namespace, &Query { device: LOOPBACK, ..query }),
+            found => found,
+        }
     }
 
     fn take(&self, peek: bool) -> Option<Arc<Message>> {
@@ -290,10 +300,10 @@ impl Datagram {
         };
         let kept = program.run(&bpf::Packet {
             bytes: whole.as_deref().unwrap_or(&message.bytes),
-            protocol: if message.to.is_ipv4() { interface::ETH_P_IP } else { interface::ETH_P_IPV6 },
+            protocol: if message.to.is_ipv4() { ETH_P_IP } else { ETH_P_IPV6 },
             direction: 0,
-            device: interface::INDEX,
-            hardware: u32::from(interface::HARDWARE),
+            device: message.device,
+            hardware: if message.device == LOOPBACK { 772 } else { 1 },
             network: 0,
         });
         if kept == 0 {
@@ -395,13 +405,14 @@ impl Datagram {
     }
 
     fn connect_to(&self, to: SocketAddr) -> Result<()> {
-        let source = self.source(to.ip())?;
+        let way = self.way(to.ip(), &Sending::default())?;
+        self.common.link.store(way.device, Relaxed);
         if self.what != Protocol::Raw {
             self.bind_automatically()?;
         }
         let mut state = self.state.lock();
         if state.local.ip().is_unspecified() {
-            state.local.set_ip(source);
+            state.local.set_ip(way.source);
         }
         state.remote = Some(to);
         Ok(())

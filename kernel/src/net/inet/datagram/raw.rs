@@ -2,11 +2,11 @@
 
 use super::super::packet::{self, Packet};
 use super::control::Sending;
-use super::deliver::{accept_icmp, deliver_udp, raw_copies};
+use super::deliver::{accept_icmp, carry, count, deliver_udp, raw_copies};
 use super::{Datagram, Message};
 use crate::net::Namespace;
 use crate::net::inet::ip::{v4, v6};
-use crate::net::packet::tap;
+use crate::net::route::Way;
 use crate::net::uapi::*;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -17,24 +17,27 @@ use core::sync::atomic::Ordering::Relaxed;
 /// `ICMP_FILTER`, `ICMPV6_FILTER`.
 const FILTER: u32 = 1;
 
-/// A packet comes in from a packet socket, which everybody has seen: where it is for a local address.
-pub fn input(namespace: &Namespace, packet: &Packet<'_>) {
-    if !namespace.interface.lock().is_local(packet.to) {
+/// A packet comes in by `device` from a packet socket, which everybody has seen: where it is for a local address.
+pub fn input(namespace: &Namespace, device: u32, packet: &Packet<'_>) {
+    if !namespace.links().is_local(packet.to) {
         return;
     }
     let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
     let at_ns = crate::time::realtime_ns();
-    let message = Message { bytes: packet.payload.to_vec(), from, to, ttl: packet.ttl, tos: packet.tos, at_ns };
+    let Packet { ttl, tos, .. } = *packet;
+    let message = Message { bytes: packet.payload.to_vec(), from, to, ttl, tos, device, at_ns };
     dispatch(namespace, u32::from(packet.protocol), message);
 }
 
-/// A packet goes through the device.
-fn receive(namespace: &Namespace, protocol: u32, message: Message) {
-    tap(namespace, &message.packet(protocol, &message.bytes));
+/// A packet goes its way.
+fn transmit(namespace: &Namespace, way: &Way, protocol: u32, mut message: Message) {
     if matches!(protocol, IPPROTO_ICMP | IPPROTO_ICMPV6) {
         namespace.counters.icmp_sent(message.to.is_ipv6(), message.bytes.first().copied().unwrap_or(0));
     }
-    dispatch(namespace, protocol, message);
+    let len = message.bytes.len();
+    if let Some(end) = carry(namespace, way, protocol, &mut message, len, &|message| Some(message.bytes.clone())) {
+        dispatch(end, protocol, message);
+    }
 }
 
 /// What the machine does with a packet that has come in.
@@ -51,7 +54,7 @@ fn dispatch(namespace: &Namespace, protocol: u32, message: Message) {
         }
         // Connections know no packets: a segment of TCP goes to raw sockets alone.
         _ => {
-            namespace.interface.lock().count(message.to.is_ipv6(), message.bytes.len());
+            count(namespace, &message, message.bytes.len());
             let found = raw_copies(namespace, protocol, &message, |message| Some(message.bytes.clone()));
             if !found && protocol != IPPROTO_TCP {
                 namespace.counters.unknown_protocols.fetch_add(1, Relaxed);
@@ -63,7 +66,7 @@ fn dispatch(namespace: &Namespace, protocol: u32, message: Message) {
 impl Datagram {
     /// Sends a packet: the IP header is made here, or is in `bytes` (`IP_HDRINCL`).
     pub(super) fn send_raw(&self, to: SocketAddr, mut bytes: Vec<u8>, sending: &Sending) -> Result<()> {
-        let from = self.sender_address(to.ip(), sending)?;
+        let (way, from) = self.way_from(to.ip(), sending)?;
         let (from, to) = (SocketAddr::new(from, 0), SocketAddr::new(to.ip(), 0));
         let (protocol, namespace) = (self.common.protocol, &self.common.namespace);
         if self.has_header(to) {
@@ -77,13 +80,13 @@ impl Datagram {
             let (from, to) = (SocketAddr::new(packet.from, 0), SocketAddr::new(packet.to, 0));
             let mut message = self.message(from, to, packet.payload.to_vec(), sending);
             (message.ttl, message.tos) = (packet.ttl, packet.tos);
-            receive(namespace, u32::from(packet.protocol), message);
+            transmit(namespace, &way, u32::from(packet.protocol), message);
             return Ok(());
         }
         if to.is_ipv6() {
             self.complete_checksum(&mut bytes, from, to)?;
         }
-        receive(namespace, protocol, self.message(from, to, bytes, sending));
+        transmit(namespace, &way, protocol, self.message(from, to, bytes, sending));
         Ok(())
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Arrival {
     is_armed: AtomicBool,
     /// When a listener with `TCP_DEFER_ACCEPT` gets the connection even without bytes.
     pub deferred_until_ns: AtomicU64,
+    /// When a connection is asked for again; 0: it is not.
+    pub knocks_at_ns: AtomicU64,
 }
 
 impl Arrival {
@@ -125,6 +127,7 @@ impl Expire for TcpSocket {
         if until_ns != 0 && now_ns >= until_ns {
             self.end_deferral();
         }
+        self.attempt_expired(now_ns);
         self.keepalive_expired(now_ns);
     }
 }

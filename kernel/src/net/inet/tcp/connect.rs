@@ -3,6 +3,7 @@
 use super::super::table::{Lingering, Pair};
 use super::{Phase, State, TcpSocket};
 use crate::net::counters::Tcp;
+use crate::net::route;
 use crate::net::socket::{Call, Socket};
 use crate::net::sysctl;
 use crate::{Errno, Result, task, time};
@@ -12,7 +13,7 @@ use core::net::SocketAddr;
 use core::sync::atomic::Ordering::*;
 
 /// What a listener says to a new connection.
-enum Offer {
+pub(super) enum Offer {
     Accepted,
     Refused,
     /// No room: the client waits.
@@ -79,19 +80,21 @@ impl TcpSocket {
         if remote.is_ipv4() && self.common.family() == crate::net::uapi::AF_INET6 && self.ip.v6_only() {
             return Err(Errno::ENETUNREACH);
         }
-        if remote.ip().is_multicast() || crate::net::interface::is_broadcast(remote.ip()) {
+        if remote.ip().is_multicast() || namespace.links().is_broadcast(remote.ip()) {
             return Err(Errno::ENETUNREACH);
         }
-        let source = namespace.interface.lock().source(remote.ip())?;
-        let own = if named.ip().is_unspecified() { source } else { named.ip() };
+        let from = (!named.ip().is_unspecified()).then_some(named.ip());
+        let way = route::find(namespace, &self.common.query(remote.ip(), from))?;
+        let own = from.unwrap_or(way.source);
         if own.is_ipv4() != remote.is_ipv4() {
             return Err(Errno::EINVAL);
         }
         let claim = self.claim(SocketAddr::new(own, 0));
         let (binding, local) = namespace.tcp.lock().connect(bound.as_ref(), claim, remote, &self.me)?;
-        let listener = namespace.tcp.lock().listener(remote, local);
+        self.common.link.store(way.device, Relaxed);
         {
             let mut state = self.state.lock();
+            state.attempts = 0;
             state.local = local;
             state.remote = Some(remote);
             state.phase = Phase::SynSent;
@@ -107,14 +110,7 @@ impl TcpSocket {
             self.connect_to_self();
             return Ok(());
         }
-        match listener.map_or(Offer::Refused, |listener| listener.offer(self)) {
-            Offer::Refused => {
-                self.count(Tcp::OutRsts);
-                self.count_segments(1);
-                self.refuse();
-            }
-            Offer::Accepted | Offer::Full => {}
-        }
+        self.knock(&way, local, remote);
         if call.nonblock {
             return Err(Errno::EINPROGRESS);
         }
@@ -154,8 +150,8 @@ impl TcpSocket {
         if connected { Ok(()) } else { Err(self.common.take_error().unwrap_or(Errno::ECONNABORTED)) }
     }
 
-    /// Takes a connection from `client`, or lets it wait.
-    fn offer(&self, client: &TcpSocket) -> Offer {
+    /// Takes a connection from `client`, which comes in by `device`, or lets it wait.
+    pub(super) fn offer(&self, client: &TcpSocket, device: u32) -> Offer {
         {
             let mut state = self.state.lock();
             if state.phase != Phase::Listening {
@@ -165,17 +161,17 @@ impl TcpSocket {
                 if state.waiting_clients.try_reserve(1).is_err() {
                     return Offer::Refused;
                 }
-                state.waiting_clients.push_back(client.me.clone());
+                state.waiting_clients.push_back((client.me.clone(), device));
                 drop(state);
                 self.count(Tcp::ListenOverflows);
                 return Offer::Full;
             }
         }
-        self.establish(client)
+        self.establish(client, device)
     }
 
     /// Makes the connection's other end and puts it into the backlog.
-    fn establish(&self, client: &TcpSocket) -> Offer {
+    fn establish(&self, client: &TcpSocket, device: u32) -> Offer {
         let (client_local, remote) = {
             let state = client.state.lock();
             match (state.phase, state.remote) {
@@ -196,7 +192,10 @@ impl TcpSocket {
             state.local = remote;
             state.remote = Some(client_local);
             state.peer = client.me.clone();
+            let same = Arc::ptr_eq(&client.common.namespace, &self.common.namespace);
+            state.far = (!same).then(|| Arc::downgrade(&client.common.namespace));
         }
+        server.common.link.store(device, Relaxed);
         for (to, from) in [(&*server, client), (client, &*server)] {
             to.set_capacity(from);
             to.grow_send_buffer();
@@ -268,7 +267,12 @@ impl TcpSocket {
     }
 
     /// A connection attempt failed.
-    fn refuse(&self) {
+    pub(super) fn refuse(&self) {
+        self.give_up(Errno::ECONNREFUSED);
+    }
+
+    /// An attempt ends by an error.
+    pub(super) fn give_up(&self, error: Errno) {
         self.unlist();
         {
             let mut state = self.state.lock();
@@ -280,7 +284,7 @@ impl TcpSocket {
         self.count(Tcp::AttemptFails);
         self.forget_addresses();
         self.shut_both();
-        self.common.fail(Errno::ECONNREFUSED);
+        self.common.fail(error);
     }
 
     /// Gives up the peer's address, and its own if connect(2) gave it.
@@ -289,6 +293,7 @@ impl TcpSocket {
             let mut state = self.state.lock();
             state.remote = None;
             state.peer = Weak::new();
+            state.far = None;
             let own = state.port_is_own;
             let automatic = state.binding.take_if(|binding| binding.automatic || !own);
             if automatic.is_some() {
@@ -324,9 +329,9 @@ impl TcpSocket {
             let waiting = state.backlog.len() + state.deferred.len();
             if waiting > state.backlog_max { None } else { state.waiting_clients.pop_front() }
         };
-        while let Some(client) = next() {
+        while let Some((client, device)) = next() {
             if let Some(client) = client.upgrade() {
-                self.establish(&client);
+                self.establish(&client, device);
             }
         }
     }
@@ -394,7 +399,7 @@ impl TcpSocket {
                 peer.receive_fin();
             }
             // An orphan was waiting for this.
-            None => self.common.namespace.tcp.lock().linger(&(remote, local), Lingering::TimeWait),
+            None => self.with_far_table(|table| table.linger(&(remote, local), Lingering::TimeWait)),
         }
         if both {
             self.common.namespace.tcp.lock().remove(&(local, remote));
@@ -449,10 +454,9 @@ impl TcpSocket {
             self.count(Tcp::EstabResets);
         }
         if let Some((local, remote)) = pair {
-            let mut table = self.common.namespace.tcp.lock();
-            table.remove(&(local, remote));
+            self.common.namespace.tcp.lock().remove(&(local, remote));
             if peer.is_none() {
-                table.remove(&(remote, local));
+                self.with_far_table(|table| table.remove(&(remote, local)));
             }
         }
         self.shut_both();
@@ -502,7 +506,7 @@ impl TcpSocket {
             state.phase = Phase::Closed;
             let mut backlog: VecDeque<Arc<TcpSocket>> = core::mem::take(&mut state.backlog);
             backlog.extend(core::mem::take(&mut state.deferred));
-            let clients: VecDeque<Weak<TcpSocket>> = core::mem::take(&mut state.waiting_clients);
+            let clients: VecDeque<(Weak<TcpSocket>, u32)> = core::mem::take(&mut state.waiting_clients);
             (state.binding.clone(), backlog, clients)
         };
         if let Some(binding) = binding {
@@ -512,7 +516,7 @@ impl TcpSocket {
             server.gone.store(true, Release);
             server.reset_peer();
         }
-        for client in clients.iter().filter_map(Weak::upgrade) {
+        for client in clients.iter().filter_map(|(client, _)| client.upgrade()) {
             client.refuse();
         }
     }

@@ -1,6 +1,6 @@
 //! Probes of idle connections (`SO_KEEPALIVE`, `TCP_KEEP*`, `TCP_USER_TIMEOUT`). Source: tcp(7), RFC 9293 3.8.4.
 //!
-//! A probe is answered while the device is up: both ends are sockets of one namespace. Unanswered ones end the connection with
+//! A probe is answered while there is a way to the peer. Unanswered ones end the connection with
 //! `ETIMEDOUT`; the far end learns it when it next sends. One timer a connection, kept so that it can be cancelled.
 //!
 //! Locks: `timer` (rank Leaf), never while a timer is armed or cancelled.
@@ -8,6 +8,7 @@
 use super::option::tcp;
 use super::{Phase, TcpSocket};
 use crate::net::counters::Tcp;
+use crate::net::route::{self, End};
 use crate::net::uapi::so;
 use crate::time::timer::Timer;
 use crate::{Errno, time};
@@ -89,6 +90,15 @@ impl TcpSocket {
         self.number_of(name) as u64 * time::SEC_NS
     }
 
+    /// Whether packets get to the peer.
+    fn reaches_peer(&self) -> bool {
+        let (local, remote) = self.addresses();
+        let way = remote.and_then(|remote| {
+            route::find(&self.common.namespace, &self.common.query(remote.ip(), Some(local.ip()))).ok()
+        });
+        way.is_some_and(|way| !matches!(way.end, End::Lost(_)))
+    }
+
     /// The timer's call: probes, or gives up.
     pub(super) fn keepalive_expired(&self, now_ns: u64) {
         let keepalive = &self.keepalive;
@@ -112,7 +122,7 @@ impl TcpSocket {
         }
         self.count(Tcp::KeepAlives);
         self.count_segments(1);
-        if self.common.namespace.interface.lock().up {
+        if self.reaches_peer() {
             self.heard();
             return self.probe_at(now_ns.saturating_add(idle_ns));
         }

@@ -1,9 +1,9 @@
-//! TCP over the loopback device: a connection is two streams between two sockets of one namespace.
+//! TCP: a connection is two streams between two sockets, of one namespace or of two.
 //!
 //! No packet can be lost, reordered or forged between them, so nothing is cut into segments: what a socket sends goes into
 //! its peer's `incoming` at once, and a FIN or RST is a call on the peer. What programs see is TCP's: the backlog, refusal, half
 //! closing, resets (data that nobody can read any more, unread data at close, linger 0), `TIME_WAIT`, the states of tcp(7).
-//! [`connect`] makes and ends connections, [`stream`] moves bytes, [`arrival`] holds them back, [`keepalive`] probes, [`option`] has the options of its level.
+//! [`connect`] makes and ends connections, [`knock`] finds who answers, [`stream`] moves bytes, [`arrival`] holds them back, [`keepalive`] probes, [`option`] has the options of its level.
 //!
 //! ```text
 //! Closed ─listen─▶ Listening        Closed ─connect─▶ SynSent (backlog full) ─▶ Connected ─both FIN, or RST─▶ Closed
@@ -15,6 +15,7 @@
 mod arrival;
 mod connect;
 mod keepalive;
+mod knock;
 mod option;
 mod stream;
 
@@ -25,8 +26,9 @@ use super::{addr, ip, packet};
 use crate::fs::{IoDst, IoSrc, PollEvents};
 use crate::ipc::ring::ByteRing;
 use crate::landlock;
+use crate::net::Namespace;
 use crate::net::counters::{self, Tcp};
-use crate::net::interface::Traffic;
+use crate::net::link::{LOOPBACK, Traffic};
 use crate::net::option::stamp;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket};
 use crate::net::sysctl;
@@ -62,15 +64,19 @@ struct State {
     /// bind(2) named its port.
     port_is_own: bool,
     peer: Weak<TcpSocket>,
+    /// The namespace of the peer, if that is another one.
+    far: Option<Weak<Namespace>>,
+    /// Attempts to reach a peer that nobody has answered.
+    attempts: u32,
     /// A connect(2) that did not wait has not been told how it ended.
     unreported: bool,
     /// Our FIN is sent; the peer's has come.
     fin_sent: bool,
     fin_received: bool,
-    /// Connections that accept(2) has not taken, and clients that wait for room here.
+    /// Connections that accept(2) has not taken, and clients that wait for room here, with the devices by which they come in.
     backlog: VecDeque<Arc<TcpSocket>>,
     backlog_max: usize,
-    waiting_clients: VecDeque<Weak<TcpSocket>>,
+    waiting_clients: VecDeque<(Weak<TcpSocket>, u32)>,
     /// `TCP_DEFER_ACCEPT`: a listener's connections that have sent nothing yet; such a connection's listener.
     deferred: Vec<Arc<TcpSocket>>,
     listener: Weak<TcpSocket>,
@@ -102,8 +108,13 @@ pub struct TcpSocket {
     /// For `TCP_INFO`.
     received: AtomicU64,
     sent: AtomicU64,
-    /// Segments sent that are not in the namespace's counters yet.
+    /// Segments sent through the loopback device that are not in the namespace's counters yet.
     segments: AtomicU64,
+}
+
+/// Bytes of a segment's headers, with time stamps.
+fn header(v6: bool) -> u64 {
+    32 + if v6 { packet::IPV6_HEADER } else { packet::IPV4_HEADER } as u64
 }
 
 impl TcpSocket {
@@ -116,6 +127,8 @@ impl TcpSocket {
             remote: None,
             port_is_own: false,
             peer: Weak::new(),
+            far: None,
+            attempts: 0,
             unreported: false,
             fin_sent: false,
             fin_received: false,
@@ -160,19 +173,39 @@ impl TcpSocket {
         (state.backlog.len(), state.backlog_max)
     }
 
-    /// Whether it is of IPv6, and what it has sent through the device.
+    /// Whether it is of IPv6, and what it has sent through the loopback device.
     pub fn traffic(&self) -> (bool, Traffic) {
         let v6 = self.state.lock().local.is_ipv6();
-        // Headers with time stamps.
-        let header = 32 + if v6 { packet::IPV6_HEADER } else { packet::IPV4_HEADER };
+        if self.common.link.load(Relaxed) != LOOPBACK {
+            return (v6, Traffic::default());
+        }
         let packets = self.segments.load(Relaxed);
-        (v6, Traffic { packets, bytes: self.sent.load(Relaxed) + packets * header as u64 })
+        (v6, Traffic { packets, bytes: self.sent.load(Relaxed) + packets * header(v6) })
     }
 
     /// Segments without bytes were sent.
     fn count_segments(&self, count: u64) {
-        self.segments.fetch_add(count, Relaxed);
-        counters::process(count);
+        self.count_sent(count, 0);
+    }
+
+    /// Segments were sent, with so many bytes in all. What goes through a loopback device is added up later ([`Self::traffic`]).
+    fn count_sent(&self, segments: u64, bytes: u64) {
+        counters::process(segments);
+        let device = self.common.link.load(Relaxed);
+        if device == LOOPBACK {
+            self.segments.fetch_add(segments, Relaxed);
+            return;
+        }
+        let (v6, peer) = {
+            let state = self.state.lock();
+            (state.local.is_ipv6(), state.peer.upgrade())
+        };
+        let traffic = Traffic { packets: segments, bytes: bytes + segments * header(v6) };
+        self.common.namespace.links().count_at(device, v6, traffic, false);
+        if let Some(peer) = peer {
+            let device = peer.common.link.load(Relaxed);
+            peer.common.namespace.links().count_at(device, v6, traffic, true);
+        }
     }
 
     fn count(&self, what: Tcp) {
@@ -215,7 +248,7 @@ impl TcpSocket {
 pub fn check_bind(call: &Call<'_>, common: &Common, options: &ip::Options, to: SocketAddr) -> Result<()> {
     let settings = &common.namespace.settings;
     let anywhere = settings.get(if to.is_ipv4() { sysctl::NONLOCAL_BIND } else { sysctl::NONLOCAL_BIND_V6 }) != 0;
-    let foreign = !anywhere && !common.namespace.interface.lock().is_local(to.ip());
+    let foreign = !anywhere && !common.namespace.links().is_local(to.ip());
     let mapped = options.v6_only() && common.family() == AF_INET6 && to.is_ipv4();
     if (foreign && !options.may_be_foreign()) || mapped {
         return Err(if mapped { Errno::EINVAL } else { Errno::EADDRNOTAVAIL });

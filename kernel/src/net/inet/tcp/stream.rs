@@ -117,7 +117,7 @@ impl TcpSocket {
             self.sent.fetch_add(count as u64, Relaxed);
             self.heard();
             peer.heard();
-            self.count_segments(count.div_ceil(SEGMENT as usize) as u64);
+            self.count_sent(count.div_ceil(SEGMENT as usize) as u64, count as u64);
             return Ok(count);
         }
         // What is held back must not keep out what it waits for.
@@ -166,7 +166,7 @@ impl TcpSocket {
             state.remote.map(|remote| (remote, state.local))
         };
         if let Some(pair) = pair {
-            self.common.namespace.tcp.lock().remove(&pair);
+            self.with_far_table(|table| table.remove(&pair));
         }
         // From the orphan.
         self.count(Tcp::OutRsts);
