@@ -137,11 +137,13 @@ fn race(seed: u32, mode: &str, args: &str) -> (String, String) {
 #[test]
 fn a_model_gives_the_same_schedule_for_the_same_seed() {
     let time = |text: &str| text.lines().next().expect("a time").to_owned();
-    let (first, report) = race(5, "", "");
+    let [(first, report), (first_paired, report_paired)] = ["", "p"].map(|args| race(5, "", args));
     // However often the host interrupts it.
-    for mode in ["", ",look=100", ",look=30", ",look=20"] {
-        let (again, report_again) = race(5, mode, "");
-        assert_eq!((&again, time(&report_again)), (&first, time(&report)));
+    for mode in ["", ",look=100", ",look=30"] {
+        for (args, first, report) in [("", &first, &report), ("p", &first_paired, &report_paired)] {
+            let (again, report_again) = race(5, mode, args);
+            assert_eq!((&again, time(&report_again)), (first, time(report)), "{mode} {args}");
+        }
     }
     assert!((6..10).any(|seed| race(seed, "", "").0 != first), "no seed changes anything: {first}");
     assert!(!report.contains("long computations"), "{report}");
