@@ -77,6 +77,11 @@ fn steps() {
 }
 
 #[test]
+fn breakpoints() {
+    same_as_host("breakpoints");
+}
+
+#[test]
 fn watchpoints() {
     same_as_host("watchpoints");
 }

@@ -125,6 +125,11 @@ fn entry_for(nr: Option<u32>) -> u64 {
     }
 }
 
+/// Whether trampolines lead to `rip`.
+pub fn is_entry(rip: u64) -> bool {
+    [label::gate_fast_entry(), label::gate_close_entry(), label::gate_fcntl_entry()].contains(&rip)
+}
+
 /// Bytes put one behind the other.
 struct Writer {
     bytes: [u8; TRAMPOLINE_LEN],

@@ -8,7 +8,7 @@ use super::{exit, oom, ptrace, rseq, seccomp, stop};
 use crate::cgroup::freezer;
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
-use crate::vm::{self, Access};
+use crate::vm::{self, Access, Detour, Space};
 use crate::{Errno, fs, sched, stats, time};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
@@ -40,6 +40,12 @@ fn run(task: &Arc<Task>) {
         let Some(space) = task.space() else { return };
         if space.activate() {
             space.warm();
+        }
+        if space.is_unpatched() && task.own_text_of.load(Relaxed) != space.id() {
+            task.own_text_of.store(space.id(), Relaxed);
+            lead_back(task, &space);
+            exit_to_user(task, false);
+            continue;
         }
         drop(space);
         publish_identity(task, umbel_smp::slot::this().page());
@@ -211,6 +217,9 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
             }
         }
         task.thread.clear_interrupt();
+        if let Some(space) = task.space() {
+            lead_back(task, &space);
+        }
         ptrace::stops::trap(task);
         stop::park(task);
         freezer::park(task);
@@ -248,6 +257,21 @@ fn system_call(task: &Arc<Task>, strace: bool) -> bool {
     restart
 }
 
+/// Puts a thread that a trap found on the way from a patched call to the gate back to the call: whoever looks at its registers
+/// finds it in its own text, and it goes on if the patch is not there any more.
+fn lead_back(task: &Task, space: &Space) -> Option<Detour> {
+    let regs = task.user.regs();
+    if regs.orig_rax != Regs::NO_SYSCALL {
+        return None;
+    }
+    let detour = space.detour(&regs)?;
+    task.user.update(|regs| {
+        regs.rip = detour.rip;
+        regs.rax = detour.rax.unwrap_or(regs.rax);
+    });
+    Some(detour)
+}
+
 fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
     stats::FAULTS.add(1);
     let Some(space) = task.space() else { return };
@@ -275,11 +299,18 @@ fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
 
 fn raise(task: &Arc<Task>, exception: &Exception) {
     const DEBUG: u32 = 1;
+    let mut exception = *exception;
     if exception.trapno == DEBUG
         && let Some(space) = task.space()
     {
         // Who single-steps itself, or breaks at addresses, is to see its own text, too.
         space.unpatch();
+        if let Some(detour) = lead_back(task, &space) {
+            if !detour.is_step {
+                return;
+            }
+            exception.addr = detour.rip;
+        }
     }
     let cr2 = if exception.trapno == 14 { exception.addr } else { 0 };
     let regs = FaultRegs { trapno: u64::from(exception.trapno), err: u64::from(exception.err), cr2 };

@@ -74,6 +74,8 @@ pub struct Task {
     pub exit_code: AtomicI32,
     /// Mark of the ids that slot pages show: unique among all threads, new after each change.
     identity: AtomicU32,
+    /// The space without patches in which the thread was seen not to be on the way from one (`vm::Space::is_unpatched`).
+    pub own_text_of: AtomicU64,
     /// Offsets of its time namespace. See [`Self::time_offset_ns`].
     time_offsets: [AtomicI64; 2],
     /// What it keeps for its control group.
@@ -159,6 +161,7 @@ impl Task {
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
             identity: AtomicU32::new(next_identity()),
+            own_text_of: AtomicU64::new(0),
             time_offsets,
             in_group: Default::default(),
             sched: new.sched,

@@ -2,6 +2,7 @@
 
 use super::commit;
 use super::space::{Inner, Space};
+use super::unpatch;
 use super::vma::{Prot, Vma, VmaFlags};
 use super::warm::{NOTED, copy_recent};
 use crate::Result;
@@ -46,7 +47,7 @@ impl Space {
             family,
             forked: true,
             notes_left: AtomicU32::new(NOTED),
-            unpatched: inner.unpatched,
+            trampolines: unpatch::copy(&inner.trampolines)?,
             ..Inner::default()
         };
         if alone {
@@ -66,7 +67,7 @@ impl Space {
             objects.extend(vma.object_page(vma.start / PAGE).map(|(object, _)| object.clone()));
             child.vmas.insert(vma);
         }
-        let space = Space::build(child);
+        let space = Space::build(child, self.is_unpatched());
         // Before the parent can change: who looks for areas of an object finds one of the two.
         for object in objects {
             if let Some(set) = object.mappings() {

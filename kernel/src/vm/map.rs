@@ -68,7 +68,9 @@ impl Space {
             set.add(self.handle());
         }
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.write();
+        let fixed = matches!(request.place, Place::Fixed | Place::FixedFree);
+        let wanted = request.addr.0..if fixed { request.addr.0.saturating_add(len) } else { request.addr.0 };
+        let mut inner = self.write_cleared(&wanted);
         let range = place(&inner, &request, len)?;
         let mut flags = request.flags;
         // Under the lock: who seals it looks for areas afterwards.
@@ -111,7 +113,7 @@ impl Space {
         let mut checked = false;
         loop {
             let mut doomed = Doomed::default();
-            let mut inner = self.inner.write();
+            let mut inner = self.write_cleared(&range);
             // Splitting one area makes one more.
             let splits = inner.vmas.find(range.start).is_some_and(|vma| vma.start < range.start && range.end < vma.end);
             if splits && inner.vmas.count() >= max_areas() {
@@ -178,7 +180,8 @@ impl Space {
             return Ok(());
         }
         let range = page_range(addr.0, len)?;
-        let mut inner = self.inner.write();
+        drop(self.write_cleared(&range));
+        let mut inner = if prot.contains(Prot::WRITE) { self.write_own_text(&range) } else { self.inner.write() };
         if !inner.vmas.covers(&range) || inner.vmas.count() + 2 > max_areas() {
             return Err(Errno::ENOMEM);
         }

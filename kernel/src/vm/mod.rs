@@ -1,7 +1,8 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces, [`userfault`] who else is asked.
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces, [`userfault`] who else is asked,
+//!   [`patch`] and [`unpatch`] call sites.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
 //!
@@ -32,6 +33,7 @@ mod run;
 pub mod space;
 pub mod table;
 mod text;
+mod unpatch;
 pub mod userfault;
 pub mod vma;
 mod warm;
@@ -47,4 +49,5 @@ pub use mapping_set::MappingSet;
 pub use object::{HostFd, Mappable, PageSource, SharedMemory};
 pub use pager::init;
 pub use space::{Layout, Limits, Space, Usage, VmaInfo};
+pub use unpatch::Detour;
 pub use vma::{Backing, MappedFile, Prot, Vma, VmaFlags};

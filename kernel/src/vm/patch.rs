@@ -15,38 +15,48 @@
 use super::MapRequest;
 use super::map::Place;
 use super::object::{Mappable, PageSource};
-use super::space::{Inner, Space};
+use super::space::Space;
 use super::table::Pte;
 use super::text::{Kept, PatchedText};
 use super::vma::{Backing, Prot, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
-use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use umbel_gate::patch::{self, TRAMPOLINE_LEN};
-use umbel_mm::frame::{self, FrameRef};
-use umbel_mm::{PAGE, UserAddr, view};
+use umbel_mm::frame::FrameRef;
+use umbel_mm::{PAGE, UserAddr};
 use umbel_smp::lock::{Mutex, MutexGuard, Rank, SpinLock};
 
 /// Distance of the trampolines from the start of the file's mapping: down if there is room, else up.
-const DISTANCE: u64 = 1 << 30;
+pub(super) const DISTANCE: u64 = 1 << 30;
 /// Pages of trampolines of a file.
-const TRAMPOLINE_PAGES: u64 = 8;
+pub(super) const TRAMPOLINE_PAGES: u64 = 8;
 const MOST_SITES: usize = TRAMPOLINE_PAGES as usize * PAGE as usize / TRAMPOLINE_LEN;
 /// Files that may have patches.
 const MOST_FILES: usize = 64;
 
-static FILES: Mutex<BTreeMap<usize, File>> = Mutex::new(Rank::Patch, BTreeMap::new());
+pub(super) static FILES: Mutex<BTreeMap<usize, File>> = Mutex::new(Rank::Patch, BTreeMap::new());
+
+/// A call that was patched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patch {
+    /// Number of its trampoline.
+    pub trampoline: usize,
+    /// Number of the call.
+    pub nr: u32,
+    /// Where the jump to the trampoline stands in padding, behind the call; `None` if it is in the place of the `mov`.
+    pub landing: Option<u64>,
+}
 
 /// A file with patched text.
-struct File {
+pub(super) struct File {
     object: Weak<dyn Mappable>,
     trampolines: Arc<Trampolines>,
-    /// Offsets in the file of the calls that were tried, and which trampoline each got, if any.
-    sites: BTreeMap<u64, Option<usize>>,
+    /// Offsets in the file of the calls that were tried, and what each got, if anything.
+    pub(super) sites: BTreeMap<u64, Option<Patch>>,
     used: usize,
     /// Patched text by page number, the newest version last: spaces may still have older ones.
     pages: BTreeMap<u64, Vec<FrameRef>>,
@@ -61,7 +71,7 @@ struct File {
 const MOST_OUTDATED: u32 = 16;
 
 /// Forgets files that nobody else has.
-fn prune() {
+pub(super) fn prune() {
     let mut gone = Vec::new();
     FILES.lock().retain(|_, file| {
         let used = file.object.strong_count() > usize::from(file.kept.is_some());
@@ -106,16 +116,23 @@ impl Trampolines {
 }
 
 /// Where a call stands.
-struct Site {
-    object: Arc<dyn Mappable>,
+pub(super) struct Site {
+    pub object: Arc<dyn Mappable>,
     /// Page of the file.
-    page: u64,
+    pub page: u64,
     /// Where that page is mapped.
     page_addr: u64,
     /// Offset in it.
-    call: usize,
+    pub call: usize,
     /// Where the trampolines go.
-    trampolines: u64,
+    pub trampolines: u64,
+}
+
+impl Site {
+    /// Offset in the file.
+    pub fn offset(&self) -> u64 {
+        self.page * PAGE + self.call as u64
+    }
 }
 
 impl Space {
@@ -130,8 +147,7 @@ impl Space {
     /// Counts the first trap of a thread at the call that returns to `back`; patches it if many threads have come here.
     pub fn count_call(&self, back: u64, nr: u32) {
         let Some(site) = back.checked_sub(2).and_then(|at| self.locate(at)) else { return };
-        let key =
-            object_id(&site.object).addr() as u64 ^ (site.page * PAGE + site.call as u64).wrapping_mul(0x9e37_79b9);
+        let key = object_id(&site.object).addr() as u64 ^ site.offset().wrapping_mul(0x9e37_79b9);
         let traps = &FIRST_TRAPS[(key ^ key >> 10) as usize % FIRST_TRAPS.len()];
         if traps.fetch_add(1, Relaxed) + 1 == HOT_THREADS {
             traps.store(0, Relaxed);
@@ -147,7 +163,9 @@ impl Space {
             return;
         };
         let mut files = FILES.lock();
-        let Some(file) = files.get_mut(&(object_id(&site.object) as usize)) else { return };
+        let Some(file) = files.get_mut(&(object_id(&site.object) as usize)).filter(|_| !self.is_unpatched()) else {
+            return;
+        };
         let Some(text) = file.text(&site.object, pages) else { return };
         if self.map_trampolines(site.trampolines, &file.trampolines).is_err() {
             return;
@@ -169,10 +187,12 @@ impl Space {
 
     /// The site at `at`, if its text may be patched.
     fn locate(&self, at: u64) -> Option<Site> {
+        if self.is_unpatched() { None } else { self.text_at(at) }
+    }
+
+    /// What text of a file stands at `at`.
+    pub(super) fn text_at(&self, at: u64) -> Option<Site> {
         let inner = self.inner.read();
-        if inner.unpatched {
-            return None;
-        }
         let vma = inner.vmas.find(at)?;
         let Backing::File { object, offset, file: Some(_) } = &vma.backing else { return None };
         if !is_text(vma) {
@@ -186,61 +206,12 @@ impl Space {
         Some(site)
     }
 
-    /// Takes all patches out, for good: whoever traces a program is to see its own text, and every call.
-    pub fn unpatch(&self) {
-        if self.inner.read().unpatched {
-            return;
-        }
-        prune();
-        let files = FILES.lock();
-        let inner = &mut *self.inner.write();
-        if core::mem::replace(&mut inner.unpatched, true) {
-            return;
-        }
-        let texts = self.take_texts(inner);
-        let mut patched = Vec::new();
-        for vma in inner.vmas.iter() {
-            let Backing::File { object, .. } = &vma.backing else { continue };
-            let Some(file) = files.get(&(object_id(object) as usize)) else { continue };
-            for (vpn, pte) in inner.table.get_mut().iter(vma.pages()) {
-                if vma.object_page(vpn).is_some_and(|(_, page)| file.has_version(page, pte)) {
-                    patched.push(vpn);
-                }
-            }
-        }
-        drop(files);
-        for vpn in patched {
-            let old = inner.table.get_mut().set(vpn, Pte::default());
-            self.log_drop(vpn * PAGE, (vpn + 1) * PAGE);
-            view::shootdown(&self.log);
-            if old.is_present() {
-                frame::put_run(old.pfn(), 1);
-            }
-        }
-        drop(texts);
-    }
-
-    /// Maps files in the place of their patched text again; the text, which no slot has any more.
-    fn take_texts(&self, inner: &mut Inner) -> Vec<Arc<dyn Mappable>> {
-        let mut taken = Vec::new();
-        let all = 0..umbel_abi::machine::layout::USER_TOP;
-        inner.vmas.update(&all, |vma| {
-            if let Backing::File { object, .. } = &mut vma.backing
-                && let Some(base) = object.stands_for().cloned()
-            {
-                taken.push(core::mem::replace(object, base));
-                self.log_drop(vma.start, vma.end);
-            }
-        });
-        if !taken.is_empty() {
-            view::shootdown(&self.log);
-        }
-        taken
-    }
-
     fn patch_site(&self, site: &Site, nr: u32) -> Result<()> {
         prune();
         let mut files = FILES.lock();
+        if self.is_unpatched() {
+            return Err(Errno::EPERM);
+        }
         let key = object_id(&site.object) as usize;
         if !files.contains_key(&key) {
             if files.len() >= MOST_FILES {
@@ -249,13 +220,13 @@ impl Space {
             files.insert(key, File::new(&site.object));
         }
         let file = files.get_mut(&key).ok_or(Errno::ENOENT)?;
-        let at = site.page * PAGE + site.call as u64;
+        let at = site.offset();
         if !self.holds(site, file) {
             return Err(Errno::EBUSY);
         }
         if !file.sites.contains_key(&at) {
-            let trampoline = file.add(site, nr)?;
-            file.sites.insert(at, trampoline);
+            let patch = file.add(site, nr)?;
+            file.sites.insert(at, patch);
         }
         let Some(frame) = file.newest(site.page) else { return Err(Errno::ENOEXEC) };
         self.map_trampolines(site.trampolines, &file.trampolines)?;
@@ -278,6 +249,7 @@ impl Space {
         {
             return if object_id(there) == id { Ok(()) } else { Err(Errno::EEXIST) };
         }
+        self.note_trampolines(at)?;
         self.map(MapRequest {
             addr: UserAddr(at),
             len: TRAMPOLINE_PAGES * PAGE,
@@ -288,11 +260,14 @@ impl Space {
         })?;
         let frames = trampolines.0.lock().clone();
         let mut inner = self.inner.write();
+        // Another thread may have been faster, with a fault or with an unmapping.
+        let there = inner.vmas.find(at).and_then(|vma| vma.object_page(at / PAGE));
+        if there.is_none_or(|(object, _)| object_id(object) != id) {
+            return Err(Errno::EEXIST);
+        }
+        inner.trampolines_mapped(at);
         for (vpn, frame) in (at / PAGE..).zip(frames) {
-            // Another thread may have been faster, with a fault or with an unmapping.
-            let there = inner.vmas.find(vpn * PAGE).and_then(|vma| vma.object_page(vpn));
-            if there.is_some_and(|(object, _)| object_id(object) == id) && !inner.table.get_mut().get(vpn).is_present()
-            {
+            if !inner.table.get_mut().get(vpn).is_present() {
                 inner.table.get_mut().set(vpn, Pte::private(frame.into_raw(), false));
             }
         }
@@ -356,7 +331,7 @@ impl File {
     }
 
     /// Whether what is mapped, a present page, is a patched version of `page`.
-    fn has_version(&self, page: u64, mapped: Pte) -> bool {
+    pub(super) fn has_version(&self, page: u64, mapped: Pte) -> bool {
         self.pages.get(&page).is_some_and(|all| all.iter().any(|frame| frame.pfn() == mapped.pfn()))
     }
 
@@ -365,9 +340,11 @@ impl File {
         self.pages.get(&page)?.last().cloned()
     }
 
-    /// Makes the patched page of a new site; the trampoline it got, `None` if it cannot be patched.
-    fn add(&mut self, site: &Site, nr: u32) -> Result<Option<usize>> {
-        let mut text = vec![0; PAGE as usize];
+    /// Makes the patched page of a new site; `None` if it cannot be patched.
+    fn add(&mut self, site: &Site, nr: u32) -> Result<Option<Patch>> {
+        let mut text = Vec::new();
+        text.try_reserve_exact(PAGE as usize).map_err(|_| Errno::ENOMEM)?;
+        text.resize(PAGE as usize, 0);
         match self.newest(site.page) {
             Some(frame) => frame.read(0, &mut text)?,
             None => read_host_page(&*site.object, site.page, &mut text)?,
@@ -385,7 +362,11 @@ impl File {
         frame.write(0, &text)?;
         self.pages.entry(site.page).or_default().push(frame);
         self.used += 1;
-        Ok(Some(number))
+        let landing = match plan.edits {
+            [Some(long), Some(_)] => Some((long.at - site.call) as u64),
+            _ => None,
+        };
+        Ok(Some(Patch { trampoline: number, nr, landing }))
     }
 }
 

@@ -30,7 +30,13 @@ impl Space {
         }
         let new_len = new_len.checked_next_multiple_of(PAGE).ok_or(Errno::EINVAL)?;
         let mut doomed = Doomed::default();
-        let mut inner = self.inner.write();
+        let from = addr.0..addr.0.saturating_add(old_len.max(new_len));
+        drop(self.write_cleared(&from));
+        if let Move::To(to) = how {
+            drop(self.write_cleared(&(to.0..to.0.saturating_add(new_len))));
+        }
+        // Patches work where they are only.
+        let mut inner = self.write_own_text(&from);
         let vma = inner.vmas.find_whole(addr.0).ok_or(Errno::EFAULT)?;
         check_change(&inner, &(addr.0..addr.0.saturating_add(old_len.max(1))))?;
         if old_len == 0 {

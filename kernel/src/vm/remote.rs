@@ -51,6 +51,8 @@ impl Space {
     /// Writes guest memory whatever its protection: private pages are copied first. As [`Self::read_remote`] otherwise;
     /// a shared area that is not writable is `EFAULT`.
     pub fn write_remote(&self, addr: UserAddr, bytes: &[u8]) -> Result<usize> {
+        // What a debugger puts into text is to be found where it was put.
+        drop(self.write_own_text(&(addr.0..addr.0.saturating_add(bytes.len() as u64))));
         self.by_page(addr, bytes.len(), |inner, vma, vpn, offset, done, room| {
             if !vma.is_private() && !vma.prot.contains(Prot::WRITE) {
                 return Err(Errno::EFAULT);
@@ -66,7 +68,7 @@ impl Space {
     pub fn replace_page(&self, addr: UserAddr, page: FrameRef) -> Result<()> {
         let mut inner = self.inner.write();
         let vma = inner.vmas.find(addr.0).ok_or(Errno::EFAULT)?;
-        if !vma.is_private() {
+        if !is_text(vma) {
             return Err(Errno::EFAULT);
         }
         let vpn = addr.0 / PAGE;

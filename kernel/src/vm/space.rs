@@ -3,6 +3,7 @@
 use super::account;
 use super::edges::Edges;
 use super::table::{Detached, PageTable, Pte};
+use super::unpatch::Trampolines;
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
 use super::warm::Family;
 use crate::Result;
@@ -10,7 +11,7 @@ use alloc::boxed::Box;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::log::{Change, UpdateLog};
 use umbel_mm::{PAGE, Pfn, frame, heap, percpu, view};
@@ -123,6 +124,8 @@ pub struct Space {
     handle: Arc<Handle>,
     pub(super) log: UpdateLog,
     pub(super) inner: RwMutex<Inner>,
+    /// No call site is patched any more. Set under `inner`'s lock.
+    pub(super) unpatched: AtomicBool,
     /// See [`Space::attach`].
     attached: Once<Keep>,
 }
@@ -162,8 +165,8 @@ pub(super) struct Inner {
     pub lock_future: VmaFlags,
     /// See [`Space::keep`].
     pub kept: Kept,
-    /// No call site is patched: a tracer looks at this space.
-    pub unpatched: bool,
+    /// Where trampolines of patched call sites are, or were.
+    pub trampolines: Vec<Trampolines>,
 }
 
 impl Default for Inner {
@@ -180,7 +183,7 @@ impl Default for Inner {
             family: Arc::default(),
             lock_future: VmaFlags::empty(),
             kept: Kept::default(),
-            unpatched: false,
+            trampolines: Vec::new(),
         }
     }
 }
@@ -249,7 +252,7 @@ impl Space {
         let top = USER_TOP - PAGE;
         let layout = Layout { stack_top: top, mmap_top: mmap_top(top, &Limits::default()), ..Layout::default() };
         Self::room()?;
-        Ok(Self::build(Inner { layout, ..Inner::default() }))
+        Ok(Self::build(Inner { layout, ..Inner::default() }, false))
     }
 
     /// Whether there is kernel memory for one more: `ENOMEM`.
@@ -258,13 +261,14 @@ impl Space {
     }
 
     /// A space with these contents; the caller has asked for room.
-    pub(super) fn build(inner: Inner) -> Arc<Space> {
+    pub(super) fn build(inner: Inner, unpatched: bool) -> Arc<Space> {
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let build = |me: &Weak<Space>| Space {
             id,
             handle: Arc::new(Handle(me.clone())),
             log: UpdateLog::new(),
             inner: RwMutex::new(Rank::Space, inner),
+            unpatched: AtomicBool::new(unpatched),
             attached: Once::new(),
         };
         // Hot: the exit reads the head of the log when cold memory is locked already.
