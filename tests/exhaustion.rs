@@ -30,6 +30,8 @@ fn survives(mem: &str, cpus: &str, bombs: &[&str]) {
 #[test]
 fn processes_and_threads() {
     survives("64M", "2", &["processes", "fork_storm", "threads", "futex_pi", "polls"]);
+    // What its slots took stays taken.
+    survives("64M", "4", &["processes"]);
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub const SLOTS_PER_CPU: usize = 64;
 /// Most slots of a machine with many virtual CPUs, and the fewest that each of them has all the same.
 const SLOTS_TOTAL: u32 = 1024;
 const SLOTS_FLOOR: u32 = 4;
+/// The part of RAM that the memory of all slots may be: nobody is charged for it, and it is never given back.
+const RAM_SHARE: u64 = 32;
 
 /// How long after the host refused a slot it is asked again, ns.
 const ASK_AGAIN_NS: u64 = 1_000_000_000;
@@ -251,10 +253,17 @@ fn least_recently_used(vcpu: &'static Vcpu, me: &'static Slot) -> &'static Slot 
     vcpu.slots().filter(there).min_by_key(|slot| slot.used.load(Relaxed)).unwrap_or(me)
 }
 
+/// Slots of each of `cpus` virtual CPUs, where the host leaves room for `allowed` in all.
+fn share(allowed: u32, ram_pages: u64, cpus: u32) -> u32 {
+    let fit = ram_pages * layout::PAGE / RAM_SHARE / size_of::<SlotMemory>() as u64;
+    let total = fit.min(SLOTS_TOTAL.into()) as u32;
+    (total / cpus).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32).min((allowed / cpus).max(1))
+}
+
 /// Adds a slot to the table of a virtual CPU: `None` if it has its share, or memory is short.
 pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
-    let allowed = cpu::control().boot.slots / cpu::count();
-    let share = (SLOTS_TOTAL / cpu::count()).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32).min(allowed.max(1));
+    let boot = &cpu::control().boot;
+    let share = share(boot.slots, boot.ram_pages, cpu::count());
     let local = vcpu.slot_count.load(Relaxed);
     if local >= share {
         return None;
@@ -521,4 +530,19 @@ fn host_cpu() -> u32 {
         core::arch::asm!("rdtscp", out("eax") _, out("edx") _, out("ecx") aux, options(nomem, nostack));
     }
     aux & 0xfff
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn slots_are_a_small_part_of_ram_and_what_the_host_allows() {
+        const MIB: u64 = (1 << 20) / super::layout::PAGE;
+        let any = u32::MAX;
+        assert_eq!((share(any, 4096 * MIB, 2), share(any, 4096 * MIB, 64)), (64, 16));
+        assert!((10..=24).contains(&share(any, 64 * MIB, 4)));
+        assert_eq!(share(any, 32 * MIB, 256), 4);
+        assert_eq!((share(10, 4096 * MIB, 4), share(2, 4096 * MIB, 4)), (2, 1));
+    }
 }
