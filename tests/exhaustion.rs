@@ -41,7 +41,7 @@ fn open_files() {
 
 #[test]
 fn sockets_and_what_waits_in_them() {
-    survives("64M", "2", &["flights", "streams", "tcp", "udp"]);
+    survives("64M", "2", &["flights", "in_flight", "streams", "tcp", "udp"]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub mod log;
 pub mod machine;
 pub mod net;
 pub mod random;
+pub mod room;
 pub mod sched;
 pub mod setting;
 pub mod signal;

@@ -183,6 +183,38 @@ static inline int flights(void)
     }
 }
 
+/* Sockets that only messages hold: whoever closes one looks for those that nobody can receive. */
+static inline int in_flight(void)
+{
+    enum { EACH = 100 };
+    for (;;) {
+        int holder[2];
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, holder) != 0)
+            return errno;
+        for (int error = 0; !error;) {
+            char control[CMSG_SPACE(EACH * sizeof(int))] = {0}, byte = 0;
+            struct iovec piece = {&byte, 1};
+            struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control,
+                                     .msg_controllen = sizeof control};
+            struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+            int fds[EACH], made = 0;
+            while (made < EACH && (fds[made] = socket(AF_UNIX, SOCK_DGRAM, 0)) >= 0)
+                made++;
+            error = made < EACH ? errno : 0;
+            header->cmsg_level = SOL_SOCKET;
+            header->cmsg_type = SCM_RIGHTS;
+            header->cmsg_len = CMSG_LEN(sizeof fds);
+            memcpy(CMSG_DATA(header), fds, sizeof fds);
+            if (!error && sendmsg(holder[0], &message, 0) < 0)
+                error = errno;
+            for (int i = 0; i < made; i++)
+                close(fds[i]);
+            if (error && error != EAGAIN)
+                return error;
+        }
+    }
+}
+
 static inline int streams(void)
 {
     static char bytes[65536];
@@ -583,6 +615,7 @@ static const struct bomb bombs[] = {
     {"pipes", pipes, 16, ENDS(ENOMEM, ENFILE)},
     {"epolls", epolls, 16, ENDS(ENOMEM, ENFILE)},
     {"flights", flights, 16, ENDS(ENOMEM, ENOBUFS, ETOOMANYREFS)},
+    {"in_flight", in_flight, 16, ENDS(ENOMEM, ENOBUFS, ENFILE, ETOOMANYREFS)},
     {"streams", streams, 16, ENDS(ENOMEM, ENOBUFS)},
     {"tcp", tcp, 16, ENDS(ENOMEM, ENOBUFS)},
     {"udp", udp, 16, ENDS(ENOMEM, ENOBUFS)},

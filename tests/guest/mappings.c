@@ -146,6 +146,7 @@ static void advice(void) {
     CHECK(madvise(m, 3 * PAGE, MADV_POPULATE_WRITE) == 0);
     unsigned char in[8];
     CHECK(mincore(m, 3 * PAGE, in) == 0 && in[0] && in[1] && in[2]);
+    CHECK(mincore(m, PAGE, in) == 0 && in[0] && mincore(m + PAGE, PAGE, in) == 0 && in[0]);
     mprotect(m, PAGE, PROT_READ);
     CHECK_ERRNO(madvise(m, 3 * PAGE, MADV_POPULATE_WRITE), EINVAL);
     mprotect(m, PAGE, PROT_NONE);

@@ -6,6 +6,7 @@
 
 use super::notify::{self, Event, Events, Watch};
 use super::{File, FileOps, InodeRef, IoDst, OpenFlags, Path, PollEvents, PollTable};
+use crate::room::Text;
 use crate::setting::Setting;
 use crate::task::{Charge, Count, Task, User};
 use crate::{Errno, Result};
@@ -261,15 +262,18 @@ impl FileOps for Inotify {
         String::from("anon_inode:inotify")
     }
 
-    fn fdinfo(&self, _: &File) -> String {
-        let watches: Vec<Arc<Marker>> = self.state.lock().watches.values().cloned().collect();
-        let mut out = String::new();
-        for marker in watches {
+    fn fdinfo(&self, _: &File, out: &mut Text) {
+        let mut last = 0;
+        let next = |last: i32| {
+            let state = self.state.lock();
+            state.watches.range(last + 1..).next().map(|(_, marker)| marker.clone())
+        };
+        while let Some(marker) = next(last) {
             let (ino, dev) = marker.inode.attr().map_or((0, 0), |attr| (attr.ino, attr.dev));
             let (wd, mask) = (marker.wd, marker.mask.load(Relaxed));
             let _ = writeln!(out, "inotify wd:{wd:x} ino:{ino:x} sdev:{dev:x} mask:{mask:x} ignored_mask:0");
+            last = wd;
         }
-        out
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -7,6 +7,7 @@
 //! Lock: one table (rank Leaf, spinning). Sources: fcntl(2), flock(2).
 
 use super::{FdTable, File};
+use crate::room::push;
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -58,7 +59,10 @@ pub struct Shown {
 }
 
 /// All locks, of one open file if `of` says so.
-pub fn list(of: Option<&File>) -> Vec<Shown> {
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn list(of: Option<&File>) -> Result<Vec<Shown>> {
     let wanted = of.map(key);
     let holds = |lock: &Lock, file: &File| {
         matches!(lock.holder, Holder::Posix(_))
@@ -69,10 +73,12 @@ pub fn list(of: Option<&File>) -> Vec<Shown> {
     for (key, (dev, ino, list)) in &table.held {
         if wanted.is_none_or(|wanted| wanted == *key) {
             let own = list.iter().filter(|lock| of.is_none_or(|file| holds(lock, file)));
-            out.extend(own.map(|&lock| Shown { lock, dev: *dev, ino: *ino }));
+            for &lock in own {
+                push(&mut out, Shown { lock, dev: *dev, ino: *ino })?;
+            }
         }
     }
-    out
+    Ok(out)
 }
 
 impl Shown {

@@ -5,6 +5,7 @@
 use super::inode::DirSink;
 use super::types::{Attr, Kind, OpenFlags, PollEvents, StatFs};
 use super::{File, IoDst, IoSrc, Path};
+use crate::room::Text;
 use crate::task::Task;
 use crate::vm::Mappable;
 use crate::{Errno, Result};
@@ -169,9 +170,7 @@ pub trait FileOps: Send + Sync + Any {
     }
 
     /// Lines of /proc/PID/fdinfo/N after those of all files.
-    fn fdinfo(&self, file: &File) -> String {
-        String::new()
-    }
+    fn fdinfo(&self, file: &File, out: &mut Text) {}
 
     /// For subsystems to find their own type again (see [`File::ops_as`]).
     fn as_any(&self) -> &dyn Any;

@@ -382,7 +382,7 @@ impl Inode for TextFile {
 /// An open text file.
 struct TextOps {
     /// Made at the first read at 0 and kept until the next one, so that a file read in pieces is consistent.
-    text: Mutex<Option<Arc<[u8]>>>,
+    text: Mutex<Option<Arc<Vec<u8>>>>,
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
     /// The change that poll(2) has told of.
@@ -419,7 +419,7 @@ impl FileOps for TextOps {
             drop(self.text.lock().take());
             umbel_mm::heap::room()?;
             let made = (self.generate)()?;
-            *self.text.lock() = Some(made.into());
+            *self.text.lock() = Some(Arc::new(made));
         }
         // Copied to the guest outside the lock, too: that may fault.
         let text = self.text.lock().clone();

@@ -1,11 +1,12 @@
 //! A counter with a descriptor. Source: eventfd(2).
 
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
+use crate::room::Text;
 use crate::{Errno, Result};
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 use umbel_smp::wait::WaitQueue;
 
@@ -109,9 +110,9 @@ impl FileOps for EventFd {
         events
     }
 
-    fn fdinfo(&self, _: &File) -> String {
+    fn fdinfo(&self, _: &File, out: &mut Text) {
         let semaphore = i32::from(self.take == Take::One);
-        format!("eventfd-count: {:16x}\neventfd-semaphore: {semaphore}\n", self.count.load(Relaxed))
+        let _ = write!(out, "eventfd-count: {:16x}\neventfd-semaphore: {semaphore}\n", self.count.load(Relaxed));
     }
 
     fn describe(&self, _: &File) -> String {

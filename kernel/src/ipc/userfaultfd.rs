@@ -5,13 +5,14 @@
 
 use crate::fs::devtmpfs::register_char;
 use crate::fs::{File, FileOps, IoDst, OnExec, OpenFlags, PollEvents, PollTable};
+use crate::room::Text;
 use crate::task::{self, Task, cap};
 use crate::vm::userfault::{Modes, Pending, Threads, Userfault};
 use crate::{Errno, Pid, Result, time};
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::fmt::Write as _;
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use linux_raw_sys::general::RLIMIT_NOFILE;
@@ -358,10 +359,10 @@ impl FileOps for UserfaultFd {
         if self.fault.next(false).is_some() { PollEvents::READABLE } else { PollEvents::empty() }
     }
 
-    fn fdinfo(&self, _: &File) -> String {
+    fn fdinfo(&self, _: &File, out: &mut Text) {
         let (unread, all) = self.fault.counts();
         let features = self.features.load(Relaxed) & !feature::AGREED;
-        format!("pending:\t{unread}\ntotal:\t{all}\nAPI:\t{API:x}:{:x}:{features:x}\n", feature::ALL)
+        let _ = writeln!(out, "pending:\t{unread}\ntotal:\t{all}\nAPI:\t{API:x}:{:x}:{features:x}", feature::ALL);
     }
 
     fn describe(&self, _: &File) -> String {

@@ -127,7 +127,7 @@ impl Namespace {
         all
     }
 
-    /// Calls `look` with each open socket of a family. Takes no memory: there may be many, and little left.
+    /// Calls `look` with each open socket of a family, in the order in which they were made. Takes no memory: there may be many, and little left.
     pub fn each_socket(&self, family: u16, mut look: impl FnMut(&Arc<dyn Socket>)) {
         /// Sockets that are taken out of the list at once.
         const STEP: usize = 16;
@@ -151,12 +151,6 @@ impl Namespace {
                 return;
             }
         }
-    }
-
-    /// The open sockets of one family, in the order in which they were made.
-    pub fn sockets(&self, family: u16) -> Vec<Arc<dyn Socket>> {
-        let all: Vec<_> = self.sockets.lock().values().cloned().collect();
-        all.iter().filter_map(Weak::upgrade).filter(|socket| socket.common().family() == family).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use super::snmp;
 use super::socket::{Common, Socket};
 use super::uapi::*;
 use crate::ipc::unix;
+use crate::room::{Text, push};
 use crate::{Errno, Result};
 use alloc::format;
 use alloc::string::String;
@@ -21,37 +22,69 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Makes a file's text.
-pub type Make = fn(&Namespace) -> Result<String>;
+/// Writes a file's text.
+pub type Make = fn(&Namespace, &mut Text) -> Result<()>;
+
+/// The text of a file.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn text(namespace: &Namespace, make: Make) -> Result<Vec<u8>> {
+    let mut out = Text::default();
+    make(namespace, &mut out)?;
+    out.finish()
+}
+
+/// A file whose length does not depend on how many sockets there are.
+macro_rules! small {
+    ($text:expr) => {
+        |namespace, out| {
+            let make: fn(&Namespace) -> String = $text;
+            out.push_str(&make(namespace));
+            Ok(())
+        }
+    };
+}
+
+/// The same, by what makes it in one piece, or refuses to.
+macro_rules! said {
+    ($text:expr) => {
+        |namespace, out| {
+            let make: fn(&Namespace) -> Result<String> = $text;
+            out.push_str(&make(namespace)?);
+            Ok(())
+        }
+    };
+}
 
 /// The files, by name.
 pub const FILES: &[(&str, Make)] = &[
-    ("arp", |_| Ok("IP address       HW type     Flags       HW address            Mask     Device\n".into())),
-    ("dev", dev),
-    ("dev_mcast", |_| Ok(String::new())),
-    ("icmp", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Ping))),
-    ("icmp6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Ping))),
-    ("if_inet6", if_inet6),
-    ("igmp", |_| Ok("Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into())),
-    ("ipv6_route", ipv6_route),
-    ("netlink", |namespace| Ok(netlink(namespace))),
-    ("netstat", |namespace| Ok(snmp::netstat(namespace))),
-    ("packet", |namespace| Ok(packets(namespace))),
-    ("protocols", |namespace| Ok(protocols(namespace))),
-    ("raw", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Raw))),
-    ("raw6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Raw))),
-    ("route", route),
-    ("snmp", |namespace| Ok(snmp::snmp(namespace))),
-    ("snmp6", |namespace| Ok(snmp::snmp6(namespace))),
-    ("sockstat", |namespace| Ok(sockstat(namespace))),
-    ("sockstat6", |namespace| Ok(sockstat6(namespace))),
-    ("softnet_stat", |namespace| Ok(snmp::softnet_stat(namespace))),
-    ("tcp", |namespace| Ok(tcp(namespace, AF_INET))),
-    ("tcp6", |namespace| Ok(tcp(namespace, AF_INET6))),
-    ("udp", |namespace| Ok(datagrams(namespace, AF_INET, Protocol::Udp))),
-    ("udp6", |namespace| Ok(datagrams(namespace, AF_INET6, Protocol::Udp))),
-    ("unix", |namespace| Ok(unix_sockets(namespace))),
-    ("wireless", |_| Ok(WIRELESS.into())),
+    ("arp", small!(|_| "IP address       HW type     Flags       HW address            Mask     Device\n".into())),
+    ("dev", said!(dev)),
+    ("dev_mcast", small!(|_| String::new())),
+    ("icmp", |namespace, out| datagrams(namespace, AF_INET, Protocol::Ping, out)),
+    ("icmp6", |namespace, out| datagrams(namespace, AF_INET6, Protocol::Ping, out)),
+    ("if_inet6", said!(if_inet6)),
+    ("igmp", small!(|_| "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n".into())),
+    ("ipv6_route", said!(ipv6_route)),
+    ("netlink", netlink),
+    ("netstat", small!(snmp::netstat)),
+    ("packet", packets),
+    ("protocols", small!(protocols)),
+    ("raw", |namespace, out| datagrams(namespace, AF_INET, Protocol::Raw, out)),
+    ("raw6", |namespace, out| datagrams(namespace, AF_INET6, Protocol::Raw, out)),
+    ("route", said!(route)),
+    ("snmp", small!(snmp::snmp)),
+    ("snmp6", small!(snmp::snmp6)),
+    ("sockstat", small!(sockstat)),
+    ("sockstat6", small!(sockstat6)),
+    ("softnet_stat", small!(snmp::softnet_stat)),
+    ("tcp", |namespace, out| tcp(namespace, AF_INET, out)),
+    ("tcp6", |namespace, out| tcp(namespace, AF_INET6, out)),
+    ("udp", |namespace, out| datagrams(namespace, AF_INET, Protocol::Udp, out)),
+    ("udp6", |namespace, out| datagrams(namespace, AF_INET6, Protocol::Udp, out)),
+    ("unix", unix_sockets),
+    ("wireless", small!(|_| WIRELESS.into())),
 ];
 
 const DEV_HEAD: &str = "Inter-|   Receive                                                |  Transmit\n \
@@ -232,11 +265,11 @@ const UDP_HEAD: [&str; 2] = [
     "   sl  local_address                         remote_address                        st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops",
 ];
 
-fn tcp(namespace: &Namespace, family: u16) -> String {
+fn tcp(namespace: &Namespace, family: u16, out: &mut Text) -> Result<()> {
     let mut lines = Vec::new();
     let (listeners, connections) = {
         let mut table = namespace.tcp.lock();
-        (table.listeners(), table.connections())
+        (table.listeners()?, table.connections()?)
     };
     let live = |socket: &Arc<TcpSocket>| {
         let (local, remote) = socket.addresses();
@@ -248,19 +281,25 @@ fn tcp(namespace: &Namespace, family: u16) -> String {
             (local, remote.unwrap_or(none(family)), state, queue, common.uid, common.id)
         })
     };
-    lines.extend(listeners.iter().filter_map(live));
+    for line in listeners.iter().filter_map(live) {
+        push(&mut lines, line)?;
+    }
     for ((local, remote), socket, lingering) in connections {
         match (socket.filter(|_| lingering.is_none()), lingering) {
-            (Some(socket), _) => lines.extend(live(&socket)),
+            (Some(socket), _) => {
+                if let Some(line) = live(&socket) {
+                    push(&mut lines, line)?;
+                }
+            }
             (None, Some((how, _))) if local.is_ipv4() == (family == AF_INET) => {
                 let state = if how == Lingering::TimeWait { state_number::TIME_WAIT } else { state_number::FIN_WAIT2 };
-                lines.push((local, remote, state, 0, 0, 0));
+                push(&mut lines, (local, remote, state, 0, 0, 0))?;
             }
             _ => {}
         }
     }
-    let mut out = String::from(TCP_HEAD[usize::from(family == AF_INET6)]);
-    out.push('\n');
+    out.push_str(TCP_HEAD[usize::from(family == AF_INET6)]);
+    out.push_str("\n");
     for (at, (local, remote, state, queue, uid, id)) in lines.into_iter().enumerate() {
         let (local, remote) = (shown(family, local), shown(family, remote));
         let line = format!(
@@ -268,18 +307,18 @@ fn tcp(namespace: &Namespace, family: u16) -> String {
         );
         let _ = writeln!(out, "{line:<149}");
     }
-    out
+    Ok(())
 }
 
-fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol) -> String {
+fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol, out: &mut Text) -> Result<()> {
     let table = match protocol {
         Protocol::Udp => &namespace.udp,
         Protocol::Ping => &namespace.ping,
         Protocol::Raw => &namespace.raw,
     };
-    let sockets = table.lock().sockets();
-    let mut out = String::from(UDP_HEAD[usize::from(family == AF_INET6)]);
-    out.push('\n');
+    let sockets = table.lock().sockets()?;
+    out.push_str(UDP_HEAD[usize::from(family == AF_INET6)]);
+    out.push_str("\n");
     for socket in sockets.iter().filter_map(|socket| socket.as_any().downcast_ref::<Datagram>()) {
         let common = socket.common();
         if common.family() != family {
@@ -298,27 +337,27 @@ fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol) -> String {
             "{at:5}: {local} {remote} {state:02X} 00000000:{used:08X} 00:00000000 00000000 {uid:5}        0 {id} 2 0000000000000000 {drops}"
         );
     }
-    out
+    Ok(())
 }
 
-fn packets(namespace: &Namespace) -> String {
-    let mut out = String::from("sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n");
-    for socket in namespace.sockets(AF_PACKET) {
-        let Some(packet) = socket.as_any().downcast_ref::<PacketSocket>() else { continue };
+fn packets(namespace: &Namespace, out: &mut Text) -> Result<()> {
+    out.push_str("sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n");
+    namespace.each_socket(AF_PACKET, |socket| {
+        let Some(packet) = socket.as_any().downcast_ref::<PacketSocket>() else { return };
         let (protocol, device, used) = packet.view();
         let Common { kind, uid, id, .. } = socket.common();
         let _ = writeln!(
             out,
             "0000000000000000 3      {kind:<4} {protocol:04x}   {device:<5} 1 {used:<6} {uid:<6} {id:<6}"
         );
-    }
-    out
+    });
+    Ok(())
 }
 
-fn unix_sockets(namespace: &Namespace) -> String {
-    let mut out = String::from("Num       RefCount Protocol Flags    Type St Inode Path\n");
-    for socket in namespace.sockets(AF_UNIX) {
-        let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { continue };
+fn unix_sockets(namespace: &Namespace, out: &mut Text) -> Result<()> {
+    out.push_str("Num       RefCount Protocol Flags    Type St Inode Path\n");
+    namespace.each_socket(AF_UNIX, |socket| {
+        let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { return };
         let Common { id, kind, .. } = socket.common();
         let view = unix.view();
         let flags = if view.listening { 0x1_0000 } else { 0 };
@@ -329,15 +368,14 @@ fn unix_sockets(namespace: &Namespace) -> String {
             let shown: Vec<u8> = view.name.iter().map(|&byte| if byte == 0 { b'@' } else { byte }).collect();
             let _ = write!(out, " {}", String::from_utf8_lossy(&shown));
         }
-        out.push('\n');
-    }
-    out
+        out.push_str("\n");
+    });
+    Ok(())
 }
 
-fn netlink(namespace: &Namespace) -> String {
-    let mut out =
-        String::from("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
-    for socket in namespace.sockets(AF_NETLINK) {
+fn netlink(namespace: &Namespace, out: &mut Text) -> Result<()> {
+    out.push_str("sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n");
+    namespace.each_socket(AF_NETLINK, |socket| {
         if let Some(netlink) = socket.as_any().downcast_ref::<Netlink>() {
             let (port, groups, protocol) = netlink.identity();
             let id = socket.common().id;
@@ -346,8 +384,8 @@ fn netlink(namespace: &Namespace) -> String {
                 "0000000000000000 {protocol:<3} {port:<10} {groups:08x} 0        0        0     2        0        {id:<8}"
             );
         }
-    }
-    out
+    });
+    Ok(())
 }
 
 /// Sockets of a protocol; those of `IPPROTO_RAW` are all raw ones.
@@ -370,9 +408,7 @@ fn count_all(namespace: &Namespace, family: u16) -> usize {
 fn sockstat(namespace: &Namespace) -> String {
     let families = [AF_INET, AF_INET6, AF_UNIX, AF_NETLINK, AF_PACKET];
     let all: usize = families.iter().map(|family| count_all(namespace, *family)).sum();
-    let connections = namespace.tcp.lock().connections();
-    let lingering = |how| connections.iter().filter(|(.., is)| is.is_some_and(|(is, _)| is == how)).count();
-    let (orphans, waits) = (lingering(Lingering::FinWait), lingering(Lingering::TimeWait));
+    let [orphans, waits] = namespace.tcp.lock().count_lingering();
     let [tcp, udp, lite, raw] =
         [IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, IPPROTO_RAW].map(|one| count(namespace, AF_INET, one));
     format!(

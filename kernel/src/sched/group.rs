@@ -9,7 +9,6 @@ use crate::{Errno, Result, time};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use umbel_mm::heap;
 use umbel_smp::runqueue::Group;
@@ -95,8 +94,7 @@ pub fn enabled() -> bool {
 /// Changes that, for all that run now, too.
 pub fn set_enabled(enabled: bool) {
     ENABLED.store(enabled, Relaxed);
-    let tasks: Vec<Arc<Task>> = ids::table().tasks.values().cloned().collect();
-    for task in tasks {
+    for task in ids::all_tasks() {
         task.sched.set_stale();
         super::class_changed(&task);
     }

@@ -3,11 +3,12 @@
 use super::number::*;
 use super::{SigInfo, take_of};
 use crate::fs::{File, FileOps, IoDst, OpenFlags, PollEvents, PollTable};
+use crate::room::Text;
 use crate::{Errno, Result, task};
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU64, Ordering::*};
 
 /// Bytes of `struct signalfd_siginfo`.
@@ -59,8 +60,8 @@ impl FileOps for SignalFd {
         if pending & self.set.load(Acquire) != 0 { PollEvents::READABLE } else { PollEvents::empty() }
     }
 
-    fn fdinfo(&self, _: &File) -> String {
-        format!("sigmask:\t{:016x}\n", self.set.load(Acquire))
+    fn fdinfo(&self, _: &File, out: &mut Text) {
+        let _ = writeln!(out, "sigmask:\t{:016x}", self.set.load(Acquire));
     }
 
     fn describe(&self, _: &File) -> String {

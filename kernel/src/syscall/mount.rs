@@ -94,8 +94,7 @@ fn pivot_root(task: &Arc<Task>, new: UserStr, old: UserStr) -> Result<()> {
     tree::pivot(&context, &new, old)?;
     // Whoever was in the old root is in the new one.
     let space = context.namespace().map(|space| space.id());
-    let tasks: Vec<Arc<Task>> = task::ids::table().tasks.values().cloned().collect();
-    for other in tasks {
+    for other in task::ids::all_tasks() {
         if let Ok(context) = other.fs()
             && context.namespace().map(|space| space.id()) == space
         {

@@ -6,13 +6,14 @@
 use super::access::{Creds, may_access};
 use super::{Process, Task, ids, ns};
 use crate::fs::{File, FileOps, IoDst, IoSrc, OpenFlags, PollEvents, PollTable};
+use crate::room::Text;
 use crate::task;
 use crate::{Errno, Pid, Result};
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::fmt::Write as _;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_mm::user::{self, UserAddr};
 
@@ -182,21 +183,20 @@ impl FileOps for PidFd {
         events
     }
 
-    fn fdinfo(&self, _: &File) -> String {
+    fn fdinfo(&self, _: &File, out: &mut Text) {
         let pid = match &self.thread {
             Some((_, tid)) => self.task().map(|_| *tid),
             None => self.process().map(|process| process.pid()),
         };
-        let Ok(pid) = pid else { return String::from("Pid:\t-1\nNSpid:\t-1\n") };
+        let Ok(pid) = pid else { return out.push_str("Pid:\t-1\nNSpid:\t-1\n") };
         let viewer = task::current().process().pid_ns().clone();
         let own = viewer.number_of(pid);
-        let mut out = format!("Pid:\t{own}\nNSpid:\t{own}");
+        let _ = write!(out, "Pid:\t{own}\nNSpid:\t{own}");
         let inside: Vec<_> = self.process.pid_ns().lineage().filter(|ns| ns.is_within(&viewer)).collect();
         for ns in inside.iter().rev().skip(1) {
-            out += &format!("\t{}", ns.number_of(pid));
+            let _ = write!(out, "\t{}", ns.number_of(pid));
         }
-        out.push('\n');
-        out
+        out.push_str("\n");
     }
 
     fn describe(&self, _: &File) -> String {

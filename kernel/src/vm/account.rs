@@ -11,6 +11,7 @@ use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::ops::{AddAssign, Range};
+use umbel_abi::machine::layout::USER_TOP;
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr};
 
@@ -146,8 +147,9 @@ impl Space {
         }
         let mut pages = Vec::new();
         pages.try_reserve_exact(((range.end - range.start) / PAGE) as usize).map_err(|_| Errno::ENOMEM)?;
-        let areas: Vec<Vma> = inner.vmas.within(&range).collect();
-        for vma in areas {
+        let mut at = range.start;
+        while let Some(vma) = inner.vmas.first_within(&(at..range.end)) {
+            at = vma.end;
             for vpn in vma.pages() {
                 let cached = || vma.object_page(vpn).is_some_and(|(object, index)| object.is_resident(index));
                 let own = inner.table.get_mut().get(vpn);
@@ -162,9 +164,10 @@ impl Space {
     pub fn clear_referenced(&self, anonymous: bool, objects: bool) {
         let mut inner = self.inner.write();
         inner.watched = true;
-        let areas: Vec<Vma> = inner.vmas.iter().cloned().collect();
         let mut told = false;
-        for vma in areas {
+        let mut at = 0;
+        while let Some(vma) = inner.vmas.first_within(&(at..USER_TOP)) {
+            at = vma.end;
             let of_object = matches!(vma.backing, Backing::File { .. });
             if if of_object { objects } else { anonymous } {
                 inner.table.get_mut().update(vma.pages(), |_, pte| *pte = pte.old());
@@ -211,8 +214,14 @@ fn sharers(kind: PageKind, pte: Pte) -> u64 {
 
 fn area(inner: &mut Inner, vma: &Vma) -> Resident {
     let mut resident = Resident::default();
-    let entries: Vec<(u64, Pte)> = inner.table.get_mut().iter(vma.pages()).collect();
-    for (vpn, pte) in entries {
+    let mut at = vma.pages().start;
+    loop {
+        let vpn = inner.table.get_mut().next_present(at..vma.pages().end);
+        if vpn >= vma.pages().end {
+            break;
+        }
+        at = vpn + 1;
+        let pte = inner.table.get_mut().get(vpn);
         if is_touched(inner, vpn) {
             let kind = kind(vma, pte);
             resident.count(kind, 1, sharers(kind, pte), pte.is_old());

@@ -228,8 +228,15 @@ impl Space {
         let mut doomed = Doomed::default();
         let mut inner = self.inner.write();
         let mut told = false;
-        let parts: Vec<Range<u64>> = inner.vmas.iter().filter_map(|vma| pages_from(vma, object, first)).collect();
-        for pages in parts {
+        let next = |inner: &Inner, from: u64| {
+            inner
+                .vmas
+                .within(&(from..USER_TOP))
+                .find_map(|vma| pages_from(&vma, object, first).map(|pages| (pages, vma.end)))
+        };
+        let mut at = 0;
+        while let Some((pages, end)) = next(&inner, at) {
+            at = end;
             doomed.extend(inner.table.get_mut().detach(pages.clone()));
             self.log_drop(pages.start * PAGE, pages.end * PAGE);
             told = true;
@@ -274,9 +281,11 @@ impl Space {
     /// Shared pages of objects that note writes are not writable until the next one.
     fn note_next_writes(&self, range: &Range<u64>) {
         let mut inner = self.inner.write();
-        let areas: Vec<Vma> = inner.vmas.within(range).filter(notes_writes).collect();
         let mut told = false;
-        for Vma { start, end, prot, .. } in areas {
+        let mut at = range.start;
+        let next = |inner: &Inner, from: u64| inner.vmas.within(&(from..range.end)).find(notes_writes);
+        while let Some(Vma { start, end, prot, .. }) = next(&inner, at) {
+            at = end;
             let mut any = false;
             inner.table.get_mut().update(start / PAGE..end / PAGE, |_, pte| {
                 any |= pte.is_writable();
@@ -319,13 +328,16 @@ impl Space {
         if let Some(mode) = now {
             inner.vmas.update(&(0..USER_TOP), |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
         }
-        let areas: Vec<(u64, u64)> = inner.vmas.iter().map(|vma| (vma.start, vma.end)).collect();
         drop(inner);
-        if now == Some(LockMode::Now) {
-            for (start, end) in areas {
-                // What cannot be present (no permission, the end of a file) stays away.
-                let _ = self.populate(start, end);
-            }
+        if now != Some(LockMode::Now) {
+            return;
+        }
+        let next = |from: u64| self.inner.read().vmas.find_from(from).map(|vma| (vma.start.max(from), vma.end));
+        let mut at = 0;
+        while let Some((start, end)) = next(at) {
+            // What cannot be present (no permission, the end of a file) stays away.
+            let _ = self.populate(start, end);
+            at = end;
         }
     }
 

@@ -179,10 +179,16 @@ impl Mappable for SharedMemory {
     /// The pages stay, as others may map them, and are zero.
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
         let range = offset / umbel_mm::PAGE..(offset + len) / umbel_mm::PAGE;
-        let frames: alloc::vec::Vec<FrameRef> = {
-            let mut pages = self.pages.lock();
-            pages.range_mut(range).map(|(_, page)| page.frame.clone()).collect()
+        // One after the other, not by a list: there may be many.
+        let next = |from: u64| {
+            let pages = self.pages.lock();
+            pages.range(from..range.end).next().map(|(index, page)| (*index, page.frame.clone()))
         };
-        frames.iter().try_for_each(|frame| frame.write(0, &[0; umbel_mm::PAGE as usize]))
+        let mut at = range.start;
+        while let Some((index, frame)) = next(at) {
+            frame.write(0, &[0; umbel_mm::PAGE as usize])?;
+            at = index + 1;
+        }
+        Ok(())
     }
 }

@@ -296,9 +296,14 @@ impl VmaSet {
 
     /// The parts of areas within `range`, by address.
     pub fn within(&self, range: &Range<u64>) -> impl Iterator<Item = Vma> {
-        let first = self.find(range.start).map_or(range.start, |vma| vma.start);
+        let first = self.find(range.start).filter(|_| !range.is_empty()).map_or(range.start, |vma| vma.start);
         let (range, clip) = (first.min(range.end)..range.end, range.clone());
         self.areas.range(range).map(move |(_, vma)| vma.clipped(&clip))
+    }
+
+    /// The first of them. Who goes on from its end needs no list, of which there may be many.
+    pub fn first_within(&self, range: &Range<u64>) -> Option<Vma> {
+        self.within(range).next()
     }
 
     /// Whether every address of `range` is in an area.
@@ -317,25 +322,26 @@ impl VmaSet {
     pub fn remove(&mut self, range: &Range<u64>) -> Vec<Vma> {
         let removed: Vec<Vma> = self.within(range).collect();
         for part in &removed {
-            // The area that the part is of still begins at or before it.
-            let Some(start) = self.find(part.start).map(|vma| vma.start) else {
-                continue;
-            };
-            let Some(whole) = self.areas.remove(&start) else {
-                continue;
-            };
-            self.bytes -= part.len();
-            self.uncommit(part.committed());
-            if whole.start < part.start {
-                let left = whole.clipped(&(whole.start..part.start));
-                self.areas.insert(left.start, left);
-            }
-            if part.end < whole.end {
-                let right = whole.clipped(&(part.end..whole.end));
-                self.areas.insert(right.start, right);
-            }
+            self.take(part);
         }
         removed
+    }
+
+    /// Takes a part of an area out.
+    fn take(&mut self, part: &Vma) {
+        // The area that the part is of still begins at or before it.
+        let Some(start) = self.find(part.start).map(|vma| vma.start) else { return };
+        let Some(whole) = self.areas.remove(&start) else { return };
+        self.bytes -= part.len();
+        self.uncommit(part.committed());
+        if whole.start < part.start {
+            let left = whole.clipped(&(whole.start..part.start));
+            self.areas.insert(left.start, left);
+        }
+        if part.end < whole.end {
+            let right = whole.clipped(&(part.end..whole.end));
+            self.areas.insert(right.start, right);
+        }
     }
 
     /// Adds an area where there is none, joined with its neighbours if they fit.
@@ -365,7 +371,11 @@ impl VmaSet {
 
     /// Changes the parts of areas within `range`, splitting and joining.
     pub fn update(&mut self, range: &Range<u64>, mut change: impl FnMut(&mut Vma)) {
-        for mut part in self.remove(range) {
+        let mut at = range.start;
+        // One by one: this cannot fail for want of memory.
+        while let Some(mut part) = self.first_within(&(at..range.end)) {
+            at = part.end;
+            self.take(&part);
             change(&mut part);
             self.insert(part);
         }
@@ -467,6 +477,16 @@ mod tests {
             check(&set, &model);
             assert_eq!(set.covers(&range), (start..end).all(|page| model.contains_key(&page)));
         }
+    }
+
+    #[test]
+    fn nothing_is_within_an_empty_range() {
+        let mut set = VmaSet::default();
+        set.insert(anon(10, 20, Prot::READ));
+        for page in [9, 10, 15, 20] {
+            assert!(set.first_within(&(page * PAGE..page * PAGE)).is_none());
+        }
+        assert!(set.first_within(&(19 * PAGE..25 * PAGE)).is_some_and(|vma| vma.len() == PAGE));
     }
 
     #[test]

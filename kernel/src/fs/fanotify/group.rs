@@ -4,15 +4,16 @@ use super::super::{File, FileOps, IoDst, IoSrc, Kind, OnExec, OpenFlags, Path, P
 use super::marks::{self, Marks, Met};
 use super::record::{self, Opened, Subject};
 use super::{COUNT, GROUPS, HEAP_MARGIN, MAX_GROUPS, MAX_QUEUED, Origin, flag, mask};
+use crate::room::Text;
 use crate::task::ns::pid::caller_sees;
 use crate::task::{self, Task, pidfd};
 use crate::{Errno, Fd, Pid, Result};
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU32, Ordering::*};
 use umbel_abi::linux::ioctl::FIONREAD;
 use umbel_abi::linux::uapi::RLIMIT_NOFILE;
@@ -345,8 +346,9 @@ impl FileOps for Group {
         self.unmark(state.marks.into_values().collect());
     }
 
-    fn fdinfo(&self, _: &File) -> String {
-        format!("fanotify flags:{:x} event-flags:{:x}\n", self.flags & !flag::UNPRIVILEGED, self.event_flags.bits())
+    fn fdinfo(&self, _: &File, out: &mut Text) {
+        let flags = self.flags & !flag::UNPRIVILEGED;
+        let _ = writeln!(out, "fanotify flags:{flags:x} event-flags:{:x}", self.event_flags.bits());
     }
 
     fn describe(&self, _: &File) -> String {

@@ -5,11 +5,13 @@ use super::process::{Subject, owned};
 use crate::fs::anon::path_of;
 use crate::fs::pseudo::{Dir, DirSource, Link, PseudoFs, Target, TextFile};
 use crate::fs::{File, InodeRef, Kind, OnExec, OpenFlags};
+use crate::room::Text;
 use crate::task;
 use crate::{Errno, Fd, Result};
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::fmt::Write as _;
 
 /// `fd`: links to the open files.
 pub fn dir(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
@@ -80,9 +82,11 @@ fn info(subject: &Subject, fd: Fd) -> Result<Vec<u8>> {
     let pos = open.pos.try_lock().map_or(0, |pos| *pos);
     let mount = open.path().map_or(0, |path| path.mount().id());
     let ino = open.attr().map_or(0, |attr| attr.ino);
-    let mut more = open.ops().fdinfo(&open);
-    for (index, lock) in crate::fs::lock::list(Some(&open)).iter().enumerate() {
-        more += &format!("lock:\t{}: {}\n", index + 1, lock.line());
+    let mut out = Text::default();
+    let _ = writeln!(out, "pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}");
+    open.ops().fdinfo(&open, &mut out);
+    for (index, lock) in crate::fs::lock::list(Some(&open))?.iter().enumerate() {
+        let _ = writeln!(out, "lock:\t{}: {}", index + 1, lock.line());
     }
-    Ok(format!("pos:\t{pos}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{ino}\n{more}").into_bytes())
+    out.finish()
 }

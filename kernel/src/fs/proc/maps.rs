@@ -1,6 +1,7 @@
 //! `/proc/PID/maps`, as text and by question. Sources: proc_pid_maps(5), Linux's `linux/fs.h` (`PROCMAP_QUERY`).
 
 use crate::fs::Dev;
+use crate::room::{Text, push};
 use crate::task::Task;
 use crate::vm::{Prot, Space, VmaFlags, VmaInfo};
 use crate::{Errno, Result};
@@ -21,10 +22,13 @@ pub fn text(task: &Task) -> Result<Vec<u8>> {
     let Some(space) = task.space() else { return Ok(Vec::new()) };
     // A copy of the areas and twice the text.
     umbel_mm::heap::room_for(space.areas() as u64 * 512)?;
-    let mut areas: Vec<VmaInfo> = Vec::new();
-    space.for_each_vma(|area| areas.push(area.clone()));
+    let (mut areas, mut all): (Vec<VmaInfo>, _) = (Vec::new(), Ok(()));
+    space.for_each_vma(|area| all = all.and_then(|()| push(&mut areas, area.clone())));
+    all?;
     // Names are looked up after the space is unlocked.
-    Ok(areas.iter().flat_map(line).collect())
+    let mut out = Text::default();
+    areas.iter().for_each(|area| out.push(&line(area)));
+    out.finish()
 }
 
 /// The line of an area.

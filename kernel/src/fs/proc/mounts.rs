@@ -5,6 +5,7 @@ use super::process::Subject;
 use crate::Result;
 use crate::fs::pseudo::Watched;
 use crate::fs::{Dev, Mount, MountFlags, Path, tree};
+use crate::room::{Text, TryList};
 use crate::task::Task;
 use alloc::boxed::Box;
 use alloc::format;
@@ -26,7 +27,7 @@ fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
         let at: Path = mount.root_path().ok()?;
         at.is_below(&root).then(|| at.display(&root))
     };
-    Ok(all.into_iter().filter_map(|mount| place(&mount).map(|at| (mount, at))).collect())
+    all.into_iter().filter_map(|mount| place(&mount).map(|at| (mount, at))).try_list()
 }
 
 /// How to wait for changes of the name space that `subject` is in now.
@@ -77,16 +78,16 @@ fn escape(name: &[u8]) -> Vec<u8> {
 /// # Errors
 /// `ENOENT` for tasks without a root.
 pub fn mounts(task: &Task) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
+    let mut out = Text::default();
     for (mount, at) in visible(task)? {
-        out.extend(escape(mount.source()));
-        out.push(b' ');
-        out.extend(escape(&at));
+        out.push(&escape(mount.source()));
+        out.push(b" ");
+        out.push(&escape(&at));
         let read_only = mount.fs_read_only() || mount.flags().contains(MountFlags::RDONLY);
         let (name, access) = (mount.fs().name(), access(read_only));
-        out.extend(format!(" {name} {access}{}{} 0 0\n", options(&mount), mount.fs().options()).into_bytes());
+        out.push_str(&format!(" {name} {access}{}{} 0 0\n", options(&mount), mount.fs().options()));
     }
-    Ok(out)
+    out.finish()
 }
 
 /// `mountinfo`.
@@ -94,21 +95,21 @@ pub fn mounts(task: &Task) -> Result<Vec<u8>> {
 /// # Errors
 /// As [`mounts`].
 pub fn mountinfo(task: &Task) -> Result<Vec<u8>> {
-    let mut out = Vec::new();
+    let mut out = Text::default();
     for (mount, at) in visible(task)? {
         let parent = mount.mountpoint().map_or(HIDDEN_ROOT, |place| place.mount().id());
         let dev = Dev::decode(mount.fs().dev());
-        out.extend(format!("{} {parent} {}:{} ", mount.id(), dev.major, dev.minor).into_bytes());
-        out.extend(escape(&mount.root_name()));
-        out.push(b' ');
-        out.extend(escape(&at));
-        out.extend(format!(" {}{}", access(mount.flags().contains(MountFlags::RDONLY)), options(&mount)).into_bytes());
-        out.extend(propagation(&mount).into_bytes());
-        out.extend(format!(" - {} ", mount.fs().name()).into_bytes());
-        out.extend(escape(mount.source()));
-        out.extend(format!(" {}{}\n", access(mount.fs_read_only()), mount.fs().options()).into_bytes());
+        out.push_str(&format!("{} {parent} {}:{} ", mount.id(), dev.major, dev.minor));
+        out.push(&escape(&mount.root_name()));
+        out.push(b" ");
+        out.push(&escape(&at));
+        out.push_str(&format!(" {}{}", access(mount.flags().contains(MountFlags::RDONLY)), options(&mount)));
+        out.push_str(&propagation(&mount));
+        out.push_str(&format!(" - {} ", mount.fs().name()));
+        out.push(&escape(mount.source()));
+        out.push_str(&format!(" {}{}\n", access(mount.fs_read_only()), mount.fs().options()));
     }
-    Ok(out)
+    out.finish()
 }
 
 /// The optional fields of `mountinfo`.

@@ -486,7 +486,7 @@ fn net(fs: &Arc<PseudoFs>, subject: &Subject) -> InodeRef {
     let mut dir = crate::fs::pseudo::StaticDir::new();
     for (name, make) in crate::net::procfs::FILES {
         let subject = subject.clone();
-        let generate = move || Ok(make(&crate::net::namespace::of(&*subject.task()?))?.into_bytes());
+        let generate = move || crate::net::procfs::text(&crate::net::namespace::of(&*subject.task()?), *make);
         dir = dir.add(name, TextFile::new(Meta::new(fs, 0o444), generate));
     }
     Dir::new(Meta::new(fs, 0o555), dir)

@@ -3,6 +3,7 @@
 
 use super::maps;
 use super::process::Subject;
+use crate::room::{Text, push};
 use crate::vm::{Prot, Resident, Space, VmaFlags, VmaInfo};
 use crate::{Errno, Result};
 use alloc::format;
@@ -24,9 +25,10 @@ pub fn text(subject: &Subject) -> Result<Vec<u8>> {
     // A copy of the areas and twice the text.
     umbel_mm::heap::room_for(space.areas() as u64 * 2048)?;
     let mut areas: Vec<(VmaInfo, Resident)> = Vec::new();
-    areas.try_reserve(space.areas()).map_err(|_| Errno::ENOMEM)?;
-    space.for_each_resident(|area, resident| areas.push((area.clone(), *resident)));
-    let mut out = Vec::new();
+    let mut all = Ok(());
+    space.for_each_resident(|area, resident| all = all.and_then(|()| push(&mut areas, (area.clone(), *resident))));
+    all?;
+    let mut out = Text::default();
     // Names are looked up after the space is unlocked.
     for (area, resident) in areas {
         let line = maps::line(&area);
@@ -37,11 +39,10 @@ pub fn text(subject: &Subject) -> Result<Vec<u8>> {
         sizes(&mut text, &resident, false);
         let _ = writeln!(text, "THPeligible:           0\nVmFlags: {}", flags(&area));
         // What there is room for need not lie in one piece.
-        out.try_reserve(line.len() + text.len()).map_err(|_| Errno::ENOMEM)?;
-        out.extend_from_slice(&line);
-        out.extend_from_slice(text.as_bytes());
+        out.push(&line);
+        out.push_str(&text);
     }
-    Ok(out)
+    out.finish()
 }
 
 /// The sum over all areas.

@@ -6,6 +6,7 @@ use crate::drivers::watch;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::keys;
+use crate::room::Text;
 use crate::sched;
 use crate::sched::times::{self, Times};
 use crate::stats;
@@ -55,7 +56,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("diskstats", text(|| Ok(Vec::new())))
         .add("consoles", text(|| Ok(b"console              -W- (EC  p  )    5:1\n".to_vec())))
         .add("execdomains", text(|| Ok(b"0-0\tLinux           \t[kernel]\n".to_vec())))
-        .add("locks", text(|| Ok(locks().into_bytes())))
+        .add("locks", text(locks))
         .add("misc", text(|| Ok(Vec::new())))
         .add("softirqs", text(|| Ok(softirqs(&online()).into_bytes())))
         .add("tty", Dir::new(Meta::new(fs, 0o555), StaticDir::new().add("drivers", text(|| Ok(TTY_DRIVERS.into())))))
@@ -73,12 +74,12 @@ pty_slave            /dev/pts      136 0-1048575 pty:slave
 ";
 
 /// All file locks.
-fn locks() -> String {
-    let mut out = String::new();
-    for (index, lock) in crate::fs::lock::list(None).iter().enumerate() {
+fn locks() -> Result<Vec<u8>> {
+    let mut out = Text::default();
+    for (index, lock) in crate::fs::lock::list(None)?.iter().enumerate() {
         let _ = writeln!(out, "{}: {}", index + 1, lock.line());
     }
-    out
+    out.finish()
 }
 
 /// The virtual CPUs that are online.

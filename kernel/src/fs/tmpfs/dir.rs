@@ -7,7 +7,6 @@ use crate::fs::inode::{DirEntry, DirSink, Inode};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Bound;
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -74,9 +73,9 @@ impl Dir {
     }
 
     /// Takes all nodes out.
-    pub fn drain(&self) -> Vec<Arc<Node>> {
+    pub fn drain(&self) -> impl Iterator<Item = Arc<Node>> + use<> {
         let old = core::mem::take(&mut *self.entries.lock());
-        old.by_position.into_values().map(|(_, node)| node).collect()
+        old.by_position.into_values().map(|(_, node)| node)
     }
 
     /// Lists from `pos` on: own entries, then those of `lower` that have no entry here.

@@ -12,6 +12,7 @@ use crate::fs::xattr::{self, Put};
 use crate::fs::{Busy, Extra, FileOps, OpenContext};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
+use alloc::collections::LinkedList;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
@@ -308,10 +309,16 @@ impl Node {
 
     /// Forgets all entries below: the tree holds itself by its parents.
     pub(super) fn clear(&self) {
-        let mut queue: Vec<Arc<Node>> = self.me.upgrade().into_iter().collect();
-        while let Some(node) = queue.pop() {
+        let Body::Dir(dir) = &self.body else { return };
+        // As deep as the tree, in small pieces: memory may be short.
+        let mut levels = LinkedList::from([dir.drain()]);
+        while let Some(level) = levels.back_mut() {
+            let Some(node) = level.next() else {
+                levels.pop_back();
+                continue;
+            };
             if let Body::Dir(dir) = &node.body {
-                queue.extend(dir.drain());
+                levels.push_back(dir.drain());
             }
         }
     }

@@ -11,6 +11,7 @@
 mod raised;
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
+use crate::room::TryList;
 use crate::task::Task;
 use crate::{Errno, Fd, Result, signal, time};
 use alloc::collections::BTreeMap;
@@ -142,8 +143,8 @@ pub struct Epoll {
 }
 
 impl Epoll {
-    fn list(&self) -> Vec<Arc<Item>> {
-        self.items.lock().by_key.values().cloned().collect()
+    fn list(&self) -> Result<Vec<Arc<Item>>> {
+        self.items.lock().by_key.values().cloned().try_list()
     }
 
     /// Registers `file` as `fd`.
@@ -263,7 +264,7 @@ impl Epoll {
         if depth >= DEPTH_MAX {
             return Err(Errno::ELOOP);
         }
-        for item in self.list() {
+        for item in self.list()? {
             let file = item.file.upgrade();
             if let Some(inner) = file.as_ref().and_then(|file| file.ops_as::<Epoll>()) {
                 inner.check_nesting(outer, depth + 1)?;

@@ -11,10 +11,13 @@ use super::Socket;
 use super::inbox::Inbox;
 use crate::fs::File;
 use crate::net::socket;
+use crate::room::push;
 use crate::task::{Charge, Count, User};
-use alloc::collections::{BTreeMap, BTreeSet};
+use crate::{Errno, Result};
+use alloc::collections::{BTreeMap, LinkedList};
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::*};
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -106,43 +109,78 @@ pub fn settle() {
     }
 }
 
+/// A socket in messages, as a collection sees it.
+struct Seen {
+    id: u64,
+    /// Not kept: that would be one more reference.
+    file: Weak<File>,
+    /// Nobody but messages seems to hold it.
+    is_held: bool,
+    /// Of these messages, those that do not wait at sockets that are held so, too.
+    outside: usize,
+    /// It can be received.
+    is_reached: bool,
+    /// What waits there: a part of the list of all such.
+    waiting: Range<usize>,
+}
+
 /// Throws away what only unreachable sockets would receive.
 fn collect() {
-    if IN_FLIGHT.lock().is_empty() {
-        return;
+    let Ok(all) = unreachable() else { return };
+    for seen in all.iter().filter(|seen| seen.is_held && !seen.is_reached) {
+        empty(&seen.file).into_iter().flatten().for_each(bury);
     }
-    // Held only by messages, as it seems now. The files are not kept: that would be one more reference.
-    let all: Vec<(u64, Weak<File>, usize)> =
-        IN_FLIGHT.lock().iter().map(|(id, (file, count))| (*id, file.clone(), *count)).collect();
-    let mut held = BTreeMap::new();
-    for (id, file, count) in &all {
-        if file.strong_count() == *count {
-            held.insert(*id, *count);
+}
+
+/// The sockets in messages, with those marked that can be reached.
+///
+/// # Errors
+/// `ENOMEM`: a close cannot fail, so nothing is collected this time. `EBUSY`: an inbox is in use.
+fn unreachable() -> Result<Vec<Seen>> {
+    let mut all = in_flight()?;
+    // Places in `all` of what waits, by where it waits.
+    let mut waiting: Vec<usize> = Vec::new();
+    for at in 0..all.len() {
+        if all[at].is_held {
+            let start = waiting.len();
+            contents(&all, at, &mut waiting)?;
+            all[at].waiting = start..waiting.len();
         }
     }
-    let Some(waiting) = held.keys().map(|id| contents(&all, *id)).collect::<Option<Vec<_>>>() else { return };
-    let waiting: BTreeMap<u64, Vec<u64>> = held.keys().copied().zip(waiting).collect();
-    let mut outside = held.clone();
-    for id in waiting.values().flatten() {
-        if let Some(count) = outside.get_mut(id) {
-            *count = count.saturating_sub(1);
-        }
+    for &at in &waiting {
+        all[at].outside = all[at].outside.saturating_sub(1);
     }
     // What waits at a socket that can be reached, can be reached.
-    let mut reached: Vec<u64> = outside.iter().filter(|(_, count)| **count > 0).map(|(id, _)| *id).collect();
-    let mut garbage: BTreeSet<u64> = held.into_keys().collect();
-    while let Some(id) = reached.pop() {
-        if garbage.remove(&id) {
-            reached.extend(waiting.get(&id).into_iter().flatten());
+    let mut reached: Vec<usize> = Vec::new();
+    reached.try_reserve_exact(all.len()).map_err(|_| Errno::ENOMEM)?;
+    for (at, seen) in all.iter_mut().enumerate().filter(|(_, seen)| seen.is_held && seen.outside > 0) {
+        seen.is_reached = true;
+        reached.push(at);
+    }
+    while let Some(at) = reached.pop() {
+        for &next in &waiting[all[at].waiting.clone()] {
+            if !core::mem::replace(&mut all[next].is_reached, true) {
+                reached.push(next);
+            }
         }
     }
-    let lost: Vec<_> =
-        all.iter().filter(|(id, ..)| garbage.contains(id)).filter_map(|(_, file, _)| empty(file)).collect();
-    lost.into_iter().flatten().for_each(bury);
+    Ok(all)
+}
+
+/// What is in messages, by number.
+fn in_flight() -> Result<Vec<Seen>> {
+    let flying = IN_FLIGHT.lock();
+    let mut all = Vec::new();
+    all.try_reserve_exact(flying.len()).map_err(|_| Errno::ENOMEM)?;
+    for (&id, (file, count)) in flying.iter() {
+        let is_held = file.strong_count() == *count;
+        all.push(Seen { id, file: file.clone(), is_held, outside: *count, is_reached: false, waiting: 0..0 });
+    }
+    Ok(all)
 }
 
 /// Inboxes of closed sockets, and whether somebody is dropping them.
-static GRAVES: SpinLock<(bool, Vec<Inbox>)> = SpinLock::new(Rank::Leaf, (false, Vec::new()));
+static GRAVES: SpinLock<(bool, LinkedList<Inbox>)> = SpinLock::new(Rank::Leaf, (false, LinkedList::new()));
 
 /// Drops an inbox. Descriptors in it may be the last of sockets with inboxes of their own, and so on to any depth: these are dropped
 /// one after the other, not one inside the other.
@@ -150,7 +188,8 @@ pub fn bury(inbox: Inbox) {
     {
         let mut graves = GRAVES.lock();
         if graves.0 {
-            graves.1.push(inbox);
+            // Piece by piece: a list in one piece may have no room.
+            graves.1.push_back(inbox);
             return;
         }
         graves.0 = true;
@@ -159,21 +198,24 @@ pub fn bury(inbox: Inbox) {
     while let Some(inbox) = next {
         drop(inbox);
         let mut graves = GRAVES.lock();
-        next = graves.1.pop();
+        next = graves.1.pop_back();
         graves.0 = next.is_some();
     }
 }
 
-/// The sockets whose descriptors wait at socket `id` (`all` is sorted by number); `None` if that cannot be seen now.
-fn contents(all: &[(u64, Weak<File>, usize)], id: u64) -> Option<Vec<u64>> {
-    let index = all.binary_search_by_key(&id, |(own, ..)| *own).ok()?;
-    let file = all.get(index)?.1.upgrade()?;
-    let mut found = Vec::new();
-    for socket in unix(&file)?.with_backlog() {
-        let inbox = socket.inbox.try_lock()?;
-        found.extend(inbox.in_flight().flat_map(InFlight::sockets));
+/// Adds the places in `all` (sorted by number) of sockets whose descriptors wait at the one at `at`.
+fn contents(all: &[Seen], at: usize, waiting: &mut Vec<usize>) -> Result<()> {
+    let file = all[at].file.upgrade().ok_or(Errno::EBUSY)?;
+    for socket in unix(&file).ok_or(Errno::EBUSY)?.with_backlog() {
+        let inbox = socket.inbox.try_lock().ok_or(Errno::EBUSY)?;
+        for id in inbox.in_flight().flat_map(InFlight::sockets) {
+            let known = all.binary_search_by_key(&id, |seen| seen.id);
+            if let Some(place) = known.ok().filter(|&place| all[place].is_held) {
+                push(waiting, place)?;
+            }
+        }
     }
-    Some(found)
+    Ok(())
 }
 
 /// Takes everything out of a socket's inboxes.

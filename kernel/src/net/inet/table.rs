@@ -7,6 +7,7 @@
 use super::tcp::TcpSocket;
 use crate::net::socket::{Common, Socket};
 use crate::net::uapi::so;
+use crate::room::TryList;
 use crate::{Errno, Result, random, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -175,8 +176,11 @@ impl Table {
     }
 
     /// All sockets.
-    pub fn sockets(&self) -> Vec<Arc<dyn Socket>> {
-        self.bound.values().filter_map(|entry| entry.socket.as_ref()?.upgrade()).collect()
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn sockets(&self) -> Result<Vec<Arc<dyn Socket>>> {
+        self.bound.values().filter_map(|entry| entry.socket.as_ref()?.upgrade()).try_list()
     }
 }
 
@@ -367,8 +371,11 @@ impl TcpTable {
     }
 
     /// All listeners.
-    pub fn listeners(&self) -> Vec<Arc<TcpSocket>> {
-        self.listeners.values().filter_map(|(_, socket)| socket.upgrade()).collect()
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn listeners(&self) -> Result<Vec<Arc<TcpSocket>>> {
+        self.listeners.values().filter_map(|(_, socket)| socket.upgrade()).try_list()
     }
 
     /// The sockets of some connections behind `after`, and the last of these; `None` when there are no more.
@@ -382,10 +389,20 @@ impl TcpTable {
         (found, last)
     }
 
-    /// All connections.
-    pub fn connections(&mut self) -> Vec<Listed> {
+    /// Connections that outlive their socket, in `FIN_WAIT2` and in `TIME_WAIT`.
+    pub fn count_lingering(&mut self) -> [usize; 2] {
         self.purge();
-        self.connections.iter().map(|(pair, c)| (*pair, c.socket.upgrade(), c.lingering)).collect()
+        let is = |c: &Connection, how| c.lingering.is_some_and(|(is, _)| is == how);
+        [Lingering::FinWait, Lingering::TimeWait].map(|how| self.connections.values().filter(|c| is(c, how)).count())
+    }
+
+    /// All connections.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn connections(&mut self) -> Result<Vec<Listed>> {
+        self.purge();
+        self.connections.iter().map(|(pair, c)| (*pair, c.socket.upgrade(), c.lingering)).try_list()
     }
 }
 

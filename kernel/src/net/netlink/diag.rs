@@ -80,11 +80,12 @@ fn inet_line(line: &Line<'_>, out: &mut Answer) {
 
 fn tcp_sockets(namespace: &Namespace, family: u16, request: &Request<'_>, out: &mut Answer) {
     let states = request.word(4);
-    let listeners = namespace.tcp.lock().listeners();
+    // What there is no room for is not listed.
+    let Ok(listeners) = namespace.tcp.lock().listeners() else { return };
     for socket in listeners.iter().filter(|_| states >> state_number::LISTEN & 1 != 0) {
         tcp_socket(socket, family, request, out);
     }
-    let connections = namespace.tcp.lock().connections();
+    let Ok(connections) = namespace.tcp.lock().connections() else { return };
     for ((local, remote), socket, lingering) in connections {
         match (socket.filter(|_| lingering.is_none()), lingering) {
             (Some(socket), _) => tcp_socket(&socket, family, request, out),
@@ -118,7 +119,7 @@ fn tcp_socket(socket: &TcpSocket, family: u16, request: &Request<'_>, out: &mut 
 }
 
 fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol, request: &Request<'_>, out: &mut Answer) {
-    let sockets = namespace.udp.lock().sockets();
+    let Ok(sockets) = namespace.udp.lock().sockets() else { return };
     for socket in &sockets {
         let Some(socket) = socket.as_any().downcast_ref::<Datagram>() else { continue };
         let (local, remote) = socket.addresses();
@@ -135,8 +136,8 @@ fn datagrams(namespace: &Namespace, family: u16, protocol: Protocol, request: &R
 
 fn unix_sockets(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) {
     let states = request.word(4);
-    for socket in namespace.sockets(AF_UNIX) {
-        let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { continue };
+    namespace.each_socket(AF_UNIX, |socket| {
+        let Some(unix) = socket.as_any().downcast_ref::<unix::Socket>() else { return };
         let view = unix.view();
         let state = if view.listening {
             state_number::LISTEN
@@ -146,7 +147,7 @@ fn unix_sockets(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) 
             state_number::CLOSE
         };
         if states >> state & 1 == 0 {
-            continue;
+            return;
         }
         let id = socket.common().id;
         let mut fixed = alloc::vec![AF_UNIX as u8, socket.common().kind as u8, state, 0];
@@ -163,5 +164,5 @@ fn unix_sockets(namespace: &Namespace, request: &Request<'_>, out: &mut Answer) 
         out.attribute(4, &queue);
         out.number(7, socket.common().uid);
         out.end();
-    }
+    });
 }

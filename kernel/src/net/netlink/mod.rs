@@ -113,8 +113,8 @@ pub use route::{announce_link, announce_link_gone};
 
 /// Gives a letter to the sockets of its groups, but for the sender's.
 fn broadcast(namespace: &Namespace, protocol: u32, letter: Arc<Letter>, sender: Option<&Netlink>) {
-    for socket in namespace.sockets(AF_NETLINK) {
-        let Some(member) = socket.as_any().downcast_ref::<Netlink>() else { continue };
+    namespace.each_socket(AF_NETLINK, |socket| {
+        let Some(member) = socket.as_any().downcast_ref::<Netlink>() else { return };
         let (_, groups, own) = member.identity();
         let same = sender.is_some_and(|sender| core::ptr::eq(sender, member));
         if own == protocol && groups & letter.from.1 != 0 && !same && member.push(letter.clone()).is_err() {
@@ -123,7 +123,7 @@ fn broadcast(namespace: &Namespace, protocol: u32, letter: Arc<Letter>, sender: 
                 member.common.fail(Errno::ENOBUFS);
             }
         }
-    }
+    });
 }
 
 /// Reads a `struct sockaddr_nl`: port and groups.
@@ -154,14 +154,14 @@ impl Netlink {
     /// Gives it a port: `wanted`, or the caller's process number, or one that nobody has.
     fn take_port(&self, task: &Task, wanted: u32) -> Result<()> {
         let mut taken: Vec<u32> = Vec::new();
-        for socket in self.common.namespace.sockets(AF_NETLINK) {
+        self.common.namespace.each_socket(AF_NETLINK, |socket| {
             if let Some(other) = socket.as_any().downcast_ref::<Netlink>()
                 && !core::ptr::eq(other, self)
                 && other.common.protocol == self.common.protocol
             {
                 taken.push(other.identity().0);
             }
-        }
+        });
         let port = match wanted {
             0 => {
                 let own = task.process().pid().0 as u32;
@@ -266,7 +266,13 @@ impl Netlink {
             let other = socket.as_any().downcast_ref::<Netlink>();
             other.is_some_and(|other| other.identity().0 == port && other.common.protocol == protocol)
         };
-        let target = namespace.sockets(AF_NETLINK).into_iter().find(has_port).ok_or(Errno::ECONNREFUSED)?;
+        let mut target = None;
+        namespace.each_socket(AF_NETLINK, |socket| {
+            if has_port(socket) {
+                target = Some(socket.clone());
+            }
+        });
+        let target = target.ok_or(Errno::ECONNREFUSED)?;
         let target = target.as_any().downcast_ref::<Netlink>().ok_or(Errno::ECONNREFUSED)?;
         let letter = Letter { from: (letter.from.0, 0), bytes: bytes.to_vec(), sender: letter.sender };
         target.push(Arc::new(letter)).map_err(|_| Errno::EAGAIN)?;

@@ -210,11 +210,14 @@ fn is_joined(namespace: &Namespace, group: IpAddr) -> bool {
         IpAddr::V6(_) => AF_INET6,
     };
     // A socket of IPv6 may have joined a group of IPv4, too.
-    let mut sockets = namespace.sockets(family);
-    if family == AF_INET {
-        sockets.extend(namespace.sockets(AF_INET6));
+    let families: &[u16] = if family == AF_INET { &[AF_INET, AF_INET6] } else { &[AF_INET6] };
+    let mut joined = false;
+    for family in families {
+        namespace.each_socket(*family, |socket| {
+            joined |= datagram(socket).is_some_and(|socket| socket.ip.is_member(group));
+        });
     }
-    sockets.iter().filter_map(datagram).any(|socket| socket.ip.is_member(group))
+    joined
 }
 
 /// Delivers to the sockets of a port: all of those that are in the group, or the one that fits best. False if there is none.
