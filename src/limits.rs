@@ -1,6 +1,6 @@
 //! What the host's limits leave for slots: processes of the user and of the control groups, their memory, areas of an address
 //! space. For `umbel run`, which sizes the pool of slots by it, and for `umbel check`. Sources: getrlimit(2), the kernel's
-//! Documentation/admin-guide/cgroup-v2.rst.
+//! Documentation/admin-guide/cgroup-v2.rst and cgroup-v1.
 
 use crate::os::probe;
 use std::ffi::OsStr;
@@ -83,22 +83,49 @@ fn threads_of(uid: &str) -> u64 {
         .sum()
 }
 
-/// The control groups, our own and those around it, that set a limit in `file`; with the limit.
+/// The control groups, our own and those around it, that set a limit in `file` (version 2's name of it); with the limit.
 pub fn groups(file: &str) -> impl Iterator<Item = (PathBuf, u64)> {
+    /// What version 1 says for "no limit", and less.
+    const ENDLESS: u64 = 1 << 62;
     let ours = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = ours.lines().find_map(|line| line.strip_prefix("0::/")).map(str::to_owned);
-    let all: Vec<_> = path
-        .iter()
-        .flat_map(|path| Path::new(path).ancestors())
-        .filter_map(|group| {
-            let dir = Path::new("/sys/fs/cgroup").join(group);
-            Some((dir.clone(), number(&dir.join(file))?))
-        })
-        .collect();
+    let limit = |path: PathBuf| Some((path.parent()?.to_owned(), number(&path).filter(|limit| *limit < ENDLESS)?));
+    let all: Vec<_> = files(&ours, file).into_iter().filter_map(limit).collect();
     all.into_iter()
+}
+
+/// The files that may set that limit for those whose `/proc/PID/cgroup` is `ours`, where both versions are usually mounted.
+fn files(ours: &str, file: &str) -> Vec<PathBuf> {
+    const ROOT: &str = "/sys/fs/cgroup";
+    let controller = file.split('.').next().unwrap_or(file);
+    let of_first = if file == "memory.max" { "memory.limit_in_bytes" } else { file };
+    let place = |line: &str| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
+        let (root, file) = match controllers {
+            "" => (PathBuf::from(ROOT), file),
+            list if list.split(',').any(|one| one == controller) => (Path::new(ROOT).join(controller), of_first),
+            _ => return None,
+        };
+        Some(Path::new(group).ancestors().map(|group| root.join(group).join(file)).collect::<Vec<_>>())
+    };
+    ours.lines().filter_map(place).flatten().collect()
 }
 
 /// A file that holds one number; `None` for "max", too.
 pub fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_of_both_versions_are_looked_at_up_to_the_root() {
+        let ours = "8:pids:/a/b\n7:cpu,cpuacct:/\n4:memory:/m\n0::/unified\n";
+        let names = |file| files(ours, file).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        let pids = ["pids/a/b/pids.max", "pids/a/pids.max", "pids/pids.max", "unified/pids.max", "pids.max"];
+        assert_eq!(names("pids.max"), pids.map(|name| format!("/sys/fs/cgroup/{name}")));
+        assert_eq!(names("memory.max")[0], "/sys/fs/cgroup/memory/m/memory.limit_in_bytes");
+        assert_eq!(files("0::/\n", "memory.max"), [Path::new("/sys/fs/cgroup/memory.max")]);
+    }
 }

@@ -5,8 +5,12 @@ mod common;
 use common::{
     Outcome, PATIENCE, Run, children, generations, is_root, open_to_all, slots_at_rest, state, umbel, until, wait_until,
 };
+use std::fs;
 use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Starts a machine of one virtual CPU on a shell script.
 fn start(script: &str) -> Child {
@@ -148,6 +152,51 @@ fn a_host_that_allows_few_processes_means_few_slots_and_no_failure() {
     let program = open_to_all(&umbel()).to_string_lossy().into_owned();
     let check = Run::on_host("prlimit", &["--nproc=40:40", &program, "check"]).user(54_323).finish();
     assert!(check.stdout.contains("weak    slots"), "{check:#?}");
+}
+
+/// A control group of a test's own, in which there may be so many processes; `None` where there can be none.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(processes: u64) -> Option<Group> {
+        let enabled = fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").unwrap_or_default();
+        let root = if enabled.split_whitespace().any(|one| one == "pids") { "" } else { "pids" };
+        let own = Path::new("/sys/fs/cgroup").join(root).join(format!("umbel-test-{}-{processes}", std::process::id()));
+        fs::create_dir(&own).ok()?;
+        let group = Group(own);
+        fs::write(group.0.join("pids.max"), processes.to_string()).ok().map(|()| group)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Whoever was killed may still be leaving.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn a_control_group_that_allows_few_processes_means_the_same() {
+    let script = "for i in $(seq 20); do (sleep 1; echo $i) & done; wait; echo end";
+    for processes in [15, 24, 60] {
+        let Some(group) = Group::new(processes).filter(|_| is_root()) else {
+            println!("skipped: no control group can be made here");
+            return;
+        };
+        let dir = group.0.display().to_string();
+        let program = umbel().to_string_lossy().into_owned();
+        let enter = "echo $$ > $0/cgroup.procs && exec \"$@\"";
+        let args = ["-c", enter, &dir, &program, "run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script];
+        let outcome = Run::on_host("/bin/sh", &args).finish();
+        assert_eq!(outcome.status, 0, "{processes}: {outcome:#?}");
+        assert!(outcome.stdout.ends_with("end\n") && outcome.stdout.lines().count() == 21, "{processes}: {outcome:#?}");
+        assert!(!outcome.stderr.contains("recycled slots                       0"), "{processes}: {outcome:#?}");
+    }
 }
 
 #[test]
