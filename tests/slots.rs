@@ -125,6 +125,48 @@ fn pinned_virtual_cpus_stay_each_on_one_host_cpu() {
     machine.wait().expect("our own child");
 }
 
+/// Children that are killed when the test ends, however it does.
+struct Ended(Vec<Child>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Host CPU on which a process ran last.
+fn processor(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(36)?.parse().ok()
+}
+
+#[test]
+fn a_virtual_cpu_that_switches_leaves_a_host_cpu_that_others_fill() {
+    let ours = allowed(std::process::id()).expect("our own");
+    if !ours.contains([',', '-']) {
+        return;
+    }
+    // Two processes that wait for each other: no slot runs for longer than some microseconds.
+    let script = "mkfifo /tmp/a /tmp/b; (while read x; do echo; done) </tmp/a >/tmp/b & exec 3>/tmp/a 4</tmp/b; \
+                  while echo >&3; read x <&4; do :; done";
+    let machine = Ended(vec![start(script)]);
+    let busy = until(|| {
+        let mut slots = generations(machine.0[0].id()).get(3)?.clone();
+        slots.retain(|slot| user_ticks(*slot) > 20);
+        (slots.len() >= 2).then_some(slots)
+    });
+    let here = processor(busy[0]).expect("a slot lives");
+    let hog = |_| {
+        let line = format!("exec taskset -c {here} sh -c 'while :; do :; done'");
+        Command::new("setsid").args(["sh", "-c", &line]).stdin(Stdio::null()).spawn().expect("start a busy process")
+    };
+    let _hogs = Ended((0..3).map(hog).collect());
+    until(|| busy.iter().any(|slot| processor(*slot).is_some_and(|cpu| cpu != here)).then_some(()));
+}
+
 /// Starts a machine as an ordinary user who may have so many processes (0 = as many as he wants).
 fn limited(processes: u64, script: &str) -> Outcome {
     let program = open_to_all(&umbel()).to_string_lossy().into_owned();

@@ -9,6 +9,7 @@
 use crate::handover::Owner;
 use crate::hotplug::Life;
 use crate::lock::HeldLocks;
+use crate::placement::Whereabouts;
 use crate::slot::{SLOTS_PER_CPU, Slot};
 use crate::vtime::Meter;
 use alloc::vec::Vec;
@@ -46,10 +47,8 @@ pub struct Vcpu {
     pub(crate) turns: AtomicU64,
     /// When the host may be asked again for a slot that it refused.
     pub(crate) ask_again_ns: AtomicU64,
-    /// `turns` at the last scheduler tick.
-    pub(crate) turns_at_tick: AtomicU64,
-    /// The host CPU that this virtual CPU was last seen on, -1 unknown.
-    pub(crate) host_cpu: AtomicI32,
+    /// On which host CPU it is.
+    pub(crate) whereabouts: Whereabouts,
     /// When the next timer interrupt is wanted, CLOCK_MONOTONIC, 0 = never.
     pub(crate) deadline_ns: AtomicU64,
     /// Its clock in virtual time.
@@ -145,8 +144,7 @@ impl Vcpu {
             idle_sp: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             ask_again_ns: AtomicU64::new(0),
-            turns_at_tick: AtomicU64::new(0),
-            host_cpu: AtomicI32::new(-1),
+            whereabouts: Whereabouts::new(),
             deadline_ns: AtomicU64::new(0),
             meter: Meter::new(),
             teleports: AtomicU64::new(0),

@@ -3,8 +3,8 @@
 //! * [`sync`]: the facade through which all protocols take their atomics (loom's under `cfg(loom)`, shuttle's if also `cfg(shuttle)`).
 //! * [`lock`]: spinning and sleeping locks with ranks. [`wait`]: wait queues and poll registrations.
 //! * [`thread`]: the states of a thread. [`schedule`]: what blocking needs from the scheduler above.
-//! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots. [`zygote`]:
-//!   where slots come from.
+//! * [`cpu`]: the virtual CPUs. [`slot`]: their host tasks. [`switch`]: moving between stacks and slots.
+//!   [`placement`]: on which host CPU. [`zygote`]: where slots come from.
 //! * [`vtime`]: virtual time. [`turns`]: who runs when in it.
 //! * [`hotplug`]: virtual CPUs that come and go.
 //! * [`ipi`]: cross-calls and the idle doorbell. [`runqueue`]: the queue of one virtual CPU. [`ring`]: device rings.
@@ -28,6 +28,8 @@ pub mod hotplug;
 pub mod idle;
 pub mod ipi;
 pub mod lock;
+#[cfg(not(loom))]
+pub mod placement;
 pub mod ring;
 pub mod runqueue;
 pub mod schedule;

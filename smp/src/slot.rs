@@ -5,18 +5,19 @@
 //! guest code, and hands on. Slots are never destroyed: a binding is given up by [`retire_space`] or taken from the least
 //! recently used slot, and the slot empties itself when it is next woken.
 //!
-//! Used by [`crate::switch`], the scheduler (`tick`), `vm` (`retire_space`). The layers above give [`Hooks`].
+//! Used by [`crate::switch`], [`crate::placement`], `vm` (`retire_space`). The layers above give [`Hooks`].
 //!
 //! Bindings: `spaces` of [`Table`] is written by the virtual CPU itself, except bound → [`RETIRED`], which anybody may do
 //! once no thread can run in the space any more. No locks.
 
 use crate::cpu::{self, Vcpu};
 use crate::handover::Park;
+use crate::placement::Place;
 use crate::vtime;
 use alloc::alloc::{Layout, alloc_zeroed};
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::linux::Errno;
-use umbel_abi::machine::{BootInfo, MAX_CPUS, Mailbox, SlotPage, SlotPhase, layout};
+use umbel_abi::machine::{Mailbox, SlotPage, SlotPhase, layout};
 use umbel_host::{futex, process, timer};
 
 /// Most slots of a virtual CPU.
@@ -98,9 +99,8 @@ pub struct Slot {
     /// 1 = its predecessor was killed in guest mode.
     pub(crate) died: AtomicU32,
     /// [`Vcpu::turns`] when it last took over.
-    used: AtomicU64,
-    /// Host CPU that it is bound to, -1 = all.
-    host_cpu: AtomicI32,
+    pub(crate) used: AtomicU64,
+    pub(crate) place: Place,
     timer: AtomicI32,
     /// Deadline that its timer is armed for, 0 = none.
     armed_ns: AtomicU64,
@@ -163,17 +163,6 @@ pub fn give_up() {
 /// Every slot bound to `space`: for shootdowns and statistics.
 pub fn bound_to(space: u64) -> impl Iterator<Item = &'static Slot> {
     cpu::all().flat_map(|vcpu| vcpu.slots()).filter(move |slot| slot.space() == space)
-}
-
-/// Scheduler tick: lets the host move a virtual CPU that did not change slots since the last tick.
-pub fn tick() {
-    let vcpu = cpu::this();
-    let turns = vcpu.turns.load(Relaxed);
-    if vcpu.turns_at_tick.swap(turns, Relaxed) == turns
-        && let Some(slot) = vcpu.active()
-    {
-        slot.open_affinity();
-    }
 }
 
 /// Where the virtual CPU must go on to run `space`: `None` = in the slot that it is in.
@@ -286,7 +275,7 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
         (*memory).slot.cpu = vcpu.id();
         &(*memory).slot
     };
-    slot.host_cpu.store(-1, Relaxed);
+    slot.place.reset();
     slot.stale.store(1, Relaxed);
     vcpu.slots[local as usize].store(slot as *const Slot as *mut Slot, Release);
     vcpu.slot_count.store(local + 1, Release);
@@ -300,7 +289,7 @@ pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
     let me = this();
     let vcpu = me.vcpu();
     vtime::pause(vcpu);
-    target.follow(vcpu);
+    target.follow(me, vcpu);
     me.phase.store(SlotPhase::Parked as u32, Release);
     vcpu.teleports.fetch_add(1, Relaxed);
     vcpu.owner.hand(target.local, &target.doorbell);
@@ -368,18 +357,6 @@ impl Slot {
         cpu::at(self.cpu)
     }
 
-    /// In the new host task: with `--pin`, to the host CPU that the machine chose.
-    pub(crate) fn place(&self) {
-        let boot = &cpu::control().boot;
-        if boot.options & BootInfo::PIN == 0 {
-            return;
-        }
-        let core = boot.pin[self.cpu as usize % MAX_CPUS];
-        if process::set_affinity(0, &cpu_mask(core.into())).is_ok() {
-            self.host_cpu.store(core.into(), Relaxed);
-        }
-    }
-
     /// Asks the parent for the host task.
     pub(crate) fn request(&self) {
         let _ = self.phase.compare_exchange(SlotPhase::Refused as u32, SlotPhase::Empty as u32, AcqRel, Relaxed);
@@ -398,7 +375,7 @@ impl Slot {
     /// The host task exists again, or for the first time: nothing is mapped in it, its timer is gone.
     pub(crate) fn renew(&self) {
         self.stale.store(1, Relaxed);
-        self.host_cpu.store(-1, Relaxed);
+        self.place.reset();
         self.armed_ns.store(0, Relaxed);
     }
 
@@ -446,6 +423,7 @@ impl Slot {
         let vcpu = self.vcpu();
         vcpu.owner.wait(self.local, &self.doorbell);
         vtime::resume(vcpu);
+        self.arrive(vcpu);
         self.phase.store(SlotPhase::Kernel as u32, Release);
         // Not by who hands over: that may know the tid of a host task that has died since.
         vcpu.shared().tid.store(self.tid() as u32, Release);
@@ -492,44 +470,6 @@ impl Slot {
     pub fn timer_fired(&self) {
         self.armed_ns.store(0, Relaxed);
     }
-
-    /// Before the slot is woken: it shall run on the core on which the virtual CPU is.
-    fn follow(&self, vcpu: &Vcpu) {
-        let here = host_cpu() as i32;
-        if self.host_cpu.load(Relaxed) == here {
-            return;
-        }
-        if process::set_affinity(self.tid.load(Relaxed), &cpu_mask(here as u32)).is_ok() {
-            self.host_cpu.store(here, Relaxed);
-        }
-        vcpu.host_cpu.store(here, Relaxed);
-    }
-
-    /// In the running slot: the host may move it again, to where the machine was allowed to run.
-    fn open_affinity(&self) {
-        let boot = &cpu::control().boot;
-        if boot.options & BootInfo::PIN == 0 && self.host_cpu.swap(-1, Relaxed) != -1 {
-            let _ = process::set_affinity(0, &boot.host_cpus);
-        }
-    }
-}
-
-fn cpu_mask(cpu: u32) -> [u64; 16] {
-    let mut mask = [0; 16];
-    if let Some(word) = mask.get_mut(cpu as usize / 64) {
-        *word = 1 << (cpu % 64);
-    }
-    mask
-}
-
-/// The host CPU that runs the caller, without a host call.
-fn host_cpu() -> u32 {
-    let aux: u32;
-    // SAFETY: reads registers; Linux keeps the CPU number in the low 12 bits of TSC_AUX.
-    unsafe {
-        core::arch::asm!("rdtscp", out("eax") _, out("edx") _, out("ecx") aux, options(nomem, nostack));
-    }
-    aux & 0xfff
 }
 
 #[cfg(test)]

@@ -474,7 +474,7 @@ fn become_slot(slot: &'static Slot) -> Step<()> {
     let tid = process::getpid();
     slot.tid.store(tid, Release);
     map_slot(slot).map_err(|e| ("map a slot", e))?;
-    slot.place();
+    slot.pin();
     slot.make_timer(tid).map_err(|e| ("timer_create", e))?;
     process::register_membarrier().map_err(|e| ("membarrier", e))?;
     (slot::hooks().arm)(slot)?;

@@ -1,7 +1,7 @@
 //! One virtual CPU's queue, the running thread, and the switch from one to the next.
 
 use super::entity::QueueEntity;
-use super::{hotplug, idle, place, times, virt};
+use super::{host, hotplug, idle, place, times, virt};
 use crate::stats;
 use crate::task::Task;
 use crate::time::{self, timer};
@@ -44,6 +44,8 @@ pub(super) struct Cpu {
     /// When it last changed threads, and whether it was told since that others wait for too long.
     pub switched_ns: AtomicU64,
     pub told: AtomicBool,
+    /// When it looks next whether it is on a good host CPU, 0 = when it has switched.
+    pub look_ns: AtomicU64,
     /// How long it was not there.
     pub away_ns: AtomicU64,
     pub clock: times::Clock,
@@ -102,6 +104,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         called_ns: AtomicU64::new(0),
         switched_ns: AtomicU64::new(0),
         told: AtomicBool::new(false),
+        look_ns: AtomicU64::new(0),
         away_ns: AtomicU64::new(0),
         clock: times::Clock::new(),
     }
@@ -394,6 +397,7 @@ fn switch((next, entity): Next, why: Leave) {
     let Some(prev) = cpu.current.lock().take() else { return };
     virt::before_switch(&next);
     let now_ns = time::monotonic_ns();
+    host::note_switch(cpu, now_ns);
     let old = {
         let mut queue = cpu.queue.lock();
         let queue = &mut *queue;
@@ -523,7 +527,7 @@ fn serve_host(cpu: &Cpu, bits: u32) {
         cpu.timer_ns.store(0, Relaxed);
         umbel_smp::slot::this().timer_fired();
         time::clock::reanchor();
-        umbel_smp::slot::tick();
+        host::look(cpu, time::monotonic_ns());
         place::update_load(time::monotonic_ns());
     }
 }

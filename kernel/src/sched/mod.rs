@@ -4,7 +4,7 @@
 //! * [`hotplug`]: virtual CPUs that come and go. [`group`]: who shares with whom. [`deadline`]: who is promised bandwidth.
 //! * `cpu`: the queue of each virtual CPU and the switch itself. `place`: where a woken thread goes.
 //!   `idle`: looking for work, polling, the doorbell. `entity`: what a task carries for the scheduler.
-//!   `virt`: virtual time. [`times`]: what virtual CPUs did with theirs.
+//!   `host`: when a virtual CPU looks whether its host CPU is a good one. `virt`: virtual time. [`times`]: what virtual CPUs did with theirs.
 //!
 //! A thread that blocks stays on its stack and idles there if nothing else is runnable: a sleep that ends soon costs no
 //! switch. Its run-queue entity travels: queue → running → (queue | the task's pocket while it is blocked).
@@ -17,6 +17,7 @@ mod cpu;
 pub mod deadline;
 mod entity;
 pub mod group;
+mod host;
 pub mod hotplug;
 mod idle;
 mod place;

@@ -10,8 +10,7 @@
 
 use super::cpu::{self, Cpu};
 use super::entity::QueueEntity;
-use super::hotplug;
-use super::virt;
+use super::{host, hotplug, virt};
 use crate::task::Task;
 use crate::time::{self, timer};
 use alloc::sync::Arc;
@@ -284,7 +283,6 @@ pub(super) fn tick(id: u32, cpu: &Cpu) {
     task.sched.hands_over.store(0, Relaxed);
     let now_ns = cpu::account(&task, time::monotonic_ns());
     drop(task);
-    umbel_smp::slot::tick();
     if cpu::expired(cpu, now_ns) {
         cpu.resched.store(true, Relaxed);
     }
@@ -386,7 +384,8 @@ pub fn program_timer() {
         start_slice(id);
     }
     let slice = cpu.slice_end_ns.load(Relaxed);
-    let next = match next_event(id) {
+    let next = [next_event(id), host::deadline(cpu)].into_iter().flatten().min();
+    let next = match next {
         Some(deadline) if slice == 0 || deadline < slice => deadline,
         _ => slice,
     };

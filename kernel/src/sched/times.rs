@@ -44,7 +44,7 @@ impl Tally {
         self.0.store(self.0.load(Relaxed) + now_ns as i64, Relaxed);
     }
 
-    fn so_far(&self, now_ns: u64) -> u64 {
+    pub fn so_far(&self, now_ns: u64) -> u64 {
         let sum = self.0.load(Relaxed);
         if sum < 0 { sum.saturating_add(now_ns as i64).max(0) as u64 } else { sum as u64 }
     }
