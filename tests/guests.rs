@@ -151,6 +151,17 @@ fn cgroups() {
     }
 }
 
+/// On the host, too, where there is such memory.
+#[test]
+fn secrets() {
+    let program = guest_program("secrets", false);
+    if Run::on_host(&program, &["probe"]).finish().status == 0 {
+        same_as_host("secrets");
+    }
+    let outcome = Run::in_machine(2, &program, &[]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:?}");
+}
+
 #[test]
 fn quotas() {
     if is_root() {

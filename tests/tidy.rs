@@ -16,7 +16,7 @@ const KERNEL_MODULES: &[(&str, &str)] = &[
     ("futex", "sched signal task time"),
     ("id", ""),
     ("ipc", "fs landlock net setting signal task time vm"),
-    ("keys", "random setting task time"),
+    ("keys", "random sched setting task time"),
     ("landlock", "fs"),
     ("loader", "fs landlock machine random task vm"),
     ("log", "drivers task time"),

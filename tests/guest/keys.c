@@ -303,6 +303,35 @@ static void limits(void) {
     CHECK(keyctl(KEYCTL_CLEAR, PROCESS) == 0);
 }
 
+/* A child gives its session keyring to its parent, if that may have it. */
+static void given(void) {
+    int gives[2], own = keyctl(KEYCTL_GET_KEYRING_ID, SESSION, 0), status, serial = 0;
+    CHECK(own > 0 && pipe(gives) == 0);
+    for (int turn = 0; turn < 3; turn++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            if (turn == 0) {
+                /* It is the parent's already. */
+                _exit(keyctl(KEYCTL_SESSION_TO_PARENT) != 0);
+            }
+            serial = keyctl(KEYCTL_JOIN_SESSION_KEYRING, 0);
+            int left = write(gives[1], &serial, sizeof serial) != sizeof serial;
+            if (turn == 1) {
+                /* A child of two users at once. */
+                left |= setresuid(-1, -1, 12345) == 0 && setresgid(-1, 12345, -1) == 0 &&
+                        (keyctl(KEYCTL_SESSION_TO_PARENT) != -1 || errno != EPERM);
+                _exit(left);
+            }
+            _exit(left || keyctl(KEYCTL_SESSION_TO_PARENT) != 0);
+        }
+        CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+        CHECK(turn == 0 || read(gives[0], &serial, sizeof serial) == sizeof serial);
+        CHECK(keyctl(KEYCTL_GET_KEYRING_ID, SESSION, 0) == (turn == 2 ? serial : own));
+    }
+    close(gives[0]);
+    close(gives[1]);
+}
+
 int main(int argc, char **argv) {
     if (argc > 1) {
         CHECK_ERRNO(keyctl(KEYCTL_GET_KEYRING_ID, PROCESS, 0), ENOKEY);
@@ -317,5 +346,6 @@ int main(int argc, char **argv) {
     requests();
     ends();
     limits();
+    given();
     DONE();
 }

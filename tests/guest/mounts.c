@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/mount.h>
+#include <sys/quota.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -308,6 +309,24 @@ static void beneath(void) {
     CHECK(rmdir("low") == 0 && rmdir("high") == 0 && rmdir("bare") == 0);
 }
 
+/* No file system that both have has quotas. */
+static void quotas(void) {
+    char quota[256];
+    int dir = open("/proc", O_RDONLY | O_DIRECTORY), place = open("/proc/self", O_PATH);
+    CHECK(syscall(SYS_quotactl, QCMD(Q_SYNC, USRQUOTA), NULL, 0, NULL) == 0);
+    CHECK_ERRNO(syscall(SYS_quotactl, QCMD(Q_SYNC, 9), NULL, 0, NULL), EINVAL);
+    CHECK_ERRNO(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), NULL, 0, quota), ENODEV);
+    CHECK_ERRNO(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), "/nowhere", 0, quota), ENOENT);
+    CHECK_ERRNO(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), "/proc", 0, quota), ENOTBLK);
+    CHECK_ERRNO(syscall(SYS_quotactl, QCMD(Q_GETQUOTA, USRQUOTA), (char *)1, 0, quota), EFAULT);
+    CHECK_ERRNO(syscall(SYS_quotactl_fd, dir, QCMD(Q_GETQUOTA, USRQUOTA), 0, quota), ENOSYS);
+    CHECK_ERRNO(syscall(SYS_quotactl_fd, place, QCMD(Q_SYNC, GRPQUOTA), 0, quota), ENOSYS);
+    CHECK_ERRNO(syscall(SYS_quotactl_fd, dir, QCMD(Q_GETQUOTA, 7), 0, quota), EINVAL);
+    CHECK_ERRNO(syscall(SYS_quotactl_fd, -1, QCMD(Q_GETQUOTA, USRQUOTA), 0, quota), EBADF);
+    close(dir);
+    close(place);
+}
+
 int main(void) {
     umask(022);
     CHECK(unshare(CLONE_NEWNS) == 0 || errno == ENOSYS);
@@ -322,6 +341,7 @@ int main(void) {
     changes();
     beneath();
     roots();
+    quotas();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();
 }

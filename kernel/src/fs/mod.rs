@@ -37,6 +37,7 @@ pub mod perm;
 pub mod plain;
 pub mod proc;
 pub mod pseudo;
+pub mod secret;
 pub mod sigio;
 pub mod sys;
 pub mod tmpfs;

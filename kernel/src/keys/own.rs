@@ -5,7 +5,8 @@
 
 use super::ring::{Search, Wanted, search};
 use super::{Key, Kind, NewKey, Payload, Quota, perm, ring};
-use crate::task::{Cred, Task};
+use crate::sched;
+use crate::task::{Cred, Task, ids};
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -143,6 +144,43 @@ pub fn join_session(task: &Task, name: Option<&[u8]>) -> Result<i32> {
     let serial = ring.serial();
     change(task, |rings| rings.session = Some(ring));
     Ok(serial)
+}
+
+/// The session ring of `task`, the caller, becomes its parent's once that leaves the kernel.
+///
+/// # Errors
+/// `EPERM` unless the parent is an ordinary process of one thread and both run as the same user in all respects, who owns the rings;
+/// `ENOKEY`, `EACCES` for the ring.
+pub fn session_to_parent(task: &Task) -> Result<()> {
+    let ring = lookup(task, special::SESSION, Missing::Refuse, State::Complete, perm::LINK)?.key;
+    let parent = {
+        let table = ids::table();
+        let node = table.node(table.node(task.process().pid())?.parent).map_err(|_| Errno::EPERM)?;
+        match node.threads.as_slice() {
+            [only] if only.body.is_none() => only.clone(),
+            _ => return Err(Errno::EPERM),
+        }
+    };
+    let (own, other) = (task.cred(), parent.cred());
+    if other.keys.session.as_ref() == Some(&ring) {
+        return Ok(());
+    }
+    let same_user = [other.uid, other.euid, other.suid].iter().all(|uid| *uid == own.euid);
+    let same_group = [other.gid, other.egid, other.sgid].iter().all(|gid| *gid == own.egid);
+    let owns = |ring: &Arc<Key>| ring.state.lock().uid == own.euid;
+    if !same_user || !same_group || !owns(&ring) || !other.keys.session.iter().all(owns) {
+        return Err(Errno::EPERM);
+    }
+    drop(parent.replace_next_session(Some(ring)));
+    sched::interrupt(&parent);
+    Ok(())
+}
+
+/// Takes what a child gave `task`, the caller. Called on the way out of the kernel.
+pub fn take_session(task: &Task) {
+    if let Some(ring) = task.replace_next_session(None) {
+        change(task, |rings| rings.session = Some(ring));
+    }
 }
 
 /// A user's own ring and session ring.

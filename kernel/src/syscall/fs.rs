@@ -20,6 +20,7 @@ rows! {
     nr::__NR_openat, openat(dir: Fd, path: UserStr, flags: OpenFlags, mode: u32) => openat, Full;
     nr::__NR_openat2, openat2(dir: Fd, path: UserStr, how: UserAddr, size: u64) => openat2, Full;
     nr::__NR_memfd_create, memfd_create(name: UserStr, flags: u32) => memfd_create, Partial("no huge pages");
+    nr::__NR_memfd_secret, memfd_secret(flags: u32) => memfd_secret, Partial("direct and spliced I/O reach its pages");
     nr::__NR_creat, creat(path: UserStr, mode: u32) => creat, Full;
     nr::__NR_mkdir, mkdir(path: UserStr, mode: u32) => mkdir, Full;
     nr::__NR_mkdirat, mkdirat(dir: Fd, path: UserStr, mode: u32) => mkdirat, Full;
@@ -247,6 +248,14 @@ fn memfd_create(task: &Arc<Task>, name: UserStr, flags: u32) -> Result<Fd> {
     let cloexec = if flags & uapi::MFD_CLOEXEC != 0 { OpenFlags::CLOEXEC } else { OpenFlags::empty() };
     let file = crate::fs::tmpfs::memory_file(&name, &Caller::new(task)?.names(), mode, seals)?;
     install(task, file, cloexec)
+}
+
+fn memfd_secret(task: &Arc<Task>, flags: u32) -> Result<Fd> {
+    if flags & !uapi::O_CLOEXEC != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let cloexec = if flags != 0 { OpenFlags::CLOEXEC } else { OpenFlags::empty() };
+    install(task, crate::fs::secret::new(&Caller::new(task)?.names())?, cloexec)
 }
 
 /// Makes a node at `path` relative to `dir`.

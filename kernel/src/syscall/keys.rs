@@ -16,7 +16,7 @@ use umbel_smp::lock::MutexGuard;
 rows! {
     nr::__NR_add_key, add_key(kind: UserAddr, description: UserAddr, payload: UserAddr, len: usize, ring: i32) => add_key, Full;
     nr::__NR_request_key, request_key(kind: UserAddr, description: UserAddr, callout: UserAddr, ring: i32) => request_key, Partial("nobody is asked to make the key");
-    nr::__NR_keyctl, keyctl(command: u32, first: u64, second: u64, third: u64, fourth: u64) => keyctl, Partial("no instantiation by requests, no persistent keyrings, no public-key operations, no notification, no session for the parent");
+    nr::__NR_keyctl, keyctl(command: u32, first: u64, second: u64, third: u64, fourth: u64) => keyctl, Partial("no instantiation by requests, no persistent keyrings, no public-key operations, no notification");
 }
 
 /// Longest payload of any type.
@@ -51,6 +51,7 @@ mod command {
     pub const SET_TIMEOUT: u32 = 15;
     pub const ASSUME_AUTHORITY: u32 = 16;
     pub const GET_SECURITY: u32 = 17;
+    pub const SESSION_TO_PARENT: u32 = 18;
     pub const REJECT: u32 = 19;
     pub const INSTANTIATE_IOV: u32 = 20;
     pub const INVALIDATE: u32 = 21;
@@ -151,6 +152,10 @@ fn keyctl(task: &Arc<Task>, what: u32, first: u64, second: u64, third: u64, four
             _ => Err(Errno::EINVAL),
         },
         command::GET_SECURITY => security(task, id, buf, third as usize),
+        command::SESSION_TO_PARENT => {
+            let _turn = turn();
+            done(own::session_to_parent(task))
+        }
         command::INVALIDATE => done(invalidate(task, id)),
         command::RESTRICT_KEYRING => done(restrict(task, id, buf)),
         command::MOVE => done(move_key(task, id, second as i32, third as i32, fourth as u32)),

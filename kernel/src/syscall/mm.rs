@@ -2,6 +2,7 @@
 
 use super::Fd;
 use super::madvise::check_future_lock;
+use crate::fs::secret::Secret;
 use crate::fs::{File, Kind, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
 use crate::task::{Task, find_task};
@@ -119,10 +120,16 @@ fn mmap(
     area.set(VmaFlags::SHARED, shared);
     area.set(VmaFlags::GROWSDOWN, flags.contains(MapFlags::MAP_GROWSDOWN));
     area.set(VmaFlags::LOCKED, flags.contains(MapFlags::MAP_LOCKED));
+    if file.as_ref().is_some_and(|file| file.ops_as::<Secret>().is_some()) {
+        if !shared {
+            return Err(Errno::EINVAL);
+        }
+        area.insert(VmaFlags::LOCKED | VmaFlags::DONTDUMP | VmaFlags::SECRET);
+    }
     let strict = commit::MODE.get() == 2;
     area.set(VmaFlags::NORESERVE, flags.contains(MapFlags::MAP_NORESERVE) && !strict);
     let space = space(task)?;
-    if flags.contains(MapFlags::MAP_LOCKED) || space.locks_future() {
+    if area.contains(VmaFlags::LOCKED) || space.locks_future() {
         check_future_lock(task, &space, len)?;
     }
     let backing = if let Some(file) = file {

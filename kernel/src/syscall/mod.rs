@@ -51,6 +51,7 @@ pub mod poll;
 pub mod prctl;
 pub mod process;
 pub mod ptrace;
+pub mod quota;
 pub mod scarce;
 pub mod sched;
 pub mod sendfile;

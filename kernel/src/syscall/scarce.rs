@@ -94,6 +94,7 @@ const CALLS: &[u32] = &[
     nr::__NR_inotify_init1,
     nr::__NR_inotify_add_watch,
     nr::__NR_memfd_create,
+    nr::__NR_memfd_secret,
     nr::__NR_pidfd_open,
     nr::__NR_rt_sigqueueinfo,
     nr::__NR_rt_tgsigqueueinfo,

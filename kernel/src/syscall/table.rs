@@ -70,6 +70,7 @@ const FAMILIES: &[&[Row]] = &[
     super::aio::ROWS,
     super::attr::ROWS,
     super::cachestat::ROWS,
+    super::quota::ROWS,
     super::cred::ROWS,
     super::fanotify::ROWS,
     super::fd::ROWS,

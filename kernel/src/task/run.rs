@@ -6,6 +6,7 @@ use super::seccomp::Verdict;
 use super::task::Task;
 use super::{exit, oom, ptrace, rseq, seccomp, stop};
 use crate::cgroup::freezer;
+use crate::keys;
 use crate::signal::{self, FaultRegs, SigInfo};
 use crate::syscall;
 use crate::vm::{self, Access, Detour, Space};
@@ -223,6 +224,7 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
         ptrace::stops::trap(task);
         stop::park(task);
         freezer::park(task);
+        keys::own::take_session(task);
         if task.must_exit() {
             return;
         }

@@ -96,6 +96,8 @@ struct Own {
     ns: Arc<NsProxy>,
     /// Released at exec and exit: the vfork(2) parent waits for it.
     vfork_done: Option<Arc<super::Completion>>,
+    /// The session keyring that a child gave it: see [`crate::keys::own`].
+    next_session: Option<Arc<crate::keys::Key>>,
 }
 
 /// What a new task starts with.
@@ -142,6 +144,7 @@ impl Task {
                     fs: new.fs,
                     ns: new.ns,
                     vfork_done: None,
+                    next_session: None,
                 },
             ),
             clear_child_tid: AtomicU64::new(0),
@@ -325,6 +328,11 @@ impl Task {
     /// Replaces directory, root and umask, giving back the old ones.
     pub fn replace_fs(&self, fs: Option<Arc<FsContext>>) -> Option<Arc<FsContext>> {
         core::mem::replace(&mut self.own.lock().fs, fs)
+    }
+
+    /// Notes a session keyring that it is to take, or takes the note; the old one.
+    pub fn replace_next_session(&self, ring: Option<Arc<crate::keys::Key>>) -> Option<Arc<crate::keys::Key>> {
+        core::mem::replace(&mut self.own.lock().next_session, ring)
     }
 
     /// Makes somebody wait until [`Self::release_vfork`].

@@ -310,7 +310,11 @@ impl Space {
         let len = len.checked_add(addr.0 - start.0).ok_or(Errno::EINVAL)?;
         let range = checked(start, len)?;
         let mut inner = self.inner.write();
-        inner.vmas.update(&range, |vma| vma.flags = vma.flags.difference(LOCKS) | mode.flags());
+        inner.vmas.update(&range, |vma| {
+            if !vma.flags.contains(VmaFlags::SECRET) {
+                vma.flags = vma.flags.difference(LOCKS) | mode.flags();
+            }
+        });
         if !inner.vmas.covers(&range) {
             return Err(Errno::ENOMEM);
         }

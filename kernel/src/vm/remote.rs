@@ -94,7 +94,12 @@ impl Space {
             let at = addr.0.checked_add(done as u64).ok_or(Errno::EFAULT)?;
             let offset = (at % PAGE) as usize;
             let room = (PAGE as usize - offset).min(len - done);
-            let result = match inner.vmas.find(at).filter(|vma| !vma.flags.intersects(VmaFlags::MARKS)).cloned() {
+            let result = match inner
+                .vmas
+                .find(at)
+                .filter(|vma| !vma.flags.intersects(VmaFlags::MARKS | VmaFlags::SECRET))
+                .cloned()
+            {
                 Some(vma) => step(&mut inner, &vma, at / PAGE, offset, done, room),
                 None => Err(Errno::EFAULT),
             };

@@ -64,6 +64,8 @@ bitflags! {
         /// Every access is answered by SIGBUS (`UFFDIO_POISON`).
         const POISON = 1 << 19;
         /// What belongs to pages, and moves with them.
+        /// Nobody reaches it from outside; its pages stay (memfd_secret(2)).
+        const SECRET = 1 << 20;
         const MARKS = Self::GUARD.bits() | Self::POISON.bits();
         /// See [`super::policy`].
         const POLICY = 0x3f << 24;
