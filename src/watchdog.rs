@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use umbel_abi::machine::{Control, Mailbox, VcpuShared, VcpuState};
 
 /// Looks within the limit.
@@ -26,8 +26,8 @@ const LOOKS: u32 = 5;
 const UNLIMITED: Duration = Duration::from_secs(1);
 /// A virtual CPU that moves within this time does not hang and need not be asked.
 const MOVES: Duration = Duration::from_millis(20);
-/// How long one that was asked may take to answer.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// How often one that was asked is looked at for its answer, a millisecond apart: while the host runs nobody, nobody looks.
+const ANSWER_LOOKS: u32 = 1000;
 
 /// What a virtual CPU was seen to do.
 #[derive(Clone, Copy, Default)]
@@ -127,12 +127,13 @@ fn ask(control: &Control, cpu: u32, vcpu: &VcpuShared) -> Option<Vec<u64>> {
     let watch = &control.watch;
     watch.asked.store(cpu + 1, SeqCst);
     signal::ask_where(vcpu.tid.load(Acquire) as i32);
-    let deadline = Instant::now() + PATIENCE;
+    let mut looks = 0;
     while watch.asked.load(SeqCst) != 0 {
-        if Instant::now() >= deadline {
+        if looks == ANSWER_LOOKS {
             watch.asked.store(0, SeqCst);
             return None;
         }
+        looks += 1;
         thread::sleep(Duration::from_millis(1));
     }
     Some(watch.trace.iter().map(|address| address.load(Relaxed)).take_while(|address| *address != 0).collect())

@@ -13,16 +13,18 @@ fn inside(options: &[&str], script: &str) -> Outcome {
 #[test]
 fn a_virtual_cpu_that_hangs_is_reported_with_backtraces() {
     let script = "echo 1 > /proc/sys/kernel/watchdog_thresh; echo z > /proc/sysrq-trigger; \
-                  until dmesg | grep -q watch::hang; do sleep 0.1; done; dmesg";
+                  i=0; until dmesg | grep -q watch::hang || [ $i = 300 ]; do sleep 0.1; i=$((i+1)); done; dmesg";
     let outcome = inside(&["--debug-stall"], script);
     let log = outcome.stdout;
-    let report = log.split("watchdog: BUG: hard lockup - CPU#").nth(1).unwrap_or_else(|| panic!("{log}"));
+    // One that the host does not run for a second is reported, too.
+    let mut reports = log.split("watchdog: BUG: hard lockup - CPU#").skip(1);
+    let report = reports.find(|report| report.contains("watch::hang")).unwrap_or_else(|| panic!("{log}"));
     assert!(report.contains(" stuck for 1s in the kernel"), "{log}");
     assert!(report.contains("stands still:") && report.contains("CPU 0: ") && report.contains("CPU 1: "), "{log}");
-    for name in ["watch::hang", "watch::trigger", "task_main"] {
+    for name in ["watch::trigger", "task_main"] {
         assert!(report.contains(name), "{name}: {log}");
     }
-    assert_eq!(log.matches("hard lockup").count(), 1, "one is reported once: {log}");
+    assert_eq!(log.matches("watch::hang").count(), 1, "one is reported once: {log}");
 }
 
 #[test]
@@ -104,8 +106,8 @@ fn a_busy_virtual_cpu_is_busy_alone() {
     let outcome = inside(&[], &script);
     let [first, second] = times(&outcome.stdout);
     let all = second.iter().sum::<u64>();
-    assert!(all > 150 && first[2] * 4 > all * 3 && second[2] * 4 < all, "idle: {outcome:#?}");
-    // What the host takes of its time it would have used as well.
+    // Either waits for the host for as long as that likes, when it would run.
+    assert!(all > 150 && (first[2] + first[3]) * 4 > all * 3 && second[2] * 4 < all, "idle: {outcome:#?}");
     assert!((second[0] + second[3]) * 4 > all * 3 && second[0] > 5 * first[0], "user: {outcome:#?}");
     assert!(second[0] > second[1], "{outcome:#?}");
 }
