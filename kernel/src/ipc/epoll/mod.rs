@@ -305,13 +305,6 @@ pub fn new() -> Arc<File> {
 mod tests {
     use super::*;
     use crate::ipc::eventfd::{self, Take};
-    use umbel_smp::testing::HostThreads;
-
-    fn instance() -> Arc<File> {
-        static SCHEDULE: HostThreads = HostThreads;
-        umbel_smp::register(&SCHEDULE);
-        new()
-    }
 
     fn event(events: u32) -> Event {
         Event { events, data: 77 }
@@ -323,7 +316,7 @@ mod tests {
 
     #[test]
     fn levels_are_reported_again_and_edges_once() {
-        let file = instance();
+        let file = new();
         let epoll = file.ops_as::<Epoll>().unwrap();
         let (level, edge) =
             (eventfd::new(0, Take::All, OpenFlags::NONBLOCK), eventfd::new(0, Take::All, OpenFlags::NONBLOCK));
@@ -340,7 +333,7 @@ mod tests {
 
     #[test]
     fn one_shots_are_silent_until_armed_again() {
-        let file = instance();
+        let file = new();
         let epoll = file.ops_as::<Epoll>().unwrap();
         let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
         epoll.add(Fd(3), &counter, event(1 | ONESHOT)).unwrap();
@@ -356,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_is_added_again_is_reported_once() {
-        let file = instance();
+        let file = new();
         let epoll = file.ops_as::<Epoll>().unwrap();
         let (one, other) =
             (eventfd::new(1, Take::All, OpenFlags::NONBLOCK), eventfd::new(1, Take::All, OpenFlags::NONBLOCK));
@@ -374,7 +367,7 @@ mod tests {
 
     #[test]
     fn instances_nest_but_not_in_circles() {
-        let (inner, outer) = (instance(), instance());
+        let (inner, outer) = (new(), new());
         let (a, b) = (inner.ops_as::<Epoll>().unwrap(), outer.ops_as::<Epoll>().unwrap());
         let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
         a.add(Fd(3), &counter, event(1)).unwrap();
@@ -386,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_closed_file_is_forgotten() {
-        let file = instance();
+        let file = new();
         let epoll = file.ops_as::<Epoll>().unwrap();
         let counter = eventfd::new(1, Take::All, OpenFlags::NONBLOCK);
         epoll.add(Fd(3), &counter, event(1)).unwrap();
