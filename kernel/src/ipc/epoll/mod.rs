@@ -241,7 +241,8 @@ impl Epoll {
     fn take(&self, max: usize) -> Vec<Event> {
         let mut events = Vec::new();
         for _ in 0..self.raised.len() {
-            if events.len() == max {
+            // The rest is there for the next call.
+            if events.len() == max || (!events.is_empty() && events.try_reserve(1).is_err()) {
                 break;
             }
             let Some(item) = self.raised.take() else { break };
@@ -252,8 +253,9 @@ impl Epoll {
     }
 
     fn is_ready(&self) -> bool {
-        let mut raised = self.raised.all().into_iter().filter_map(|item| item.upgrade());
-        raised.any(|item| !item.look().is_empty())
+        // Whoever waits for it looks again: it may be told too much, but not too little.
+        let Ok(raised) = self.raised.all() else { return true };
+        raised.iter().filter_map(Weak::upgrade).any(|item| !item.look().is_empty())
     }
 
     /// Refuses to put `outer` inside itself, or instances too deep.

@@ -85,16 +85,17 @@ impl<T: Clone> Raised<T> {
         self.0.lock().raised
     }
 
-    /// All, in order; they stay.
-    pub fn all(&self) -> Vec<T> {
+    /// All, in order; they stay. `ENOMEM`.
+    pub fn all(&self) -> Result<Vec<T>> {
         let list = self.0.lock();
-        let mut all = Vec::with_capacity(list.raised);
+        let mut all = Vec::new();
+        all.try_reserve(list.raised).map_err(|_| Errno::ENOMEM)?;
         let mut at = list.first;
         while let Some(place) = list.places.get(at as usize) {
             all.extend(place.item.clone());
             at = place.next;
         }
-        all
+        Ok(all)
     }
 }
 
@@ -188,12 +189,12 @@ mod tests {
         for ticket in [tickets[1], tickets[0], tickets[1], tickets[2], tickets[0]] {
             raised.raise(ticket);
         }
-        assert_eq!((raised.len(), raised.all()), (3, [2, 1, 3].into()));
+        assert_eq!((raised.len(), raised.all().unwrap()), (3, [2, 1, 3].into()));
         assert_eq!(raised.take(), Some(Some(2)));
         raised.raise(tickets[1]);
-        assert_eq!(raised.all(), [1, 3, 2]);
+        assert_eq!(raised.all().unwrap(), [1, 3, 2]);
         raised.leave(tickets[2]);
-        assert_eq!(raised.all(), [1, 2]);
+        assert_eq!(raised.all().unwrap(), [1, 2]);
         raised.leave(tickets[0]);
         raised.leave(tickets[1]);
         assert_eq!((raised.len(), raised.take()), (0, None));
@@ -211,7 +212,7 @@ mod tests {
             raised.leave(old);
             assert_eq!(raised.len(), 0);
             raised.raise(ticket);
-            assert_eq!(raised.all(), [item]);
+            assert_eq!(raised.all().unwrap(), [item]);
             raised.leave(ticket);
         }
         assert_eq!(raised.0.lock().places.len(), 1);
@@ -222,7 +223,7 @@ mod tests {
         let raised: Raised<u32> = Raised::new();
         let ticket = raised.join().unwrap();
         raised.raise(ticket);
-        assert_eq!((raised.all(), raised.take()), (Vec::new(), Some(None)));
+        assert_eq!((raised.all().unwrap(), raised.take()), (Vec::new(), Some(None)));
         raised.raise(ticket);
         raised.name(ticket, 7);
         assert_eq!((raised.take(), raised.take()), (Some(Some(7)), None));
@@ -255,6 +256,6 @@ mod tests {
             }
             assert_eq!(raised.len(), model.len());
         }
-        assert_eq!(raised.all(), model);
+        assert_eq!(raised.all().unwrap(), model);
     }
 }
