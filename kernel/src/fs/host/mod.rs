@@ -23,6 +23,7 @@ use super::types::{Attr, StatFs};
 use crate::{Errno, Result};
 use alloc::sync::{Arc, Weak};
 pub use data::HostData;
+use glances::Glances;
 pub use listing::{Entry, Listing};
 pub use node::HostNode;
 
@@ -70,6 +71,7 @@ pub struct HostFs {
     root: HostFd,
     /// What the root was when it was first looked at.
     found: uapi::statx,
+    glances: Glances,
     me: Weak<HostFs>,
 }
 
@@ -84,16 +86,15 @@ impl HostFs {
         }
         let found = file::stat_at(root, b"")?;
         let dev = super::next_dev();
-        Ok(Arc::new_cyclic(|me| HostFs { dev, root, found, me: me.clone() }))
+        Ok(Arc::new_cyclic(|me| HostFs { dev, root, found, glances: Glances::new(), me: me.clone() }))
     }
 
     /// Its root.
     pub fn root_node(&self) -> Arc<HostNode> {
         // Nodes hold the file system, not the other way round.
-        let me = self
-            .me
-            .upgrade()
-            .unwrap_or_else(|| Arc::new(HostFs { dev: self.dev, root: self.root, found: self.found, me: Weak::new() }));
+        let (dev, root, found) = (self.dev, self.root, self.found);
+        let another = || Arc::new(HostFs { dev, root, found, glances: Glances::new(), me: Weak::new() });
+        let me = self.me.upgrade().unwrap_or_else(another);
         HostNode::root(me, self.root, &self.found)
     }
 }

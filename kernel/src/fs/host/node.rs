@@ -11,7 +11,7 @@ use super::super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef};
 use super::super::types::{Attr, Dev, Kind, Owner, Time};
 use super::super::{FileOps, OpenContext};
 use super::data::{HostData, HostFile};
-use super::glances::{self, Found};
+use super::glances::{Found, Key};
 use super::listing::{self, Entry, Listing};
 use super::{Glance, HostFs, TRUST_NS, descriptors, is_refused};
 use crate::{Errno, Result, time};
@@ -244,29 +244,30 @@ impl HostNode {
 
     /// Finds a child.
     pub fn find(&self, name: &[u8]) -> Result<Arc<HostNode>> {
-        self.child(name, &self.ask(name)?)
+        self.child(name, &self.ask(&Key::new(self.serial, name))?)
     }
 
     /// The attributes of a child that is neither a directory nor a link and was not looked at lately, else the child.
     pub fn glance(&self, name: &[u8]) -> Result<Glance> {
-        let found = self.ask(name)?;
+        let key = Key::new(self.serial, name);
+        let found = self.ask(&key)?;
         let lone = !matches!(found.attr.kind, Kind::Directory | Kind::Symlink) && found.attr.dev == self.identity.0;
-        if !lone || glances::seen_before(self.serial, name) {
+        if !lone || self.fs.glances.seen_before(&key) {
             return Ok(Glance::Node(self.child(name, &found)?));
         }
-        glances::keep(self.serial, name, &found);
+        self.fs.glances.keep(&key, &found);
         Ok(Glance::Attr(found.attr))
     }
 
-    /// What the host says of `name`, or said just now.
-    fn ask(&self, name: &[u8]) -> Result<Found> {
+    /// What the host says of a name, or said just now.
+    fn ask(&self, key: &Key<'_>) -> Result<Found> {
         self.directory()?;
         if self.refused {
             return Err(Errno::ENOENT);
         }
-        match glances::recall(self.serial, name, time::monotonic_ns()) {
+        match self.fs.glances.recall(key, time::monotonic_ns()) {
             Some(found) => Ok(found),
-            None => self.with_descriptor(|dir| file::stat_at(dir, name)).map(|found| told(&found)),
+            None => self.with_descriptor(|dir| file::stat_at(dir, key.name)).map(|found| told(&found)),
         }
     }
 
