@@ -5,6 +5,7 @@
 #include <linux/fib_rules.h>
 #include <netinet/in.h>
 #include <sys/mount.h>
+#include <sys/wait.h>
 
 static int contains(const char *path, const char *text) {
     static char buf[65536];
@@ -30,6 +31,9 @@ static void names(void) {
     CHECK(rename_link("west", "x%d") == 0 && if_nametoindex("x0") && rename_link("x0", "left") == 0);
     CHECK(rename_link("lo", "loop") == 0 && if_nametoindex("loop") == 1 && rename_link("loop", "lo") == 0);
     struct request request;
+    struct ifinfomsg *negative = begin(&request, RTM_NEWLINK, 0, sizeof *negative);
+    negative->ifi_index = -7;
+    CHECK_ERRNO(ask(&request), EINVAL);
     begin(&request, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, sizeof(struct ifinfomsg));
     struct rtattr *info = put(&request, IFLA_LINKINFO, NULL, 0);
     put_text(&request, IFLA_INFO_KIND, "nonsense");
@@ -196,8 +200,27 @@ static void shown(void) {
     CHECK(access("/sys/class/net/none", F_OK) == -1 && errno == ENOENT);
 }
 
+/* A socket of a namespace does not make its owner an administrator there who is one elsewhere only. */
+static void foreign(void) {
+    pid_t child = fork();
+    if (!child) {
+        struct ifreq request = {.ifr_name = "lo", .ifr_mtu = 1400};
+        int fd = socket(AF_INET, SOCK_DGRAM, 0);
+        CHECK(fd >= 0);
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNET)) _exit(0);
+        CHECK_ERRNO(ioctl(fd, SIOCSIFMTU, &request), EPERM);
+        int own = socket(AF_INET, SOCK_DGRAM, 0);
+        CHECK(ioctl(own, SIOCSIFMTU, &request) == 0);
+        fflush(stdout);
+        _exit(check_failures);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 int main(void) {
     new_namespace();
+    foreign();
     if (make_pair("probe0", "probe1") && errno == EOPNOTSUPP) DONE();
     CHECK(remove_link("probe0") == 0);
     names();

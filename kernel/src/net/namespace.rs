@@ -11,7 +11,8 @@ use super::socket::Socket;
 use super::sysctl::Settings;
 use super::uapi::{AF_INET, AF_INET6};
 use crate::ipc::unix;
-use crate::task::Task;
+use crate::task::ns::UserNs;
+use crate::task::{Task, cap};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
@@ -76,6 +77,15 @@ impl Namespace {
             links.remove_orphans();
         }
         links
+    }
+
+    /// Whether `task` may change devices and routes here: as an administrator of its own namespace, or, by a socket that it has brought
+    /// from another one, of the machine.
+    pub fn is_administered_by(&self, task: &Task) -> bool {
+        if core::ptr::eq(Arc::as_ptr(&task.ns().net.ns), self) {
+            return task.net_capable(cap::NET_ADMIN);
+        }
+        task.cred().capable_in(&UserNs::first(), cap::NET_ADMIN)
     }
 
     /// Lists a new socket.

@@ -66,6 +66,10 @@ pub fn set(namespace: &Namespace, index: u32, wanted: Wanted) -> Result<()> {
 
 fn set_alone(namespace: &Namespace, index: u32, wanted: Wanted) -> Result<()> {
     let (up, counts) = (wanted.flags & IFF_UP != 0, wanted.mask & IFF_UP != 0);
+    // Another name for people.
+    let named = wanted.alias.is_some();
+    let looks = || namespace.links().device(index).map(looks);
+    let before = looks();
     {
         let mut links = namespace.links();
         wanted.check(&links.device(index).ok_or(Errno::ENODEV)?.kind)?;
@@ -86,8 +90,15 @@ fn set_alone(namespace: &Namespace, index: u32, wanted: Wanted) -> Result<()> {
     if counts {
         set_up(namespace, index, up)?;
     }
-    netlink::announce_link(namespace, index);
+    if named || looks() != before {
+        netlink::announce_link(namespace, index);
+    }
     Ok(())
+}
+
+/// What others are told of when it changes.
+fn looks(device: &Device) -> (Name, [u8; 6], [u32; 4]) {
+    (device.name, device.mac, [device.mtu, device.queue, device.group, device.flags()])
 }
 
 /// Takes a device up or down; the other end of its link notices.
@@ -244,6 +255,7 @@ pub fn relocate(namespace: &Arc<Namespace>, index: u32, to: &Arc<Namespace>, mut
     if let Some((peer, far)) = far {
         meet(&peer, far, (to, index));
     }
+    netlink::announce_link(to, index);
     set_alone(to, index, wanted)
 }
 

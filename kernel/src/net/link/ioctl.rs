@@ -4,7 +4,7 @@ use super::super::namespace::Namespace;
 use super::super::uapi::*;
 use super::change::{self, Wanted};
 use super::{Assigned, Device, LOOPBACK, Links, Name, masked, scope};
-use crate::task::{Task, cap};
+use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec;
@@ -80,7 +80,7 @@ pub fn ioctl(task: &Arc<Task>, namespace: &Namespace, cmd: u32, arg: u64) -> Res
     let own = label.text().split(|&byte| byte == b':').next().unwrap_or(&[]);
     let index = namespace.links().named(own).ok_or(Errno::ENODEV)?.index;
     if CHANGES.contains(&cmd) {
-        if !task.net_capable(cap::NET_ADMIN) {
+        if !namespace.is_administered_by(task) {
             return Err(Errno::EPERM);
         }
         return change(namespace, (index, label), cmd, &value).map(|()| 0);

@@ -59,7 +59,8 @@ struct Link<'a> {
 impl<'a> Link<'a> {
     fn parse(body: &'a [u8]) -> Result<Link<'a>> {
         let (head, attributes) = body.split_at_checked(HEAD).ok_or(Errno::EINVAL)?;
-        Ok(Link { head, attributes })
+        let link = Link { head, attributes };
+        if i32::try_from(link.index()).is_err() { Err(Errno::EINVAL) } else { Ok(link) }
     }
 
     fn get(&self, kind: u16) -> Option<&'a [u8]> {

@@ -12,7 +12,7 @@ pub use link::{announce_link, announce_link_gone};
 use super::message::{Answer, Request};
 use crate::net::Namespace;
 use crate::net::uapi::*;
-use crate::task::{Task, cap};
+use crate::task::Task;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -50,7 +50,7 @@ struct Asker<'a> {
 pub fn answer(task: &Arc<Task>, namespace: &Arc<Namespace>, request: &Request<'_>, out: &mut Answer) -> Result<()> {
     let asker = Asker { task, namespace, request };
     // Everything but questions is for administrators.
-    if request.kind % 4 != 2 && !task.net_capable(cap::NET_ADMIN) {
+    if request.kind % 4 != 2 && !namespace.is_administered_by(task) {
         return Err(Errno::EPERM);
     }
     // Nothing is removed in bulk (`NLM_F_BULK`).
