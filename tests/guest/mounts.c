@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/quota.h>
 #include <sys/stat.h>
@@ -327,6 +328,22 @@ static void quotas(void) {
     close(place);
 }
 
+/* On directories whose names are made at each look; whose a new file system is. */
+static void generated(void) {
+    const char *at = "/proc/sys/kernel";
+    struct stat st;
+    CHECK(mount(at, at, 0, MS_BIND, 0) == 0 && mount(0, at, 0, MS_REMOUNT | MS_BIND | MS_RDONLY, 0) == 0);
+    CHECK_ERRNO(access("/proc/sys/kernel/threads-max", W_OK), EROFS);
+    CHECK(umount(at) == 0 && access("/proc/sys/kernel/threads-max", W_OK) == 0);
+    CHECK_ERRNO(umount(at), EINVAL);
+    CHECK(mkdir("own", 0755) == 0);
+    setfsuid(1000), setfsgid(1001);
+    CHECK(mount("x", "own", "tmpfs", 0, "mode=700") == 0);
+    setfsuid(0), setfsgid(0);
+    CHECK(stat("own", &st) == 0 && st.st_uid == 1000 && st.st_gid == 1001);
+    CHECK(umount("own") == 0 && rmdir("own") == 0);
+}
+
 int main(void) {
     umask(022);
     CHECK(unshare(CLONE_NEWNS) == 0 || errno == ENOSYS);
@@ -342,6 +359,7 @@ int main(void) {
     beneath();
     roots();
     quotas();
+    generated();
     CHECK(chdir("/") == 0 && umount(directory) == 0 && rmdir(directory) == 0);
     DONE();
 }

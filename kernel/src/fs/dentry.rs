@@ -126,6 +126,24 @@ impl Dentry {
         self.mounts.load(Relaxed) != 0
     }
 
+    /// Something is mounted on it. In directories that make their names anew at each look, this one is found as long as it is.
+    pub fn mount_on(self: &Arc<Self>) {
+        self.mounts.fetch_add(1, Relaxed);
+        let mut at = self.clone();
+        while let Some(parent) = at.parent()
+            && parent.inode().is_some_and(|dir| dir.volatile())
+        {
+            let name = at.name();
+            heap::cold(|| {
+                let mut children = parent.children.lock();
+                if children.get(&name[..]).is_none_or(|known| known.strong_count() == 0) {
+                    children.insert((&name[..]).into(), Arc::downgrade(&at));
+                }
+            });
+            at = parent;
+        }
+    }
+
     /// Locks the directory's names.
     pub fn lock_dir(&self) -> MutexGuard<'_, ()> {
         self.dir.lock()

@@ -94,7 +94,10 @@ fn propagation(raw: u32) -> Result<Kind> {
 pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> Result<Arc<Mount>> {
     let fs: Arc<dyn FileSystem> = match kind {
         b"" => return Err(Errno::EINVAL),
-        b"tmpfs" | b"ramfs" => TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?),
+        b"tmpfs" | b"ramfs" => {
+            let cred = task::current().cred();
+            TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?, (cred.fsuid, cred.fsgid))
+        }
         b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
         b"mqueue" => sysv::namespace().queues.fs(),

@@ -163,7 +163,7 @@ fn set_namespace(mount: &Arc<Mount>, id: u64) {
 /// Puts a mount, with what is on it, on `place`: no propagation.
 fn graft(mount: &Arc<Mount>, place: Path) {
     set_namespace(mount, place.mount().namespace());
-    place.dentry().mounts.fetch_add(1, Relaxed);
+    place.dentry().mount_on();
     TABLE.write().insert(place.key(), mount.clone());
     *mount.at.write() = Some(place);
     note_change(mount.namespace());

@@ -60,16 +60,17 @@ impl TmpFs {
     /// An empty file system whose root has `mode`; at most `limit` pages of data.
     pub fn new(name: &'static str, mode: Mode, limit: u64) -> Arc<TmpFs> {
         let pages = if limit == u64::MAX { 0 } else { limit };
-        Self::with(name, &Options { mode: Some(mode), pages: Some(pages), ..Options::default() })
+        Self::with(name, &Options { mode: Some(mode), pages: Some(pages), ..Options::default() }, (0, 0))
     }
 
     /// An empty file system as a mount wants it: half of RAM and one inode for each two pages of it unless told otherwise.
-    pub fn with(name: &'static str, options: &Options) -> Arc<TmpFs> {
+    /// Its root is `owner`'s, who mounts it.
+    pub fn with(name: &'static str, options: &Options, owner: (u32, u32)) -> Arc<TmpFs> {
         let half = umbel_mm::frame::usage().total / 2;
         let fs = Self::build(name, limit_of(options.pages, half), None);
         fs.inode_limit.store(limit_of(options.inodes, u64::MAX), Relaxed);
         *fs.options.lock() = *options;
-        let (uid, gid) = (options.uid.unwrap_or(0), options.gid.unwrap_or(0));
+        let (uid, gid) = (options.uid.unwrap_or(owner.0), options.gid.unwrap_or(owner.1));
         let mode = options.mode.unwrap_or(0o1777);
         let root = NewNode { kind: Kind::Directory, mode, uid, gid, rdev: Default::default(), target: &[] };
         let node = Node::new(&fs, &root);
