@@ -51,3 +51,23 @@ fn mounts_of_ones_own_are_for_everybody_who_is_root_somewhere() {
     );
     assert_eq!(out, "x\nwhole\n/tmp/m/old/bin/sh\nin\nrefused\n");
 }
+
+#[test]
+fn bubblewrap_builds_sandboxes_for_everybody() {
+    if !std::path::Path::new("/usr/bin/bwrap").exists() {
+        eprintln!("skipped: bubblewrap: it is not on this host");
+        return;
+    }
+    let script = "bwrap --ro-bind /usr /usr --symlink usr/bin /bin --symlink usr/lib /lib --symlink usr/lib64 /lib64 \
+         --proc /proc --dev /dev --tmpfs /tmp --unshare-all --die-with-parent --new-session --cap-drop ALL sh -c '
+             echo x >/tmp/f; cat /tmp/f; id -u; echo $(ls /); grep -c CapEff:.0000000000000000 /proc/self/status
+             grep -c : /proc/net/dev; echo >/dev/null && echo open; touch /usr/x 2>/dev/null || echo refused
+             echo 1 2>/dev/null >/proc/sys/kernel/threads-max || echo refused'";
+    for user in ["0:0", "1000:1000"] {
+        let out = Run::umbel(&["run", "--cpus", "2", "--user", user, "--", "/bin/sh", "-c", script]).finish();
+        let id = user.split(':').next().unwrap_or_default();
+        let lines: Vec<_> = out.stdout.lines().collect();
+        let wanted = ["x", id, "bin dev lib lib64 proc tmp usr", "1", "1", "open", "refused", "refused"];
+        assert_eq!((out.status, &lines[..]), (0, &wanted[..]), "{out:?}");
+    }
+}

@@ -85,7 +85,14 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     }
     (cred.suid, cred.fsuid) = (cred.euid, cred.euid);
     (cred.sgid, cred.fsgid) = (cred.egid, cred.egid);
+    let had = cred.permitted;
     cred.exec_caps();
+    // Nobody gains what another, or a promise, keeps from it.
+    let careful = || task.no_new_privs.load(Relaxed) || watched || shares_places(task);
+    if cred.permitted & !had != 0 && careful() {
+        cred.permitted &= had;
+        cred.effective &= had;
+    }
     cred.keys.exec();
     let secure = before != (cred.euid, cred.egid) || cred.euid != cred.uid || cred.egid != cred.gid;
     Ok((cred, secure))
