@@ -79,7 +79,10 @@ struct Item {
 impl Item {
     /// What the file shows of the interest.
     fn look(&self) -> PollEvents {
-        let wanted = self.events.load(Acquire);
+        self.look_for(self.events.load(Acquire))
+    }
+
+    fn look_for(&self, wanted: u32) -> PollEvents {
         match self.file.upgrade() {
             Some(file) if wanted & !OPTIONS != 0 => file.poll(None) & PollEvents::from_bits_truncate(wanted),
             _ => PollEvents::empty(),
@@ -88,17 +91,22 @@ impl Item {
 
     /// Takes what the item has found, once for edges. The item was just taken off the list.
     fn take(&self) -> Option<Event> {
-        let found = self.look();
-        if found.is_empty() {
-            return None;
+        loop {
+            let wanted = self.events.load(Acquire);
+            let found = self.look_for(wanted);
+            if found.is_empty() {
+                return None;
+            }
+            if wanted & ONESHOT != 0 {
+                // It may be on the list again: another thread may take it, or arm it anew, meanwhile.
+                if self.events.compare_exchange(wanted, wanted & OPTIONS, AcqRel, Relaxed).is_err() {
+                    continue;
+                }
+            } else if wanted & EDGE == 0 {
+                self.hook.raise();
+            }
+            return Some(Event { events: found.bits(), data: self.data.load(Relaxed) });
         }
-        let options = self.events.load(Acquire);
-        if options & ONESHOT != 0 {
-            self.events.store(options & OPTIONS, Release);
-        } else if options & EDGE == 0 {
-            self.hook.raise();
-        }
-        Some(Event { events: found.bits(), data: self.data.load(Relaxed) })
     }
 }
 
@@ -347,6 +355,40 @@ mod tests {
         epoll.remove(Fd(3), &counter).unwrap();
         assert_eq!(epoll.remove(Fd(3), &counter), Err(Errno::ENOENT));
         assert!(epoll.take(9).is_empty());
+    }
+
+    /// Readable; another thread takes what is ready while the first one looks.
+    struct Contested {
+        epoll: Arc<File>,
+        others: SpinLock<Option<Vec<Event>>>,
+    }
+
+    impl FileOps for Contested {
+        fn poll(&self, _: &File, table: Option<&mut PollTable>) -> PollEvents {
+            let epoll = self.epoll.ops_as::<Epoll>().unwrap();
+            let first = table.is_none() && self.others.lock().replace(Vec::new()).is_none();
+            if first {
+                epoll.list().unwrap()[0].hook.raise();
+                let events = epoll.take(9);
+                *self.others.lock() = Some(events);
+            }
+            PollEvents::READABLE
+        }
+
+        fn as_any(&self) -> &dyn Any {
+            self
+        }
+    }
+
+    #[test]
+    fn one_of_two_that_look_at_once_takes_a_one_shot() {
+        let file = new();
+        let epoll = file.ops_as::<Epoll>().unwrap();
+        let contested = Arc::new(Contested { epoll: file.clone(), others: SpinLock::new(Rank::Leaf, None) });
+        let contested_file = File::anonymous(contested.clone(), OpenFlags::RDWR);
+        epoll.add(Fd(3), &contested_file, event(1 | ONESHOT)).unwrap();
+        assert!(epoll.take(9).is_empty());
+        assert_eq!(*contested.others.lock(), Some(alloc::vec![event(1)]));
     }
 
     #[test]
