@@ -258,6 +258,7 @@ static void frozen(void) {
     while (*count == 0)
         sched_yield();
     CHECK(put("a", "cgroup.freeze", "1") == 0 && comes("a", "cgroup.events", "frozen 1"));
+    /* Who was stopped before leaves that state and enters this one: not frozen in between. */
     CHECK(comes("a/b", "cgroup.events", "frozen 1") && strcmp(says("a/b", "cgroup.freeze"), "0\n") == 0);
     long before = *count;
     struct timespec moment = {.tv_nsec = 30 * 1000 * 1000};

@@ -1,5 +1,6 @@
 /* userfaultfd(2): faults that another thread answers, with pages, zeroes, poison or by moving; watched writes; errors. */
 #define _GNU_SOURCE
+#include "asleep.h"
 #include "check.h"
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -83,10 +84,12 @@ struct toucher {
     int write;
     char got;
     volatile int done;
+    volatile pid_t tid;
     pthread_t thread;
 };
 static void *touches(void *p) {
     struct toucher *t = p;
+    t->tid = gettid();
     if (t->write) *t->at = 'w';
     t->got = *t->at;
     t->done = 1;
@@ -95,6 +98,10 @@ static void *touches(void *p) {
 static void touch(struct toucher *t, char *at, int write) {
     *t = (struct toucher){.at = at, .write = write};
     CHECK(pthread_create(&t->thread, 0, touches, t) == 0);
+}
+/* Its fault can be read of before it waits: then it would look once more, and not wait at all. */
+static void until_it_waits(struct toucher *t) {
+    until_asleep(getpid(), t->tid);
 }
 static char joined(struct toucher *t) {
     pthread_join(t->thread, 0);
@@ -165,6 +172,7 @@ static void missing(void) {
     CHECK(next_fault(fd, m, &flags) == 3);
     touch(&second, m + 4 * PAGE, 0);
     CHECK(next_fault(fd, m, &flags) == 4);
+    until_it_waits(&t), until_it_waits(&second);
     fresh[0] = 'b';
     CHECK(copy(fd, m + 3 * PAGE, 2, UFFDIO_COPY_MODE_DONTWAKE) == 0);
     usleep(10000);
