@@ -3,7 +3,6 @@
 mod common;
 
 use common::{Run, guest_program};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Most memory that may be missing after a run, KiB: files that the calls made, and caches.
 const LOST_KIB: i64 = 64 << 10;
@@ -20,12 +19,12 @@ fn fuzz(seed: u64, seconds: u64) {
 }
 
 #[test]
-fn calls_of_a_fixed_seed_do_no_harm() {
+fn calls_of_one_seed_do_no_harm() {
     fuzz(1, 15);
 }
 
+/// Seeds of their own have the soaks of the nightly set, where what they find holds nobody up.
 #[test]
-fn calls_of_today_s_seed_do_no_harm() {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    fuzz(u64::from(now.subsec_nanos()), 15);
+fn calls_of_another_seed_do_no_harm() {
+    fuzz(685, 15);
 }
