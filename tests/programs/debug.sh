@@ -26,7 +26,8 @@ int main(int n, char **v) {
 C
 gcc -g -O0 -pthread -o p p.c
 strace -o t -e trace=write,exit_group ./p; echo "status $?"; sed 's/si_pid=[0-9]*/si_pid=N/; s/si_utime=.*}/si_utime=N}/' t | sed 's/[0-9]\{3,\}/N/g'
-# Not how they end: a thread that has just ended when the process is killed may show either.
+# Not how they end: a thread that has just ended when the process is killed may show either, on Linux too: wait4
+# tells of the process's end once it has begun.
 strace -f -o t -e trace=clone,clone3,fork,wait4,write ./p; echo "status $?"; cut -d' ' -f2- t | sed 's/[0-9]\{2,\}/N/g; s/N, *//' | grep -oE '^ *(write|wait4|--- SIG[A-Z0-9]*)' | tr -d ' ' | sort | uniq -c
 strace -c -o t -f ./p > /dev/null; grep -cE ' (clone3|wait4|write)$' t
 strace -o t -e inject=write:error=ENOSPC ./p; echo "status $?"; grep -c INJECTED t
