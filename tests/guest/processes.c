@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 #include "cpus.h"
+#include "bereaved.h"
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -213,25 +214,17 @@ static void ignored_children(void) {
 
 /* Who has been told of a child's end by a call has its signal, too, however soon it asked. */
 static void signal_before_end(void) {
-    sigset_t children, pending;
-    sigemptyset(&children);
-    sigaddset(&children, SIGCHLD);
-    CHECK(sigprocmask(SIG_BLOCK, &children, 0) == 0);
-    cpu_set_t all;
-    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
-    stay_on(0);
+    ask_from_one_processor();
     for (int i = 0; i < 500; i++) {
         pid_t child = fork();
         if (child == 0) {
             stay_on(1);
             _exit(0);
         }
-        while (waitpid(child, 0, WNOHANG) == 0) {
-        }
-        CHECK(sigpending(&pending) == 0 && sigismember(&pending, SIGCHLD));
-        CHECK(sigtimedwait(&children, 0, &(struct timespec){0, 0}) == SIGCHLD);
+        finds_end_with_signal(child);
+        takes_signal();
     }
-    CHECK(sigprocmask(SIG_UNBLOCK, &children, 0) == 0 && sched_setaffinity(0, sizeof all, &all) == 0);
+    ask_no_more();
 }
 
 static ino_t directory_of(pid_t pid) {

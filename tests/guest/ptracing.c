@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "check.h"
 #include "cpus.h"
+#include "bereaved.h"
 #include <elf.h>
 #include <pthread.h>
 #include <signal.h>
@@ -361,13 +362,7 @@ static void tracer_ends(void) {
 
 /* Whose child a tracer has waited for finds the end together with its signal, however soon it asks. */
 static void signal_before_end(void) {
-    sigset_t children, pending;
-    sigemptyset(&children);
-    sigaddset(&children, SIGCHLD);
-    CHECK(sigprocmask(SIG_BLOCK, &children, 0) == 0);
-    cpu_set_t all;
-    CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
-    stay_on(0);
+    ask_from_one_processor();
     for (int i = 0; i < 300; i++) {
         int ready[2];
         char c;
@@ -381,13 +376,11 @@ static void signal_before_end(void) {
             for (;;) pause();
         }
         CHECK(read(ready[0], &c, 1) == 1 && kill(pid, SIGKILL) == 0);
-        while (waitpid(pid, 0, WNOHANG) == 0) {
-        }
-        CHECK(sigpending(&pending) == 0 && sigismember(&pending, SIGCHLD));
+        finds_end_with_signal(pid);
         CHECK(kill(tracer, SIGKILL) == 0 && WIFSIGNALED(status_of(tracer)) && close(ready[0]) == 0 && close(ready[1]) == 0);
-        CHECK(sigtimedwait(&children, 0, &(struct timespec){0, 0}) == SIGCHLD);
+        takes_signal();
     }
-    CHECK(sigprocmask(SIG_UNBLOCK, &children, 0) == 0 && sched_setaffinity(0, sizeof all, &all) == 0);
+    ask_no_more();
 }
 
 static void permissions(void) {

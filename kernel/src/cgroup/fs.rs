@@ -476,12 +476,8 @@ impl FileOps for Open {
         true
     }
 
-    /// There is no end until it is read.
     fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
-        match whence {
-            Whence::Set | Whence::Current => file.seek_within(whence, offset, 0),
-            _ => Err(Errno::EINVAL),
-        }
+        file.seek_endless(whence, offset)
     }
 
     fn as_any(&self) -> &dyn Any {

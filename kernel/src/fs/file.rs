@@ -323,6 +323,14 @@ impl File {
         Ok(*pos)
     }
 
+    /// The same of a file that has no end until it is read.
+    pub fn seek_endless(&self, whence: Whence, offset: i64) -> Result<u64> {
+        match whence {
+            Whence::Set | Whence::Current => self.seek_within(whence, offset, 0),
+            Whence::End | Whence::Data | Whence::Hole => Err(Errno::EINVAL),
+        }
+    }
+
     /// Moves the access time: the file is read, or mapped.
     pub fn accessed(&self) {
         if let Some(path) = self.path.as_ref().filter(|_| !self.flags().contains(OpenFlags::NOATIME)) {
