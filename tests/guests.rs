@@ -282,6 +282,11 @@ fn scheduling() {
 }
 
 #[test]
+fn promises() {
+    same_as_host("promises");
+}
+
+#[test]
 fn pidfds() {
     same_as_host("pidfds");
 }

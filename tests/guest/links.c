@@ -200,8 +200,9 @@ static void shown(void) {
     CHECK(access("/sys/class/net/none", F_OK) == -1 && errno == ENOENT);
 }
 
-/* A socket of a namespace does not make its owner an administrator there who is one elsewhere only. */
-static void foreign(void) {
+/* A socket of a namespace does not make its owner an administrator there who is one elsewhere only, nor does he bring devices
+ * to it. */
+static void foreign(int outer) {
     pid_t child = fork();
     if (!child) {
         struct ifreq request = {.ifr_name = "lo", .ifr_mtu = 1400};
@@ -211,6 +212,7 @@ static void foreign(void) {
         CHECK_ERRNO(ioctl(fd, SIOCSIFMTU, &request), EPERM);
         int own = socket(AF_INET, SOCK_DGRAM, 0);
         CHECK(ioctl(own, SIOCSIFMTU, &request) == 0);
+        if (make_pair("near", "far") == 0) CHECK_ERRNO(set_link("near", IFLA_NET_NS_FD, &outer, 4), EPERM);
         fflush(stdout);
         _exit(check_failures);
     }
@@ -219,8 +221,7 @@ static void foreign(void) {
 }
 
 int main(void) {
-    new_namespace();
-    foreign();
+    foreign(new_namespace());
     if (make_pair("probe0", "probe1") && errno == EOPNOTSUPP) DONE();
     CHECK(remove_link("probe0") == 0);
     names();

@@ -5,6 +5,7 @@
 #include <linux/if_packet.h>
 #include <netinet/in.h>
 #include <netinet/ip_icmp.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -165,19 +166,43 @@ static void direct(void) {
     datagrams(here, "10.1.0.1", here, "10.1.0.1", 0);
 }
 
-static void forwarded(void) {
-    struct sockaddr_storage to;
+static void forwards(const char *whether) {
     enter(middle);
     int fd = open("/proc/sys/net/ipv4/ip_forward", O_WRONLY);
-    CHECK(fd >= 0 && write(fd, "1", 1) == 1);
+    CHECK(fd >= 0 && write(fd, whether, 1) == 1);
     close(fd);
+}
+
+/* A packet goes no further before the one in the middle is told to forward. A new namespace does as the first one, which may
+ * have been told. */
+static void unforwarded(void) {
+    char in;
+    cpu_set_t all, own;
+    CPU_ZERO(&own);
+    CPU_SET(sched_getcpu(), &own);
+    CHECK(sched_getaffinity(0, sizeof all, &all) == 0 && sched_setaffinity(0, sizeof own, &own) == 0);
+    int far = bound(there, SOCK_DGRAM, "10.2.0.2"), sender = connected(here, SOCK_DGRAM, "10.2.0.2", port_of(far));
+    int near = bound(middle, SOCK_DGRAM, "10.1.0.2"), prompter = connected(here, SOCK_DGRAM, "10.1.0.2", port_of(near));
+    forwards("0");
+    CHECK(send(sender, "0", 1, 0) == 1);
+    /* Behind it in the queue of the same CPU: once this one is here that one is lost. */
+    CHECK(send(prompter, "-", 1, 0) == 1 && recv(near, &in, 1, 0) == 1);
+    forwards("1");
+    CHECK(send(sender, "1", 1, 0) == 1 && recv(far, &in, 1, 0) == 1 && in == '1');
+    close(far), close(sender), close(near), close(prompter);
+    CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
+}
+
+static void forwarded(void) {
+    struct sockaddr_storage to;
     enter(here);
-    fd = socket(AF_INET, SOCK_DGRAM, 0);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
     CHECK_ERRNO(connect(fd, (sa *)&to, make(&to, "10.2.0.2", 9)), ENETUNREACH);
     close(fd);
     CHECK(route(RTM_NEWROUTE, NLM_F_CREATE, "10.2.0.0", 24, "10.1.0.2", NULL, RT_TABLE_MAIN) == 0);
     enter(there);
     CHECK(route(RTM_NEWROUTE, NLM_F_CREATE, "0.0.0.0", 0, "10.2.0.1", NULL, RT_TABLE_MAIN) == 0);
+    unforwarded();
     stream(here, "10.1.0.1", there, "10.2.0.2");
     datagrams(there, "10.2.0.2", here, "10.1.0.1", 1);
     echo(here, "10.2.0.2");
