@@ -3,6 +3,7 @@
 #include "check.h"
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
@@ -32,6 +33,10 @@ static void file(void) {
     CHECK(ftruncate(fd, 8192) == 0 && fstat(fd, &st) == 0 && st.st_size == 8192);
     CHECK_ERRNO(ftruncate(fd, 4096), EINVAL);
     CHECK_ERRNO(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED ? -1 : 0, EINVAL);
+    struct epoll_event event = {.events = EPOLLIN};
+    int epoll = epoll_create1(0);
+    CHECK_ERRNO(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event), EPERM);
+    close(epoll);
     close(fd);
 }
 

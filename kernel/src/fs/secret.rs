@@ -30,6 +30,10 @@ impl FileOps for Secret {
         self.pages.mappable()
     }
 
+    fn pollable(&self, _: &File) -> bool {
+        false
+    }
+
     fn attr(&self, _: &File) -> Result<Attr> {
         self.pages.attr()
     }
