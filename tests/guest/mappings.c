@@ -4,6 +4,7 @@
 #include "faults.h"
 #include <fcntl.h>
 #include <stdint.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -379,8 +380,21 @@ static void guards(void) {
     close(ends[0]), close(ends[1]);
 }
 
+/* The first stack ends where what it was given ends: a limit is of what the program uses, and a core holds no more. */
+static void first_stack(void) {
+    const char *name = (const char *)getauxval(AT_EXECFN);
+    unsigned long start, end = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (end == 0 && fgets(line, sizeof line, maps))
+        if (sscanf(line, "%lx-%lx", &start, &end) != 2 || (uintptr_t)name < start || (uintptr_t)name >= end) end = 0;
+    fclose(maps);
+    CHECK(end != 0 && strstr(line, "[stack]") && end - (uintptr_t)(name + strlen(name)) <= PAGE);
+}
+
 int main(void) {
     struct sigaction action = {.sa_sigaction = escaping, .sa_flags = SA_SIGINFO};
+    first_stack();
     CHECK(sigaction(SIGSEGV, &action, 0) == 0 && sigaction(SIGBUS, &action, 0) == 0);
     mapping();
     growing();

@@ -194,9 +194,11 @@ fn map_stack(
     let mut prot = Prot::READ | Prot::WRITE;
     prot.set(Prot::EXEC, program.exec_stack);
     let addr = page_down(image.sp - STACK_FIRST);
+    // What the chance leaves free above belongs to nobody.
+    let end = page_up(start).min(top);
     space.map(MapRequest {
         addr: UserAddr(addr),
-        len: top - addr,
+        len: end - addr,
         place: Place::Fixed,
         prot,
         flags: VmaFlags::STACK | VmaFlags::GROWSDOWN,
