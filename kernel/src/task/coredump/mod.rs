@@ -94,8 +94,12 @@ fn write(task: &Arc<Task>, info: &SigInfo) -> Result<()> {
     let file = open(task, info)?;
     let threads: Vec<Thread> = core::iter::once(Thread::of(task)).chain(others).collect();
     let mut out = Out { file: &file, process, at: 0, limit: process.limit(RLIMIT_CORE) };
-    elf::write(&mut out, task, info, &threads)?;
-    // What was left out at the end belongs to the file, too.
+    let written = elf::write(&mut out, task, info, &threads);
+    if out.at == 0 {
+        return written;
+    }
+    // What is cut off, at the limit or where there is no more room, is a core all the same, as on Linux. What was left out at the
+    // end belongs to the file, too.
     let path = file.path().ok_or(Errno::EIO)?;
     path.inode().set_attr(&SetAttr { size: Some(out.at), ..SetAttr::default() })
 }
