@@ -76,6 +76,9 @@ static void memory(void) {
     CHECK(status_of(child) == 0);
     CHECK(shmctl(id, IPC_RMID, 0) == 0 && shmctl(id, IPC_STAT, &s) == 0 && s.shm_perm.mode == (0600 | SHM_DEST));
     CHECK_ERRNO(shmget(KEY, 0, 0), ENOENT);
+    int other = shmget(KEY, 100, IPC_CREAT | IPC_EXCL | 0600);
+    CHECK(other >= 0 && other != id && shmctl(id, IPC_RMID, 0) == 0 && shmget(KEY, 0, 0) == other);
+    CHECK(shmctl(other, IPC_RMID, 0) == 0);
     char *again = shmat(id, 0, 0);
     CHECK(again != (void *)-1 && !strcmp(again + 5000, "shared") && shmdt(again) == 0);
     CHECK(shmdt(a) == 0);

@@ -251,6 +251,7 @@ fn shmctl(task: &Arc<Task>, id: i32, command: u32, buf: UserAddr) -> Result<i32>
         IPC_RMID => {
             let segment = space.shm.find(id)?;
             segment.perm().check_owner(&task.cred())?;
+            space.shm.unname(id);
             if segment.doom() {
                 drop(space.shm.remove(id));
             }

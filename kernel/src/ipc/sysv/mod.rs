@@ -159,6 +159,10 @@ pub struct Table<T>(SpinLock<Slots<T>>);
 
 struct Slots<T> {
     by_index: BTreeMap<i32, Arc<T>>,
+    /// Where those are that have a key.
+    by_key: BTreeMap<i32, i32>,
+    /// No lower index is free.
+    lowest: i32,
     sequence: i32,
     last: i32,
     /// What the next object's number is to be (kernel.*_next_id); -1 = whatever comes.
@@ -177,7 +181,7 @@ pub struct GetRequest {
 
 impl<T: Object> Table<T> {
     fn new() -> Table<T> {
-        Table(SpinLock::new(Rank::InodeState, Slots { by_index: BTreeMap::new(), sequence: 0, last: -1, next: -1 }))
+        Table(SpinLock::new(Rank::InodeState, Slots::new()))
     }
 
     /// Finds the object of a key, which `check` must accept, or has `make` make it.
@@ -194,7 +198,7 @@ impl<T: Object> Table<T> {
         let GetRequest { key, flags, limit } = *request;
         umbel_mm::heap::room_for(HEAP_MARGIN).map_err(|_| Errno::ENOSPC)?;
         let mut slots = self.0.lock();
-        let known = slots.by_index.values().find(|object| key != PRIVATE && object.perm().key == key).cloned();
+        let known = slots.by_key.get(&key).and_then(|index| slots.by_index.get(index)).cloned();
         if let Some(object) = known {
             drop(slots);
             if flags & IPC_CREAT != 0 && flags & IPC_EXCL != 0 {
@@ -213,6 +217,9 @@ impl<T: Object> Table<T> {
         let id = slots.free_id().ok_or(Errno::ENOSPC)?;
         let object = Arc::new(make(Perm::new(key, id, cred, flags))?);
         slots.by_index.insert(index_of(id), object);
+        if key != PRIVATE {
+            slots.by_key.insert(key, index_of(id));
+        }
         Ok(id)
     }
 
@@ -257,15 +264,29 @@ impl<T: Object> Table<T> {
         self.0.lock().by_index.values().cloned().collect()
     }
 
+    /// Nobody finds the object `id` by its key any more.
+    pub fn unname(&self, id: i32) {
+        let mut slots = self.0.lock();
+        if let Some(perm) = slots.by_index.get(&index_of(id)).map(|object| object.perm()).filter(|perm| perm.id == id) {
+            slots.by_key.remove(&perm.key);
+        }
+    }
+
     /// Takes the object `id` out; `None` if somebody else has.
     pub fn remove(&self, id: i32) -> Option<Arc<T>> {
         let mut slots = self.0.lock();
-        let own = slots.by_index.get(&index_of(id)).is_some_and(|object| object.perm().id == id);
-        if own { slots.by_index.remove(&index_of(id)) } else { None }
+        let perm = slots.by_index.get(&index_of(id)).map(|object| object.perm()).filter(|perm| perm.id == id)?;
+        slots.by_key.remove(&perm.key);
+        slots.lowest = slots.lowest.min(index_of(id));
+        slots.by_index.remove(&index_of(id))
     }
 }
 
 impl<T> Slots<T> {
+    const fn new() -> Slots<T> {
+        Slots { by_index: BTreeMap::new(), by_key: BTreeMap::new(), lowest: 0, sequence: 0, last: -1, next: -1 }
+    }
+
     /// The lowest free index behind the last one given out, then from the start with the next sequence number.
     fn free_id(&mut self) -> Option<i32> {
         let end = 1 << INDEX_BITS;
@@ -276,7 +297,8 @@ impl<T> Slots<T> {
             self.next = -1;
             return Some(wanted >> INDEX_BITS << INDEX_BITS | index);
         }
-        let index = (0..end).find(free)?;
+        let index = (self.lowest..end).find(free)?;
+        self.lowest = index;
         if index <= self.last {
             self.sequence = (self.sequence + 1) % (i32::MAX >> INDEX_BITS);
         }
@@ -335,6 +357,18 @@ mod tests {
         assert_eq!(get(&table, 7, IPC_CREAT | IPC_EXCL), Err(Errno::EEXIST));
         assert_ne!(get(&table, PRIVATE, 0).unwrap(), get(&table, PRIVATE, 0).unwrap());
         assert_eq!(get(&table, PRIVATE, 0), Err(Errno::ENOSPC));
+    }
+
+    #[test]
+    fn the_lowest_free_index_is_taken_and_a_key_is_free_again() {
+        let table = Table::new();
+        let all = [5, 6, 7].map(|key| get(&table, key, IPC_CREAT).unwrap());
+        assert!(table.remove(all[1]).is_some() && table.remove(all[0]).is_some());
+        assert_eq!(get(&table, 6, 0), Err(Errno::ENOENT));
+        let again = [5, 6].map(|key| index_of(get(&table, key, IPC_CREAT).unwrap()));
+        assert_eq!(again, [0, 1]);
+        table.unname(all[2]);
+        assert_eq!((get(&table, 7, 0), table.find(all[2]).is_ok()), (Err(Errno::ENOENT), true));
     }
 
     #[test]
