@@ -100,6 +100,34 @@ static void processor_time(void) {
 }
 
 /* How the clock is disciplined differs between machines; what is refused does not. */
+/* Time in user mode of another process, clock ticks, by /proc. */
+static long shown(pid_t pid) {
+    char name[64];
+    long user = -1;
+    snprintf(name, sizeof name, "/proc/%d/stat", pid);
+    FILE *stat = fopen(name, "r");
+    if (fscanf(stat, "%*d %*s %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %ld", &user) != 1) user = -1;
+    fclose(stat);
+    return user;
+}
+
+/* Whoever computes is seen to do so, although nothing interrupts it. */
+static void computing(void) {
+    pid_t child = fork();
+    if (child == 0) {
+        for (volatile long i = 0; i < 50000000000; i++);
+        _exit(1);
+    }
+    struct timespec nap = {0, 5000000}, before, after;
+    clockid_t clock;
+    CHECK(clock_getcpuclockid(child, &clock) == 0 && clock_gettime(clock, &before) == 0);
+    for (long first = shown(child); shown(child) < first + 5;) nanosleep(&nap, 0);
+    for (long first = shown(child); shown(child) < first + 20;) nanosleep(&nap, 0);
+    CHECK(clock_gettime(clock, &after) == 0 && after.tv_sec - before.tv_sec + (after.tv_nsec - before.tv_nsec) / 1e9 > 0.2);
+    int status;
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+}
+
 static void discipline(void) {
     struct timex state = {.modes = 0};
     int is = adjtimex(&state);
@@ -131,6 +159,7 @@ int main(void) {
     sleeping();
     intervals();
     processor_time();
+    computing();
     discipline();
     DONE();
 }

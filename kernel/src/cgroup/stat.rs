@@ -4,8 +4,8 @@
 //! group had goes to its parent.
 
 use super::Cgroup;
-use crate::task::Task;
 use crate::task::ids::Table;
+use crate::task::{Task, Usage};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -48,9 +48,9 @@ pub struct OfThread {
     before: Times,
 }
 
-/// What `task` has used since it came into its group.
-fn used_here(task: &Task) -> Time {
-    let (usage, before) = (task.sched.usage(), task.in_group.before.get());
+/// What of `usage` `task` has used since it came into its group.
+fn used_here(task: &Task, usage: &Usage) -> Time {
+    let before = task.in_group.before.get();
     Time {
         user_ns: usage.user_ns.saturating_sub(before.user_ns),
         system_ns: usage.system_ns.saturating_sub(before.system_ns),
@@ -60,7 +60,7 @@ fn used_here(task: &Task) -> Time {
 /// `task` leaves `group`, to another one or for ever.
 pub(super) fn settle(task: &Task, group: &Cgroup) {
     let usage = task.sched.usage();
-    group.times.add(used_here(task));
+    group.times.add(used_here(task, &usage));
     task.in_group.before.set(Time { user_ns: usage.user_ns, system_ns: usage.system_ns });
 }
 
@@ -72,5 +72,5 @@ pub(super) fn total(table: &Table, group: &Arc<Cgroup>) -> Time {
     };
     let past = group.subtree().map(|group| group.times.get()).fold(Time::default(), sum);
     let live = table.tasks.values().filter(|task| task.process().cgroup.is_within(group));
-    live.map(|task| used_here(task)).fold(past, sum)
+    live.map(|task| used_here(task, &task.sched.usage())).fold(past, sum)
 }

@@ -297,10 +297,11 @@ pub(super) fn block(deadline_ns: Option<u64>) -> BlockEnd {
                 break;
             }
         }
-        account(&task, time::monotonic_ns());
+        task.sched.total.end(account(&task, time::monotonic_ns()));
         idle::wait(deadline_ns, || !thread.is_blocking());
         // Idling on its stack is not its time.
         let now_ns = time::monotonic_ns();
+        task.sched.total.begin(now_ns);
         task.sched.since_ns.store(now_ns, Relaxed);
         let (_, cpu) = this();
         cpu.clock.switched(now_ns);
@@ -331,7 +332,6 @@ pub(super) fn account(task: &Task, now_ns: u64) -> u64 {
     let since = task.sched.since_ns.swap(now_ns, Relaxed);
     let ran = if since == 0 { 0 } else { now_ns.saturating_sub(since) };
     if ran > 0 {
-        task.sched.total_ns.fetch_add(ran, Relaxed);
         let (_, cpu) = this();
         cpu.clock.charge(task, now_ns);
         let mut queue = cpu.queue.lock();
@@ -416,6 +416,8 @@ fn switch((next, entity): Next, why: Leave) {
         old
     };
     account::enter(next.account());
+    prev.sched.total.end(now_ns);
+    next.sched.total.begin(now_ns);
     next.sched.since_ns.store(now_ns, Relaxed);
     cpu.clock.switched(now_ns);
     cpu.switched_ns.store(now_ns, Relaxed);

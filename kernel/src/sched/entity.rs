@@ -1,7 +1,9 @@
 //! What a task carries for the scheduler.
 
 use super::group::{self, Autogroup};
+use super::times::Tally;
 use crate::task::Usage;
+use crate::time;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*};
@@ -81,11 +83,11 @@ pub struct Entity {
     stale: AtomicBool,
     /// Virtual CPU that it ran on last, or is queued on.
     pub(super) cpu: AtomicU32,
-    /// When it got the CPU, and what it used before.
+    /// Since when it has not been charged.
     pub(super) since_ns: AtomicU64,
-    pub(super) total_ns: AtomicU64,
-    /// Time in guest mode, ns. Written by the task.
-    pub user_ns: AtomicU64,
+    /// Its time on a CPU, and in guest mode, which those who look on another CPU see while it passes. Written where it runs.
+    pub(super) total: Tally,
+    pub(super) user: Tally,
     /// What of that the virtual CPUs that it ran on have counted.
     pub(super) user_charged_ns: AtomicU64,
     pub minor_faults: AtomicU64,
@@ -167,8 +169,8 @@ impl Entity {
             stale: AtomicBool::new(true),
             cpu: AtomicU32::new(cpu),
             since_ns: AtomicU64::new(0),
-            total_ns: AtomicU64::new(0),
-            user_ns: AtomicU64::new(0),
+            total: Tally::new(),
+            user: Tally::new(),
             user_charged_ns: AtomicU64::new(0),
             minor_faults: AtomicU64::new(0),
             major_faults: AtomicU64::new(0),
@@ -342,20 +344,26 @@ impl Entity {
         self.class.lock().affinity = affinity;
     }
 
-    /// Time on a CPU, the running slice not counted, ns.
+    /// Time on a CPU up to now, ns.
     pub fn run_ns(&self) -> u64 {
-        self.total_ns.load(Relaxed)
+        self.total.so_far(time::monotonic_ns())
     }
 
-    /// What the running slice has lasted until `now_ns`; for the running thread itself.
-    pub fn running_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.since_ns.load(Relaxed))
+    /// Its guest code runs from now on.
+    pub fn enters_guest(&self, now_ns: u64) {
+        self.user.begin(now_ns);
+    }
+
+    /// The same, until now.
+    pub fn leaves_guest(&self, now_ns: u64) {
+        self.user.end(now_ns);
     }
 
     /// Times and counts so far.
     pub fn usage(&self) -> Usage {
-        let user_ns = self.user_ns.load(Relaxed);
-        let total = self.total_ns.load(Relaxed).max(user_ns);
+        let now_ns = time::monotonic_ns();
+        let user_ns = self.user.so_far(now_ns);
+        let total = self.total.so_far(now_ns).max(user_ns);
         Usage {
             user_ns,
             system_ns: total - user_ns,

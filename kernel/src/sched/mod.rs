@@ -150,11 +150,6 @@ pub fn enter_space(task: &Task, space: u64) {
     umbel_smp::switch::move_to_space(&task.thread, space);
 }
 
-/// Charges the running thread up to now, for those who read its times.
-pub fn account_now() {
-    cpu::account(&current(), crate::time::monotonic_ns());
-}
-
 /// What `task` is scheduled by, or its affinity, changed: that counts at once, wherever it is.
 pub fn class_changed(task: &Task) {
     place::requeue(task);

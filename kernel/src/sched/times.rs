@@ -32,16 +32,24 @@ pub struct Times {
 pub(super) struct Tally(AtomicI64);
 
 impl Tally {
-    const fn new() -> Tally {
+    pub const fn new() -> Tally {
         Tally(AtomicI64::new(0))
     }
 
+    /// Nothing if one is in progress.
     pub fn begin(&self, now_ns: u64) {
-        self.0.store(self.0.load(Relaxed) - now_ns as i64, Relaxed);
+        let sum = self.0.load(Relaxed);
+        if sum >= 0 {
+            self.0.store(sum - now_ns as i64, Relaxed);
+        }
     }
 
+    /// Nothing if none is in progress.
     pub fn end(&self, now_ns: u64) {
-        self.0.store(self.0.load(Relaxed) + now_ns as i64, Relaxed);
+        let sum = self.0.load(Relaxed);
+        if sum < 0 {
+            self.0.store(sum + now_ns as i64, Relaxed);
+        }
     }
 
     pub fn so_far(&self, now_ns: u64) -> u64 {
@@ -76,7 +84,7 @@ impl Clock {
 
     /// The running thread was charged up to now.
     pub fn charge(&self, task: &Task, now_ns: u64) {
-        let user_ns = task.sched.user_ns.load(Relaxed);
+        let user_ns = task.sched.user.so_far(now_ns);
         add(&self.user_ns, user_ns.saturating_sub(task.sched.user_charged_ns.load(Relaxed)));
         task.sched.user_charged_ns.store(user_ns, Relaxed);
         self.since_ns.store(now_ns, Relaxed);

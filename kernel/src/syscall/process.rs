@@ -444,7 +444,6 @@ fn getrusage(task: &Arc<Task>, who: i32, usage: UserAddr) -> Result<()> {
 
 /// The process so far: threads that ended and threads that live.
 fn own_usage(task: &Task) -> Usage {
-    crate::sched::account_now();
     let mut usage = task.process().times.lock().own;
     let threads = match ids::table().node(task.process().pid()) {
         Ok(node) => node.threads.clone(),

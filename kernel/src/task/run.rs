@@ -70,13 +70,14 @@ fn run(task: &Arc<Task>) {
         } else if no_counter {
             trap_counter(true);
         }
+        task.sched.enters_guest(before_ns);
         let trap = gate::enter_user(&task.user);
         if virtual_time {
             vtime::left_guest();
         } else if no_counter {
             trap_counter(false);
         }
-        task.sched.user_ns.fetch_add(time::monotonic_ns() - before_ns, Relaxed);
+        task.sched.leaves_guest(time::monotonic_ns());
         if steps {
             single_step(task, false);
         }

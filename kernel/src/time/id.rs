@@ -3,9 +3,8 @@
 use super::clock;
 use crate::task::ns::pid::of_caller;
 use crate::task::ns::time::Offset;
-use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
+use crate::task::{self, Process, Usage, find_process, find_task, ids};
 use crate::{Errno, Pid, Result};
-use umbel_smp::thread::State;
 
 /// A clock that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +77,7 @@ impl ClockId {
             ClockId::Boottime => clock::monotonic_ns().wrapping_add(clock::boot_offset_ns()),
             ClockId::ProcessCpu(pid) => process_cpu_ns(&*find_process(pid).ok_or(Errno::EINVAL)?),
             ClockId::ProcessUser(pid) => process_usage(&*find_process(pid).ok_or(Errno::EINVAL)?).user_ns,
-            ClockId::ThreadCpu(tid) => cpu_ns(&*find_task(tid).ok_or(Errno::EINVAL)?),
+            ClockId::ThreadCpu(tid) => find_task(tid).ok_or(Errno::EINVAL)?.sched.run_ns(),
             ClockId::ThreadUser(tid) => find_task(tid).ok_or(Errno::EINVAL)?.sched.usage().user_ns,
         })
     }
@@ -111,20 +110,10 @@ impl ClockId {
     }
 }
 
-/// CPU time of a thread; while it runs, here or elsewhere, with the slice that is not accounted yet. One that sleeps may
-/// still be the current one of an idle virtual CPU.
-fn cpu_ns(task: &Task) -> u64 {
-    if task.thread.state() == State::Running {
-        task.sched.run_ns() + task.sched.running_ns(clock::monotonic_ns())
-    } else {
-        task.sched.run_ns()
-    }
-}
-
 fn process_cpu_ns(process: &Process) -> u64 {
     let ended = process.times.lock().own;
     let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
-    ended.user_ns + ended.system_ns + threads.iter().map(|thread| cpu_ns(thread)).sum::<u64>()
+    ended.user_ns + ended.system_ns + threads.iter().map(|thread| thread.sched.run_ns()).sum::<u64>()
 }
 
 /// Times of a process: its threads, and those that have ended.
