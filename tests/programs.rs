@@ -134,6 +134,21 @@ fn java() {
 }
 
 #[test]
+fn go() {
+    Script::new("go", &["go"]).same();
+}
+
+#[test]
+fn lisp() {
+    Script::new("lisp", &["sbcl"]).same();
+}
+
+#[test]
+fn valgrind() {
+    Script::new("valgrind", &["valgrind", "gcc"]).same();
+}
+
+#[test]
 fn node() {
     Script::new("node", &["node"]).same();
 }

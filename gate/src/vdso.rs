@@ -1,7 +1,8 @@
 //! The guest's vDSO: a small shared object with clocks and the CPU number, answered from the slot page.
 //!
-//! Built once at boot: ELF header, two program headers, dynamic section, hash table, symbols and text in one page. It has
-//! no symbol versions; the C libraries then take any. Source: vdso(7), System V ABI.
+//! Built once at boot: ELF header, two program headers, dynamic section, hash table, symbols with their version and text in one
+//! page. The C libraries would take symbols without versions; Go's runtime, which every Go program contains, follows the list of
+//! versions without asking whether there is one. Source: vdso(7), System V ABI, LSB 5 "Symbol Versioning".
 
 use alloc::vec::Vec;
 use core::arch::global_asm;
@@ -33,14 +34,18 @@ unsafe extern "C" {
 
 /// Offsets in the image.
 const DYNAMIC: u64 = 0x100;
-const HASH: u64 = 0x180;
-const SYMBOLS: u64 = 0x200;
+const HASH: u64 = 0x1c0;
+const VERSIONS_OF_SYMBOLS: u64 = 0x1e0;
+const VERSIONS: u64 = 0x1f0;
+const SYMBOLS: u64 = 0x240;
 const STRINGS: u64 = 0x300;
 const TEXT: u64 = 0x400;
-const DYNAMIC_LEN: u64 = 7 * 16;
+const DYNAMIC_LEN: u64 = 10 * 16;
 const SYMBOL_LEN: u64 = 24;
 
 const SONAME: &str = "linux-vdso.so.1";
+/// The version of all functions, as Linux has it.
+const VERSION: &str = "LINUX_2.6";
 
 fn functions() -> [(&'static str, u64); 4] {
     [
@@ -68,11 +73,25 @@ impl Image {
         halves.iter().for_each(|half| self.0.extend(half.to_le_bytes()));
     }
 
+    /// A version: number, flags (1: the object's own), its name as offset in the strings and as text; whether another one follows.
+    fn version(&mut self, number: u32, flags: u32, name: u32, text: &str, more: bool) {
+        self.halves([1 | flags << 16, number | 1 << 16, elf_hash(text), 20, if more { 28 } else { 0 }, name, 0]);
+    }
+
     /// Type and flags, then offset = address, size in file = size in memory, alignment.
     fn program_header(&mut self, kind: u32, flags: u32, at: u64, len: u64, align: u64) {
         self.halves([kind, flags]);
         self.words([at, at, at, len, len, align]);
     }
+}
+
+/// The hash of a name by which versions are found (System V ABI, "Hash Table").
+fn elf_hash(name: &str) -> u32 {
+    name.bytes().fold(0, |hash: u32, byte| {
+        let sum = (hash << 4).wrapping_add(u32::from(byte));
+        let high = sum & 0xf000_0000;
+        (sum ^ high >> 24) & !high
+    })
 }
 
 /// The shared object, one page.
@@ -93,14 +112,22 @@ pub fn image() -> Vec<u8> {
         at
     };
     let soname = add(SONAME);
+    let version = add(VERSION);
     let names = functions().map(|(name, _)| add(name));
     image.pad_to(DYNAMIC);
     let strings_len = strings.len() as u64;
-    // DT_HASH, DT_SYMTAB, DT_SYMENT, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_NULL.
-    image.words([4, HASH, 6, SYMBOLS, 11, SYMBOL_LEN, 5, STRINGS, 10, strings_len, 14, u64::from(soname), 0, 0]);
+    // DT_HASH, DT_SYMTAB, DT_SYMENT, DT_STRTAB, DT_STRSZ, DT_SONAME, DT_VERSYM, DT_VERDEF, DT_VERDEFNUM, DT_NULL.
+    image.words([4, HASH, 6, SYMBOLS, 11, SYMBOL_LEN, 5, STRINGS, 10, strings_len, 14, u64::from(soname)]);
+    image.words([0x6fff_fff0, VERSIONS_OF_SYMBOLS, 0x6fff_fffc, VERSIONS, 0x6fff_fffd, 2, 0, 0]);
     image.pad_to(HASH);
     // One bucket; a chain of all symbols: 1, 2, 3, 4, end.
     image.halves([1, 5, 1, 0, 2, 3, 4, 0]);
+    image.pad_to(VERSIONS_OF_SYMBOLS);
+    // Two bytes each: none for the symbol 0, the second version for the functions.
+    image.halves([2 << 16, 2 | 2 << 16, 2]);
+    image.pad_to(VERSIONS);
+    image.version(1, 1, soname, SONAME, true);
+    image.version(2, 0, version, VERSION, false);
     image.pad_to(SYMBOLS);
     image.words([0, 0, 0]);
     let text = &raw const vdso_text as u64;
@@ -130,19 +157,21 @@ mod tests {
         let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
         unsafe extern "C" {
             fn dlopen(name: *const core::ffi::c_char, flags: i32) -> *mut u8;
-            fn dlsym(library: *mut u8, name: *const core::ffi::c_char) -> *mut u8;
+            fn dlvsym(library: *mut u8, name: *const core::ffi::c_char, version: *const core::ffi::c_char) -> *mut u8;
         }
         // SAFETY: loads the object just written, which runs nothing; looks names up.
-        let found = unsafe {
-            let library = dlopen(name.as_ptr(), 2);
-            assert!(!library.is_null());
-            ["__vdso_clock_gettime", "__vdso_time", "__vdso_getcpu", "__vdso_gettimeofday"].map(|name| {
-                let name = std::ffi::CString::new(name).unwrap();
-                dlsym(library, name.as_ptr()) as u64 % 4096
-            })
+        let library = unsafe { dlopen(name.as_ptr(), 2) };
+        assert!(!library.is_null());
+        let look = |name: &str, version: &std::ffi::CStr| {
+            let name = std::ffi::CString::new(name).unwrap();
+            // SAFETY: as above.
+            unsafe { dlvsym(library, name.as_ptr(), version.as_ptr()) as u64 % 4096 }
         };
+        for (name, _) in functions() {
+            assert!(look(name, c"LINUX_2.6") >= TEXT, "{name}");
+            assert_eq!(look(name, c"LINUX_2.5"), 0, "{name}");
+        }
         let _ = std::fs::remove_file(&path);
-        assert!(found.iter().all(|&at| at >= TEXT), "{found:x?}");
     }
 
     #[test]

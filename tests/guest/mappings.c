@@ -89,6 +89,18 @@ static void mapping(void) {
     close(fd);
 }
 
+/* MAP_32BIT takes a hint, too, as far as it is below 2 GiB. */
+static void low(void) {
+    char *hints[] = {(char *)0x50000000, (char *)0x21000000, (char *)0x90000000};
+    for (int i = 0; i < 3; i++) {
+        char *first = mmap(hints[i], 4 * PAGE, RW, PRIVATE | MAP_32BIT, -1, 0);
+        char *second = mmap(hints[i] + PAGE, 4 * PAGE, RW, PRIVATE | MAP_32BIT, -1, 0);
+        CHECK((first == hints[i]) == (i < 2) && first < (char *)0x80000000);
+        CHECK(second != hints[i] + PAGE && second < (char *)0x80000000);
+        CHECK(munmap(first, 4 * PAGE) == 0 && munmap(second, 4 * PAGE) == 0);
+    }
+}
+
 static void growing(void) {
     char *room = anon(1024, MAP_PRIVATE);
     munmap(room, 1024 * PAGE);
@@ -397,6 +409,7 @@ int main(void) {
     first_stack();
     CHECK(sigaction(SIGSEGV, &action, 0) == 0 && sigaction(SIGBUS, &action, 0) == 0);
     mapping();
+    low();
     growing();
     advice();
     guards();

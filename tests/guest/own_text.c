@@ -1,8 +1,10 @@
-/* Text that runs hot system calls reads as its file has it through /proc/self/mem and process_vm_readv. */
+/* Text that runs hot system calls reads as its file has it through /proc/self/mem and process_vm_readv, and where it is mapped
+ * to be looked at before it is run, as valgrind maps its client's. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -29,6 +31,18 @@ static int looks_original(void)
     return close(mem) == 0;
 }
 
+/* The file's text once more, as a loader maps it. */
+static int mapped_original(void)
+{
+    int self = open("/proc/self/exe", O_RDONLY);
+    extern const char __ehdr_start[];
+    long page = sysconf(_SC_PAGESIZE), at = (hot - __ehdr_start) / page * page;
+    char *text = mmap(NULL, 2 * page, PROT_READ | PROT_EXEC, MAP_PRIVATE, self, at);
+    if (text == MAP_FAILED || !same((unsigned char *)text + (long)hot % page))
+        return puts("a mapping of the file shows other bytes"), 0;
+    return munmap(text, 2 * page) == 0 && close(self) == 0;
+}
+
 static int runs(void)
 {
     for (int i = 0; i < 2000; i++)
@@ -40,7 +54,7 @@ static int runs(void)
 /* The second program of the same file may find the first one's text prepared: it, too, must look as the file does. */
 int main(int argc, char **argv)
 {
-    if (!looks_original() || !runs() || !looks_original() || !runs())
+    if (!looks_original() || !runs() || !looks_original() || !mapped_original() || !runs())
         return 1;
     if (argc == 1) {
         execl("/proc/self/exe", argv[0], "again", NULL);

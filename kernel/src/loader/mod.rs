@@ -161,6 +161,10 @@ fn load_elf(
     let (start, interp_base) = match &interp {
         Some((file, header, program)) => {
             let base = map_program(&space, file, header, program, 0, false)?;
+            let range = program.range();
+            space.update_layout(|layout| {
+                layout.interpreter = (base.wrapping_add(range.start), base.wrapping_add(range.end))
+            });
             (base.wrapping_add(header.entry), base)
         }
         None => (if broken { 0 } else { entry }, 0),

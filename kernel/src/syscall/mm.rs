@@ -96,6 +96,13 @@ fn prot_of(prot: MapProt) -> Prot {
     Prot::from_bits_truncate(prot.bits())
 }
 
+/// Whether text that is mapped now is mapped to be run. Only the dynamic linker is sure to: others may translate what they
+/// map and are to see the file's own bytes (valgrind). Calls of theirs that are run after all are patched once they are hot.
+fn maps_to_run(task: &Arc<Task>, space: &Space) -> bool {
+    let (start, end) = space.layout().interpreter;
+    (start..end).contains(&task.user.regs().rip)
+}
+
 fn mmap(
     task: &Arc<Task>,
     addr: UserAddr,
@@ -151,7 +158,7 @@ fn mmap(
         Place::Anywhere
     };
     let at = space.map(MapRequest { addr, len, place, prot, flags: area, backing })?;
-    if prot.contains(Prot::EXEC) {
+    if prot.contains(Prot::EXEC) && maps_to_run(task, &space) {
         space.adopt_text(at);
     }
     if flags.contains(MapFlags::MAP_POPULATE) && !flags.contains(MapFlags::MAP_NONBLOCK) {

@@ -22,7 +22,7 @@ const LOW_START: u64 = 0x4000_0000;
 pub enum Place {
     /// Anywhere; at the hint if that is free.
     Anywhere,
-    /// Anywhere below 2 GiB (`MAP_32BIT`).
+    /// Anywhere below 2 GiB (`MAP_32BIT`); at the hint if that is free and below, too.
     Low,
     /// Exactly there, over what is there (`MAP_FIXED`).
     Fixed,
@@ -335,8 +335,8 @@ fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
             return Ok(range);
         }
         Place::Low => {
-            let low = inner.vmas.gap_below(&(LOW_START..LOW_END), len);
-            return low.map(|start| start..start + len).ok_or(Errno::ENOMEM);
+            let low = || inner.vmas.gap_below(&(LOW_START..LOW_END), len).map(|start| start..start + len);
+            return at_hint(inner, hint, len, LOW_END).or_else(low).ok_or(Errno::ENOMEM);
         }
         Place::Anywhere => {}
     }
@@ -345,16 +345,20 @@ fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
 
 /// A free range: at the hint if there is one and it is free, else top-down in the mmap area, else anywhere.
 pub(super) fn find_place(inner: &Inner, hint: u64, len: u64) -> Option<Range<u64>> {
-    let hint = hint.checked_next_multiple_of(PAGE)?;
-    if hint >= USER_BOTTOM && hint.checked_add(len)? <= USER_TOP {
-        let wanted = hint..hint + len;
-        if inner.vmas.within(&wanted).next().is_none() && inner.vmas.guard_from(wanted.end) >= wanted.end {
-            return Some(wanted);
-        }
-    }
-    let start = inner
-        .vmas
-        .gap_below(&(USER_BOTTOM..inner.layout.mmap_top), len)
-        .or_else(|| inner.vmas.gap_below(&(USER_BOTTOM..USER_TOP - PAGE), len))?;
-    Some(start..start + len)
+    let anywhere = || {
+        let start = inner
+            .vmas
+            .gap_below(&(USER_BOTTOM..inner.layout.mmap_top), len)
+            .or_else(|| inner.vmas.gap_below(&(USER_BOTTOM..USER_TOP - PAGE), len))?;
+        Some(start..start + len)
+    };
+    at_hint(inner, hint, len, USER_TOP).or_else(anywhere)
+}
+
+/// The range at the hint, if there is a hint, the range is free and ends no higher than `limit`.
+fn at_hint(inner: &Inner, hint: u64, len: u64, limit: u64) -> Option<Range<u64>> {
+    let start = hint.checked_next_multiple_of(PAGE)?;
+    let end = start.checked_add(len)?;
+    let free = || inner.vmas.within(&(start..end)).next().is_none() && inner.vmas.guard_from(end) >= end;
+    (start >= USER_BOTTOM && end <= limit && free()).then_some(start..end)
 }

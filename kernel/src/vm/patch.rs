@@ -3,8 +3,8 @@
 //! A file of the host directory that is mapped as text gets, at its first hot site, a trampoline object, mapped at a
 //! fixed distance from the file in every space; and a RAM page for each page of text with a hot site, which replaces the
 //! file's page through the page table. Pages and trampolines are shared by all spaces that map the file. A space where
-//! the distance is taken keeps its sites unpatched. Whoever maps the text later gets all of it patched ([`PatchedText`]).
-//! A site is hot when one thread has trapped there often, or many threads once. A file's patched text outlives the programs that
+//! the distance is taken keeps its sites unpatched. A program for which exec or the dynamic linker maps the text later gets all of
+//! it patched ([`PatchedText`]). A site is hot when one thread has trapped there often, or many threads once. A file's patched text outlives the programs that
 //! map it while others have the file open and its share of RAM is small ([`Kept`]): whoever runs next need not copy it.
 //!
 //! Never patched: files in RAM (they may change), writable and shared text, pages that the space has changed. A plain
@@ -155,7 +155,7 @@ impl Space {
         }
     }
 
-    /// Maps patched text in the place of the file's text that was just mapped at `start`, if there is any.
+    /// Maps patched text in the place of the file's text that was just mapped at `start` to be run, if there is any.
     pub fn adopt_text(&self, start: UserAddr) {
         let Some(site) = self.locate(start.0) else { return };
         let Some(pages) = self.inner.read().vmas.find(start.0).map(|vma| site.page..site.page + vma.len() / PAGE)

@@ -61,6 +61,8 @@ pub struct Layout {
     pub env: (u64, u64),
     /// First address above the area in which mmap places mappings.
     pub mmap_top: u64,
+    /// The program's interpreter: the dynamic linker.
+    pub interpreter: (u64, u64),
 }
 
 /// An area, as /proc/PID/maps shows it.
