@@ -1,5 +1,6 @@
 //! The machine: the process that the user starts, which plays the hardware for the guest kernel.
 
+mod balance;
 mod canary;
 mod check;
 mod cli;

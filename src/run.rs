@@ -1,5 +1,6 @@
 //! `umbel run`: builds a machine, starts it, waits for its end.
 
+use crate::balance;
 use crate::canary::Canary;
 use crate::cli::{self, RunOptions};
 use crate::image::{Image, ImageError};
@@ -82,6 +83,7 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
         .map_err(|error| RunError::Host("fork the zygote", error))?;
     let _listed = entry.map(|(entry, listener)| {
         server::start(listener, memory.shared.control(), memory.all_files());
+        balance::start(memory.shared.control(), zygote);
         entry
     });
     let end = supervisor.run(zygote)?;

@@ -49,7 +49,7 @@ fn no_wake_up_is_lost_for_ten_minutes() {
     assert!(!outcome.stderr.contains("CPU#"), "the watchdog saw something: {}", outcome.stderr);
 }
 
-/// Machines of two virtual CPUs and of one on one processor, whatever they run.
+/// Machines of two virtual CPUs and of one, on one processor and on two, whatever they run.
 #[test]
 fn two_virtual_cpus_get_twice_the_time_of_one() {
     let grouped = fs::read_to_string("/proc/sys/kernel/sched_autogroup_enabled");
@@ -60,14 +60,16 @@ fn two_virtual_cpus_get_twice_the_time_of_one() {
     let busy = ["sh", "-c", "(while :; do :; done) & while :; do :; done"].map(String::from);
     let turns = [guest_program("turns", false).display().to_string(), "2".into(), "120".into()];
     for (two, one) in [(&busy, &busy), (&turns, &turns), (&turns, &busy), (&busy, &turns)] {
-        let ratio = ratio(on_one_processor(2, two), on_one_processor(1, one));
-        assert!((1.9..=2.1).contains(&ratio), "{ratio:.3}: {two:?} on two, {one:?} on one");
+        for processors in ["0", "0,1"] {
+            let ratio = ratio(on_processors(processors, 2, two), on_processors(processors, 1, one));
+            assert!((1.9..=2.1).contains(&ratio), "{ratio:.3} on {processors}: {two:?} on two, {one:?} on one");
+        }
     }
 }
 
-fn on_one_processor(cpus: u32, command: &[String]) -> Child {
+fn on_processors(processors: &str, cpus: u32, command: &[String]) -> Child {
     let mut machine = Command::new("taskset");
-    machine.args(["-c", "0"]).arg(umbel()).args(["run", "--cpus", &cpus.to_string(), "--"]).args(command);
+    machine.args(["-c", processors]).arg(umbel()).args(["run", "--cpus", &cpus.to_string(), "--"]).args(command);
     machine.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("taskset")
 }
 

@@ -11,6 +11,9 @@
 //! sleeping slots along: each is bound to the new host CPU and woken once, or else it would weigh half for as long as its slots'
 //! turns take to come round ([`Slot::follow`]).
 //!
+//! Beside other machines the machine may say where the virtual CPU shall be (`VcpuShared::home`), and move the running slot
+//! there itself: then this is where all are bound, and it does not look for a better place ([`heed`]).
+//!
 //! With `--pin` all slots stay where the machine put them. Used by [`crate::slot`] and the scheduler.
 
 use crate::cpu::{self, Vcpu};
@@ -23,6 +26,8 @@ use umbel_host::{clock, process};
 const LEAST_NS: u64 = 4_000_000;
 /// No host CPU, or any.
 const ANY: i32 = -1;
+/// Bound, but nobody knows where to: the machine may have.
+const UNKNOWN: i32 = -2;
 /// Slots that have not run for so many changes weigh nothing any more.
 const LATELY: u64 = 256;
 
@@ -40,6 +45,8 @@ pub(crate) struct Whereabouts {
     /// At the last look: slot changes, and time awake.
     turns: AtomicU64,
     awake_ns: AtomicU64,
+    /// `VcpuShared::home` when it was heeded last.
+    home: AtomicU32,
 }
 
 /// Where a slot is. Written by its virtual CPU.
@@ -57,6 +64,12 @@ pub(crate) struct Place {
 pub fn look(awake_ns: u64) -> bool {
     let vcpu = cpu::this();
     let own = &vcpu.whereabouts;
+    if let Some(slot) = vcpu.active() {
+        heed(slot, vcpu);
+    }
+    if own.home.load(Relaxed) != 0 {
+        return true;
+    }
     let turns = vcpu.turns.load(Relaxed);
     if own.turns.load(Relaxed) == turns {
         if let Some(slot) = vcpu.active() {
@@ -73,6 +86,25 @@ pub fn look(awake_ns: u64) -> bool {
     own.awake_ns.store(awake_ns, Relaxed);
     own.turns.store(turns, Relaxed);
     false
+}
+
+/// In the running slot: does as the machine says that the virtual CPU shall be elsewhere, or wherever the host puts it.
+fn heed(running: &Slot, vcpu: &Vcpu) {
+    let own = &vcpu.whereabouts;
+    let home = vcpu.shared().home.load(Acquire);
+    if own.home.load(Relaxed) == home {
+        return;
+    }
+    own.home.store(home, Relaxed);
+    for slot in vcpu.slots() {
+        slot.place.bound.store(UNKNOWN, Relaxed);
+    }
+    own.state.store(AT_EASE, Relaxed);
+    if home == 0 {
+        running.let_go();
+    } else {
+        running.bind_to(home as i32 - 1);
+    }
 }
 
 /// CPU time of the slots of `vcpu` since the last look, which was at slot change `turns`.
@@ -98,6 +130,7 @@ impl Whereabouts {
             state: AtomicU32::new(AT_EASE),
             turns: AtomicU64::new(0),
             awake_ns: AtomicU64::new(0),
+            home: AtomicU32::new(0),
         }
     }
 }
@@ -127,6 +160,7 @@ impl Slot {
     /// In the slot that hands over to this one, before that is woken: it shall run where the virtual CPU is.
     pub(crate) fn follow(&self, from: &Slot, vcpu: &Vcpu) {
         let own = &vcpu.whereabouts;
+        heed(from, vcpu);
         let here = host_cpu() as i32;
         from.place.last.store(here, Relaxed);
         let before = own.host_cpu.load(Relaxed);

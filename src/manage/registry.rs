@@ -1,4 +1,5 @@
 //! Where the running machines of a user are found: a directory with two files for each, `PID.json` and `PID.sock`.
+//! One more, `contenders`, is for those that compete ([`crate::balance`]).
 //!
 //! The directory is `$XDG_RUNTIME_DIR/umbel`, or `/tmp/umbel-UID` where that is not set. It must be the user's own and
 //! closed to others, since its sockets give power over machines. Files of machines that are gone are removed by whoever
@@ -133,7 +134,7 @@ fn files(dir: &Path, pid: i32) -> [PathBuf; 2] {
 }
 
 /// The directory, made if it is not there.
-fn directory() -> Result<PathBuf, RegistryError> {
+pub fn directory() -> Result<PathBuf, RegistryError> {
     let uid = Uid::effective();
     let path = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
         Some(dir) => PathBuf::from(dir).join("umbel"),

@@ -110,8 +110,14 @@ fn stat_fields(pid: i32) -> Option<Vec<u64>> {
     Some(fields.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect())
 }
 
+/// The host CPU on which a process ran last.
+pub fn last_host_cpu(pid: i32) -> Option<u32> {
+    // Field 39, the state being 3.
+    stat_fields(pid)?.get(36).map(|cpu| *cpu as u32)
+}
+
 /// Time on a processor and time waiting for one, ns.
-fn schedstat(pid: &str) -> (u64, u64) {
+pub fn schedstat(pid: &str) -> (u64, u64) {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
     let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))

@@ -132,4 +132,7 @@ pub struct VcpuShared {
     pub parent_pid: AtomicU32,
     /// Incremented each time that kernel code passes a point at which it looks for interrupts.
     pub progress: AtomicU32,
+    /// Host CPU on which the machine wants this virtual CPU, plus one; 0 = wherever the host puts it. Written by the machine,
+    /// which then moves the slot that runs; the others follow at the next hand-over.
+    pub home: AtomicU32,
 }
