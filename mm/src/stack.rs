@@ -1,6 +1,7 @@
 //! Kernel stacks: aligned to their size, in the hot part of KDATA.
 //!
-//! A few freed ones are kept for the next thread. Locks: `Rank::Leaf`.
+//! A few freed ones are kept for the next thread, until the heap gives back what is free: they lie where the last threads of many
+//! were, each on a huge page of its own. Locks: `Rank::Leaf`.
 
 use crate::{Errno, Result};
 use alloc::alloc::{alloc, dealloc};
@@ -22,15 +23,28 @@ const MARK: u64 = 0x5741_434b_9e37_79b9;
 /// The deepest use of any stack so far, bytes. Measured with debug assertions only.
 pub static PEAK: AtomicU64 = AtomicU64::new(0);
 
-static SPARE: SpinLock<Spare> = SpinLock::new(Rank::Leaf, Spare { stacks: [None; KEPT], count: 0 });
+static SPARE: SpinLock<Spare> = SpinLock::new(Rank::Leaf, Spare::EMPTY);
 
 struct Spare {
     stacks: [Option<NonNull<u8>>; KEPT],
     count: usize,
 }
 
+impl Spare {
+    const EMPTY: Spare = Spare { stacks: [None; KEPT], count: 0 };
+}
+
 // SAFETY: the pointers own free memory.
 unsafe impl Send for Spare {}
+
+/// Frees the stacks that are kept.
+pub(crate) fn shed() {
+    let kept = core::mem::replace(&mut *SPARE.lock(), Spare::EMPTY);
+    for base in kept.stacks.into_iter().take(kept.count).flatten() {
+        // SAFETY: a kept stack is a live allocation of this layout that nobody uses.
+        unsafe { dealloc(base.as_ptr(), KernelStack::layout()) };
+    }
+}
 
 /// One kernel stack. Grows down from [`KernelStack::top`].
 ///

@@ -605,11 +605,11 @@ static inline int arguments(void)
 }
 
 static const struct bomb bombs[] = {
-    {"processes", processes, 48, ENDS(EAGAIN, ENOMEM)},
-    {"fork_storm", fork_storm, 48, ENDS(EAGAIN, ENOMEM, HELD)},
-    {"threads", threads, 48, ENDS(EAGAIN, ENOMEM)},
-    {"futex_pi", futex_pi, 48, ENDS(EAGAIN, ENOMEM)},
-    {"polls", polls, 48, ENDS(EAGAIN, ENOMEM)},
+    {"processes", processes, 32, ENDS(EAGAIN, ENOMEM)},
+    {"fork_storm", fork_storm, 32, ENDS(EAGAIN, ENOMEM, HELD)},
+    {"threads", threads, 32, ENDS(EAGAIN, ENOMEM)},
+    {"futex_pi", futex_pi, 32, ENDS(EAGAIN, ENOMEM)},
+    {"polls", polls, 32, ENDS(EAGAIN, ENOMEM)},
     {"ptys", ptys, 16, ENDS(ENOMEM, ENOSPC, ENFILE)},
     {"files", files, 16, ENDS(ENOMEM, ENFILE, EMFILE)},
     {"pipes", pipes, 16, ENDS(ENOMEM, ENFILE)},

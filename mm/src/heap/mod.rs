@@ -20,7 +20,7 @@ mod holes;
 mod magazine;
 mod region;
 
-use crate::{Errno, Result, frame, percpu};
+use crate::{Errno, Result, frame, percpu, stack};
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt::{self, Display, Formatter};
 use core::ptr::null_mut;
@@ -177,7 +177,10 @@ pub fn trim() -> bool {
     if !HOT.wants_trim() && !COLD.wants_trim() {
         return false;
     }
-    let hot = HOT.wants_trim() && HOT.trim();
+    let hot = HOT.wants_trim() && {
+        stack::shed();
+        HOT.trim()
+    };
     if !COLD.wants_trim() {
         return hot;
     }
