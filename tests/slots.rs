@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    Outcome, PATIENCE, Run, children, generations, is_root, open_to_all, slots_at_rest, state, umbel, until, wait_until,
+    Ended, Outcome, PATIENCE, Run, children, generations, is_root, open_to_all, slots_at_rest, state, umbel, until,
+    wait_until,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -123,18 +124,6 @@ fn pinned_virtual_cpus_stay_each_on_one_host_cpu() {
     });
     machine.kill().expect("our own child");
     machine.wait().expect("our own child");
-}
-
-/// Children that are killed when the test ends, however it does.
-struct Ended(Vec<Child>);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        for child in &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 /// Host CPU on which a process ran last.

@@ -223,6 +223,18 @@ pub fn is_root() -> bool {
     user_id() == 0
 }
 
+/// Children that are killed when the test ends, however it does.
+pub struct Ended(pub Vec<Child>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Children of all threads of a process.
 pub fn children(pid: u32) -> Vec<u32> {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
