@@ -3,7 +3,7 @@
 use super::Path;
 use super::tree::{self, MountNamespace};
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use umbel_smp::lock::{Rank, SpinLock};
 
 #[derive(Clone)]
@@ -18,6 +18,8 @@ struct Places {
 pub struct FsContext {
     places: SpinLock<Places>,
     umask: AtomicU32,
+    /// Threads that have it.
+    users: AtomicUsize,
 }
 
 impl FsContext {
@@ -27,13 +29,30 @@ impl FsContext {
         Arc::new(FsContext {
             places: SpinLock::new(Rank::FsContext, Places { cwd, root, namespace }),
             umask: AtomicU32::new(0o022),
+            users: AtomicUsize::new(0),
         })
     }
 
     /// A copy, for fork(2).
     pub fn duplicate(&self) -> Arc<FsContext> {
         let places = self.places.lock().clone();
-        Arc::new(FsContext { places: SpinLock::new(Rank::FsContext, places), umask: AtomicU32::new(self.umask()) })
+        let (places, umask) = (SpinLock::new(Rank::FsContext, places), AtomicU32::new(self.umask()));
+        Arc::new(FsContext { places, umask, users: AtomicUsize::new(0) })
+    }
+
+    /// Threads that have it.
+    pub fn users(&self) -> usize {
+        self.users.load(Relaxed)
+    }
+
+    /// A thread has it from now on.
+    pub fn join(&self) {
+        self.users.fetch_add(1, Relaxed);
+    }
+
+    /// A thread that had it has it no more.
+    pub fn leave(&self) {
+        self.users.fetch_sub(1, Relaxed);
     }
 
     /// The current directory.

@@ -160,9 +160,7 @@ impl FsConfig {
         let Phase::Picked(mount) = &state.phase else { return Err(Errno::EBUSY) };
         let (mount, options, read_only) = (mount.clone(), state.options.clone(), state.read_only);
         drop(state);
-        if mount.is_foreign() {
-            return Err(Errno::EPERM);
-        }
+        mounting::check_reconfigure(&mount)?;
         mount.fs().reconfigure(&options)?;
         if read_only && mount.has_writers() {
             return Err(Errno::EBUSY);

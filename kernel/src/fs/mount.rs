@@ -6,12 +6,13 @@
 use super::dentry::Dentry;
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Attr, Kind};
+use crate::task::ns::UserNs;
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use umbel_smp::lock::{Rank, RwLock, SpinLock};
+use umbel_smp::lock::{Once, Rank, RwLock, SpinLock};
 
 bitflags::bitflags! {
     /// Flags of a mount, as mount(2) has them.
@@ -35,6 +36,8 @@ pub struct Super {
     fs: Arc<dyn FileSystem>,
     source: Vec<u8>,
     read_only: AtomicBool,
+    /// The user namespace that it was made in; the first one, unless that was said.
+    owner: Once<Arc<UserNs>>,
 }
 
 impl Drop for Super {
@@ -111,7 +114,7 @@ impl Mount {
     /// A mount of all of `fs`, not yet in the tree.
     pub fn new(fs: Arc<dyn FileSystem>, source: &[u8], flags: MountFlags) -> Arc<Mount> {
         let root = Dentry::root(fs.root());
-        let shared = Super { fs, source: source.to_vec(), read_only: AtomicBool::new(false) };
+        let shared = Super { fs, source: source.to_vec(), read_only: AtomicBool::new(false), owner: Once::new() };
         Self::build(Arc::new(shared), root, flags, Propagation::default())
     }
 
@@ -170,6 +173,17 @@ impl Mount {
     /// Its file system.
     pub fn fs(&self) -> &Arc<dyn FileSystem> {
         &self.shared.fs
+    }
+
+    /// The user namespace that its file system was made in: who is privileged there may change it.
+    pub fn fs_owner(&self) -> Arc<UserNs> {
+        self.shared.owner.get().cloned().unwrap_or_else(UserNs::first)
+    }
+
+    /// Its file system, which is new, was made in `owner`.
+    pub(super) fn set_fs_owner(&self, owner: &Arc<UserNs>) {
+        // That of a file system that there was before stays.
+        let _ = self.shared.owner.set(owner.clone());
     }
 
     /// Its flags.
@@ -370,14 +384,11 @@ impl Path {
         }
     }
 
-    /// The absolute name below `root`: what getcwd(2) and /proc/PID/fd show. `(unreachable)` is put before a place not below
-    /// `root`, ` (deleted)` behind a removed one.
+    /// The absolute name below `root`, or below the top of its own tree if it is not there: what /proc/PID/fd shows. ` (deleted)` is put
+    /// behind a removed one.
     pub fn display(&self, root: &Path) -> Vec<u8> {
-        let (mut names, reached) = self.names_to(root);
+        let (mut names, _) = self.names_to(root);
         let mut out = Vec::new();
-        if !reached && !self.mount.flags().contains(MountFlags::INTERNAL) {
-            out.extend_from_slice(b"(unreachable)");
-        }
         if names.is_empty() {
             out.push(b'/');
         }

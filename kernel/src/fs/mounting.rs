@@ -8,7 +8,9 @@ use super::walk::Follow;
 use super::{FileSystem, overlay, proc, sys};
 use crate::cgroup;
 use crate::ipc::sysv;
-use crate::task;
+use crate::task::ns::UserNs;
+use crate::task::ns::user::Which;
+use crate::task::{self, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use umbel_abi::linux::uapi;
@@ -48,6 +50,10 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     }
     if set(uapi::MS_BIND) {
         let source = names.find(&Name::new(request.source), Follow::Yes)?;
+        // Those of namespaces are nobody's.
+        if source.mount().fs().name() != "nsfs" {
+            check_own(names, &source)?;
+        }
         return tree::attach(&tree::clone_tree(&source, set(uapi::MS_REC))?, target);
     }
     if set(PROPAGATION) {
@@ -55,6 +61,7 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     }
     if set(uapi::MS_MOVE) {
         let source = names.find(&Name::new(request.source), Follow::Yes)?;
+        check_own(names, &source)?;
         return tree::relocate(&source, target);
     }
     if !target.is_dir() {
@@ -74,6 +81,12 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
     tree::attach(&mount, target)
 }
 
+/// Checks that `path` is in the caller's own tree: other name spaces keep their mounts, and what is hidden there.
+fn check_own(names: &Names<'_>, path: &Path) -> Result<()> {
+    let own = names.context.namespace().map(|space| space.id());
+    if own == Some(path.mount().namespace()) { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
 fn mount_flags(raw: u32) -> MountFlags {
     let known = MountFlags::all() - MountFlags::INTERNAL;
     MountFlags::from_bits_truncate(raw) & known
@@ -90,13 +103,42 @@ fn propagation(raw: u32) -> Result<Kind> {
     }
 }
 
+/// The user namespace in which the running task must be privileged to mount `kind`: that of what is shown.
+fn owner_of(kind: &[u8]) -> Arc<UserNs> {
+    let task = task::current();
+    match kind {
+        b"proc" => task.process().pid_ns().owner.clone(),
+        b"sysfs" => task.ns().net.owner.clone(),
+        b"mqueue" => task.ns().ipc.owner.clone(),
+        b"cgroup2" => task.ns().cgroup.owner(),
+        b"devtmpfs" => UserNs::first(),
+        _ => task.cred().user_ns.clone(),
+    }
+}
+
 /// A detached mount of a new file system of type `kind`, or of the kernel's own.
+///
+/// # Errors
+/// `ENODEV` for unknown types, `EINVAL` for options that are not understood, `EPERM`.
 pub fn new_mount(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> Result<Arc<Mount>> {
+    let owner = owner_of(kind);
+    if !task::current().cred().capable_in(&owner, cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let mount = make(kind, source, data, flags)?;
+    mount.set_fs_owner(&owner);
+    Ok(mount)
+}
+
+fn make(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> Result<Arc<Mount>> {
     let fs: Arc<dyn FileSystem> = match kind {
         b"" => return Err(Errno::EINVAL),
         b"tmpfs" | b"ramfs" => {
             let cred = task::current().cred();
-            TmpFs::with("tmpfs", &tmpfs::Options::parse(data)?, (cred.fsuid, cred.fsgid))
+            let mut options = tmpfs::Options::parse(data)?;
+            let outside = |which, id: Option<u32>| id.map(|id| cred.user_ns.take(which, id)).transpose();
+            (options.uid, options.gid) = (outside(Which::Users, options.uid)?, outside(Which::Groups, options.gid)?);
+            TmpFs::with("tmpfs", &options, (cred.fsuid, cred.fsgid))
         }
         b"proc" => proc::new(task::current().process().pid_ns()),
         b"sysfs" => sys::new(),
@@ -125,13 +167,20 @@ fn remount_one(target: &Path, flags: MountFlags) -> Result<()> {
 fn remount(target: &Path, flags: MountFlags, data: &[u8]) -> Result<()> {
     check_remount(target, flags)?;
     let mount = target.mount();
-    if mount.is_foreign() {
-        return Err(Errno::EPERM);
-    }
+    check_reconfigure(mount)?;
     mount.fs().reconfigure(data)?;
     mount.set_fs_read_only(flags.contains(MountFlags::RDONLY));
     mount.set_flags(flags);
     Ok(())
+}
+
+/// Whether the running task may change the file system of `mount`.
+///
+/// # Errors
+/// `EPERM`.
+pub fn check_reconfigure(mount: &Mount) -> Result<()> {
+    let allowed = task::current().cred().capable_in(&mount.fs_owner(), cap::SYS_ADMIN) && !mount.is_foreign();
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
 }
 
 fn check_remount(target: &Path, flags: MountFlags) -> Result<()> {

@@ -463,8 +463,9 @@ fn getcwd(task: &Arc<Task>, buf: UserAddr, len: u64) -> Result<usize> {
     if cwd.is_deleted() {
         return Err(Errno::ENOENT);
     }
-    let mut text = cwd.display(&context.root());
-    text.push(0);
+    let root = context.root();
+    let prefix: &[u8] = if cwd.is_below(&root) { b"" } else { b"(unreachable)" };
+    let text = [prefix, &cwd.display(&root), b"\0"].concat();
     if text.len() as u64 > len {
         return Err(Errno::ERANGE);
     }

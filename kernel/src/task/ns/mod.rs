@@ -53,6 +53,13 @@ pub struct Cgroup {
     pub root: Arc<cgroup::Cgroup>,
 }
 
+impl Cgroup {
+    /// The user namespace that owns it.
+    pub fn owner(&self) -> Arc<UserNs> {
+        self.owner.clone()
+    }
+}
+
 /// An object of namespace `T` with the user namespace that owns it.
 pub struct Owned<T> {
     pub ns: Arc<T>,
@@ -295,7 +302,7 @@ impl Ns {
             Ns::Ipc(ipc) => ipc.owner.clone(),
             Ns::Net(net) => net.owner.clone(),
             Ns::User(user) => user.parent().unwrap_or_else(|| user.clone()),
-            Ns::Cgroup(cgroup) => cgroup.owner.clone(),
+            Ns::Cgroup(cgroup) => cgroup.owner(),
             Ns::Mounts(mounts) => mounts.owner.clone(),
             Ns::Pid(pid) => pid.owner.clone(),
             Ns::Time(time) => time.owner.clone(),
@@ -350,8 +357,7 @@ fn enter_mounts(task: &Task, cred: &Cred, mounts: &Owned<MountNamespace>) -> Res
         return Err(Errno::EPERM);
     }
     let fs = task.fs()?;
-    // The task's reference and this one.
-    if Arc::strong_count(&fs) > 2 {
+    if fs.users() > 1 {
         return Err(Errno::EINVAL);
     }
     let root = mounts.ns.root().root_path()?.top();
