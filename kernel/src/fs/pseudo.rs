@@ -8,7 +8,7 @@ use super::inode::{DirEntry, DirSink, FileSystem, Inode, InodeRef, LinkTarget};
 use super::types::{Attr, Kind, Mode, SetAttr, StatFs, Time};
 use super::{File, FileOps, OpenContext, Whence};
 use super::{IoDst, IoSrc, PollEvents, PollTable, next_dev, next_ino};
-use crate::task::Task;
+use crate::task::{self, Cred, Task};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -237,8 +237,8 @@ impl<S: DirSource> Inode for Dir<S> {
 
 /// Makes the text of a file.
 pub type Generate = Box<dyn Fn() -> Result<Vec<u8>> + Send + Sync>;
-/// Takes what one write(2) wrote.
-pub type Accept = Box<dyn Fn(&[u8]) -> Result<()> + Send + Sync>;
+/// Takes what one write(2) wrote, and who opened the file.
+pub type Accept = Box<dyn Fn(&Cred, &[u8]) -> Result<()> + Send + Sync>;
 
 /// Answers a request of ioctl(2), given its number and argument.
 pub type Request = fn(&Task, u32, u64) -> Result<u64>;
@@ -325,7 +325,7 @@ impl TextFile {
         accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
         watched: Watched,
     ) -> InodeRef {
-        let accept: Accept = Box::new(accept);
+        let accept: Accept = Box::new(move |_, text| accept(text));
         let (accept, watched) = (Some(Arc::new(accept)), Some(Arc::new(watched)));
         Arc::new(TextFile { accept, watched, ..Self::plain(meta, generate) })
     }
@@ -335,6 +335,15 @@ impl TextFile {
         meta: Meta,
         generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
         accept: impl Fn(&[u8]) -> Result<()> + Send + Sync + 'static,
+    ) -> InodeRef {
+        Self::judging(meta, generate, move |_, text| accept(text))
+    }
+
+    /// The same, where it matters who opened it.
+    pub fn judging(
+        meta: Meta,
+        generate: impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static,
+        accept: impl Fn(&Cred, &[u8]) -> Result<()> + Send + Sync + 'static,
     ) -> InodeRef {
         let accept: Accept = Box::new(accept);
         Arc::new(TextFile { accept: Some(Arc::new(accept)), ..Self::plain(meta, generate) })
@@ -360,7 +369,7 @@ impl Inode for TextFile {
         if only_size { Ok(()) } else { Err(Errno::EPERM) }
     }
 
-    fn open(self: Arc<Self>, _: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
+    fn open(self: Arc<Self>, context: &OpenContext<'_>) -> Result<Arc<dyn FileOps>> {
         if let Some(guard) = &self.guard {
             guard()?;
         }
@@ -368,6 +377,7 @@ impl Inode for TextFile {
             text: Mutex::new(Rank::SleepLeaf, None),
             generate: self.generate.clone(),
             accept: self.accept.clone(),
+            opener: context.task.map(|task| task.cred()),
             seen: AtomicU64::new(self.watched.as_ref().map_or(0, |watched| (watched.changes)())),
             watched: self.watched.clone(),
             request: self.request.clone(),
@@ -385,6 +395,8 @@ struct TextOps {
     text: Mutex<Option<Arc<Vec<u8>>>>,
     generate: Arc<Generate>,
     accept: Option<Arc<Accept>>,
+    /// Who opened it, unless that was the kernel.
+    opener: Option<Arc<Cred>>,
     /// The change that poll(2) has told of.
     seen: AtomicU64,
     watched: Option<Arc<Watched>>,
@@ -432,7 +444,8 @@ impl FileOps for TextOps {
         let mut bytes = alloc::vec![0; src.remaining().min(4096)];
         let count = src.read(&mut bytes)?;
         bytes.truncate(count);
-        accept(&bytes)?;
+        let opener = self.opener.clone().unwrap_or_else(|| task::current().cred());
+        accept(&opener, &bytes)?;
         Ok(count)
     }
 

@@ -181,18 +181,21 @@ fn getresgid(task: &Arc<Task>, rgid: UserAddr, egid: UserAddr, sgid: UserAddr) -
 fn setfsuid(task: &Arc<Task>, uid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
     let old = cred.clone();
+    // What is not mapped is refused without a word, as all else.
+    let uid = cred.user_ns.take(Which::Users, uid).unwrap_or(u32::MAX);
     let allowed = cred.capable_here(cap::SETUID) || [cred.uid, cred.euid, cred.suid, cred.fsuid].contains(&uid);
     if uid != u32::MAX && allowed {
         cred.fsuid = uid;
         cred.adjust_fs_caps(&old);
         task.set_cred(cred);
     }
-    Ok(old.fsuid)
+    Ok(old.show_uid(old.fsuid))
 }
 
 fn setfsgid(task: &Arc<Task>, gid: u32) -> Result<u32> {
     let mut cred = (*task.cred()).clone();
-    let old = cred.fsgid;
+    let old = cred.show_gid(cred.fsgid);
+    let gid = cred.user_ns.take(Which::Groups, gid).unwrap_or(u32::MAX);
     let allowed = cred.capable_here(cap::SETGID) || [cred.gid, cred.egid, cred.sgid, cred.fsgid].contains(&gid);
     if gid != u32::MAX && allowed {
         cred.fsgid = gid;

@@ -2,6 +2,7 @@
 
 use super::Fd;
 use crate::task::Task;
+use crate::task::access::{Creds, may_access};
 use crate::task::clone::CloneFlags;
 use crate::task::ns::file::NsFile;
 use crate::task::ns::{self, KINDS};
@@ -24,6 +25,7 @@ fn setns(task: &Arc<Task>, fd: Fd, kind: u32) -> Result<()> {
     let kind = u64::from(kind);
     if let Some(pidfd) = file.ops_as::<PidFd>() {
         let target = pidfd.task()?;
+        may_access(task, &target, Creds::Real)?;
         let known = |flags: u64| CloneFlags::from_bits(flags).is_some_and(|flags| ns::ALL.contains(flags));
         if kind == 0 || !known(kind) {
             return Err(Errno::EINVAL);

@@ -6,7 +6,8 @@ use crate::ipc::sysv::sem::{self, Op, Set};
 use crate::ipc::sysv::shm::{self, Segment};
 use crate::ipc::sysv::{GetRequest, IPC_NOWAIT, Limits, Namespace, Object, Perm, Table, namespace, now};
 use crate::task::ns::pid::caller_sees;
-use crate::task::{Task, User, cap};
+use crate::task::ns::user::Which;
+use crate::task::{self, Cred, Task, User, cap};
 use crate::vm::map::Place;
 use crate::vm::{Backing, MapRequest, Prot, VmaFlags};
 use crate::{Errno, Result, time};
@@ -98,10 +99,21 @@ umbel_mm::pod! {
 }
 
 impl PermArg {
-    fn new(perm: &Perm) -> PermArg {
-        let Perm { key, uid, gid, cuid, cgid, mode, .. } = *perm;
+    /// As `viewer` has the ids.
+    fn new(viewer: &Cred, perm: &Perm) -> PermArg {
+        let Perm { key, mode, .. } = *perm;
+        let (uid, cuid) = (viewer.show_uid(perm.uid), viewer.show_uid(perm.cuid));
+        let (gid, cgid) = (viewer.show_gid(perm.gid), viewer.show_gid(perm.cgid));
         let seq = (perm.id >> 15) as u16;
         PermArg { key, uid, gid, cuid, cgid, mode, seq, pad: 0, pad2: 0, unused: [0; 2] }
+    }
+
+    /// The owners that it names.
+    ///
+    /// # Errors
+    /// `EINVAL` for ids that are nobody's in the caller's user namespace.
+    fn owners(&self, cred: &Cred) -> Result<(u32, u32)> {
+        Ok((cred.user_ns.take(Which::Users, self.uid)?, cred.user_ns.take(Which::Groups, self.gid)?))
     }
 }
 
@@ -245,7 +257,8 @@ fn shmctl(task: &Arc<Task>, id: i32, command: u32, buf: UserAddr) -> Result<i32>
             let new: ShmArg = read_val(buf)?;
             let segment = space.shm.find(id)?;
             segment.perm().check_owner(&task.cred())?;
-            segment.update(|state| state.perm.set(new.perm.uid, new.perm.gid, new.perm.mode));
+            let (uid, gid) = new.perm.owners(&task.cred())?;
+            segment.update(|state| state.perm.set(uid, gid, new.perm.mode));
             Ok(0)
         }
         IPC_RMID => {
@@ -265,7 +278,7 @@ fn shmctl(task: &Arc<Task>, id: i32, command: u32, buf: UserAddr) -> Result<i32>
 fn describe_segment(segment: &Segment) -> ShmArg {
     let state = segment.state();
     ShmArg {
-        perm: PermArg::new(&state.perm),
+        perm: PermArg::new(&task::current().cred(), &state.perm),
         size: segment.size,
         atime: state.atime,
         dtime: state.dtime,
@@ -363,7 +376,7 @@ fn semctl(task: &Arc<Task>, id: i32, num: i32, command: u32, arg: u64) -> Result
         IPC_STAT | SEM_STAT | SEM_STAT_ANY => {
             let (set, result) = stat(task, &space.sem, id, command != IPC_STAT, command == SEM_STAT_ANY)?;
             let (perm, otime, count) = set.facts();
-            let perm_arg = PermArg::new(&perm);
+            let perm_arg = PermArg::new(&task::current().cred(), &perm);
             let (ctime, count) = (perm.ctime, count as u64);
             let out = SemArg { perm: perm_arg, otime, unused1: 0, ctime, unused2: 0, count, unused3: [0; 2] };
             write_val(buf, &out).map(|()| result)
@@ -372,7 +385,8 @@ fn semctl(task: &Arc<Task>, id: i32, num: i32, command: u32, arg: u64) -> Result
             let new: SemArg = read_val(buf)?;
             let set = space.sem.find(id)?;
             set.perm().check_owner(&task.cred())?;
-            set.set_perm(new.perm.uid, new.perm.gid, new.perm.mode);
+            let (uid, gid) = new.perm.owners(&task.cred())?;
+            set.set_perm(uid, gid, new.perm.mode);
             Ok(0)
         }
         IPC_RMID => {
@@ -494,7 +508,8 @@ fn msgctl(task: &Arc<Task>, id: i32, command: u32, buf: UserAddr) -> Result<i32>
             if new.max_bytes > space.limits.msgmnb.load(Relaxed) && !task.capable(cap::SYS_RESOURCE) {
                 return Err(Errno::EPERM);
             }
-            queue.set(new.perm.uid, new.perm.gid, new.perm.mode, new.max_bytes);
+            let (uid, gid) = new.perm.owners(&task.cred())?;
+            queue.set(uid, gid, new.perm.mode, new.max_bytes);
             Ok(0)
         }
         IPC_RMID => {
@@ -509,7 +524,7 @@ fn msgctl(task: &Arc<Task>, id: i32, command: u32, buf: UserAddr) -> Result<i32>
 
 fn describe_queue(facts: &msg::Facts) -> MsgArg {
     MsgArg {
-        perm: PermArg::new(&facts.perm),
+        perm: PermArg::new(&task::current().cred(), &facts.perm),
         stime: facts.stime,
         rtime: facts.rtime,
         ctime: facts.perm.ctime,

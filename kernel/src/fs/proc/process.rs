@@ -6,7 +6,7 @@ use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Request, Target, T
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::task::ns::PidNs;
 use crate::task::ns::user::Which;
-use crate::task::{self, Process, Task, cap, ids};
+use crate::task::{self, Cred, Process, Task, cap, ids};
 use crate::{Errno, Pid, Result};
 use alloc::format;
 use alloc::string::String;
@@ -112,17 +112,19 @@ enum Make {
     /// A file that answers requests, too.
     Query(fn(&Task) -> Result<Vec<u8>>, Request),
     Write(fn(&Subject) -> Result<Vec<u8>>, fn(&Subject, &[u8]) -> Result<()>),
+    /// As `Write`; it matters who opened it.
+    Judge(fn(&Subject) -> Result<Vec<u8>>, fn(&Subject, &Cred, &[u8]) -> Result<()>),
     Link(fn(&Subject) -> Result<Target>),
     Dir(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
     File(fn(&Arc<PseudoFs>, &Subject) -> InodeRef),
 }
 
-use Make::{Dir as D, File as F, Link as L, Memory as G, Mounts as M, Query as Q, Text as T, Write as W};
+use Make::{Dir as D, File as F, Judge as J, Link as L, Memory as G, Mounts as M, Query as Q, Text as T, Write as W};
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
     ("autogroup", W(autogroup, set_autogroup)),
-    ("auxv", T(0o400, |s| Ok(s.process()?.image().auxv.clone()))),
+    ("auxv", T(0o400, auxv)),
     ("cgroup", T(0o444, |s| Ok(cgroup::enter::line(&*s.process()?, &task::current().ns().cgroup.root)))),
     ("children", T(0o444, children)),
     ("clear_refs", F(clear_refs)),
@@ -135,7 +137,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("exe", L(exe)),
     ("fd", D(fd::dir)),
     ("fdinfo", D(fd::info_dir)),
-    ("gid_map", W(|s| users::map(s, Which::Groups), |s, text| users::set_map(s, Which::Groups, text))),
+    ("gid_map", J(|s| users::map(s, Which::Groups), |s, by, text| users::set_map(s, by, Which::Groups, text))),
     ("io", T(0o400, io)),
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
@@ -155,7 +157,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("root", L(|s| path_target(s.task()?.fs()?.root()))),
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
     ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
-    ("setgroups", W(users::setgroups, users::set_setgroups)),
+    ("setgroups", J(users::setgroups, users::set_setgroups)),
     ("smaps", G(smaps::text)),
     ("smaps_rollup", G(smaps::rollup)),
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
@@ -164,7 +166,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s.clone() }))),
     ("timens_offsets", W(|s| Ok(s.task()?.ns().time_for_children.text().into_bytes()), set_time_offsets)),
     ("timerslack_ns", T(0o444, timer_slack)),
-    ("uid_map", W(|s| users::map(s, Which::Users), |s, text| users::set_map(s, Which::Users, text))),
+    ("uid_map", J(|s| users::map(s, Which::Users), |s, by, text| users::set_map(s, by, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
 
@@ -205,6 +207,11 @@ impl Entries {
                 let other = subject.clone();
                 TextFile::writable(meta(0o644), move || generate(&subject), move |text| accept(&other, text))
             }
+            J(generate, accept) => {
+                let other = subject.clone();
+                let accept = move |by: &Cred, text: &[u8]| accept(&other, by, text);
+                TextFile::judging(meta(0o644), move || generate(&subject), accept)
+            }
             L(target) => Link::new(meta(0o777), move || {
                 may_inspect(&*subject.task().or_else(|_| subject.process().and(Err(Errno::ENOENT)))?)?;
                 target(&subject)
@@ -233,7 +240,7 @@ impl DirSource for Entries {
         self.subject.process().map_err(|_| Errno::ENOENT)?;
         for (index, (name, entry)) in self.shown().skip_while(|(index, _)| (*index as u64) < from) {
             let kind = match entry {
-                T(..) | G(_) | M(_) | Q(..) | W(..) | F(_) => Kind::Regular,
+                T(..) | G(_) | M(_) | Q(..) | W(..) | J(..) | F(_) => Kind::Regular,
                 L(_) => Kind::Symlink,
                 D(_) => Kind::Directory,
             };
@@ -331,6 +338,11 @@ fn cmdline(subject: &Subject) -> Result<Vec<u8>> {
 fn environ(subject: &Subject) -> Result<Vec<u8>> {
     may_inspect(&*subject.task()?)?;
     memory(subject, subject.process()?.image().env.clone())
+}
+
+fn auxv(subject: &Subject) -> Result<Vec<u8>> {
+    guard(subject)?;
+    Ok(subject.process()?.image().auxv.clone())
 }
 
 /// Processes that the thread forked.

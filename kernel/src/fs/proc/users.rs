@@ -4,9 +4,9 @@ use super::may_inspect;
 use super::process::{Subject, owned};
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Link, PseudoFs, StaticDir, Target};
-use crate::task;
 use crate::task::ns::user::{self, Which};
 use crate::task::ns::{KINDS, file};
+use crate::task::{self, Cred};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -40,8 +40,8 @@ pub fn map(subject: &Subject, which: Which) -> Result<Vec<u8>> {
 }
 
 /// Sets it.
-pub fn set_map(subject: &Subject, which: Which, text: &[u8]) -> Result<()> {
-    user::write_map(&task::current(), &*subject.task()?, which, text)
+pub fn set_map(subject: &Subject, opener: &Cred, which: Which, text: &[u8]) -> Result<()> {
+    user::write_map(&task::current(), opener, &*subject.task()?, which, text)
 }
 
 /// Whether setgroups(2) may be used.
@@ -51,6 +51,6 @@ pub fn setgroups(subject: &Subject) -> Result<Vec<u8>> {
 }
 
 /// Denies it.
-pub fn set_setgroups(subject: &Subject, text: &[u8]) -> Result<()> {
-    user::write_setgroups(&task::current(), &*subject.task()?, text)
+pub fn set_setgroups(subject: &Subject, opener: &Cred, text: &[u8]) -> Result<()> {
+    user::write_setgroups(opener, &*subject.task()?, text)
 }

@@ -8,6 +8,7 @@ use crate::net::option::words;
 use crate::net::socket::{Address, Call, Common, Control, Incoming, Outgoing, Socket as AnySocket};
 use crate::net::uapi::*;
 use crate::task::ns::pid::{caller_sees, of_caller};
+use crate::task::ns::user::Which;
 use crate::task::{Count, Task, User, cap, ids, pidfd};
 use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
@@ -143,7 +144,9 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Option<Sender>> {
         let word = |at: usize| u32::from_le_bytes(core::array::from_fn(|i| bytes[at + i]));
         let (pid, uid, gid) = (of_caller(word(0) as i32).0, word(4), word(8));
         let cred = task.cred();
-        let pid_ok = pid == own.pid || cred.capable_here(cap::SYS_ADMIN);
+        let uid = cred.user_ns.take(Which::Users, uid)?;
+        let gid = cred.user_ns.take(Which::Groups, gid)?;
+        let pid_ok = pid == own.pid || cred.capable_in(&task.process().pid_ns().owner, cap::SYS_ADMIN);
         let uid_ok = [cred.uid, cred.euid, cred.suid].contains(&uid) || cred.capable_here(cap::SETUID);
         let gid_ok = [cred.gid, cred.egid, cred.sgid].contains(&gid) || cred.capable_here(cap::SETGID);
         if !(pid_ok && uid_ok && gid_ok) {
@@ -155,6 +158,12 @@ fn credentials(task: &Task, control: &[Control]) -> Result<Option<Sender>> {
         return Ok(Some(Sender { pid, uid, gid }));
     }
     Ok(None)
+}
+
+/// Who sends, in the numbers of `task`, the caller.
+fn seen(task: &Task, Sender { pid, uid, gid }: Sender) -> Vec<u8> {
+    let cred = task.cred();
+    words(&[caller_sees(Pid(pid)) as u32, cred.show_uid(uid), cred.show_gid(gid)])
 }
 
 /// Gives the caller a descriptor of process `pid`.
@@ -243,7 +252,7 @@ impl AnySocket for Socket {
         let mut control = Vec::new();
         if self.passes_credentials() {
             let bytes = match got.extras.sender {
-                Some(Sender { pid, uid, gid }) => words(&[caller_sees(Pid(pid)) as u32, uid, gid]),
+                Some(sender) => seen(call.task, sender),
                 None => words(&[0, OVERFLOW_ID, OVERFLOW_ID]),
             };
             control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
@@ -267,12 +276,7 @@ impl AnySocket for Socket {
             return Err(Errno::EOPNOTSUPP);
         }
         match name {
-            so::PEERCRED => {
-                let (pid, uid, gid) = self
-                    .peer_cred()
-                    .map_or((0, u32::MAX, u32::MAX), |who| (caller_sees(Pid(who.pid)) as u32, who.uid, who.gid));
-                Ok(words(&[pid, uid, gid]))
-            }
+            so::PEERCRED => Ok(self.peer_cred().map_or(words(&[0, u32::MAX, u32::MAX]), |who| seen(task, who))),
             so::PEERPIDFD => open_pidfd(task, self.peer_cred().ok_or(Errno::ENODATA)?.pid),
             so::PEERGROUPS if self.peer_cred().is_none() => Err(Errno::ENODATA),
             _ => Err(Errno::ENOPROTOOPT),

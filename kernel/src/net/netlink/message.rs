@@ -37,8 +37,12 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Whether all objects are asked for: where something is asked for, either flag says so; where something is made they mean others.
     pub fn dumps(&self) -> bool {
-        let asks = self.kind % 4 == 2;
-        self.flags & F_DUMP == F_DUMP || (asks && self.flags & F_DUMP != 0)
+        self.flags & F_DUMP == F_DUMP || (self.asks() && self.flags & F_DUMP != 0)
+    }
+
+    /// Whether something is asked for, and nothing changed.
+    pub fn asks(&self) -> bool {
+        self.kind % 4 == 2
     }
 
     /// Whether what is there already is to be replaced (`NLM_F_REPLACE`, not `NLM_F_EXCL`).

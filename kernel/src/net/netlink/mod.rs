@@ -73,6 +73,8 @@ pub struct Netlink {
     state: SpinLock<State>,
     /// Options that are on, by number.
     options: AtomicU32,
+    /// Who made it was an administrator: nobody else makes requests by the privileges of whom it is given to.
+    by_admin: bool,
 }
 
 /// socket(2).
@@ -87,7 +89,8 @@ pub fn create(task: &Arc<Task>, kind: u32, protocol: u32) -> Result<Arc<dyn Sock
         return Err(Errno::EPROTONOSUPPORT);
     }
     let common = Common::new(task, (AF_NETLINK, kind, protocol), default_buffers());
-    Ok(Arc::new(Netlink { common, state: SpinLock::new(Rank::Endpoint, State::default()), options: AtomicU32::new(0) }))
+    let (state, options) = (SpinLock::new(Rank::Endpoint, State::default()), AtomicU32::new(0));
+    Ok(Arc::new(Netlink { common, state, options, by_admin: task.net_capable(cap::NET_ADMIN) }))
 }
 
 /// Puts `bytes` as they are into the queue of the netlink socket behind `file`, as mq_notify(2) wants it.
@@ -118,10 +121,7 @@ fn broadcast(namespace: &Namespace, protocol: u32, letter: Arc<Letter>, sender: 
         let (_, groups, own) = member.identity();
         let same = sender.is_some_and(|sender| core::ptr::eq(sender, member));
         if own == protocol && groups & letter.from.1 != 0 && !same && member.push(letter.clone()).is_err() {
-            // It learns that it has missed something, unless it does not want to.
-            if member.options.load(Relaxed) >> NO_ENOBUFS & 1 == 0 {
-                member.common.fail(Errno::ENOBUFS);
-            }
+            member.miss();
         }
     });
 }
@@ -153,22 +153,31 @@ impl Netlink {
 
     /// Gives it a port: `wanted`, or the caller's process number, or one that nobody has.
     fn take_port(&self, task: &Task, wanted: u32) -> Result<()> {
-        let mut taken: Vec<u32> = Vec::new();
+        let (mut taken, mut short) = (Vec::new(), false);
         self.common.namespace.each_socket(AF_NETLINK, |socket| {
             if let Some(other) = socket.as_any().downcast_ref::<Netlink>()
                 && !core::ptr::eq(other, self)
                 && other.common.protocol == self.common.protocol
             {
-                taken.push(other.identity().0);
+                short |= taken.try_reserve(1).is_err();
+                if !short {
+                    taken.push(other.identity().0);
+                }
             }
         });
+        if short {
+            return Err(Errno::ENOMEM);
+        }
+        // There may be many.
+        taken.sort_unstable();
+        let is_taken = |port: &u32| taken.binary_search(port).is_ok();
         let port = match wanted {
             0 => {
                 let own = task.process().pid().0 as u32;
-                let free = (0..).map(|step| 0xffff_f000_u32 - step).find(|port| !taken.contains(port));
-                if taken.contains(&own) { free.ok_or(Errno::EADDRINUSE)? } else { own }
+                let free = (1..=0xffff_f000_u32).rev().find(|port| !is_taken(port));
+                if is_taken(&own) { free.ok_or(Errno::EADDRINUSE)? } else { own }
             }
-            port if taken.contains(&port) => return Err(Errno::EADDRINUSE),
+            port if is_taken(&port) => return Err(Errno::EADDRINUSE),
             port => port,
         };
         self.state.lock().port = port;
@@ -183,6 +192,7 @@ impl Netlink {
         let (port, ..) = self.identity();
         let mut answer = Answer::new(request, port);
         let result = match self.common.protocol {
+            ROUTE if !self.by_admin && !request.asks() => Err(Errno::EPERM),
             ROUTE => route::answer(task, &self.common.namespace, request, &mut answer),
             SOCK_DIAG => diag::answer(&self.common.namespace, request, &mut answer),
             _ => Err(Errno::ECONNREFUSED),
@@ -202,6 +212,13 @@ impl Netlink {
             network: 0,
         };
         self.common.filter().is_none_or(|program| program.run(&packet) != 0)
+    }
+
+    /// It learns that it has missed something, unless it does not want to.
+    fn miss(&self) {
+        if self.options.load(Relaxed) >> NO_ENOBUFS & 1 == 0 {
+            self.common.fail(Errno::ENOBUFS);
+        }
     }
 
     /// The kernel's answers.
@@ -352,7 +369,15 @@ impl Socket for Netlink {
             return Ok(len);
         }
         for request in requests(&bytes) {
-            self.answered(self.answer(call.task, &request).datagrams())?;
+            let full = self.state.lock().used > self.common.receive_buffer.load(Relaxed) as usize;
+            if full && request.dumps() {
+                // A list that there is no room for is not made.
+                self.miss();
+                continue;
+            }
+            super::room()?;
+            let answer = self.answer(call.task, &request);
+            if full { self.miss() } else { self.answered(answer.datagrams())? }
         }
         Ok(len)
     }

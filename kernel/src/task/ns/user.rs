@@ -101,6 +101,11 @@ impl UserNs {
         self.parent.clone()
     }
 
+    /// Whether it is `other`, or was made in it or below it.
+    pub fn is_within(self: &Arc<UserNs>, other: &UserNs) -> bool {
+        core::iter::successors(Some(self.clone()), |ns| ns.parent()).any(|ns| *ns == *other)
+    }
+
     /// The user that made it.
     pub fn owner(&self) -> u32 {
         self.owner.0
@@ -124,6 +129,22 @@ impl UserNs {
         }
         let find = |extents: &[Extent]| extents.iter().find_map(|e| shift(inside, e.inside, e.outside, e.count));
         self.extents(which, find).ok_or(Errno::EINVAL)
+    }
+
+    /// The first of the ids that the `count` ids from `inside` on stand for. One line of the map has them all: what lies between
+    /// two lines is nobody's here.
+    ///
+    /// # Errors
+    /// `EINVAL` if they are not mapped, or not as a whole.
+    fn take_all(&self, which: Which, inside: u32, count: u32) -> Result<u32> {
+        let whole = |line: &Extent| {
+            let offset = inside.checked_sub(line.inside)?;
+            if u64::from(offset) + u64::from(count) > u64::from(line.count) {
+                return None;
+            }
+            line.outside.checked_add(offset)
+        };
+        self.extents(which, |extents| extents.iter().find_map(whole)).ok_or(Errno::EINVAL)
     }
 
     /// What `id` is here, if it is mapped.
@@ -166,6 +187,22 @@ impl Cred {
                 return self.capable_here(cap);
             }
             // Who made a namespace has all capabilities in it.
+            if ns.parent.as_ref() == Some(&self.user_ns) && ns.owner.0 == self.euid {
+                return true;
+            }
+            at = ns.parent();
+        }
+        false
+    }
+
+    /// Whether who has these credentials could have those of `other` by itself: no more capabilities here, or any in a namespace
+    /// that this user made.
+    pub fn has_all_of(&self, other: &Cred) -> bool {
+        if other.user_ns == self.user_ns {
+            return other.permitted & !self.permitted == 0;
+        }
+        let mut at = Some(other.user_ns.clone());
+        while let Some(ns) = at {
             if ns.parent.as_ref() == Some(&self.user_ns) && ns.owner.0 == self.euid {
                 return true;
             }
@@ -231,9 +268,10 @@ fn with_all(cred: &Cred, ns: Arc<UserNs>) -> Cred {
 /// setns(2) into a user namespace.
 ///
 /// # Errors
-/// `EINVAL` for one's own and for those with threads; `EPERM`.
+/// `EINVAL` for one's own and for those with threads, or with places that are another's, too; `EPERM`.
 pub fn enter(task: &Arc<Task>, cred: &Cred, ns: &Arc<UserNs>) -> Result<()> {
-    if *ns == cred.user_ns || task.process().live_threads() > 1 {
+    // Nobody whose places are the same gets another root by this one's privileges.
+    if *ns == cred.user_ns || task.process().live_threads() > 1 || task.fs()?.users() > 1 {
         return Err(Errno::EINVAL);
     }
     if !cred.capable_in(ns, cap::SYS_ADMIN) {
@@ -243,27 +281,27 @@ pub fn enter(task: &Arc<Task>, cred: &Cred, ns: &Arc<UserNs>) -> Result<()> {
     Ok(())
 }
 
-/// A write to `uid_map` or `gid_map` of `target` by `task`. Once.
+/// A write to `uid_map` or `gid_map` of `target` by `task`, to a file that `opener` opened: who was given the descriptor does not
+/// lend its privileges. Once.
 ///
 /// # Errors
 /// `EPERM`, `EINVAL`.
-pub fn write_map(task: &Task, target: &Task, which: Which, text: &[u8]) -> Result<()> {
+pub fn write_map(task: &Task, opener: &Cred, target: &Task, which: Which, text: &[u8]) -> Result<()> {
     let (cred, ns) = (task.cred(), target.cred().user_ns.clone());
     let parent = ns.parent().ok_or(Errno::EPERM)?;
-    if cred.user_ns != ns && cred.user_ns != parent {
+    if opener.user_ns != ns && opener.user_ns != parent {
         return Err(Errno::EPERM);
     }
-    if !ns.extents(which, <[Extent]>::is_empty) || !cred.capable_in(&ns, cap::SYS_ADMIN) {
+    if !ns.extents(which, <[Extent]>::is_empty) || !opener.capable_in(&ns, cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     let lines = parse(text)?;
-    if !may_map(&cred, &ns, &parent, which, &lines) {
+    if !may_map([opener, &cred], &ns, &parent, which, &lines) {
         return Err(Errno::EPERM);
     }
     let outside = |line: &Extent| {
-        let last = parent.take(which, line.outside + (line.count - 1)).map_err(|_| Errno::EPERM)?;
-        let first = parent.take(which, line.outside).map_err(|_| Errno::EPERM)?;
-        if last - first != line.count - 1 { Err(Errno::EPERM) } else { Ok(Extent { outside: first, ..*line }) }
+        let first = parent.take_all(which, line.outside, line.count).map_err(|_| Errno::EPERM)?;
+        Ok(Extent { outside: first, ..*line })
     };
     let lines = lines.iter().map(outside).collect::<Result<Vec<_>>>()?;
     let mut maps = ns.maps.lock();
@@ -277,21 +315,22 @@ pub fn write_map(task: &Task, target: &Task, which: Which, text: &[u8]) -> Resul
     Ok(())
 }
 
-/// One's own id may be mapped by anybody, others by those who may take them in the parent.
-fn may_map(cred: &Cred, ns: &UserNs, parent: &Arc<UserNs>, which: Which, lines: &[Extent]) -> bool {
+/// One's own id may be mapped by anybody, others where both who opened the file and who writes may take them in the parent.
+fn may_map(both: [&Cred; 2], ns: &UserNs, parent: &Arc<UserNs>, which: Which, lines: &[Extent]) -> bool {
+    let [opener, _] = both;
     if let [Extent { outside, count: 1, .. }] = lines
-        && ns.owner.0 == cred.euid
+        && ns.owner.0 == opener.euid
     {
         let own = match which {
-            Which::Users => parent.take(which, *outside) == Ok(cred.euid),
-            Which::Groups => ns.deny_groups.load(Relaxed) && parent.take(which, *outside) == Ok(cred.egid),
+            Which::Users => parent.take(which, *outside) == Ok(opener.euid),
+            Which::Groups => ns.deny_groups.load(Relaxed) && parent.take(which, *outside) == Ok(opener.egid),
         };
         if own {
             return true;
         }
     }
     let needed = if which == Which::Users { cap::SETUID } else { cap::SETGID };
-    cred.capable_in(parent, needed)
+    both.iter().all(|cred| cred.capable_in(parent, needed))
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Extent>> {
@@ -321,13 +360,13 @@ fn parse(text: &[u8]) -> Result<Vec<Extent>> {
     if lines.is_empty() { Err(Errno::EINVAL) } else { Ok(lines) }
 }
 
-/// A write to `setgroups` of `target`.
+/// A write to `setgroups` of `target`, to a file that `opener` opened.
 ///
 /// # Errors
 /// `EINVAL`; `EPERM` once groups are mapped.
-pub fn write_setgroups(task: &Task, target: &Task, text: &[u8]) -> Result<()> {
+pub fn write_setgroups(opener: &Cred, target: &Task, text: &[u8]) -> Result<()> {
     let ns = target.cred().user_ns.clone();
-    if !task.cred().capable_in(&ns, cap::SYS_ADMIN) {
+    if !opener.capable_in(&ns, cap::SYS_ADMIN) {
         return Err(Errno::EPERM);
     }
     // A string's NUL may have been written, too.
