@@ -385,3 +385,10 @@ fn futexes() {
 fn landlock() {
     same_as_host("landlock");
 }
+
+#[test]
+fn borders() {
+    if is_root() {
+        same_as_host("borders");
+    }
+}

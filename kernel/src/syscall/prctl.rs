@@ -119,6 +119,9 @@ fn set_name(task: &Task, addr: UserAddr) -> Result<u64> {
 
 const KEEP_CAPS: u32 = 1 << 4;
 const NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+/// All flags, each followed by its lock; the locks.
+const SECURE_ALL: u32 = 0xfff;
+const SECURE_LOCKS: u32 = 0xaaa;
 
 fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
     let mut cred = (*task.cred()).clone();
@@ -127,6 +130,7 @@ fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
         pr::PR_GET_KEEPCAPS => return Ok(u64::from(cred.securebits & KEEP_CAPS != 0)),
         pr::PR_GET_SECUREBITS => return Ok(u64::from(cred.securebits)),
         pr::PR_CAPBSET_READ => return Ok(u64::from(cred.bounding & bit(arg2)? != 0)),
+        pr::PR_SET_KEEPCAPS if arg2 <= 1 && cred.securebits & KEEP_CAPS << 1 != 0 => return Err(Errno::EPERM),
         pr::PR_SET_KEEPCAPS => match arg2 {
             0 => cred.securebits &= !KEEP_CAPS,
             1 => cred.securebits |= KEEP_CAPS,
@@ -136,7 +140,13 @@ fn capabilities(task: &Task, option: u32, arg2: u64, arg3: u64) -> Result<u64> {
             if !cred.capable_here(cap::SETPCAP) {
                 return Err(Errno::EPERM);
             }
-            cred.securebits = arg2 as u32;
+            let (old, new) = (cred.securebits, u32::try_from(arg2).map_err(|_| Errno::EPERM)?);
+            // What is locked stays, and so do the locks.
+            let locked = (old & SECURE_LOCKS) >> 1;
+            if locked & (old ^ new) != 0 || old & SECURE_LOCKS & !new != 0 || new & !SECURE_ALL != 0 {
+                return Err(Errno::EPERM);
+            }
+            cred.securebits = new;
         }
         pr::PR_CAPBSET_DROP => {
             if !cred.capable_here(cap::SETPCAP) {

@@ -35,12 +35,13 @@ pub fn may_access(task: &Task, target: &Task, creds: Creds) -> Result<()> {
         Creds::Fs => (own.fsuid, own.fsgid, own.effective),
         Creds::Real => (own.uid, own.gid, own.permitted),
     };
-    if own.capable_in(&their.user_ns, cap::SYS_PTRACE) {
-        return Ok(());
-    }
+    let privileged = own.capable_in(&their.user_ns, cap::SYS_PTRACE);
     let same_user = [their.uid, their.euid, their.suid].iter().all(|&id| id == uid)
         && [their.gid, their.egid, their.sgid].iter().all(|&id| id == gid);
-    let dumpable = target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER;
-    let stronger = their.permitted & !caps != 0;
-    if same_user && own.user_ns == their.user_ns && dumpable && !stronger { Ok(()) } else { Err(Errno::EPERM) }
+    // What somebody brought into a namespace is not for those who are privileged no further than there.
+    let dumpable = target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER
+        || target.space().is_none()
+        || own.capable_in(&target.process().memory_owner(), cap::SYS_PTRACE);
+    let weaker = own.user_ns == their.user_ns && their.permitted & !caps == 0;
+    if dumpable && (privileged || same_user && weaker) { Ok(()) } else { Err(Errno::EPERM) }
 }

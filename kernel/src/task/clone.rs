@@ -304,6 +304,7 @@ fn new_process(task: &Task, (pid, ns): (Pid, &Arc<PidNs>), args: &CloneArgs) -> 
     child.exit_signal.store(args.exit_signal, Relaxed);
     child.set_uid(parent.uid.load(Relaxed));
     child.dumpable.store(parent.dumpable.load(Relaxed), Relaxed);
+    child.set_memory_owner(parent.memory_owner());
     child.coredump_filter.store(parent.coredump_filter.load(Relaxed), Relaxed);
     child.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
     child.oom_score_adj_min.store(parent.oom_score_adj_min.load(Relaxed), Relaxed);
@@ -339,8 +340,11 @@ fn enter_process(table: &mut Table, task: &Arc<Task>, child: &Arc<Task>, args: &
     let node = table.node(own)?;
     let pgrp = node.pgrp.clone();
     let parent = if args.flags.contains(CloneFlags::PARENT) { (node.parent, node.by) } else { (own, task.tid()) };
+    let maker = task.process();
+    let execs = if args.flags.contains(CloneFlags::PARENT) { &maker.parent_execs } else { &maker.execs };
+    child.process().parent_execs.store(execs.load(Relaxed), Relaxed);
     if args.flags.contains(CloneFlags::PARENT) {
-        child.process().exit_signal.store(task.process().exit_signal.load(Relaxed), Relaxed);
+        child.process().exit_signal.store(maker.exit_signal.load(Relaxed), Relaxed);
     }
     table.enter_process(child, parent, pgrp);
     if child.process().unkillable.load(Relaxed) {

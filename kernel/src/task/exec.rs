@@ -4,15 +4,18 @@
 //! the other threads are gone; what fails then kills the process.
 
 use super::ids::{self, WaitStatus};
+use super::ns::UserNs;
 use super::ns::user::Which;
 use super::process::Process;
 use super::task::Task;
 use super::{Count, Cred, cap, exit, ptrace};
+use crate::fs::perm::{self, Want};
 use crate::fs::{File, MountFlags};
 use crate::loader::{self, Loaded, stack::Strings};
 use crate::{Errno, Result, sched, signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general::RLIMIT_NPROC;
 use umbel_gate::Regs;
@@ -46,11 +49,15 @@ pub fn exec(task: &Arc<Task>, program: Program, strings: Strings) -> Result<()> 
     let Program { file, name, unreachable } = program;
     let randomize = personality & NO_RANDOMIZE == 0;
     let request = loader::Request { file, name, strings, unreachable, limits: process.limits(), randomize };
-    let loaded =
-        loader::load(task, request, &|file| new_cred(task, file).map(|(cred, secure)| (Arc::new(cred), secure)))?;
+    let shown = Cell::new(None);
+    let loaded = loader::load(task, request, &|file| {
+        let (cred, secure) = new_cred(task, file, Gain::Allowed)?;
+        shown.set(Some(cred.gained()));
+        Ok((Arc::new(cred), secure))
+    })?;
     let old_tid = ptrace::stops::seen_by_tracer(task, task.tid());
     de_thread(task)?;
-    commit(task, loaded);
+    commit(task, loaded, shown.get());
     if !task.must_exit() {
         ptrace::stops::exec(task, old_tid);
     }
@@ -67,19 +74,30 @@ pub fn prepare_first(task: &Arc<Task>, loaded: Loaded) {
     task.user.reset(&Regs::start(entry, sp));
 }
 
+/// Whether a program may have more privileges than who runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gain {
+    Allowed,
+    Refused,
+}
+
+/// What credentials have that a program's file may have given them.
+type Gained = (u32, u32, u64);
+
 /// What the program's file makes of the caller's credentials, and whether it is to be careful (`AT_SECURE`).
-fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
+fn new_cred(task: &Task, file: &Arc<File>, gain: Gain) -> Result<(Cred, bool)> {
     let mut cred = (*task.cred()).clone();
     let before = (cred.euid, cred.egid);
     let attr = file.attr()?;
-    let watched = task.trace.tracer_task().is_some_and(|tracer| !tracer.capable(cap::SYS_PTRACE));
-    let unsafe_now = || task.no_new_privs.load(Relaxed) || watched || is_nosuid(file) || shares_places(task);
-    if attr.mode & SET_ID != 0 && !unsafe_now() {
-        if attr.mode & 0o4000 != 0 && cred.user_ns.find(Which::Users, attr.uid).is_some() {
+    let bound = || gain == Gain::Refused || task.no_new_privs.load(Relaxed) || is_watched(task) || shares_places(task);
+    let known =
+        cred.user_ns.find(Which::Users, attr.uid).is_some() && cred.user_ns.find(Which::Groups, attr.gid).is_some();
+    if attr.mode & SET_ID != 0 && known && !is_nosuid(task, file) && !bound() {
+        if attr.mode & 0o4000 != 0 {
             cred.euid = attr.uid;
         }
         // Without group execution the bit means mandatory locking, not set-group-id.
-        if attr.mode & 0o2010 == 0o2010 && cred.user_ns.find(Which::Groups, attr.gid).is_some() {
+        if attr.mode & 0o2010 == 0o2010 {
             cred.egid = attr.gid;
         }
     }
@@ -88,8 +106,7 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     let had = cred.permitted;
     cred.exec_caps();
     // Nobody gains what another, or a promise, keeps from it.
-    let careful = || task.no_new_privs.load(Relaxed) || watched || shares_places(task);
-    if cred.permitted & !had != 0 && careful() {
+    if cred.permitted & !had != 0 && bound() {
         cred.permitted &= had;
         cred.effective &= had;
     }
@@ -98,22 +115,53 @@ fn new_cred(task: &Task, file: &Arc<File>) -> Result<(Cred, bool)> {
     Ok((cred, secure))
 }
 
+/// Whether a tracer sees the thread that may not trace what it becomes.
+fn is_watched(task: &Task) -> bool {
+    task.trace.tracer_task().is_some_and(|tracer| !tracer.capable(cap::SYS_PTRACE))
+}
+
 /// Whether a process without privilege shares root and current directory with another, which could change them under it.
 fn shares_places(task: &Task) -> bool {
     if task.capable(cap::SETUID) {
         return false;
     }
-    let Ok(own) = task.fs() else { return false };
+    let Ok(places) = task.fs() else { return false };
     // Outside the table's lock.
-    let others: Vec<Arc<Task>> = {
+    let own: Vec<Arc<Task>> = {
         let table = ids::table();
-        table.tasks.values().filter(|other| !Arc::ptr_eq(other.process(), task.process())).cloned().collect()
+        table.node(task.process().pid()).map_or_else(|_| Vec::new(), |node| node.threads.clone())
     };
-    others.iter().any(|other| other.fs().is_ok_and(|places| Arc::ptr_eq(&places, &own)))
+    let is_same = |thread: &&Arc<Task>| thread.fs().is_ok_and(|other| Arc::ptr_eq(&other, &places));
+    places.users() > own.iter().filter(is_same).count()
 }
 
-fn is_nosuid(file: &File) -> bool {
-    file.path().is_some_and(|path| path.mount().flags().contains(MountFlags::NOSUID))
+/// Whether set-id bits mean nothing where the file lies: on such a mount, in another tree of mounts than the caller's, or in a file
+/// system that was made in a user namespace where the caller is not.
+fn is_nosuid(task: &Task, file: &File) -> bool {
+    let Some(path) = file.path() else { return false };
+    let tree = task.fs().ok().and_then(|fs| fs.namespace()).map(|space| space.id());
+    let foreign = tree.is_some_and(|own| own != path.mount().namespace());
+    foreign
+        || path.mount().flags().contains(MountFlags::NOSUID)
+        || !task.cred().user_ns.is_within(&path.mount().fs_owner())
+}
+
+/// Whether the caller may read the program that it runs.
+fn is_readable(task: &Task, file: &File) -> bool {
+    file.inode().is_none_or(|inode| perm::check(&*inode, &task.cred(), Want::READ).is_ok())
+}
+
+/// The user namespace whose administrators look into a process that runs `file`; what may not be read belongs to one that knows its
+/// owner.
+fn memory_owner(task: &Task, file: &File, readable: bool) -> Arc<UserNs> {
+    let mut ns = task.cred().user_ns.clone();
+    let Ok(attr) = file.attr() else { return UserNs::first() };
+    let knows = |ns: &UserNs| ns.find(Which::Users, attr.uid).is_some() && ns.find(Which::Groups, attr.gid).is_some();
+    while !readable && !knows(&ns) {
+        let Some(parent) = ns.parent() else { break };
+        ns = parent;
+    }
+    ns
 }
 
 /// Ends all other threads of the process; the caller becomes its leader.
@@ -170,26 +218,44 @@ pub(super) fn thread_gone(process: &Process) {
 }
 
 /// The point of no return.
-fn commit(task: &Arc<Task>, loaded: Loaded) {
+fn commit(task: &Arc<Task>, loaded: Loaded, shown: Option<Gained>) {
     let process = task.process();
-    let cred = new_cred(task, &loaded.file);
-    match cred {
-        Ok((cred, secure)) => {
-            process.dumpable.store(u32::from(!secure), Relaxed);
-            if secure {
-                task.parent_death_signal.store(0, Relaxed);
-            }
-            task.set_cred(cred);
-        }
+    match become_privileged(task, &loaded.file, shown) {
+        Ok(()) => {}
         Err(_) => exit::group_exit(process, WaitStatus::signaled(signal::SIGKILL, false)),
     }
     unshare(task);
+    process.execs.fetch_add(1, Relaxed);
     process.exit_signal.store(signal::SIGCHLD, Relaxed);
     if let Ok(node) = ids::table().node_mut(process.pid()) {
         node.execed = true;
     }
     install(task, loaded);
     crate::stats::EXECS.add(1);
+}
+
+/// Takes the credentials that `file` gives: `shown` to the program already, which is careful accordingly. Where something has changed since,
+/// or a tracer comes meanwhile, nothing is gained.
+fn become_privileged(task: &Arc<Task>, file: &Arc<File>, shown: Option<Gained>) -> Result<()> {
+    let process = task.process();
+    let readable = is_readable(task, file);
+    process.set_memory_owner(memory_owner(task, file, readable));
+    let (mut cred, secure) = new_cred(task, file, Gain::Allowed)?;
+    let (plain, _) = new_cred(task, file, Gain::Refused)?;
+    if shown != Some(cred.gained()) {
+        cred = plain.clone();
+    }
+    process.dumpable.store(u32::from(!secure && readable), Relaxed);
+    if secure {
+        task.parent_death_signal.store(0, Relaxed);
+    }
+    let gained = cred.gained() != plain.gained();
+    task.set_cred(cred);
+    // Who attaches looks at the credentials once it is the tracer: one of both sees the other.
+    if gained && is_watched(task) {
+        task.set_cred(plain);
+    }
+    Ok(())
 }
 
 /// Descriptors become the process's own, those marked are closed; handlers, stacks and timers are forgotten.
@@ -236,6 +302,10 @@ fn install(task: &Arc<Task>, loaded: Loaded) {
 }
 
 impl Cred {
+    fn gained(&self) -> Gained {
+        (self.euid, self.egid, self.permitted)
+    }
+
     /// Capabilities after execve: root gains all, others keep the ambient ones. Source: capabilities(7).
     pub fn exec_caps(&mut self) {
         const KEEP_CAPS: u32 = 1 << 4;

@@ -325,7 +325,8 @@ fn finish_process(process: &Arc<Process>, status: WaitStatus, end: End) {
 
 /// SIGCHLD and the wake-up; reaps at once if the parent does not want to know.
 pub(super) fn tell_parent(parent: &Arc<Process>, process: &Arc<Process>, status: WaitStatus) {
-    let wanted = process.exit_signal.load(Relaxed);
+    let same_program = process.parent_execs.load(Relaxed) == parent.execs.load(Relaxed);
+    let wanted = if same_program { process.exit_signal.load(Relaxed) } else { signal::SIGCHLD };
     if wanted == signal::SIGCHLD && signal::ignores_children(parent) {
         take_out(process.pid());
         parent.child_events.wake_all();

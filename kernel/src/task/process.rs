@@ -1,6 +1,6 @@
 //! A thread group.
 
-use super::ns::PidNs;
+use super::ns::{PidNs, UserNs};
 use super::{Charge, Limits, Task, User, WaitStatus};
 use crate::Pid;
 use crate::cgroup;
@@ -38,6 +38,9 @@ pub struct Process {
     pub child_events: WaitQueue,
     /// Signal to the parent at exit, 0 = none (then only `__WCLONE` waits see it). Protected by being set in clone and exec.
     pub exit_signal: AtomicU32,
+    /// Programs that it has begun, and that its parent had when it was made: another program gets no signal but SIGCHLD.
+    pub(super) execs: AtomicU32,
+    pub(super) parent_execs: AtomicU32,
     /// Threads that have not ended.
     pub(super) threads: AtomicUsize,
     /// Group stop.
@@ -50,6 +53,8 @@ pub struct Process {
     pub subreaper: AtomicBool,
     /// `PR_SET_DUMPABLE`.
     pub dumpable: AtomicU32,
+    /// Who is privileged here looks into its memory even if it is not dumpable: the user namespace where its program was begun.
+    memory_owner: SpinLock<Arc<UserNs>>,
     /// Real user id of its threads, for wait(2).
     pub uid: AtomicU32,
     /// The user whose counts its signals are charged to.
@@ -182,12 +187,15 @@ impl Process {
             exec_by: AtomicI32::new(0),
             child_events: WaitQueue::new(),
             exit_signal: AtomicU32::new(0),
+            execs: AtomicU32::new(0),
+            parent_execs: AtomicU32::new(0),
             threads: AtomicUsize::new(0),
             stop: SpinLock::new(Rank::Process, Stop::default()),
             stop_queue: WaitQueue::new(),
             times: SpinLock::new(Rank::Process, Times::default()),
             subreaper: AtomicBool::new(false),
             dumpable: AtomicU32::new(1),
+            memory_owner: SpinLock::new(Rank::Leaf, UserNs::first()),
             coredump_filter: AtomicU32::new(0x33),
             cores: SpinLock::new(Rank::Leaf, None),
             uid: AtomicU32::new(0),
@@ -253,6 +261,17 @@ impl Process {
     /// The user whose counts its signals are charged to.
     pub fn user(&self) -> Arc<User> {
         self.user.lock().clone()
+    }
+
+    /// See the field.
+    pub fn memory_owner(&self) -> Arc<UserNs> {
+        self.memory_owner.lock().clone()
+    }
+
+    /// See the field.
+    pub(super) fn set_memory_owner(&self, owner: Arc<UserNs>) {
+        let old = core::mem::replace(&mut *self.memory_owner.lock(), owner);
+        drop(old);
     }
 
     /// Notes the real user id of its threads.

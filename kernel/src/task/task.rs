@@ -125,6 +125,9 @@ impl Task {
     pub fn new(new: NewTask) -> Arc<Task> {
         let time_offsets = new.ns.time.offsets().map(AtomicI64::new);
         let user = User::of(new.cred.uid);
+        if let Some(fs) = &new.fs {
+            fs.join();
+        }
         let task = Task {
             tid: AtomicI32::new(new.tid.0),
             process: new.process,
@@ -212,8 +215,7 @@ impl Task {
             self.change_user(cred.uid);
         }
         let ids = |cred: &Cred| [cred.euid, cred.egid, cred.fsuid, cred.fsgid];
-        let gains = old.user_ns == cred.user_ns && cred.permitted & !old.permitted != 0;
-        if ids(&old) != ids(&cred) || gains {
+        if ids(&old) != ids(&cred) || !old.has_all_of(&cred) {
             // What it knows is not for those who could look before.
             self.process.dumpable.store(0, Relaxed);
             self.parent_death_signal.store(0, Relaxed);
@@ -327,7 +329,14 @@ impl Task {
 
     /// Replaces directory, root and umask, giving back the old ones.
     pub fn replace_fs(&self, fs: Option<Arc<FsContext>>) -> Option<Arc<FsContext>> {
-        core::mem::replace(&mut self.own.lock().fs, fs)
+        if let Some(new) = &fs {
+            new.join();
+        }
+        let old = core::mem::replace(&mut self.own.lock().fs, fs);
+        if let Some(old) = &old {
+            old.leave();
+        }
+        old
     }
 
     /// Notes a session keyring that it is to take, or takes the note; the old one.

@@ -56,6 +56,11 @@ pub fn attach(task: &Arc<Task>, target: &Arc<Task>, start: Start) -> Result<()> 
         return Err(Errno::EPERM);
     }
     begin(&mut ids::table(), task, target, start)?;
+    // It may have become another's meanwhile; from now on it becomes none's by execve(2).
+    if let Err(errno) = may_access(task, target, Creds::Real) {
+        detach(target, 0);
+        return Err(errno);
+    }
     if !start.seized {
         signal::send_to_task(target, SigInfo::kernel(SIGSTOP));
     }
