@@ -8,6 +8,7 @@
 
 use crate::Result;
 use crate::fs::IoDst;
+use crate::sched;
 use umbel_smp::lock::{Rank, SpinLock};
 
 static STATE: SpinLock<Generator> = SpinLock::new(Rank::Leaf, Generator::unseeded());
@@ -44,6 +45,7 @@ pub fn read(dst: &mut IoDst<'_>) -> Result<usize> {
     let mut chunk = [0; 256];
     let mut done = 0;
     while dst.remaining() > 0 {
+        sched::cond_resched();
         let count = dst.remaining().min(chunk.len());
         let bytes = chunk.get_mut(..count).unwrap_or_default();
         fill(bytes);

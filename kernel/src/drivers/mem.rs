@@ -4,7 +4,7 @@ use crate::fs::devtmpfs::register_char;
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OpenContext, PollEvents, PollTable, Whence};
 use crate::task::{Task, cap};
 use crate::vm::{Mappable, SharedMemory};
-use crate::{Errno, Result, log, random};
+use crate::{Errno, Result, log, random, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -63,11 +63,12 @@ impl FileOps for Null {
     }
 }
 
-/// Zeroes, until there is no more room or a signal waits.
+/// Zeroes, until there is no more room.
 fn read_zeroes(dst: &mut IoDst<'_>) -> Result<usize> {
     const ZEROES: &[u8] = &[0; CHUNK];
     let mut done = 0;
     while dst.remaining() > 0 {
+        sched::cond_resched();
         let count = dst.remaining().min(CHUNK);
         match dst.write(&ZEROES[..count]) {
             Ok(written) => done += written,
@@ -135,6 +136,7 @@ impl FileOps for Random {
         let mut done = 0;
         let mut chunk = [0; 256];
         loop {
+            sched::cond_resched();
             match src.read(&mut chunk) {
                 Ok(0) => return Ok(done),
                 Ok(count) => {

@@ -8,7 +8,7 @@ use crate::fs::{File, FileOps, IoDst, OnExec, OpenFlags, PollEvents, PollTable};
 use crate::room::Text;
 use crate::task::{self, Task, cap};
 use crate::vm::userfault::{Modes, Pending, Threads, Userfault};
-use crate::{Errno, Pid, Result, time};
+use crate::{Errno, Pid, Result, sched, time};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::any::Any;
@@ -211,7 +211,9 @@ impl UserfaultFd {
         let mut at = range.start;
         let mut result = Ok(());
         while at < range.end && result.is_ok() {
-            result = page(at);
+            // There may be very many that take nothing.
+            sched::cond_resched();
+            result = if task::current().must_exit() { Err(Errno::EINTR) } else { page(at) };
             at += if result.is_ok() { PAGE } else { 0 };
         }
         let done = at - range.start;

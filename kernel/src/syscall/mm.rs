@@ -377,6 +377,7 @@ fn between(
     let mut buffer = [0; 2048];
     for mut our in local {
         while our.len > 0 {
+            crate::sched::cond_resched();
             let len = (our.len.min(their.len) as usize).min(buffer.len());
             let moved = match step(&other, our.addr, their.addr, &mut buffer[..len]) {
                 Ok(moved) if moved == len => moved,

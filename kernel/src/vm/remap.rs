@@ -60,6 +60,11 @@ impl Space {
             return Err(Errno::EFAULT);
         }
         let more = new_len - old_len;
+        if let Backing::File { offset, .. } = &vma.backing {
+            // Devices have pages at all offsets that there are.
+            let end = offset.checked_add(old.start - vma.start).and_then(|start| start.checked_add(new_len));
+            end.ok_or(Errno::EINVAL)?;
+        }
         check_data(&inner, vma.prot, vma.flags, more)?;
         check_commit(vma.prot, vma.flags, more)?;
         if let Move::To(to) = how {

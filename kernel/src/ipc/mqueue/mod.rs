@@ -329,7 +329,11 @@ impl Mq {
         if state.notify.as_ref().is_some_and(|notify| notify.process.strong_count() > 0) {
             return Err(Errno::EBUSY);
         }
-        state.notify = Some(Notify { process: Arc::downgrade(process), pid: process.pid().0, how });
+        let new = Notify { process: Arc::downgrade(process), pid: process.pid().0, how };
+        let old = state.notify.replace(new);
+        drop(state);
+        // What a process that is gone left is not closed under the lock.
+        drop(old);
         Ok(())
     }
 

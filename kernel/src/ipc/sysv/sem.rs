@@ -110,8 +110,12 @@ impl Set {
     /// Does `ops` for process `pid`, waiting as long as need be.
     ///
     /// # Errors
-    /// `EAGAIN`, `EFBIG`, `ERANGE`, `EIDRM`, `EINTR`.
+    /// `EAGAIN`, `EFBIG`, `ERANGE`, `EIDRM`, `EINTR`, `ENOMEM`.
     pub fn operate(&self, ops: &[Op], pid: i32, deadline_ns: Option<u64>) -> Result<()> {
+        if ops.iter().any(|op| op.flags & UNDO != 0) {
+            // Adjustments stay until the process ends.
+            umbel_mm::heap::room_for(super::HEAP_MARGIN)?;
+        }
         let mut ticket = None;
         let result = match self.attempt(ops, pid, &mut ticket) {
             Some(result) => result,
