@@ -62,6 +62,14 @@ impl Text {
     }
 }
 
+impl From<&str> for Text {
+    fn from(start: &str) -> Text {
+        let mut text = Text::default();
+        text.push_str(start);
+        text
+    }
+}
+
 impl fmt::Write for Text {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
         self.push_str(piece);

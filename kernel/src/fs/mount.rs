@@ -11,6 +11,7 @@ use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::ops::Bound;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use umbel_smp::lock::{Once, Rank, RwLock, SpinLock};
 
@@ -296,9 +297,16 @@ impl Drop for Mount {
     }
 }
 
-/// Every mount, by number.
-pub(super) fn all() -> Vec<Arc<Mount>> {
-    ALL.lock().values().filter_map(Weak::upgrade).collect()
+/// Every mount, by number: each as it is when its turn comes. Takes no memory.
+pub(super) fn all() -> impl Iterator<Item = Arc<Mount>> {
+    let mut last = Bound::Unbounded;
+    core::iter::from_fn(move || {
+        let mounts = ALL.lock();
+        let later = mounts.range((last, Bound::Unbounded));
+        let (id, mount) = later.filter_map(|(id, mount)| Some((*id, mount.upgrade()?))).next()?;
+        last = Bound::Excluded(id);
+        Some(mount)
+    })
 }
 
 impl Path {

@@ -148,7 +148,7 @@ fn make(kind: &[u8], source: &[u8], data: &[u8], flags: MountFlags) -> Result<Ar
         // There is one of each; a further mount shows the same.
         b"devpts" | b"devtmpfs" => {
             let same = |mount: &Arc<Mount>| mount.fs().name().as_bytes() == kind;
-            let known = mount::all().into_iter().find(same).ok_or(Errno::ENODEV)?;
+            let known = mount::all().find(same).ok_or(Errno::ENODEV)?;
             return Ok(known.fresh(flags));
         }
         _ => return Err(Errno::ENODEV),

@@ -9,6 +9,7 @@
 use super::context::FsContext;
 use super::dentry::Dentry;
 use super::mount::{self, Mount, Path, Propagation, TABLE};
+use crate::room::push;
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -259,25 +260,27 @@ fn share(mount: &Mount) {
 
 /// Mounts that see what happens below a member of `group`: its members and slaves, and theirs, with the group through
 /// which each is reached.
-fn receivers(group: u32) -> Vec<(Arc<Mount>, Propagation)> {
-    let attached: Vec<_> = mount::all().into_iter().filter(|mount| mount.namespace() != 0).collect();
+///
+/// # Errors
+/// `ENOMEM`.
+fn receivers(group: u32) -> Result<Vec<(Arc<Mount>, Propagation)>> {
     let (mut groups, mut list, mut next) = (Vec::from([group]), Vec::new(), 0);
     while let Some(&group) = groups.get(next) {
-        for mount in &attached {
+        for mount in mount::all().filter(|mount| mount.namespace() != 0) {
             let propagation = mount.propagation();
             let slave = propagation.master == group && propagation.group != group;
-            if propagation.group == group || slave {
-                list.push((mount.clone(), propagation));
-            }
             if slave && propagation.group != 0 && !groups.contains(&propagation.group) {
-                groups.push(propagation.group);
+                push(&mut groups, propagation.group)?;
+            }
+            if propagation.group == group || slave {
+                push(&mut list, (mount, propagation))?;
             }
         }
         next += 1;
     }
-    list.sort_by_key(|(mount, _)| mount.id());
+    list.sort_unstable_by_key(|(mount, _)| mount.id());
     list.dedup_by_key(|(mount, _)| mount.id());
-    list
+    Ok(list)
 }
 
 /// Puts the detached mount `mount`, with what is on it, on `place` and wherever that propagates.
@@ -310,7 +313,7 @@ fn attach_locked(mount: &Arc<Mount>, place: Path) -> Result<()> {
 /// Attaches copies of `mount` below all who see what happens at `place`.
 fn propagate(mount: &Arc<Mount>, place: &Path, group: u32) -> Result<()> {
     let mut by_group: BTreeMap<u32, Arc<Mount>> = BTreeMap::new();
-    for (receiver, how) in receivers(group) {
+    for (receiver, how) in receivers(group)? {
         if receiver.id() == place.mount().id() || !receiver.root.is_ancestor_of(place.dentry()) {
             continue;
         }
@@ -359,7 +362,7 @@ pub enum Unmount {
 /// Takes the mount whose root is `path` away, and those that it propagated to.
 ///
 /// # Errors
-/// `EINVAL` if `path` is no mount's root, `EBUSY`, `EAGAIN`.
+/// `EINVAL` if `path` is no mount's root, `EBUSY`, `EAGAIN`, `ENOMEM`.
 pub fn detach(path: Path, how: Unmount) -> Result<()> {
     let _tree = TREE.lock();
     if !path.is_mount_root() || path.mount().namespace() == 0 || is_locked(path.mount()) {
@@ -375,7 +378,7 @@ pub fn detach(path: Path, how: Unmount) -> Result<()> {
         return Err(Errno::EAGAIN);
     }
     let group = place.mount().propagation().group;
-    for (receiver, _) in if group == 0 { Vec::new() } else { receivers(group) } {
+    for (receiver, _) in if group == 0 { Vec::new() } else { receivers(group)? } {
         let key = (receiver.id(), Arc::as_ptr(place.dentry()) as usize);
         let copy = TABLE.read().get(&key).cloned();
         if let Some(copy) = copy.filter(|copy| copy.id() != mount.id()) {
@@ -507,7 +510,7 @@ fn enslave(mount: &Arc<Mount>) {
     if group == 0 {
         return;
     }
-    let has_peers = mount::all().iter().any(|other| other.id() != mount.id() && other.propagation().group == group);
+    let has_peers = mount::all().any(|other| other.id() != mount.id() && other.propagation().group == group);
     let mut propagation = mount.propagation.lock();
     propagation.group = 0;
     if has_peers {

@@ -23,6 +23,7 @@ use crate::{Errno, Result, random, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::ops::Bound;
 use umbel_mm::heap;
 use umbel_smp::lock::{Mutex, MutexGuard, Rank, SpinLock};
 
@@ -159,9 +160,16 @@ pub fn find(serial: i32) -> Result<Arc<Key>> {
     KEYS.lock().get(&serial).and_then(Weak::upgrade).ok_or(Errno::ENOKEY)
 }
 
-/// All keys, by number.
-pub fn all() -> Vec<Arc<Key>> {
-    KEYS.lock().values().filter_map(Weak::upgrade).collect()
+/// All keys, by number: each as it is when its turn comes. Takes no memory.
+pub fn all() -> impl Iterator<Item = Arc<Key>> {
+    let mut last = Bound::Unbounded;
+    core::iter::from_fn(move || {
+        let keys = KEYS.lock();
+        let later = keys.range((last, Bound::Unbounded));
+        let (serial, key) = later.filter_map(|(serial, key)| Some((*serial, key.upgrade()?))).next()?;
+        last = Bound::Excluded(serial);
+        Some(key)
+    })
 }
 
 /// Whether limits hold.

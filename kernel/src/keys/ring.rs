@@ -178,7 +178,7 @@ pub fn find_by_name(cred: &Cred, name: &[u8]) -> Option<Arc<Key>> {
             && key.permit(cred, false, perm::SEARCH).is_ok()
             && key.validate().is_ok()
     };
-    super::all().into_iter().find(joinable)
+    super::all().find(joinable)
 }
 
 /// Lets a key be found for `seconds` more (0 = for ever).

@@ -1,25 +1,31 @@
 //! /proc/keys and /proc/key-users. Source: keyrings(7).
 
 use super::{Key, Kind, Payload, limits, perm};
+use crate::Result;
+use crate::room::Text;
 use crate::task::{self, Cred};
 use crate::time;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt::Write;
 
 /// /proc/keys: those that the reader may view.
-pub fn keys() -> String {
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn keys() -> Result<Vec<u8>> {
     let _turn = super::operations();
     let task = task::current();
     let cred = task.cred();
-    let mut text = String::new();
+    let mut text = Text::default();
     for key in super::all() {
         if visible(&key, &cred) {
             let _ = writeln!(text, "{}", line(&key));
         }
     }
-    text
+    text.finish()
 }
 
 fn visible(key: &Arc<Key>, cred: &Cred) -> bool {
@@ -80,7 +86,7 @@ pub fn users() -> String {
 }
 
 /// What `KEYCTL_DESCRIBE` gives: type, owner, permissions, name.
-pub fn description(key: &Key) -> alloc::vec::Vec<u8> {
+pub fn description(key: &Key) -> Vec<u8> {
     let (uid, gid, perm) = {
         let state = key.state.lock();
         (state.uid, state.gid, state.perm)
@@ -93,11 +99,11 @@ pub fn description(key: &Key) -> alloc::vec::Vec<u8> {
 }
 
 /// The payload, as `KEYCTL_READ` gives it: a ring's are the numbers of its keys.
-pub fn payload(key: &Key) -> alloc::vec::Vec<u8> {
+pub fn payload(key: &Key) -> Vec<u8> {
     debug_assert!(key.kind() != Kind::Logon);
     match &key.state.lock().payload {
         Payload::Bytes(bytes) => bytes.clone(),
         Payload::Keys(keys) => keys.iter().flat_map(|key| key.serial().to_le_bytes()).collect(),
-        Payload::Negative(_) => alloc::vec::Vec::new(),
+        Payload::Negative(_) => Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::process::Subject;
 use crate::Result;
+use crate::room::{Text, push};
 use crate::task::Task;
 use crate::vm::policy::Policy;
 use crate::vm::{Resident, VmaFlags, VmaInfo};
@@ -13,15 +14,19 @@ use umbel_mm::PAGE;
 /// The whole file.
 ///
 /// # Errors
-/// `EACCES` for those who may not look.
+/// `EACCES` for those who may not look, `ENOMEM`.
 pub fn maps(subject: &Subject) -> Result<Vec<u8>> {
     let task = subject.task()?;
     super::may_inspect(&task)?;
     let Some(space) = task.space() else { return Ok(Vec::new()) };
     let mut areas: Vec<(VmaInfo, Resident)> = Vec::new();
-    space.for_each_resident(|area, resident| areas.push((area.clone(), *resident)));
+    let mut all = Ok(());
+    space.for_each_resident(|area, resident| all = all.and_then(|()| push(&mut areas, (area.clone(), *resident))));
+    all?;
     // Names are looked up after the space is unlocked.
-    Ok(areas.iter().flat_map(|(area, resident)| line(&task, area, resident)).collect())
+    let mut text = Text::default();
+    areas.iter().for_each(|(area, resident)| text.push(&line(&task, area, resident)));
+    text.finish()
 }
 
 fn line(task: &Task, area: &VmaInfo, resident: &Resident) -> Vec<u8> {

@@ -36,7 +36,7 @@ pub fn add(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
         .add("config.gz", text(|| Ok(config::gzip())))
         .add("cpuinfo", text(|| Ok(cpuinfo::text(&online(), control().boot.tsc_khz))))
         .add("key-users", text(|| Ok(keys::show::users().into_bytes())))
-        .add("keys", text(|| Ok(keys::show::keys().into_bytes())))
+        .add("keys", text(keys::show::keys))
         .add("cgroups", text(|| Ok(cgroup::list())))
         .add("devices", text(|| Ok(DEVICES.into())))
         .add("filesystems", text(|| Ok(FILESYSTEMS.into())))

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::ipc::sysv::{Object, namespace};
-use alloc::string::String;
+use crate::room::Text;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -12,15 +12,15 @@ use umbel_mm::PAGE;
 
 /// The directory.
 pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
-    let text = |make: fn() -> String| -> InodeRef {
-        TextFile::new(Meta::new(fs, 0o444), move || -> Result<Vec<u8>> { Ok(make().into_bytes()) })
+    let text = |make: fn() -> Text| -> InodeRef {
+        TextFile::new(Meta::new(fs, 0o444), move || -> Result<Vec<u8>> { make().finish() })
     };
     let files = StaticDir::new().add("msg", text(msg)).add("sem", text(sem)).add("shm", text(shm));
     Dir::new(Meta::new(fs, 0o555), files)
 }
 
-fn shm() -> String {
-    let mut out = String::from(
+fn shm() -> Text {
+    let mut out = Text::from(
         "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n",
     );
     for segment in namespace().shm.list() {
@@ -50,9 +50,8 @@ fn shm() -> String {
     out
 }
 
-fn sem() -> String {
-    let mut out =
-        String::from("       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
+fn sem() -> Text {
+    let mut out = Text::from("       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n");
     for set in namespace().sem.list() {
         let (perm, otime, count) = set.facts();
         let _ = writeln!(
@@ -64,8 +63,8 @@ fn sem() -> String {
     out
 }
 
-fn msg() -> String {
-    let mut out = String::from(
+fn msg() -> Text {
+    let mut out = Text::from(
         "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n",
     );
     for queue in namespace().msg.list() {
