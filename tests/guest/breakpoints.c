@@ -5,6 +5,8 @@
 #include "check.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
@@ -129,6 +131,68 @@ static void poke_own_text(const struct site *site, unsigned char *at)
     CHECK(run(site, HOT) && memcmp(site->start, site->wanted, site->len) == 0);
 }
 
+enum { RUNNERS = 2, RACES = 4, ROUNDS = 3 };
+
+static struct runner {
+    const struct site *site;
+    volatile long calls, traps;
+} runners[RUNNERS];
+static __thread struct runner *self;
+static volatile int over, astray;
+
+/* The breakpoint may still be there: then it traps again. */
+static void on_trap_again(int signo, siginfo_t *info, void *context)
+{
+    greg_t *regs = ((ucontext_t *)context)->uc_mcontext.gregs;
+    (void)signo, (void)info;
+    if (regs[REG_RIP] != (long)trapped + 1)
+        astray = 1;
+    self->traps++;
+    regs[REG_RIP] = (long)trapped;
+}
+
+static void *keep_running(void *runner)
+{
+    for (self = runner; !over; self->calls++)
+        if (!run(self->site, 1))
+            astray = 2;
+    return NULL;
+}
+
+static void until_more(volatile long *count)
+{
+    for (long before = *count; *count == before;)
+        sched_yield();
+}
+
+/* Threads run a hot call while a breakpoint is written into it and taken out again: wherever they are on their way, each traps
+ * there and nowhere else, and goes on when the breakpoint is gone. */
+static void race(const struct site *site, unsigned char *at)
+{
+    struct sigaction action = {.sa_sigaction = on_trap_again, .sa_flags = SA_SIGINFO};
+    pthread_t threads[RUNNERS];
+    sigaction(SIGTRAP, &action, NULL);
+    mem = open("/proc/self/mem", O_RDWR);
+    trapped = at;
+    CHECK(run(site, HOT));
+    for (int i = 0; i < RUNNERS; i++) {
+        runners[i].site = site;
+        CHECK(pthread_create(&threads[i], NULL, keep_running, &runners[i]) == 0);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < RUNNERS; i++)
+            until_more(&runners[i].calls);
+        poke(at, INT3);
+        for (int i = 0; i < RUNNERS; i++)
+            until_more(&runners[i].traps);
+        poke(at, site->wanted[at - site->start]);
+    }
+    over = 1;
+    for (int i = 0; i < RUNNERS; i++)
+        pthread_join(threads[i], NULL);
+    CHECK(astray == 0 && memcmp(site->start, site->wanted, site->len) == 0);
+}
+
 /* Something else is put where the jump of a patched call leads to, if there is one. */
 static void map_where_it_jumps(const struct site *site, unsigned char *at)
 {
@@ -233,6 +297,8 @@ int main(void)
             in_child(break_own_text, site, at);
             in_child(poke_own_text, site, at);
             in_child(debug, site, at);
+            for (int i = 0; i < RACES; i++)
+                in_child(race, site, at);
         }
     }
     DONE();
