@@ -3,13 +3,14 @@
 //! A second-chance ring. It is small: more inodes that are touched now and then make each lock and unlock of kernel memory dearer
 //! than asking the host for a name again.
 //!
-//! Used by `dentry` (new names), `notify` (removed names), `mount`. Lock: the ring (spinning, Dentry); dentries are dropped after it,
+//! Used by `dentry` (new names), `notify` (removed names), `mount`, and by whoever lacks memory ([`reclaim`]). Lock: the ring (spinning, Dentry); dentries are dropped after it,
 //! as the last reference to an inode may have much to do.
 
 use super::dentry::Dentry;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use umbel_mm::heap;
 use umbel_smp::lock::{Rank, SpinLock};
 
 /// Dentries kept.
@@ -96,6 +97,17 @@ pub fn settle() {
 pub fn shrink() {
     let all = core::mem::replace(&mut *RING.lock(), Ring::new());
     drop(all);
+}
+
+/// The same where memory lacks, by somebody who holds no lock: after many objects have gone, names that were looked up among them
+/// keep whole steps of the heap. Whether RAM came back.
+#[cold]
+pub fn reclaim() -> bool {
+    if RING.lock().list.is_empty() {
+        return false;
+    }
+    shrink();
+    heap::trim_now()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! users when it holds more than is left to all (`mm::heap::overdrawn`).
 
 use crate::Errno;
+use crate::fs::dcache;
 use crate::task::{Task, cap};
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
@@ -132,6 +133,9 @@ pub fn takes_memory(nr: u64) -> bool {
 
 /// Whether `task` is refused: kernel memory is scarce, or its user has taken its share of it.
 pub fn refuses(task: &Task) -> bool {
+    if heap::scarce() {
+        dcache::reclaim();
+    }
     (heap::scarce() || heap::overdrawn(task.account())) && is_bound(task)
 }
 

@@ -290,7 +290,9 @@ fn page_fault(task: &Arc<Task>, fault: &FaultInfo) {
         vm::Fault::Bus => (signal::SIGBUS, signal::code::BUS_ADRERR),
         vm::Fault::Oom => {
             // The access is made again.
-            oom::out_of_memory(task);
+            if !fs::dcache::reclaim() {
+                oom::out_of_memory(task);
+            }
             return;
         }
     };

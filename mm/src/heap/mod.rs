@@ -188,6 +188,18 @@ pub fn trim() -> bool {
     COLD.trim() || hot
 }
 
+/// The same however little was freed, for somebody who has just let go of what lay here and there.
+#[cold]
+pub fn trim_now() -> bool {
+    stack::shed();
+    let hot = HOT.trim();
+    if COLD.populated() == 0 {
+        return hot;
+    }
+    open_cold();
+    COLD.trim() || hot
+}
+
 /// Charges the reserve that a shortage took to RAM, when there is some again: what lies in it may stay for long.
 fn restore() {
     if HOT.wants_restore() && free_ram() > kept_ram() + HUGE {
