@@ -131,6 +131,16 @@ fn stats_counts_calls() {
 }
 
 #[test]
+fn the_gate_notes_registrations() {
+    let program = guest_program("registrations", false);
+    let outcome = Run::umbel(&["run", "--stats", "--cpus", "2", "--", &program.to_string_lossy()]).finish();
+    assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
+    let noted = outcome.stderr.lines().find_map(|line| line.strip_prefix("registrations noted by the gate"));
+    let noted: u32 = noted.and_then(|count| count.trim().parse().ok()).expect("a count");
+    assert!(noted > 10_000, "{noted} of 50,000");
+}
+
+#[test]
 fn calls_of_siblings_are_patched_in_each_of_them() {
     let program = guest_program("siblings", false);
     let outcome = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy(), "8", "1000"]).finish();

@@ -255,6 +255,11 @@ fn plain() {
 }
 
 #[test]
+fn registrations() {
+    same_as_host("registrations");
+}
+
+#[test]
 fn mounts() {
     if is_root() {
         same_as_host("mounts");

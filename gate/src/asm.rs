@@ -4,7 +4,8 @@ use crate::{SlotBlock, UserContext};
 use core::arch::global_asm;
 use core::mem::offset_of;
 use umbel_abi::machine::layout::{
-    CLOSED, CLOSED_ANY, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, SLOT_PAGE,
+    CLOSED, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, NOTED, SLOT_PAGE, WATCH_COUNT, WATCH_DATA,
+    WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
 };
 use umbel_abi::machine::{SlotPage, VcpuState};
 
@@ -61,8 +62,15 @@ global_asm!(
     PLAIN = const offset_of!(SlotPage, plain),
     CLOEXEC = const offset_of!(SlotPage, cloexec),
     STATUS = const offset_of!(SlotPage, status),
-    CLOSED_ANY = const ENTRY_PAGE - SLOT_PAGE + CLOSED_ANY,
+    NOTED = const ENTRY_PAGE - SLOT_PAGE + NOTED,
     CLOSED = const ENTRY_PAGE - SLOT_PAGE + CLOSED,
+    WATCHED = const offset_of!(SlotPage, watched),
+    WATCHER = const offset_of!(SlotPage, watcher),
+    WATCH_OP = const ENTRY_PAGE - SLOT_PAGE + WATCH_OP,
+    WATCH_COUNT = const ENTRY_PAGE - SLOT_PAGE + WATCH_COUNT,
+    WATCH_NUMBER = const ENTRY_PAGE - SLOT_PAGE + WATCH_NUMBER,
+    WATCH_EVENTS = const ENTRY_PAGE - SLOT_PAGE + WATCH_EVENTS,
+    WATCH_DATA = const ENTRY_PAGE - SLOT_PAGE + WATCH_DATA,
 );
 
 global_asm!(
@@ -119,6 +127,8 @@ labels!(
     gate_close_end,
     gate_fcntl_entry,
     gate_fcntl_end,
+    gate_epoll_entry,
+    gate_epoll_end,
     gate_exit_start,
     gate_exit_end,
     gate_fast_locked,

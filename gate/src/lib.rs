@@ -38,7 +38,7 @@ pub mod vdso;
 pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};
 pub use block::{SlotBlock, init};
 pub use context::{Bases, UserContext, clear_residue, enter_user, resume_dead, save_before_switch};
-pub use plain::take_closed;
+pub use plain::{Notes, WatchNote, take_notes};
 pub use regs::Regs;
 pub use sites::HotSite;
 pub use trap::{Exception, FaultInfo, Kill, Trap};

@@ -5,8 +5,9 @@
 
 use crate::asm::{EntrySave, label};
 use crate::{Exception, FaultInfo, Kill, Regs, SlotBlock, Trap, UserContext, image};
+use core::ops::Range;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use umbel_abi::linux::uapi::{__NR_close, __NR_fcntl, __NR_getcpu, __NR_gettimeofday, __NR_time};
+use umbel_abi::linux::uapi::{__NR_close, __NR_epoll_ctl, __NR_fcntl, __NR_getcpu, __NR_gettimeofday, __NR_time};
 use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1, SIGUSR2};
 use umbel_abi::linux::{KernelSigInfo, SigContext, UContext};
 use umbel_abi::machine::layout::{ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
@@ -118,6 +119,11 @@ fn classify(frame: &Frame, class: Class, regs: &mut Regs) -> Trap {
             Trap::Interrupt
         }
         (true, _) if frame.signal == SIGSYS => Trap::BadFrame(Kill::Filtered),
+        (true, _) if epoll_window().contains(&frame.cpu.rip) => {
+            // The event: the call itself reads it, and may fail.
+            rewind_plain(regs, label::gate_fast_entry(), __NR_epoll_ctl);
+            Trap::Interrupt
+        }
         (true, _) => Trap::BadFrame(Kill::EntryWindow),
     }
 }
@@ -199,10 +205,17 @@ fn rewind(regs: &mut Regs) {
         rewind_plain(regs, label::gate_close_entry(), __NR_close);
     } else if (label::gate_fcntl_entry() + 1..label::gate_fcntl_end()).contains(&ip) {
         rewind_plain(regs, label::gate_fcntl_entry(), __NR_fcntl);
+    } else if epoll_window().contains(&ip) {
+        rewind_plain(regs, label::gate_epoll_entry(), __NR_epoll_ctl);
     }
 }
 
-/// The windows of calls on plain descriptors keep the return address in r11.
+/// Where epoll_ctl(2) is being noted.
+fn epoll_window() -> Range<u64> {
+    label::gate_epoll_entry() + 1..label::gate_epoll_end()
+}
+
+/// The windows of calls that the gate answers keep the return address in r11.
 fn rewind_plain(regs: &mut Regs, entry: u64, nr: u32) {
     regs.rax = nr.into();
     regs.rcx = regs.r11;
@@ -335,10 +348,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_rewinds_the_windows_of_plain_descriptors() {
+    fn an_interrupt_rewinds_the_windows_of_answered_calls() {
         for (entry, end, nr) in [
             (label::gate_close_entry(), label::gate_close_end(), __NR_close),
             (label::gate_fcntl_entry(), label::gate_fcntl_end(), __NR_fcntl),
+            (label::gate_epoll_entry(), label::gate_epoll_end(), __NR_epoll_ctl),
         ] {
             let mut inside = frame(SIGALRM, 0, end - 1);
             (inside.cpu.rcx, inside.cpu.r11, inside.cpu.rax) = (1, 0x40_1002, 2);
@@ -348,6 +362,19 @@ mod tests {
             assert_eq!(regs.rip, end, "a close that is noted is not begun again");
             let (_, regs) = run(&frame(SIGALRM, 0, entry));
             assert_eq!((regs.rip, regs.rax), (entry, 39));
+        }
+    }
+
+    #[test]
+    fn an_event_that_cannot_be_read_makes_epoll_ctl_enter() {
+        for signal in [SIGSEGV, SIGBUS] {
+            let mut inside = frame(signal, 1, label::gate_epoll_end() - 1);
+            (inside.cpu.rcx, inside.cpu.r11, inside.cpu.rax) = (1, 0x40_1002, 2);
+            let (trap, regs) = run(&inside);
+            let entered = (label::gate_fast_entry(), 0x40_1002, u64::from(__NR_epoll_ctl));
+            assert_eq!((trap, (regs.rip, regs.rcx, regs.rax)), (Trap::Interrupt, entered));
+            assert_eq!(run(&frame(signal, 1, label::gate_close_end() - 1)).0, Trap::BadFrame(Kill::EntryWindow));
+            assert_eq!(run(&frame(signal, 0, label::gate_epoll_end() - 1)).0, Trap::BadFrame(Kill::External));
         }
     }
 

@@ -59,6 +59,8 @@ counters! {
     SYSCALLS_SIGNAL = "system calls by signal";
     /// close(2) that the gate took and that was made good later.
     CLOSES_LATER = "closes noted by the gate";
+    /// Descriptors for which calls of epoll_ctl(2) that the gate took were made good later.
+    WATCHES_LATER = "registrations noted by the gate";
     /// Faults of guest code and of user copies.
     FAULTS = "faults";
     /// Pages mapped by them.

@@ -16,6 +16,8 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -369,6 +371,36 @@ static void forged_closes(uint64_t value, uint64_t rounds) {
     kill(sharer, SIGKILL);
 }
 
+/* Notes that say that the gate was asked to change what epoll watches: `op` for each descriptor, whatever is registered. */
+static void forged_watches(uint64_t op, uint64_t rounds) {
+    struct epoll_event event = {.events = 0}, found;
+    int watched = eventfd(0, EFD_NONBLOCK), other = eventfd(0, EFD_NONBLOCK), never = eventfd(0, EFD_NONBLOCK);
+    int mine = epoll_create1(0), shared = epoll_create1(0);
+    if (epoll_ctl(shared, EPOLL_CTL_ADD, other, &event)) return;
+    pid_t sharer = fork(); /* has `shared`, and waits for what is not to happen there */
+    if (sharer == 0) _exit(epoll_wait(shared, &found, 1, -1) >= 0);
+    for (uint64_t i = 0; i < rounds; i++) {
+        epoll_ctl(mine, EPOLL_CTL_ADD, watched, &event);
+        for (int j = 0; j < 5; j++)
+            epoll_ctl(mine, EPOLL_CTL_MOD, watched, &event), epoll_ctl(shared, EPOLL_CTL_MOD, other, &event);
+        uint8_t *notes = (uint8_t *)entry_page;
+        for (int fd = 0; fd < 64; fd++) {
+            ((volatile uint32_t *)(notes + 1280))[fd] = i % 2 ? 0 : ~fd;
+            ((volatile uint32_t *)(notes + 1536))[fd] = i % 3 ? EPOLLOUT : ~0u;
+            ((volatile uint64_t *)(notes + 1792))[fd] = hot;
+            notes[1152 + fd] = op;
+        }
+        notes[1024] = 1;
+        /* What is registered elsewhere, or nowhere, is as before. */
+        if (epoll_wait(shared, &found, 1, 0) != 0 || epoll_ctl(mine, EPOLL_CTL_DEL, never, 0) == 0) _exit(BROKEN);
+        if (epoll_wait(mine, &found, 1, 0) > 0 && found.events != EPOLLOUT) _exit(BROKEN);
+        epoll_ctl(mine, EPOLL_CTL_DEL, watched, 0);
+    }
+    int status;
+    if (waitpid(sharer, &status, WNOHANG) != 0) _exit(BROKEN);
+    kill(sharer, SIGKILL);
+}
+
 /* ---- the honest neighbour ---- */
 
 static int bystander(int go) {
@@ -454,6 +486,7 @@ int main(int argc, char **argv) {
     for (int i = 0; i <= 25; i++) run("system call", calls, i, hot);
     for (int i = 0; i <= 22; i++) run("system call", calls, i, canaries[0]), run("system call", calls, i, canaries[1]);
     for (int i = 0; i < 4; i++) run("forged closes", forged_closes, (uint64_t[]){1, 0x80, 0xff, 0x7f}[i], 50);
+    for (int i = 0; i < 6; i++) run("forged watches", forged_watches, (uint64_t[]){1, 2, 3, 4, 0x80, 0xff}[i], 50);
     uint64_t values[] = {hot, image, canaries[0], canaries[1], 0x10, 0x33, 0x23, 0x8000000000000000ul, ~0ul, 0x3302, 0x44702};
     for (int w = 0; w < 6; w++)
         for (int i = 0; i < 11; i++) run("sigreturn", bad_sigreturn, w, values[i]);

@@ -48,9 +48,17 @@ pub const CONTROL_LEN: u64 = 0x000a_0000;
 pub const SLOT_PAGE: u64 = USER_TOP + 0x6000_0000;
 /// The entry/exit page: private to the slot, always writable, never trusted.
 pub const ENTRY_PAGE: u64 = USER_TOP + 0x6001_0000;
-/// Offset on the entry page of a word that is not 0 when the gate closed descriptors, and of a byte for each: 1 = closed.
-pub const CLOSED_ANY: u64 = 1024;
+/// Offset on the entry page of a word that is not 0 when the gate noted calls, to be made good at the next entry.
+pub const NOTED: u64 = 1024;
+/// A byte for each descriptor: 1 = the gate closed it.
 pub const CLOSED: u64 = 1088;
+/// A byte for each descriptor: the last epoll_ctl(2) on it that the gate noted, 0 = none.
+pub const WATCH_OP: u64 = 1152;
+/// How many with an event it noted, and for each descriptor the number of the last one and its event.
+pub const WATCH_COUNT: u64 = 1032;
+pub const WATCH_NUMBER: u64 = 1280;
+pub const WATCH_EVENTS: u64 = 1536;
+pub const WATCH_DATA: u64 = 1792;
 /// The host's signal frames while KDATA is locked: private to the slot, always writable, never trusted.
 pub const SIGNAL_STACK: u64 = USER_TOP + 0x6002_0000;
 /// Bytes of the signal stack.

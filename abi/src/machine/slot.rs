@@ -1,6 +1,6 @@
 //! What slots and virtual CPUs show to code outside their kernel context.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64};
 
 /// A slot's page: written in KDATA, seen read-only by guest code at [`super::layout::SLOT_PAGE`].
 ///
@@ -55,6 +55,10 @@ pub struct SlotPage {
     /// Per descriptor, if so: whether it closes at execve(2), and its status flags.
     pub cloexec: [AtomicU8; PLAIN_FDS],
     pub status: [AtomicU32; PLAIN_FDS],
+    /// Per descriptor: 1 = the gate may note epoll_ctl(2) on it, which is registered with the instance below.
+    pub watched: [AtomicU8; 256],
+    /// Descriptor of that instance, negated.
+    pub watcher: AtomicI32,
 }
 
 /// Descriptors from 0 on for which the gate may answer.

@@ -227,7 +227,7 @@ gate_slow_locked:
 gate_exit_end:
     ud2
 
-# ---- calls on plain descriptors (kernel's fs::plain), answered from the slot's page: rax = number, rcx = return address ----
+# ---- calls (kernel's fs::plain) answered from the slot's page: rax = number, rcx = return address ----
 #
 # They change no flag, and nothing but rax, rcx and r11, which a system call changes, too. An interrupt in a window starts
 # it again, since what the page says may be another thing then; r11 keeps the return address for that.
@@ -254,7 +254,7 @@ gate_exit_end:
 gate_close_entry:
     mov r11, rcx
     PLAIN 4f
-    mov byte ptr [rax + {CLOSED_ANY}], 1
+    mov byte ptr [rax + {NOTED}], 1
     mov byte ptr [rax + rdi + {CLOSED}], 1
 gate_close_end:
     mov eax, 0
@@ -295,6 +295,59 @@ gate_fcntl_entry:
     jmp r11
 gate_fcntl_end:
     ud2
+
+# epoll_ctl of what is registered: removed (2), added again (1) or changed (3), noted on the entry page, done at the next entry.
+# The last store is the note; until then what is there is as before. A fault of the load of the event leads to the fast entry.
+.p2align 6
+.globl gate_epoll_entry, gate_epoll_end
+gate_epoll_entry:
+    mov r11, rcx
+    movzx ecx, dl
+    not rcx
+    lea rcx, [rcx + rdx + 1]            # 0 if rdx < 256
+    jrcxz 1f
+    jmp 9f
+1:  movabs rax, {SLOT_PAGE}
+    mov ecx, [rax + {WATCHER}]
+    lea ecx, [rcx + rdi]
+    jrcxz 2f
+    jmp 9f
+2:  movzx ecx, byte ptr [rax + rdx + {WATCHED}]
+    jrcxz 3f
+    movzx ecx, byte ptr [rax + rdx + {WATCH_OP}]
+    jrcxz 4f
+    lea ecx, [rcx - 2]
+    jrcxz 6f
+    jmp 5f
+3:  jmp 9f
+4:  lea ecx, [rsi - 3]                  # as shown: may be changed or removed
+    jrcxz 7f
+5:  lea ecx, [rsi - 2]                  # noted with an event: may be removed
+    jrcxz 8f
+    jmp 9f
+6:  lea ecx, [rsi - 1]                  # removed: may be added
+    jrcxz 7f
+    jmp 9f
+7:  mov ecx, [r10]
+    mov [rax + rdx * 4 + {WATCH_EVENTS}], ecx
+    mov rcx, [r10 + 4]
+    mov [rax + rdx * 8 + {WATCH_DATA}], rcx
+    movzx ecx, word ptr [rax + rdx * 4 + {WATCH_EVENTS} + 2]
+    jrcxz 12f                           # no option
+    jmp 9f
+12: mov ecx, [rax + {WATCH_COUNT}]
+    lea ecx, [rcx + 1]
+    mov [rax + {WATCH_COUNT}], ecx
+    mov [rax + rdx * 4 + {WATCH_NUMBER}], ecx
+8:  mov byte ptr [rax + {NOTED}], 1
+    mov [rax + rdx + {WATCH_OP}], sil
+gate_epoll_end:
+    mov eax, 0
+    mov rcx, r11
+    jmp r11
+9:  mov rcx, r11
+    mov eax, 233
+    jmp gate_fast_entry
 .p2align 12, 0xcc
 .globl gate_end
 gate_end:

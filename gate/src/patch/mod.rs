@@ -8,8 +8,8 @@
 //!   which holds the jump to the trampoline.
 //!
 //! A trampoline leaves the return address in rcx (which syscall clobbers anyway) and jumps to the gate's fast entry.
-//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel; close(2) and fcntl(2)
-//! have entries of their own, which answer what the slot page allows them to.
+//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel; close(2), fcntl(2) and
+//! epoll_ctl(2) have entries of their own, which answer what the slot page allows them to.
 //!
 //! Used by the kernel's `vm::patch`, which swaps the page in through the page table. Plans never reach beyond the page.
 
@@ -121,13 +121,15 @@ fn entry_for(nr: Option<u32>) -> u64 {
     match nr {
         Some(__NR_close) => label::gate_close_entry(),
         Some(__NR_fcntl) => label::gate_fcntl_entry(),
+        Some(__NR_epoll_ctl) => label::gate_epoll_entry(),
         _ => label::gate_fast_entry(),
     }
 }
 
 /// Whether trampolines lead to `rip`.
 pub fn is_entry(rip: u64) -> bool {
-    [label::gate_fast_entry(), label::gate_close_entry(), label::gate_fcntl_entry()].contains(&rip)
+    [label::gate_fast_entry(), label::gate_close_entry(), label::gate_fcntl_entry(), label::gate_epoll_entry()]
+        .contains(&rip)
 }
 
 /// Bytes put one behind the other.
@@ -258,8 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn calls_on_plain_descriptors_have_entries_of_their_own() {
-        for (nr, entry) in [(3, label::gate_close_entry()), (72, label::gate_fcntl_entry())] {
+    fn calls_that_the_gate_may_answer_have_entries_of_their_own() {
+        let known = [(3, label::gate_close_entry()), (72, label::gate_fcntl_entry()), (233, label::gate_epoll_entry())];
+        for (nr, entry) in known {
+            assert!(is_entry(entry));
             let text = page(&[0xc3, MOV_EAX, nr, 0, 0, 0, 0x0f, 0x05, 0xc3]);
             let plan = plan(&text, PAGE_ADDR, 22, nr.into(), TRAMPOLINE).unwrap();
             assert_eq!(u64::from_le_bytes(plan.trampoline[24..32].try_into().unwrap()), entry);

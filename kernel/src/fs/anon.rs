@@ -1,6 +1,7 @@
 //! Places for open files that have no name (pipes, sockets): where `/proc/PID/fd/N` of such a file leads.
 //!
-//! Opening one gives the open file itself, as a duplicated descriptor would be; a pipe's end opened again is that end.
+//! Opening one gives the open file itself, as a duplicated descriptor would be; a pipe's end opened again is that end. Sockets and
+//! what is no file at all (an instance of epoll, an eventfd) cannot be opened.
 
 use super::dentry::Dentry;
 use super::file::File;
@@ -54,7 +55,7 @@ pub fn path_of(file: &Arc<File>) -> Result<Path> {
 /// The open file behind `path`, if it is such a place; `EACCES` if it is not open for what `flags` ask.
 pub(super) fn reopen(path: &Path, flags: OpenFlags) -> Option<Result<Arc<File>>> {
     let anon: &AnonInode = path.inode().as_any().downcast_ref()?;
-    if anon.kind() == Kind::Socket {
+    if anon.kind() == Kind::Socket || anon.file.ops().describe(&anon.file).starts_with("anon_inode:") {
         return Some(Err(Errno::ENXIO));
     }
     let open = anon.file.flags();

@@ -80,6 +80,7 @@ impl FdTable {
     pub fn copy(&self) -> Arc<FdTable> {
         let mut entries = self.entries.lock();
         entries.plain.spoil(u64::MAX, &self.mark);
+        entries.plain.unwatch_all(&self.mark);
         let copy = Entries { list: entries.list.clone(), first_free: entries.first_free, plain: Plain::default() };
         drop(entries);
         Arc::new(FdTable::of(copy))
@@ -192,6 +193,28 @@ impl FdTable {
         let mut entries = self.entries.lock();
         let fds = entries.plain_fds_of(file);
         entries.plain.spoil(fds, &self.mark);
+        if entries.plain.watcher.is_some_and(|watcher| entries.is(watcher, file)) {
+            entries.plain.unwatch_all(&self.mark);
+        }
+    }
+
+    /// `fd`, which is `file`, is registered with the epoll instance at `watcher`: the gate may note epoll_ctl(2) on it, if nobody
+    /// else has the instance and nobody waits for it (`idle`). See [`super::plain`].
+    pub fn watch(&self, watcher: Fd, instance: &Arc<File>, fd: Fd, file: &Arc<File>, idle: impl Fn() -> bool) {
+        let (Ok(watcher), Ok(fd)) = (usize::try_from(watcher.0), usize::try_from(fd.0)) else { return };
+        let mut entries = self.entries.lock();
+        if entries.is(watcher, instance) && entries.is(fd, file) {
+            // The table's reference and the caller's.
+            let alone = || Arc::strong_count(instance) == 2 && idle();
+            entries.plain.watch(watcher, fd, alone, &self.mark);
+        }
+    }
+
+    /// `fd` is registered no more.
+    pub fn unwatch(&self, fd: Fd) {
+        if let Ok(index) = usize::try_from(fd.0) {
+            self.entries.lock().plain.unwatch(index, &self.mark);
+        }
     }
 
     /// A record lock is taken in the name of this table: no descriptor is plain from now on.
@@ -275,8 +298,11 @@ impl Drop for FdTable {
 
 impl Entries {
     fn plain_fds_of(&self, file: &Arc<File>) -> u64 {
-        let same = |fd: &usize| matches!(self.list.get(*fd), Some(Some(entry)) if Arc::ptr_eq(&entry.file, file));
-        plain::fds(self.plain.fds).filter(same).fold(0, |set, fd| set | plain::bit(fd))
+        plain::fds(self.plain.fds).filter(|fd| self.is(*fd, file)).fold(0, |set, fd| set | plain::bit(fd))
+    }
+
+    fn is(&self, index: usize, file: &Arc<File>) -> bool {
+        matches!(self.list.get(index), Some(Some(entry)) if Arc::ptr_eq(&entry.file, file))
     }
 
     fn put(&mut self, index: usize, entry: Entry) -> Result<Option<Entry>> {

@@ -2,7 +2,7 @@
 
 use super::Fd;
 use crate::fs::{File, OnExec, OpenFlags};
-use crate::ipc::epoll::{self, Epoll, Event};
+use crate::ipc::epoll::{self, ADD, DEL, Epoll, Event, MOD};
 use crate::ipc::eventfd::{self, Take};
 use crate::ipc::pipe;
 use crate::task::Task;
@@ -110,19 +110,24 @@ fn epoll_create1(task: &Arc<Task>, flags: u32) -> Result<Fd> {
 }
 
 fn epoll_ctl(task: &Arc<Task>, epoll: Fd, op: u32, fd: Fd, event: u64) -> Result<()> {
-    const ADD: u32 = 1;
-    const DEL: u32 = 2;
-    const MOD: u32 = 3;
     let event = if op == DEL { Event::default() } else { read_event(event)? };
-    let instance = task.files()?.get(epoll)?;
-    let file = task.files()?.get(fd)?;
-    let instance = instance.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
+    let files = task.files()?;
+    let (outer, file) = (files.get(epoll)?, files.get(fd)?);
+    let instance = outer.ops_as::<Epoll>().ok_or(Errno::EINVAL)?;
     match op {
-        ADD => instance.add(fd, &file, event),
-        DEL => instance.remove(fd, &file),
-        MOD => instance.modify(fd, &file, event),
-        _ => Err(Errno::EINVAL),
+        ADD => instance.add(fd, &file, event)?,
+        DEL => instance.remove(fd, &file)?,
+        MOD => instance.modify(fd, &file, event)?,
+        _ => return Err(Errno::EINVAL),
     }
+    match file.ops_as::<Epoll>() {
+        // Who waits for the outer one learns of it.
+        Some(_) => files.spoil(&file),
+        None if op == DEL => files.unwatch(fd),
+        None if event.has_options() => {}
+        None => files.watch(epoll, &outer, fd, &file, || instance.is_idle()),
+    }
+    Ok(())
 }
 
 /// Bytes of `struct epoll_event`, which is packed.

@@ -2,8 +2,9 @@
 
 use super::ipc::install;
 use super::{Fd, Pid};
-use crate::fs::OpenFlags;
 use crate::fs::proc::process_of;
+use crate::fs::{OpenFlags, plain};
+use crate::ipc::epoll::Epoll;
 use crate::signal::{self, SigInfo, code};
 use crate::task::access::{Creds, may_access};
 use crate::task::pidfd::{self, PidFd, Scope};
@@ -115,7 +116,12 @@ fn pidfd_getfd(task: &Arc<Task>, pidfd: Fd, fd: Fd, flags: u32) -> Result<Fd> {
     let target = file.ops_as::<PidFd>().ok_or(Errno::EBADF)?.task()?;
     may_access(task, &target, Creds::Real)?;
     let files = target.files().map_err(|_| Errno::ESRCH)?;
+    // What the target was told is closed, is; and what it was told of an instance of epoll is done before somebody else has it.
+    plain::settle();
     let wanted = files.get(fd)?;
     files.spoil(&wanted);
+    if wanted.ops_as::<Epoll>().is_some() {
+        plain::settle();
+    }
     install(task, wanted, OpenFlags::CLOEXEC)
 }

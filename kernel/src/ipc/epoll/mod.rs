@@ -24,11 +24,17 @@ use raised::Ticket;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
 
+/// Operations of epoll_ctl(2).
+pub const ADD: u32 = 1;
+pub const DEL: u32 = 2;
+pub const MOD: u32 = 3;
 /// `EPOLLET`, `EPOLLONESHOT`, `EPOLLWAKEUP`, `EPOLLEXCLUSIVE`.
 const EDGE: u32 = 1 << 31;
 const ONESHOT: u32 = 1 << 30;
 const EXCLUSIVE: u32 = 1 << 28;
 const OPTIONS: u32 = 0xf << 28;
+/// What goes with `EXCLUSIVE`: `EPOLLIN`, `EPOLLOUT`, `EPOLLERR`, `EPOLLHUP`, `EPOLLWAKEUP`, `EPOLLET`.
+const EXCLUSIVE_OK: u32 = EXCLUSIVE | 1 | 4 | ALWAYS | 1 << 29 | EDGE;
 /// Reported whether asked for or not.
 const ALWAYS: u32 = PollEvents::ERR.union(PollEvents::HUP).bits();
 /// Deepest nesting of instances.
@@ -39,6 +45,35 @@ const DEPTH_MAX: u32 = 5;
 pub struct Event {
     pub events: u32,
     pub data: u64,
+}
+
+impl Event {
+    /// Whether more is wanted than to be told of levels.
+    pub fn has_options(&self) -> bool {
+        self.events >> 16 != 0
+    }
+}
+
+/// What the gate noted for a descriptor that was registered, and is to be done: see `fs::plain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    Removed,
+    /// Removed, and then added.
+    Added(Event),
+    Changed(Event),
+}
+
+impl Noted {
+    /// From the operation and its event; the gate notes none with options.
+    pub fn new(op: u8, event: Event) -> Option<Noted> {
+        match u32::from(op) {
+            DEL => Some(Noted::Removed),
+            _ if event.has_options() => None,
+            ADD => Some(Noted::Added(event)),
+            MOD => Some(Noted::Changed(event)),
+            _ => None,
+        }
+    }
 }
 
 /// Items that are raised.
@@ -158,7 +193,8 @@ impl Epoll {
     /// Registers `file` as `fd`.
     ///
     /// # Errors
-    /// `EEXIST`, `EPERM` for files that are always ready, `EBADF` for those of `O_PATH`, `ELOOP`, `ENOMEM`.
+    /// `EEXIST`, `EINVAL` for what does not go with `EPOLLEXCLUSIVE`, `EPERM` for files that are always ready, `EBADF` for those
+    /// of `O_PATH`, `ELOOP`, `ENOMEM`.
     pub fn add(&self, fd: Fd, file: &Arc<File>, event: Event) -> Result<()> {
         if file.flags().contains(OpenFlags::PATH) {
             return Err(Errno::EBADF);
@@ -166,7 +202,11 @@ impl Epoll {
         if !file.ops().pollable(file) {
             return Err(Errno::EPERM);
         }
-        if let Some(inner) = file.ops_as::<Epoll>() {
+        let inner = file.ops_as::<Epoll>();
+        if event.events & EXCLUSIVE != 0 && (inner.is_some() || event.events & !EXCLUSIVE_OK != 0) {
+            return Err(Errno::EINVAL);
+        }
+        if let Some(inner) = inner {
             inner.check_nesting(self, 1)?;
         }
         let key = (fd.0, file.id());
@@ -204,14 +244,22 @@ impl Epoll {
     /// Changes a registration.
     ///
     /// # Errors
-    /// `ENOENT`.
+    /// `ENOENT`, `EINVAL` for and to `EPOLLEXCLUSIVE`.
     pub fn modify(&self, fd: Fd, file: &File, event: Event) -> Result<()> {
-        let item = self.items.lock().by_key.get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
-        item.data.store(event.data, Relaxed);
-        item.events.store(event.events | ALWAYS, Release);
-        item.hook.raise();
+        self.modified(fd, file, event)?.hook.raise();
         self.queue.wake_all();
         Ok(())
+    }
+
+    /// The item, which wants `event` now. It is to be raised.
+    fn modified(&self, fd: Fd, file: &File, event: Event) -> Result<Arc<Item>> {
+        let item = self.items.lock().by_key.get(&(fd.0, file.id())).cloned().ok_or(Errno::ENOENT)?;
+        if (event.events | item.events.load(Relaxed)) & EXCLUSIVE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        item.data.store(event.data, Relaxed);
+        item.events.store(event.events | ALWAYS, Release);
+        Ok(item)
     }
 
     /// Removes a registration.
@@ -221,6 +269,29 @@ impl Epoll {
     pub fn remove(&self, fd: Fd, file: &File) -> Result<()> {
         let removed = self.items.lock().by_key.remove(&(fd.0, file.id()));
         removed.map(drop).ok_or(Errno::ENOENT)
+    }
+
+    /// Does what the gate noted.
+    ///
+    /// # Errors
+    /// `ENOENT`.
+    pub fn make_good(&self, fd: Fd, file: &File, noted: Noted) -> Result<()> {
+        match noted {
+            Noted::Removed => self.remove(fd, file),
+            Noted::Changed(event) => self.modify(fd, file, event),
+            // Removed and added at once: the item stays, and stands where a new one would.
+            Noted::Added(event) => {
+                let item = self.modified(fd, file, event)?;
+                item.hook.list.raise_anew(item.hook.ticket);
+                self.queue.wake_all();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether nobody waits for it now, nor an instance in which it is.
+    pub fn is_idle(&self) -> bool {
+        self.queue.is_empty()
     }
 
     /// Takes at most `max` events, waiting for the first until CLOCK_MONOTONIC `deadline_ns` (0 = not at all).

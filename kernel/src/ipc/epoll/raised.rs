@@ -75,6 +75,15 @@ impl<T: Clone> Raised<T> {
         self.0.lock().raise(ticket);
     }
 
+    /// Puts the item at the end, as one that had just taken its place.
+    pub fn raise_anew(&self, ticket: Ticket) {
+        let mut list = self.0.lock();
+        if list.place(ticket).is_some_and(|place| place.raised) {
+            list.unlink(ticket.place);
+        }
+        list.raise(ticket);
+    }
+
     /// Takes the first item off the list; `Some(None)` if its place has not been named yet.
     pub fn take(&self) -> Option<Option<T>> {
         self.0.lock().take()
