@@ -207,6 +207,27 @@ static void who_sent(void) {
     close(s[1]);
 }
 
+/* Where nothing comes any more there is no sender, and but in streams no word of one. */
+static void nobody_sent(void) {
+    int kinds[] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_DGRAM};
+    for (int i = 0; i < 6; i++) {
+        int s[2], on = 1, kind = kinds[i % 3], waits = kind == SOCK_DGRAM;
+        char buf[4], control[64];
+        struct iovec to = {buf, 4};
+        struct msghdr message = {.msg_iov = &to, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+        struct ucred who = {1, 1, 1};
+        CHECK(socketpair(AF_UNIX, kind, 0, s) == 0);
+        CHECK(setsockopt(s[1], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) == 0);
+        CHECK(i < 3 && !waits ? close(s[0]) == 0 : shutdown(s[1], SHUT_RD) == 0);
+        if (waits) CHECK_ERRNO(recv(s[1], buf, 4, MSG_DONTWAIT), EAGAIN);
+        CHECK(recvmsg(s[1], &message, waits ? 0 : MSG_DONTWAIT) == 0 && message.msg_flags == 0);
+        CHECK(message.msg_controllen == (kind == SOCK_STREAM ? CMSG_SPACE(sizeof who) : 0));
+        if (message.msg_controllen) memcpy(&who, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof who);
+        CHECK(kind != SOCK_STREAM || (who.pid == 0 && who.uid == 0 && who.gid == 0));
+        close(s[0]), close(s[1]);
+    }
+}
+
 /* A larger buffer lets a sender that had filled the old one go on. */
 static void larger(void) {
     int s[2], size;
@@ -222,6 +243,7 @@ static void larger(void) {
 
 int main(void) {
     who_sent();
+    nobody_sent();
     larger();
     circles();
     credentials();

@@ -60,6 +60,8 @@ pub struct Received {
     /// Bytes of the message, given out or cut off.
     pub full: usize,
     pub extras: Extras,
+    /// There was nothing, and nothing will come.
+    pub ended: bool,
 }
 
 /// See the module.
@@ -146,7 +148,7 @@ impl Inbox {
             self.bytes -= full;
             self.messages.pop_front();
         }
-        Ok(Received { count, full, extras })
+        Ok(Received { count, full, extras, ended: false })
     }
 
     /// Gives out bytes of a stream: of several messages, up to one that has files with it, and, if it matters to the

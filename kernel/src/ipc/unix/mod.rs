@@ -446,10 +446,13 @@ impl Socket {
             if got.count == 0 {
                 self.common.check_error()?;
             }
-            if self.receive_closed.load(Acquire) && !self.ready.load(Acquire) {
+            // As on Linux, who would not have waited for a datagram does not learn that none will come.
+            let tells = self.kind != Kind::Datagram || !options.nonblock;
+            if tells && self.receive_closed.load(Acquire) && !self.ready.load(Acquire) {
+                got.ended = got.count == 0;
                 return Ok(got);
             }
-            let over = || self.receive_closed.load(Acquire) || self.common.has_error();
+            let over = || (tells && self.receive_closed.load(Acquire)) || self.common.has_error();
             let ready = || (self.ready.load(Acquire) || over()).then_some(());
             if let Err(error) = self.common.wait_readable(options.nonblock, ready) {
                 return if got.count > 0 { Ok(got) } else { Err(error) };

@@ -250,9 +250,11 @@ impl AnySocket for Socket {
         let options = Options { nonblock: call.nonblock, peek: call.has(MSG_PEEK), all: call.has(MSG_WAITALL) };
         let got = self.receive_into(dst, options)?;
         let mut control = Vec::new();
-        if self.passes_credentials() {
+        // At its end a stream is nobody's, and a queue of messages has none.
+        if self.passes_credentials() && (self.kind == Kind::Stream || !got.ended) {
             let bytes = match got.extras.sender {
                 Some(sender) => seen(call.task, sender),
+                None if got.ended => words(&[0, 0, 0]),
                 None => words(&[0, OVERFLOW_ID, OVERFLOW_ID]),
             };
             control.push(Control { level: SOL_SOCKET, kind: SCM_CREDENTIALS, bytes });
