@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// A user's runtime directory of this test's own, with machines that are ended with it.
 struct Fleet {
     dir: PathBuf,
+    /// Host CPUs of machines, all that there are if empty.
+    on: &'static str,
     machines: Vec<Child>,
 }
 
@@ -19,12 +21,20 @@ impl Fleet {
     fn new(test: &str) -> Fleet {
         let dir = std::env::temp_dir().join(format!("umbel-{test}-{}", std::process::id()));
         std::fs::DirBuilder::new().mode(0o700).create(&dir).expect("a directory");
-        Fleet { dir, machines: Vec::new() }
+        Fleet { dir, on: "", machines: Vec::new() }
     }
 
     /// Starts a machine and waits until it is listed.
     fn start(&mut self, name: &str, cpus: &str, script: &str) -> u32 {
-        let machine = Command::new(umbel())
+        let mut command = match self.on {
+            "" => Command::new(umbel()),
+            on => {
+                let mut taskset = Command::new("taskset");
+                taskset.args(["-c", on]).arg(umbel());
+                taskset
+            }
+        };
+        let machine = command
             .args(["run", "--name", name, "--cpus", cpus, "--", "/bin/sh", "-c", script])
             .env("XDG_RUNTIME_DIR", &self.dir)
             .stdin(Stdio::null())
@@ -104,6 +114,49 @@ fn top_measures_shares() {
     let share = line(second, "busy")[3].trim_end_matches('%').parse::<f64>().expect("per cent");
     assert!(share > 95.0, "{outcome:#?}");
     assert_eq!(line(second, "busy")[4], "50.0%", "{outcome:#?}");
+}
+
+/// Of a machine that was given two host CPUs: those on which each slot may run that does.
+fn places(machine: u32) -> Vec<String> {
+    let children = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        text.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<u32>>()
+    };
+    let slots = children(machine).into_iter().flat_map(children).flat_map(children);
+    let place = |slot: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{slot}/status")).ok()?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        (field("State:")?.starts_with('R')).then(|| field("Cpus_allowed_list:").unwrap_or_default().to_owned())
+    };
+    slots.filter_map(place).collect()
+}
+
+/// Three virtual CPUs that compete for two host CPUs are each bound to one, and no more once they do not.
+#[test]
+fn machines_that_compete_agree_where_they_are() {
+    if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| !status.contains("Cpus_allowed_list:\t0-")) {
+        println!("skipped: not the first two host CPUs");
+        return;
+    }
+    let mut fleet = Fleet::new("agree");
+    fleet.on = "0,1";
+    let busy = "(while :; do :; done) & while :; do :; done";
+    let (two, one) = (fleet.start("two", "2", busy), fleet.start("one", "1", busy));
+    let until = |good: &dyn Fn() -> bool, shown: &dyn Fn() -> String| {
+        let deadline = Instant::now() + PATIENCE;
+        while !good() {
+            assert!(Instant::now() < deadline, "{}", shown());
+            sleep(Duration::from_millis(20));
+        }
+    };
+    let shown = || format!("{:?} {:?}", places(two), places(one));
+    let bound = |places: Vec<String>, many: usize| {
+        places.len() == many && places.iter().all(|place| place == "0" || place == "1")
+    };
+    until(&|| bound(places(two), 2) && bound(places(one), 1), &shown);
+    fleet.machines[1].kill().expect("our own child");
+    fleet.machines[1].wait().expect("our own child");
+    until(&|| places(two) == ["0-1", "0-1"], &shown);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Whoever comes first when it is time decides for all; each machine does itself what was decided about it. What machines
 //! wrote that were stopped or killed is forgotten after a second.
 
-use super::rule::{self, Contender};
+use super::rule::{self, Contender, Given};
 use crate::manage::registry;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -18,6 +18,7 @@ const OLD_NS: u64 = 1_000_000_000;
 #[derive(Serialize, Deserialize, Default)]
 struct Board {
     decided_ns: u64,
+    given: Given,
     contenders: Vec<Contender>,
 }
 
@@ -56,9 +57,10 @@ impl Board {
         }
         self.contenders.retain(|one| one.owner != owner && now_ns.abs_diff(one.seen_ns) < OLD_NS);
         self.contenders.extend(own);
-        if now_ns.abs_diff(self.decided_ns) >= DECIDE_NS {
+        let elapsed_ns = now_ns.abs_diff(self.decided_ns);
+        if elapsed_ns >= DECIDE_NS {
             self.decided_ns = now_ns;
-            rule::decide(&mut self.contenders);
+            rule::decide(&mut self.contenders, &mut self.given, elapsed_ns);
         }
     }
 }
@@ -87,7 +89,7 @@ mod tests {
     fn the_dead_are_forgotten_and_own_leads_kept() {
         let me = std::process::id() as i32;
         let contenders = vec![contender(-1, 0, 5 * OLD_NS), contender(-2, 0, 0), contender(me, 7, 5 * OLD_NS)];
-        let mut board = Board { decided_ns: 0, contenders };
+        let mut board = Board { contenders, ..Board::default() };
         let own = |now| vec![contender(me, 0, now), contender(me, 1, now)];
         board.update(own(5 * OLD_NS), 5 * OLD_NS);
         let who = |board: &Board| board.contenders.iter().map(|one| (one.owner, one.cpu)).collect::<Vec<_>>();

@@ -2,7 +2,7 @@
 //!
 //! More of them than host CPUs cannot all be alone on one, and those that are get more. So it is counted by how much each is
 //! ahead of the mean, its *lead*. Host CPUs first get as many as each other, or one more. Then, where somebody is far ahead on
-//! one CPU of somebody on a more crowded one, the two change places: first who is behind goes, and at the next decision who is ahead,
+//! one CPU of somebody on a more crowded one, or one where others take much, the two change places: first who is behind goes, and at the next decision who is ahead,
 //! so that no host CPU becomes empty in between, although their machines do not move them at the same instant. Leads are forgotten
 //! with who does not compete any more, and bounded, so nobody can save time up.
 //!
@@ -11,12 +11,21 @@
 //! come and go.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How far somebody may get ahead of somebody on a more crowded host CPU, ns. Who moves waits longer for a while, since the host
 /// must learn what it weighs there: less often is better.
 const FAR_NS: i64 = 80_000_000;
 /// The most that anybody can be ahead or behind.
 const BOUND_NS: i64 = 200_000_000;
+
+/// Where each gets so much more, it is better for whoever is behind, however many there are.
+const BETTER: f64 = 1.25;
+/// Over which time it is averaged what a host CPU gives, ns.
+const WINDOW_NS: f64 = 200_000_000.0;
+
+/// What host CPUs give to those who compete, as a part of all their time: what other processes take is missing.
+pub type Given = BTreeMap<u32, f64>;
 
 /// A virtual CPU that could use a host CPU all the time, or nearly.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -51,8 +60,8 @@ impl Contender {
     }
 }
 
-/// Counts what all got since the last time, and says where they shall be now.
-pub fn decide(all: &mut [Contender]) {
+/// Counts what all got in the time since it decided last, and says where they shall be now.
+pub fn decide(all: &mut [Contender], given: &mut Given, elapsed_ns: u64) {
     let host_cpus = host_cpus(all);
     let machines = all.first().is_some_and(|first| all.iter().any(|one| one.owner != first.owner));
     if !machines || host_cpus.len() < 2 || all.len() <= host_cpus.len() {
@@ -60,9 +69,10 @@ pub fn decide(all: &mut [Contender]) {
             (one.counted_ns, one.lead_ns) = (one.ran_ns, 0);
             (one.home, one.next_home) = (None, None);
         }
+        given.clear();
         return;
     }
-    count(all);
+    count(all, given, elapsed_ns);
     let mut turning = false;
     for one in all.iter_mut() {
         turning |= one.next_home.is_some();
@@ -71,7 +81,7 @@ pub fn decide(all: &mut [Contender]) {
     }
     while even_out(all, &host_cpus) {}
     if !turning {
-        take_turns(all, &host_cpus);
+        take_turns(all, &host_cpus, given);
     }
 }
 
@@ -81,15 +91,24 @@ fn host_cpus(all: &[Contender]) -> Vec<u32> {
     (0..words as u32 * 64).filter(|cpu| all.iter().any(|one| one.may(*cpu))).collect()
 }
 
-/// Brings the leads up to date. Their mean is 0.
-fn count(all: &mut [Contender]) {
+/// Brings the leads up to date, of which the mean is 0, and what host CPUs give.
+fn count(all: &mut [Contender], given: &mut Given, elapsed_ns: u64) {
     let many = all.len().max(1) as i64;
+    let mut sums = Given::new();
     for one in all.iter_mut() {
         // What it got before it competed is not counted.
         let new = one.home.is_none();
         let got = if new { 0 } else { one.ran_ns.saturating_sub(one.counted_ns).min(BOUND_NS as u64) };
         one.counted_ns = one.ran_ns;
         one.lead_ns = one.lead_ns.saturating_add(got as i64);
+        if let Some(home) = one.home {
+            *sums.entry(home).or_default() += got as f64;
+        }
+    }
+    let elapsed = elapsed_ns.max(1) as f64;
+    for (host_cpu, sum) in sums {
+        let average = given.entry(host_cpu).or_insert(1.0);
+        *average += (sum / elapsed - *average) * (elapsed / WINDOW_NS).min(1.0);
     }
     let mean = all.iter().map(|one| one.lead_ns / many).sum::<i64>();
     for one in all {
@@ -115,10 +134,10 @@ fn even_out(all: &mut [Contender], host_cpus: &[u32]) -> bool {
     true
 }
 
-/// Where somebody is far ahead of who is more crowded, they begin to change places. A host CPU takes part once.
-fn take_turns(all: &mut [Contender], host_cpus: &[u32]) {
+/// Where somebody is far ahead of who has a worse place, they begin to change places. A host CPU takes part once.
+fn take_turns(all: &mut [Contender], host_cpus: &[u32], given: &Given) {
     let mut left: Vec<u32> = host_cpus.to_vec();
-    while let Some(Turn { ahead, behind, from, to }) = next_turn(all, &left) {
+    while let Some(Turn { ahead, behind, from, to }) = next_turn(all, &left, given) {
         all[behind].home = Some(to);
         all[ahead].next_home = Some(from).filter(|cpu| all[ahead].may(*cpu));
         left.retain(|cpu| *cpu != from && *cpu != to);
@@ -134,11 +153,13 @@ struct Turn {
 }
 
 /// Between the two that are furthest apart.
-fn next_turn(all: &[Contender], host_cpus: &[u32]) -> Option<Turn> {
+fn next_turn(all: &[Contender], host_cpus: &[u32], given: &Given) -> Option<Turn> {
     let on = |cpu: u32| (0..all.len()).filter(move |n| all[*n].is_on(cpu));
+    let each = |cpu: u32| given.get(&cpu).unwrap_or(&1.0) / load(all, cpu) as f64;
+    let better = |to: u32, from: u32| load(all, to) < load(all, from) || each(to) > BETTER * each(from);
     let (mut apart, mut best) = (FAR_NS, None);
     for &from in host_cpus {
-        for &to in host_cpus.iter().filter(|to| load(all, **to) < load(all, from)) {
+        for &to in host_cpus.iter().filter(|to| better(**to, from)) {
             let Some(behind) = on(from).filter(|n| all[*n].may(to)).min_by_key(|n| all[*n].lead_ns) else { continue };
             let Some(ahead) = on(to).max_by_key(|n| all[*n].lead_ns) else { continue };
             let distance = all[ahead].lead_ns - all[behind].lead_ns;
@@ -182,14 +203,15 @@ mod tests {
 
     /// A host that divides each of its CPUs evenly among who is there, and never moves anybody that is bound.
     fn run(all: &mut [Contender], ns: u64) {
-        run_with(all, ns, 0);
+        run_with(all, ns, 0, 0);
     }
 
-    /// The same, but who arrives is alone there for the first so many looks.
-    fn run_with(all: &mut [Contender], ns: u64, favour: u64) {
+    /// The same, but who arrives is alone there for the first so many looks, and others are on the first host CPU.
+    fn run_with(all: &mut [Contender], ns: u64, favour: u64, others: u64) {
+        let mut given = Given::new();
         let mut fresh = vec![0; all.len()];
         for look in 1..=ns / LOOK_NS {
-            decide(all);
+            decide(all, &mut given, LOOK_NS);
             for (one, fresh) in all.iter_mut().zip(&mut fresh) {
                 if let Some(home) = one.home.filter(|home| *home != one.at) {
                     one.at = home;
@@ -201,7 +223,7 @@ mod tests {
                 let newest = there().map(|other| fresh[other]).max().filter(|until| *until > look);
                 let crowd = there().filter(|other| newest.is_none_or(|until| fresh[*other] == until));
                 if newest.is_none_or(|until| fresh[n] == until) {
-                    let part = LOOK_NS / crowd.count() as u64;
+                    let part = LOOK_NS / (crowd.count() as u64 + if all[n].at == 0 { others } else { 0 });
                     all[n].ran_ns += part;
                 }
             }
@@ -237,8 +259,19 @@ mod tests {
     fn a_host_that_favours_who_arrives_changes_little() {
         for favour in [1, 2, 4, 8, 16] {
             let mut all = machines(&[2, 1], 2);
-            run_with(&mut all, 10_000_000_000, favour);
+            run_with(&mut all, 10_000_000_000, favour, 0);
             assert!(all.iter().all(|one| (seconds(one) - 20.0 / 3.0).abs() < 0.2), "{favour}: {all:?}");
+        }
+    }
+
+    #[test]
+    fn where_others_take_much_nobody_stays_for_long() {
+        for (sizes, others) in [(&[2, 1][..], 1), (&[2, 1], 3), (&[2, 2], 3), (&[4, 1], 9)] {
+            let mut all = machines(sizes, 2);
+            run_with(&mut all, 10_000_000_000, 0, others);
+            let all: Vec<f64> = all.iter().map(seconds).collect();
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            assert!(all.iter().all(|one| (one - mean).abs() < 0.2), "{sizes:?} beside {others}: {all:?}");
         }
     }
 
@@ -257,7 +290,7 @@ mod tests {
         run(&mut all, 1_000_000_000);
         assert!(all.iter().all(|one| one.home.is_some()));
         all.pop();
-        decide(&mut all);
+        decide(&mut all, &mut Given::new(), LOOK_NS);
         assert!(all.iter().all(|one| one.home.is_none() && one.lead_ns == 0));
     }
 
@@ -265,8 +298,8 @@ mod tests {
     fn nobody_goes_where_it_may_not() {
         let mut all = machines(&[2, 1], 2);
         all[2].allowed = vec![0b10];
-        for _ in 0..500 {
-            run(&mut all, LOOK_NS);
+        for _ in 0..50 {
+            run(&mut all, 10 * LOOK_NS);
             assert_eq!(all[2].home, Some(1));
         }
         // The others take turns beside it, and it has no less than two of three on one.
@@ -312,9 +345,10 @@ mod tests {
             home: Some(9999),
             ..all[2].clone()
         };
-        decide(&mut all);
+        let mut given = Given::from([(0, f64::NAN), (1, -1.0), (u32::MAX, f64::INFINITY)]);
+        decide(&mut all, &mut given, 0);
         (all[0].lead_ns, all[1].lead_ns, all[1].ran_ns) = (i64::MAX, i64::MAX, 0);
-        decide(&mut all);
+        decide(&mut all, &mut given, LOOK_NS);
         assert!(all.iter().all(|one| one.lead_ns.abs() <= BOUND_NS));
     }
 }
