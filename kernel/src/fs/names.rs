@@ -15,7 +15,7 @@ use super::notify::{self, Events};
 use super::perm::{self, Want};
 use super::types::{InodeFlags, Kind, Mode, OpenFlags, SetAttr};
 use super::walk::{Follow, Last, Resolve, Sight, Walk};
-use super::{File, FileOps, OpenContext};
+use super::{File, FileOps, OpenContext, tree};
 use crate::landlock::files::{self, Moved};
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result};
@@ -381,6 +381,12 @@ impl<'a> Names<'a> {
 
     /// Removes `name`.
     pub fn remove(&self, name: &Name<'a>, removal: Removal) -> Result<()> {
+        let gone = self.take_away(name, removal)?;
+        tree::forget_place(&gone);
+        Ok(())
+    }
+
+    fn take_away(&self, name: &Name<'a>, removal: Removal) -> Result<Arc<Dentry>> {
         let mut walk = self.walk(name)?;
         let slash = match (walk.parent()?, removal) {
             (Last::Name { slash }, _) => slash,
@@ -401,7 +407,7 @@ impl<'a> Names<'a> {
             Removal::File if is_dir => return Err(Errno::EISDIR),
             Removal::File if slash => return Err(Errno::ENOTDIR),
             Removal::Directory if !is_dir => return Err(Errno::ENOTDIR),
-            _ if dentry.is_mountpoint() => return Err(Errno::EBUSY),
+            _ if tree::is_mountpoint(self.context, &dentry) => return Err(Errno::EBUSY),
             Removal::File => dir.inode().unlink(walk.name(), &inode)?,
             Removal::Directory => {
                 // Nobody may make a name in it between the test that it is empty and its end.
@@ -414,13 +420,20 @@ impl<'a> Names<'a> {
         if !is_dir {
             notify::inode(&inode, Events::ATTRIB);
         }
-        notify::removed(dentry);
+        notify::removed(dentry.clone());
         notify::name(dir.dentry(), walk.name(), &inode, Events::DELETE);
-        Ok(())
+        Ok(dentry)
     }
 
     /// Moves `from` to `to`.
     pub fn rename(&self, from: &Name<'a>, to: &Name<'a>, existing: Existing) -> Result<()> {
+        let replaced = self.rename_names(from, to, existing)?;
+        replaced.iter().for_each(tree::forget_place);
+        Ok(())
+    }
+
+    /// Returns what was in the new place, and is gone.
+    fn rename_names(&self, from: &Name<'a>, to: &Name<'a>, existing: Existing) -> Result<Option<Arc<Dentry>>> {
         let (mut old, mut new) = (self.walk(from)?, self.walk(to)?);
         let (Last::Name { slash: old_slash }, Last::Name { slash: new_slash }) = (old.parent()?, new.parent()?) else {
             return Err(Errno::EBUSY);
@@ -445,7 +458,7 @@ impl<'a> Names<'a> {
         self.rename_locked(&Move { old: &old, new: &new, source, target, existing })
     }
 
-    fn rename_locked(&self, step: &Move<'_>) -> Result<()> {
+    fn rename_locked(&self, step: &Move<'_>) -> Result<Option<Arc<Dentry>>> {
         let (old_dir, new_dir) = (step.old.at(), step.new.at());
         let (source, target) = (&step.source, &step.target);
         let inode = source.inode().ok_or(Errno::ENOENT)?;
@@ -457,7 +470,7 @@ impl<'a> Names<'a> {
         }
         step.check_existing()?;
         if target.inode().is_some_and(|other| Arc::ptr_eq(other, inode)) {
-            return Ok(());
+            return Ok(None);
         }
         self.check_move(step)?;
         let mode = match step.existing {
@@ -486,7 +499,7 @@ impl<'a> Names<'a> {
         if mode == RenameMode::Replace {
             notify::removed(target.clone());
         }
-        Ok(())
+        Ok((mode == RenameMode::Replace).then(|| target.clone()))
     }
 
     fn check_move(&self, step: &Move<'_>) -> Result<()> {
@@ -504,7 +517,7 @@ impl<'a> Names<'a> {
         if moved && inode.kind() == Kind::Directory {
             perm::check(&**inode, self.cred, Want::WRITE)?;
         }
-        if source.is_mountpoint() || target.is_mountpoint() {
+        if tree::is_mountpoint(self.context, source) || tree::is_mountpoint(self.context, target) {
             return Err(Errno::EBUSY);
         }
         if self.cred.sandbox.is_none() { Ok(()) } else { self.check_move_rights(step) }

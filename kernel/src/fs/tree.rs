@@ -398,6 +398,29 @@ fn remove_tree(mount: &Arc<Mount>) {
     }
 }
 
+/// Mounts on `dentry`, through whatever mount of its file system.
+fn on_dentry(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+    if !dentry.is_mountpoint() {
+        return Vec::new();
+    }
+    let place = Arc::as_ptr(dentry) as usize;
+    TABLE.read().iter().filter(|((_, at), _)| *at == place).map(|(_, mount)| mount.clone()).collect()
+}
+
+/// Whether something is mounted on `dentry` in the caller's name space: what others mount there does not bind it.
+pub fn is_mountpoint(context: &FsContext, dentry: &Arc<Dentry>) -> bool {
+    let own = context.namespace().map(|space| space.id());
+    on_dentry(dentry).iter().any(|mount| own.is_none_or(|own| own == mount.namespace()))
+}
+
+/// The name of `dentry` is gone: what others have mounted on it goes, too. Called without locks.
+pub fn forget_place(dentry: &Arc<Dentry>) {
+    if dentry.is_mountpoint() {
+        let _tree = TREE.lock();
+        on_dentry(dentry).iter().for_each(remove_tree);
+    }
+}
+
 /// Takes a detached mount apart, unless it has been attached meanwhile.
 pub fn discard(mount: &Arc<Mount>) {
     let _tree = TREE.lock();
