@@ -1,5 +1,6 @@
 //! stat, statm, status and limits of a process. Source: proc_pid_stat(5), proc_pid_status(5), fs/proc/array.c.
 
+use super::may_inspect;
 use super::process::Subject;
 use super::system::TICK_NS;
 use crate::sched;
@@ -131,6 +132,15 @@ pub fn stat(subject: &Subject) -> Result<String> {
     let memory = task.as_ref().and_then(|task| task.space()).map(|space| (space.usage(), space.layout()));
     let (sizes, layout) = memory.unwrap_or_default();
     let image: Arc<Image> = if task.is_some() { process.image() } else { Arc::default() };
+    // Where things lie in a process is for those who may look into it.
+    let may_look = task.as_ref().is_some_and(|task| may_inspect(task).is_ok());
+    let [code_start, code_end, stack] = match may_look {
+        true => [image.code.start, image.code.end, image.stack_top],
+        false => [u64::from(task.is_some()), u64::from(task.is_some()), 0],
+    };
+    let (data, args, env) = (layout.data, &image.args, &image.env);
+    let places = [data.0, data.1, layout.brk_start, args.start, args.end, env.start, env.end];
+    let places = if may_look { places } else { [0; 7] };
     let (_, ignored, caught) = process.signal.sets();
     let (pending, blocked) = task.as_ref().map_or((0, 0), |task| (task.signal.pending_set(), task.signal.mask()));
     let class = task.as_ref().map_or(Class::NORMAL, |task| task.sched.effective());
@@ -163,14 +173,14 @@ pub fn stat(subject: &Subject) -> Result<String> {
     push(&mut out, &[priority, nice, place.threads as i64, 0]);
     let limit = process.limits().soft(umbel_abi::linux::uapi::RLIMIT_RSS);
     push(&mut out, &[start, sizes.size, sizes.resident / PAGE, limit]);
-    push(&mut out, &[image.code.start, image.code.end, image.stack_top, 0, 0]);
+    push(&mut out, &[code_start, code_end, stack, 0, 0]);
     // The old 31-bit sets.
     push(&mut out, &[pending, blocked, ignored, caught].map(|set| set & 0x7fff_ffff));
     push(&mut out, &[0_u64, 0, 0, u64::from(process.exit_signal.load(Relaxed))]);
     let cpu = task.as_ref().map_or(0, |task| task.sched.last_cpu());
     push(&mut out, &[cpu, rt_priority, policy, 0, 0, 0]);
-    push(&mut out, &[layout.data.0, layout.data.1, layout.brk_start, image.args.start, image.args.end]);
-    push(&mut out, &[image.env.start, image.env.end, place.zombie.map_or(0, |status| u64::from(status.0))]);
+    push(&mut out, &places);
+    push(&mut out, &[place.zombie.map_or(0, |status| u64::from(status.0))]);
     out.pop();
     out.push('\n');
     Ok(out)
