@@ -159,6 +159,39 @@ static void foreign_mounts(void) {
     CHECK(mount("none", "/tmp", "tmpfs", 0, 0) == 0 && mount("/tmp", "/tmp", 0, MS_BIND, 0) == 0);
 }
 
+/* What somebody mounts in a name space of their own keeps nobody else from removing the names below it. */
+static void busy_names(void) {
+    own_mounts();
+    CHECK(mount("none", "/tmp/borders-a", "tmpfs", 0, 0) == 0 && mount("none", "/tmp/borders-b", "tmpfs", 0, 0) == 0);
+    CHECK(mount("/proc/version", "/tmp/borders-c", 0, MS_BIND, 0) == 0);
+    CHECK_ERRNO(rmdir("/tmp/borders-a"), EBUSY);
+    CHECK_ERRNO(rename("/tmp/borders-a", "/tmp/borders-e"), EBUSY);
+    CHECK_ERRNO(unlink("/tmp/borders-c"), EBUSY);
+}
+
+static int mounts_seen_by(pid_t pid, const char *part) {
+    char path[64], line[512];
+    int count = 0;
+    snprintf(path, sizeof path, "/proc/%d/mounts", pid);
+    FILE *file = fopen(path, "r");
+    CHECK(file);
+    while (file && fgets(line, sizeof line, file)) count += strstr(line, part) != 0;
+    if (file) fclose(file);
+    return count;
+}
+
+static void removing(void) {
+    become_user();
+    CHECK(mkdir("/tmp/borders-a", 0700) == 0 && mkdir("/tmp/borders-b", 0700) == 0 && mkdir("/tmp/borders-d", 0700) == 0);
+    CHECK(close(creat("/tmp/borders-c", 0600)) == 0);
+    pid_t pid = sleeper(busy_names);
+    CHECK(mounts_seen_by(pid, "/tmp/borders-") == 3);
+    CHECK(rmdir("/tmp/borders-a") == 0 && rename("/tmp/borders-d", "/tmp/borders-b") == 0);
+    CHECK(unlink("/tmp/borders-c") == 0 && mounts_seen_by(pid, "/tmp/borders-") == 0);
+    end(pid);
+    CHECK(rmdir("/tmp/borders-b") == 0);
+}
+
 /* What shows other namespaces is mounted by who is privileged in these. */
 static void foreign_systems(void) {
     become_user();
@@ -185,9 +218,9 @@ static void looking(void) {
     CHECK_ERRNO(ptrace(PTRACE_ATTACH, pid, 0, 0), EPERM);
     close(fd);
     end(pid);
-    pid = sleeper(new_user);
+    pid = sleeper(own_mounts);
     fd = syscall(SYS_pidfd_open, pid, 0);
-    CHECK(setns(fd, CLONE_NEWUSER) == 0);
+    CHECK(setns(fd, CLONE_NEWUSER | CLONE_NEWNS) == 0);
     end(pid);
 }
 
@@ -224,6 +257,25 @@ static void visit(void) {
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     end(pid);
     end(resident);
+}
+
+/* Nor where it lies in memory. */
+static void addresses(void) {
+    pid_t root = getppid();
+    for (int other = 0; other < 2; other++) {
+        char path[64], text[1024] = "";
+        unsigned long field[64] = {0}, count = 0, unknown = other ? 1 : 0;
+        snprintf(path, sizeof path, "/proc/%d/stat", other ? root : getpid());
+        FILE *file = fopen(path, "r");
+        CHECK(file && fgets(text, sizeof text, file));
+        fclose(file);
+        for (char *at = strrchr(text, ')') + 3; at && count < 61; at = strchr(at, ' '), at += at != 0) {
+            field[count++ + 3] = strtoul(at, 0, 10);
+        }
+        CHECK((field[26] == 1) == unknown && (field[27] == 1) == unknown && (field[28] == 0) == unknown);
+        for (int i = 45; i <= 51; i++) CHECK((field[i] == 0) == unknown);
+        if (!other) become_user();
+    }
 }
 
 /* A program that may be executed only is not read through the process. */
@@ -441,9 +493,11 @@ int main(int argc, char **argv) {
     in_child(gaps);
     in_child(shared_places);
     in_child(foreign_mounts);
+    in_child(removing);
     in_child(foreign_systems);
     in_child(looking);
     in_child(visit);
+    in_child(addresses);
     in_child(unreadable);
     in_child(lent);
     in_child(raw_ids);

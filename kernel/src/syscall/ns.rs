@@ -5,10 +5,11 @@ use crate::task::Task;
 use crate::task::access::{Creds, may_access};
 use crate::task::clone::CloneFlags;
 use crate::task::ns::file::NsFile;
-use crate::task::ns::{self, KINDS};
+use crate::task::ns::{self, KINDS, Ns};
 use crate::task::pidfd::PidFd;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use linux_raw_sys::general as nr;
 
 rows! {
@@ -32,7 +33,9 @@ fn setns(task: &Arc<Task>, fd: Fd, kind: u32) -> Result<()> {
         }
         let own = KINDS.iter().filter(|(name, _)| !name.ends_with("_for_children"));
         let wanted = own.map(|(_, of)| of(&target)).filter(|ns| ns.kind().1 & kind != 0);
-        return wanted.into_iter().try_for_each(|wanted| ns::setns(task, wanted));
+        // The privileges for the others may come from the user namespace.
+        let (user, others): (Vec<Ns>, Vec<Ns>) = wanted.partition(|ns| matches!(ns, Ns::User(_)));
+        return user.into_iter().chain(others).try_for_each(|wanted| ns::setns(task, wanted));
     }
     let ns = &file.ops_as::<NsFile>().ok_or(Errno::EINVAL)?.0;
     if kind != 0 && kind != ns.kind().1 {
