@@ -110,6 +110,26 @@ fn kinds_are_told_as_they_are() {
 }
 
 #[test]
+fn streams_are_opened_by_their_names() {
+    let script = "cat /dev/stdin; echo out > /dev/stdout; echo err > /dev/stderr; echo more | cat /dev/stdin - > /proc/self/fd/1; \
+                  cat < /dev/fd/0; (echo no > /dev/stdin) 2> /dev/null || echo refused";
+    for place in [Run::on_host("/bin/sh", &["-c", script]), Run::in_machine(2, "/bin/sh", &["-c", script])] {
+        let outcome = place.input("in\n").finish();
+        let (out, err) = (outcome.stdout.replace("refused\n", ""), outcome.stderr.as_str());
+        assert_eq!((out.as_str(), err), ("in\nout\nmore\n", "err\n"), "{outcome:#?}");
+    }
+    let (input, output) = (scratch("named-in"), scratch("named-out"));
+    fs::write(&input, "file\n").expect("scratch");
+    let status = Command::new(umbel())
+        .args(["run", "--", "/bin/sh", "-c", "cat /dev/stdin > /dev/stdout"])
+        .stdin(fs::File::open(&input).expect("scratch"))
+        .stdout(fs::File::create(&output).expect("scratch"))
+        .status()
+        .expect("umbel");
+    assert_eq!((shell_status(status), fs::read(&output).expect("scratch")), (0, b"file\n".to_vec()));
+}
+
+#[test]
 fn large_input_through_a_pipe_arrives_whole() {
     let run = Run::in_machine(2, "/usr/bin/md5sum", &[]).input(bytes(5_000_000)).finish();
     let host = Run::on_host("/usr/bin/md5sum", &[]).input(bytes(5_000_000)).finish();

@@ -4,8 +4,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/select.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -129,6 +132,58 @@ static void polling(void) {
     close(p[0]), close(q[0]), close(q[1]);
 }
 
+/* A pipe's ends are places that can be opened, for either direction, with flags of their own; what else has no name is not. */
+static void opened_again(void) {
+    int p[2], ends[2];
+    char name[64], byte = 0;
+    struct stat st;
+    CHECK(pipe(p) == 0 && fstat(p[0], &st) == 0 && st.st_uid == geteuid() && st.st_gid == getegid());
+    CHECK(labs(st.st_mtime - time(0)) < 1000);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", p[0]);
+    int both = open(name, O_RDWR), in = open(name, O_WRONLY | O_NONBLOCK), out = open(name, O_RDONLY | O_NONBLOCK);
+    CHECK(both >= 0 && in >= 0 && out >= 0);
+    CHECK((fcntl(p[0], F_GETFL) & O_NONBLOCK) == 0 && (fcntl(out, F_GETFL) & (O_NONBLOCK | O_ACCMODE)) == (O_NONBLOCK | O_RDONLY));
+    CHECK_ERRNO(read(out, &byte, 1), EAGAIN);
+    CHECK(write(in, "1", 1) == 1 && read(both, &byte, 1) == 1 && byte == '1');
+    CHECK(write(both, "2", 1) == 1 && read(p[0], &byte, 1) == 1 && byte == '2');
+    char shown[64] = "", wanted[64] = "";
+    CHECK(readlink(name, wanted, sizeof wanted - 1) > 0);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", both);
+    CHECK(readlink(name, shown, sizeof shown - 1) > 0 && !strcmp(shown, wanted));
+    /* Whoever writes is counted, however he came to it. */
+    close(p[1]), close(in);
+    CHECK_ERRNO(read(out, &byte, 1), EAGAIN);
+    close(both);
+    CHECK(read(out, &byte, 1) == 0);
+    close(out);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", p[0]);
+    CHECK((in = open(name, O_WRONLY)) >= 0 && write(in, "3", 1) == 1 && read(p[0], &byte, 1) == 1 && byte == '3');
+    close(p[0]);
+    /* No open of it waits for anybody, or misses him. */
+    snprintf(name, sizeof name, "/proc/self/fd/%d", in);
+    CHECK((out = open(name, O_WRONLY | O_NONBLOCK)) >= 0 && (both = open(name, O_WRONLY)) >= 0);
+    close(in), close(out), close(both);
+    int event = eventfd(0, 0);
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", event);
+    CHECK_ERRNO(open(name, O_RDWR), geteuid() == 0 ? ENXIO : EACCES);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", ends[0]);
+    CHECK_ERRNO(open(name, O_RDWR), ENXIO);
+    close(event), close(ends[0]), close(ends[1]);
+    if (geteuid() != 0) return;
+    /* It belongs to whoever made it. */
+    pid_t child = fork();
+    if (child == 0) {
+        CHECK(pipe(p) == 0 && setresuid(12345, 12345, 12345) == 0 && prctl(PR_SET_DUMPABLE, 1) == 0);
+        snprintf(name, sizeof name, "/proc/self/fd/%d", p[0]);
+        CHECK_ERRNO(open(name, O_RDONLY), EACCES);
+        fflush(stdout);
+        _exit(check_failures != 0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IOLBF, 0);
     basics();
@@ -136,5 +191,6 @@ int main(void) {
     large();
     named();
     polling();
+    opened_again();
     DONE();
 }

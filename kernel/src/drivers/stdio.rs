@@ -1,7 +1,7 @@
 //! Standard streams of the host that are no terminal: byte streams over rings, and regular files.
 
 use super::ring::{InRing, OutRing};
-use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind, PollEvents, PollTable, Time, Whence};
+use crate::fs::{Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable, Time, Whence, anon};
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::{Errno, Result, task};
 use alloc::string::String;
@@ -43,6 +43,10 @@ pub struct StreamIn {
 }
 
 impl FileOps for StreamIn {
+    fn reopen(&self, file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        anon::same(file, flags)
+    }
+
     fn splices(&self) -> bool {
         true
     }
@@ -143,6 +147,10 @@ impl StreamOut {
 }
 
 impl FileOps for StreamOut {
+    fn reopen(&self, file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        anon::same(file, flags)
+    }
+
     fn splices(&self) -> bool {
         true
     }
@@ -212,6 +220,10 @@ impl HostFile {
 }
 
 impl FileOps for HostFile {
+    fn reopen(&self, file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        anon::same(file, flags)
+    }
+
     fn read(&self, _: &File, dst: &mut IoDst<'_>) -> Result<usize> {
         let mut bytes = buffer(dst.remaining().min(CHUNK))?;
         let mut done = 0;

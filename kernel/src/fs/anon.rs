@@ -1,7 +1,7 @@
 //! Places for open files that have no name (pipes, sockets): where `/proc/PID/fd/N` of such a file leads.
 //!
-//! Opening one gives the open file itself, as a duplicated descriptor would be; a pipe's end opened again is that end. Sockets and
-//! what is no file at all (an instance of epoll, an eventfd) cannot be opened.
+//! A pipe can be opened there, for reading or writing, whatever its end is open for; of the machine's own streams that gives the
+//! open file itself; nothing else can.
 
 use super::dentry::Dentry;
 use super::file::File;
@@ -52,13 +52,15 @@ pub fn path_of(file: &Arc<File>) -> Result<Path> {
     Path::new(mount.clone(), Dentry::unnamed(mount.root_path()?.dentry(), b"anon", inode))
 }
 
-/// The open file behind `path`, if it is such a place; `EACCES` if it is not open for what `flags` ask.
+/// A new open file of what is behind `path`, if it is such a place.
 pub(super) fn reopen(path: &Path, flags: OpenFlags) -> Option<Result<Arc<File>>> {
     let anon: &AnonInode = path.inode().as_any().downcast_ref()?;
-    if anon.kind() == Kind::Socket || anon.file.ops().describe(&anon.file).starts_with("anon_inode:") {
-        return Some(Err(Errno::ENXIO));
-    }
-    let open = anon.file.flags();
+    Some(anon.file.ops().reopen(&anon.file, flags))
+}
+
+/// `file` itself, for what can only be open once; `EACCES` if it is not open for what `flags` ask.
+pub fn same(file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+    let open = file.flags();
     let lacks = flags.readable() && !open.readable() || flags.writable() && !open.writable();
-    Some(if lacks { Err(Errno::EACCES) } else { Ok(anon.file.clone()) })
+    if lacks { Err(Errno::EACCES) } else { Ok(file.clone()) }
 }

@@ -195,9 +195,6 @@ impl<'a> Names<'a> {
             let kept = OpenFlags::PATH | OpenFlags::DIRECTORY | OpenFlags::NOFOLLOW;
             return Ok(File::new(path, PathOps::shared(), flags & kept));
         }
-        if let Some(file) = super::anon::reopen(&path, flags) {
-            return file;
-        }
         let truncate = flags.contains(OpenFlags::TRUNC);
         let writes = flags.writable() || truncate;
         match kind {
@@ -213,6 +210,9 @@ impl<'a> Names<'a> {
         want.set(Want::READ, flags.readable() || neither);
         want.set(Want::WRITE, writes || neither);
         perm::check(&**path.inode(), self.cred, want)?;
+        if let Some(file) = super::anon::reopen(&path, flags) {
+            return file;
+        }
         let appends = flags.contains(OpenFlags::APPEND) && !truncate;
         if writes && !appends && path.inode().flags().contains(InodeFlags::APPEND) {
             return Err(Errno::EPERM);

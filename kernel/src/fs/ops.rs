@@ -97,6 +97,11 @@ pub trait FileOps: Send + Sync + Any {
         self.seekable()
     }
 
+    /// The open file that opening `/proc/PID/fd/N` of `file` gives, if it has no name. `ENXIO` for what cannot be opened.
+    fn reopen(&self, _file: &Arc<File>, _flags: OpenFlags) -> Result<Arc<File>> {
+        Err(Errno::ENXIO)
+    }
+
     /// A request of ioctl(2) that is not common to all files.
     fn ioctl(&self, task: &Arc<Task>, file: &File, cmd: u32, arg: u64) -> Result<u64> {
         Err(Errno::ENOTTY)

@@ -8,7 +8,7 @@
 //! an empty queue costs two loads. Locks: `ring` (sleeping, rank Stream), held while guest memory is copied.
 
 use super::ring::{ByteRing, PAGE};
-use crate::fs::{self, Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable};
+use crate::fs::{self, Attr, File, FileOps, IoDst, IoSrc, Kind, OpenFlags, PollEvents, PollTable, Time};
 use crate::setting::Setting;
 use crate::signal::{self, SIGPIPE, SigInfo};
 use crate::task::{self, Charge, Count, Task, User, cap};
@@ -110,6 +110,9 @@ pub struct Pipe {
     read_queue: Arc<WaitQueue>,
     write_queue: Arc<WaitQueue>,
     id: u64,
+    /// Who made it, and when.
+    owner: (u32, u32),
+    born: Time,
 }
 
 impl Pipe {
@@ -120,6 +123,7 @@ impl Pipe {
     pub fn new(task: &Task) -> Result<Arc<Pipe>> {
         let pages = first_pages(task)?;
         let ring = ByteRing::new(pages.amount() as usize * PAGE)?;
+        let cred = task.cred();
         Ok(Arc::new(Pipe {
             room: AtomicUsize::new(ring.room()),
             ring: Mutex::new(Rank::Stream, Buffer { ring, parts: VecDeque::new(), pages }),
@@ -131,6 +135,8 @@ impl Pipe {
             read_queue: Arc::new(WaitQueue::new()),
             write_queue: Arc::new(WaitQueue::new()),
             id: crate::fs::next_ino(),
+            owner: (cred.fsuid, cred.fsgid),
+            born: Time::now(),
         }))
     }
 
@@ -436,8 +442,17 @@ impl FileOps for PipeEnd {
     fn attr(&self, file: &File) -> Result<Attr> {
         match file.path() {
             Some(path) => path.attr(),
-            None => Ok(Attr::new(Kind::Fifo, 0o600, self.pipe.id)),
+            None => {
+                let ((uid, gid), born) = (self.pipe.owner, self.pipe.born);
+                let attr = Attr::new(Kind::Fifo, 0o600, self.pipe.id);
+                Ok(Attr { uid, gid, atime: born, mtime: born, ctime: born, btime: born, ..attr })
+            }
         }
+    }
+
+    /// Not as a FIFO: nobody waits for the other side.
+    fn reopen(&self, _: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        Ok(File::anonymous(self.pipe.open(flags), flags))
     }
 
     fn release(&self, _: &File) {

@@ -10,7 +10,7 @@ mod fs;
 pub use fs::MqFs;
 use fs::New;
 
-use crate::fs::{Attr, File, FileOps, Inode, IoDst, Kind, OpenFlags, PollEvents, PollTable, SetAttr, Time};
+use crate::fs::{Attr, File, FileOps, Inode, IoDst, Kind, OpenFlags, PollEvents, PollTable, SetAttr, Time, anon};
 use crate::ipc::sysv;
 use crate::net::netlink;
 use crate::setting::Setting;
@@ -347,6 +347,10 @@ impl Mq {
 }
 
 impl FileOps for Mq {
+    fn reopen(&self, file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        anon::same(file, flags)
+    }
+
     /// A line about the queue, as a file on mqueue has it.
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, offset: u64) -> Result<usize> {
         let line = {
