@@ -125,7 +125,13 @@ static void changes(void) {
     CHECK(set_policy(second, SCHED_OTHER, 0) == 0 && set_policy(first, SCHED_OTHER, 0) == 0);
     progress(&work[0]), progress(&work[64]);
     CHECK(kill(first, SIGKILL) == 0 && kill(second, SIGKILL) == 0 && wait(0) > 0 && wait(0) > 0);
-    CHECK(set_policy(0, SCHED_OTHER, 0) == 0);
+    /* The nice value is kept for when it counts again, and can be set meanwhile. */
+    int nice = getpriority(PRIO_PROCESS, 0);
+    CHECK(setpriority(PRIO_PROCESS, 0, 5) == 0 && getpriority(PRIO_PROCESS, 0) == 5);
+    CHECK(set_policy(0, SCHED_OTHER, 0) == 0 && getpriority(PRIO_PROCESS, 0) == 5);
+    CHECK(set_policy(0, SCHED_FIFO, 1) == 0 && sched_getscheduler(0) == SCHED_FIFO && getpriority(PRIO_PROCESS, 0) == 5);
+    CHECK(set_policy(0, SCHED_OTHER | SCHED_RESET_ON_FORK, 0) == 0 && getpriority(PRIO_PROCESS, 0) == 5);
+    CHECK(set_policy(0, SCHED_OTHER, 0) == 0 && setpriority(PRIO_PROCESS, 0, nice) == 0);
 }
 
 static int short_sleeps(unsigned long slack_ns) {

@@ -106,6 +106,8 @@ pub struct Entity {
 #[derive(Clone)]
 struct Params {
     class: Class,
+    /// The nice value; while it is not fair, that which it will have when it is again.
+    nice: i8,
     /// How much it asks for at once, while it is fair.
     slice_ns: u64,
     /// With whom it shares; `None`: kernel threads.
@@ -150,6 +152,7 @@ impl Entity {
     pub fn in_group(group: Option<Arc<Autogroup>>) -> Entity {
         let params = Params {
             class: Class::NORMAL,
+            nice: 0,
             slice_ns: BASE_SLICE_NS,
             group,
             boost: 0,
@@ -194,10 +197,11 @@ impl Entity {
         if params.reset_on_fork {
             params.reset_on_fork = false;
             params.slice_ns = BASE_SLICE_NS;
-            params.class = match params.class {
-                Class::Fair { nice, idle } => Class::Fair { nice: nice.max(0), idle },
-                _ => Class::NORMAL,
+            let (nice, idle) = match params.class {
+                Class::Fair { nice, idle } => (nice.max(0), idle),
+                _ => (0, false),
             };
+            (params.nice, params.class) = (nice, Class::Fair { nice, idle });
         }
         Entity::with(params, self.cpu.load(Relaxed))
     }
@@ -220,7 +224,12 @@ impl Entity {
 
     /// Changes class and priority; the caller says so by [`super::class_changed`].
     pub fn set_class(&self, class: Class) {
-        self.change(|params| params.class = class);
+        self.change(|params| {
+            params.class = class;
+            if let Class::Fair { nice, .. } = class {
+                params.nice = nice;
+            }
+        });
         super::deadline::leave(self);
     }
 
@@ -321,17 +330,17 @@ impl Entity {
 
     /// The nice value, -20 to 19.
     pub fn nice(&self) -> i8 {
-        match self.class() {
-            Class::Fair { nice, .. } => nice,
-            _ => 0,
-        }
+        self.class.lock().nice
     }
 
-    /// Sets the nice value of a fair task.
-    pub fn set_nice(&self, nice: i8) {
-        if let Class::Fair { idle, .. } = self.class() {
-            self.set_class(Class::Fair { nice, idle });
-        }
+    /// Sets the nice value, of one that is not fair for when it is again; the caller says so by [`super::class_changed`].
+    pub fn set_nice(&self, new: i8) {
+        self.change(|params| {
+            params.nice = new;
+            if let Class::Fair { nice, .. } = &mut params.class {
+                *nice = new;
+            }
+        });
     }
 
     /// Where it may run.
@@ -412,6 +421,7 @@ mod tests {
         parent.set_nice(5);
         assert_eq!(parent.for_child().nice(), 5);
         parent.set_class(Class::Fifo { priority: 3 });
+        assert_eq!((parent.nice(), parent.for_child().nice()), (5, 5));
         parent.set_flags(false, true);
         assert_eq!(parent.for_child().class(), Class::NORMAL);
     }
