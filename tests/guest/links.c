@@ -213,6 +213,9 @@ static void foreign(int outer) {
         int own = socket(AF_INET, SOCK_DGRAM, 0);
         CHECK(ioctl(own, SIOCSIFMTU, &request) == 0);
         if (make_pair("near", "far") == 0) CHECK_ERRNO(set_link("near", IFLA_NET_NS_FD, &outer, 4), EPERM);
+        /* And administrators there may have raw sockets, those elsewhere may not. */
+        CHECK(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP) >= 0);
+        if (unshare(CLONE_NEWUSER) == 0) CHECK_ERRNO(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), EPERM);
         fflush(stdout);
         _exit(check_failures);
     }

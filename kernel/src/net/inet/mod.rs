@@ -48,7 +48,7 @@ pub fn create(task: &Arc<Task>, family: u16, kind: u32, protocol: u32) -> Result
         }
         (SOCK_RAW, 0) | (SOCK_STREAM | SOCK_DGRAM, _) => return Err(Errno::EPROTONOSUPPORT),
         (SOCK_RAW, protocol) => {
-            if !task.capable(cap::NET_RAW) {
+            if !task.net_capable(cap::NET_RAW) {
                 return Err(Errno::EPERM);
             }
             (protocol, Protocol::Raw)
