@@ -7,6 +7,7 @@
 #include <sys/msg.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -82,6 +83,11 @@ static void memory(void) {
     char *again = shmat(id, 0, 0);
     CHECK(again != (void *)-1 && !strcmp(again + 5000, "shared") && shmdt(again) == 0);
     CHECK(shmdt(a) == 0);
+    CHECK_ERRNO(shmctl(id, IPC_STAT, &s), EINVAL);
+    /* Mapped anew it would be gone meanwhile, if it was removed and is nowhere else. */
+    id = shmget(KEY, 8192, IPC_CREAT | 0600);
+    CHECK((a = shmat(id, 0, 0)) != (void *)-1 && syscall(SYS_remap_file_pages, a, 8192, 0, 0, 0) == 0 && attached(id) == 1);
+    CHECK(shmctl(id, IPC_RMID, 0) == 0 && syscall(SYS_remap_file_pages, a, 8192, 0, 0, 0) == -1 && (errno == EINVAL || errno == EIDRM));
     CHECK_ERRNO(shmctl(id, IPC_STAT, &s), EINVAL);
     struct shminfo info;
     CHECK(shmctl(0, IPC_INFO, (void *)&info) >= 0);

@@ -5,6 +5,7 @@ use super::map::{check_commit, check_data, find_place, max_areas, page_range};
 use super::space::{Doomed, Inner, Space};
 use super::vma::{Backing, Vma, VmaFlags, object_id};
 use crate::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Range;
 use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
@@ -115,6 +116,12 @@ impl Space {
         }
         check_growth(&inner, 0)?;
         check_change(&inner, &range)?;
+        // One that was removed is gone before it can be shown again, if this is the only area: it and this look at it hold it.
+        let gone = file.as_ref().is_some_and(|file| file.is_leaving() && Arc::strong_count(file) <= 2);
+        if gone && first.end == range.end {
+            self.remove_range(&mut inner, &range, &mut doomed);
+            return Err(Errno::EINVAL);
+        }
         let backing = Backing::File { object: object.clone(), offset, file: file.clone() };
         self.remove_range(&mut inner, &range, &mut doomed);
         inner.vmas.insert(Vma { start: range.start, end: range.end, backing, ..first });

@@ -78,6 +78,10 @@ pub trait MappedFile: Send + Sync {
     fn path(&self) -> Vec<u8>;
     /// Device and inode number.
     fn identity(&self) -> (u64, u64);
+    /// It goes with the last area that shows it.
+    fn is_leaving(&self) -> bool {
+        false
+    }
 }
 
 /// Where an area's pages come from.

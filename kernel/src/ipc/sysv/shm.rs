@@ -129,6 +129,10 @@ impl MappedFile for Attachment {
     fn identity(&self) -> (u64, u64) {
         (DEV, self.segment.state().perm.id as u64)
     }
+
+    fn is_leaving(&self) -> bool {
+        self.segment.state().perm.mode & DEST != 0
+    }
 }
 
 impl Drop for Attachment {
