@@ -46,15 +46,19 @@ static int is_none(void) {
     return look(found) == 0;
 }
 
-/* An instance with counters that can be written to, of which nothing is wanted, after `rounds` of the calls that servers make. */
-static void begin(int rounds) {
-    CHECK((epfd = epoll_create1(EPOLL_CLOEXEC)) >= 0);
+/* Counters that can be written to, of which nothing is wanted, after `rounds` of the calls that servers make. */
+static void fill(int rounds) {
     for (int i = 0; i < MANY; i++)
         CHECK((fds[i] = eventfd(0, EFD_NONBLOCK)) >= 0 && ctl(EPOLL_CTL_ADD, fds[i], 0, 0) == 0);
     for (int i = 0; i < rounds; i++)
         readd(fds[i % MANY], i % 2 ? EPOLLIN : 0, i);
     for (int i = 0; i < MANY; i++)
         CHECK(ctl(EPOLL_CTL_MOD, fds[i], 0, 0) == 0);
+}
+
+static void begin(int rounds) {
+    CHECK((epfd = epoll_create1(EPOLL_CLOEXEC)) >= 0);
+    fill(rounds);
 }
 
 static void finish(void) {
@@ -246,6 +250,12 @@ static void threads(void) {
     }
 }
 
+/* The end of a child: what it found is told. */
+static void leave(void) {
+    fflush(stdout);
+    _exit(check_failures != 0);
+}
+
 static void end(pid_t child) {
     int status;
     CHECK(waitpid(child, &status, 0) == child && status == 0);
@@ -264,7 +274,7 @@ static void children(void) {
         else
             changers();
         if (child == 0)
-            _exit(0);
+            leave();
         end(child);
         /* alone again */
         for (int j = 0; j < ROUNDS; j++)
@@ -291,7 +301,7 @@ static void passed(int taken) {
         step(1);
         changers();
         await(1000);
-        _exit(0);
+        leave();
     }
     await(1);
     if (taken) {
@@ -305,6 +315,39 @@ static void passed(int taken) {
     step(1000);
     end(child);
     close(epfd), close(pair[0]), close(pair[1]);
+}
+
+/* It is in an instance that another process has, before or after anything is registered with it. */
+static void inside(int empty) {
+    int outer = epoll_create1(0);
+    step(0);
+    pid_t child = fork();
+    if (child == 0) {
+        stay_on(1);
+        epfd = outer;
+        await(1);
+        for (int i = 1; i <= STEPS; i++) {
+            step(2 * i);
+            await(2 * i + 1);
+            CHECK(i % 2 ? is_one(EPOLLIN, 1) : is_none());
+        }
+        leave();
+    }
+    if (empty)
+        CHECK((epfd = epoll_create1(0)) >= 0);
+    else
+        begin(ROUNDS);
+    int inner = epfd;
+    epfd = outer;
+    CHECK(ctl(EPOLL_CTL_ADD, inner, EPOLLIN, 1) == 0);
+    epfd = inner;
+    if (empty)
+        fill(ROUNDS);
+    step(1);
+    changers();
+    end(child);
+    close(outer);
+    finish();
 }
 
 /* The name of an instance cannot be opened. */
@@ -406,9 +449,13 @@ int main(int argc, char **argv) {
     children();
     passed(0);
     passed(1);
+    inside(0);
+    inside(1);
     sched_setaffinity(0, sizeof all, &all);
     named();
     nested();
     interrupted();
-    again(argv[0]);
+    if (!check_failures)
+        again(argv[0]);
+    DONE();
 }
