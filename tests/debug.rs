@@ -75,6 +75,8 @@ fn debuggee(name: &str) -> PathBuf {
 fn gdb(run: impl Fn(&str, &[&str]) -> Run, program: &Path, commands: &[&str]) -> String {
     let program = program.to_str().expect("UTF-8");
     let mut args = vec!["-q", "-nx", "-batch", "-ex", "set debuginfod enabled off"];
+    // Written in pieces, among which the program's own output may come.
+    args.extend(["-ex", "set print thread-events off"]);
     args.extend(commands.iter().flat_map(|command| ["-ex", command]));
     args.push(program);
     let out = run("/usr/bin/gdb", &args).finish();
