@@ -286,7 +286,8 @@ fn mknodat(task: &Arc<Task>, dir: Fd, path: UserStr, mode: u32, dev: u64) -> Res
         uapi::S_IFLNK => return Err(Errno::EINVAL),
         _ => Kind::from_mode(mode).ok_or(Errno::EINVAL)?,
     };
-    if matches!(kind, Kind::Char | Kind::Block) && !task.capable(cap::MKNOD) {
+    let is_whiteout = kind == Kind::Char && Dev::decode(dev) == Dev::new(0, 0);
+    if matches!(kind, Kind::Char | Kind::Block) && !is_whiteout && !task.capable(cap::MKNOD) {
         return Err(Errno::EPERM);
     }
     make(task, dir, path, |names| Ok(NewNode { rdev: Dev::decode(dev), ..names.node(kind, mode) }))
@@ -363,9 +364,6 @@ fn renameat2(task: &Arc<Task>, old_dir: Fd, old: UserStr, new_dir: Fd, new: User
         WHITEOUT_REFUSE => Existing::WhiteoutRefuse,
         _ => return Err(Errno::EINVAL),
     };
-    if flags & uapi::RENAME_WHITEOUT != 0 && !task.capable(cap::MKNOD) {
-        return Err(Errno::EPERM);
-    }
     let (old, new) = (old.read()?, new.read()?);
     let caller = Caller::new(task)?;
     caller.names().rename(&name_at(task, old_dir, &old)?, &name_at(task, new_dir, &new)?, existing)

@@ -388,7 +388,7 @@ impl FileOps for Node {
         if !keep {
             content.grow(end);
         }
-        self.modified();
+        self.written();
         Ok(())
     }
 
