@@ -157,6 +157,12 @@ static void foreign_mounts(void) {
     CHECK(config >= 0 && syscall(SYS_fsconfig, config, FSCONFIG_SET_FLAG, "ro", 0, 0) == 0);
     CHECK_ERRNO(syscall(SYS_fsconfig, config, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0), EPERM);
     CHECK(mount("none", "/tmp", "tmpfs", 0, 0) == 0 && mount("/tmp", "/tmp", 0, MS_BIND, 0) == 0);
+    /* Nor as a layer. */
+    if (mount("none", "/tmp", "overlay", 0, "lowerdir=/usr/share:/usr/lib") == 0) {
+        CHECK_ERRNO(mount("none", "/tmp", "overlay", 0, "lowerdir=/usr/share:/"), EINVAL);
+        snprintf(path, sizeof path, "lowerdir=/usr/share:/proc/self/fd/%d/usr", root);
+        CHECK_ERRNO(mount("none", "/tmp", "overlay", 0, path), EINVAL);
+    }
 }
 
 /* What somebody mounts in a name space of their own keeps nobody else from removing the names below it. */
@@ -424,6 +430,24 @@ static void chosen_signal(void) {
     }
 }
 
+/* Whoever changes a set-id program that is not theirs, in whatever way, takes the bits away. */
+static void changed_programs(void) {
+    struct stat st;
+    int files[3];
+    char path[32];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "/tmp/borders-%d", i);
+        files[i] = open(path, O_CREAT | O_RDWR, 0600);
+        CHECK(write(files[i], "text", 4) == 4 && fchmod(files[i], 06777) == 0);
+    }
+    CHECK(setgid(USER) == 0 && setuid(USER) == 0);
+    CHECK(write(files[0], "x", 1) == 1 && ftruncate(files[1], 1) == 0);
+    CHECK(fallocate(files[2], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) == 0);
+    for (int i = 0; i < 3; i++) CHECK(fstat(files[i], &st) == 0 && (st.st_mode & 07777) == 0777);
+    CHECK_ERRNO(mknod("/tmp/borders-w", S_IFCHR | 0600, 1 << 8 | 3), EPERM);
+    CHECK(mknod("/tmp/borders-w", S_IFCHR | 0600, 0) == 0 && unlink("/tmp/borders-w") == 0);
+}
+
 /* Requests for a great many pages end when the program is to end, and others run meanwhile. */
 static void endless(void) {
     unsigned long long length = 1ull << 38;
@@ -504,6 +528,8 @@ int main(int argc, char **argv) {
     in_child(many_questions);
     in_child(locked_bits);
     in_child(chosen_signal);
+    in_child(changed_programs);
+    CHECK(unlink("/tmp/borders-0") == 0 && unlink("/tmp/borders-1") == 0 && unlink("/tmp/borders-2") == 0);
     CHECK(unlink("/tmp/borders-root") == 0);
     pid_t pid = fork();
     if (pid == 0) {

@@ -232,16 +232,32 @@ pub fn clone_tree(path: &Path, recursive: bool) -> Result<Arc<Mount>> {
         return Err(Errno::EINVAL);
     }
     // Alone it would show what is below them.
-    let covers = |mount: &Arc<Mount>| {
-        is_locked(mount) && mount.mountpoint().is_some_and(|at| path.dentry().is_ancestor_of(at.dentry()))
-    };
-    if !recursive && children(path.mount()).iter().any(covers) {
+    if !recursive && has_locked(path) {
         return Err(Errno::EINVAL);
     }
     let what = if recursive { Copies::Bindable } else { Copies::Top };
     let copy = copy_tree(path.mount(), path.dentry(), what, &mut BTreeMap::new())?;
     copy.locked.store(false, Relaxed);
     Ok(copy)
+}
+
+/// Whether what is mounted at or below `path` hides something for good.
+fn has_locked(path: &Path) -> bool {
+    let covers = |mount: &Arc<Mount>| {
+        is_locked(mount) && mount.mountpoint().is_some_and(|at| path.dentry().is_ancestor_of(at.dentry()))
+    };
+    children(path.mount()).iter().any(covers)
+}
+
+/// Checks that a file system may show what lies at `path`, without what is mounted there: it is in the tree of `context`, where nothing
+/// that is locked hides a part of it.
+///
+/// # Errors
+/// `EINVAL`.
+pub fn check_layer(context: &FsContext, path: &Path) -> Result<()> {
+    let _tree = TREE.lock();
+    let own = context.namespace().is_none_or(|space| space.id() == path.mount().namespace());
+    if own && !has_locked(path) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn new_group() -> u32 {

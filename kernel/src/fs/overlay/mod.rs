@@ -18,7 +18,7 @@ mod node;
 
 use super::tmpfs::TmpFs;
 use super::walk::Follow;
-use super::{FileSystem, InodeRef, Mount, MountFlags, Name, Names, Path, StatFs, perm};
+use super::{FileSystem, InodeRef, Mount, MountFlags, Name, Names, Path, StatFs, perm, tree};
 use crate::task::{self, Cred, cap};
 use crate::{Errno, Result};
 use alloc::string::String;
@@ -128,7 +128,10 @@ pub fn mount(source: &[u8], data: &[u8], flags: MountFlags) -> Result<Arc<Mount>
     let options = Options::parse(data)?;
     let find = |name: &Vec<u8>| {
         let path = names.find(&Name::new(name), Follow::Yes)?;
-        if path.is_dir() { Ok(path) } else { Err(Errno::ENOTDIR) }
+        if !path.is_dir() {
+            return Err(Errno::ENOTDIR);
+        }
+        tree::check_layer(&context, &path).map(|()| path)
     };
     let lowers = options.lowers.iter().map(find).collect::<Result<Vec<Path>>>()?;
     let upper = options.upper.as_ref().map(find).transpose()?;
