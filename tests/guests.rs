@@ -254,6 +254,31 @@ fn plain() {
     same_as_host("plain");
 }
 
+/// In a directory of the host. What a machine changes there is its own.
+#[test]
+fn ahead() {
+    let program = guest_program("ahead", false);
+    let make = |name: &str| {
+        let dir = program.with_file_name(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        for file in 0..64 {
+            std::fs::write(dir.join(format!("file{file:03}.txt")), vec![b'x'; file * 7 + 1]).unwrap();
+        }
+        dir.to_string_lossy().into_owned()
+    };
+    let host = Run::on_host(&program, &[&make("ahead-host")]).finish();
+    assert_eq!(host.status, 0, "{host:#?}");
+    let dir = make("ahead-machine");
+    for cpus in [1, 2, 4] {
+        assert_eq!(Run::in_machine(cpus, &program, &[&dir]).finish(), host, "on {cpus} virtual CPUs");
+    }
+    let looks = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy(), &dir, "look"]).finish();
+    let line = looks.stderr.lines().find_map(|line| line.strip_prefix("attributes told by the gate"));
+    let told: u64 = line.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("{looks:#?}"));
+    assert!(told > 1000, "{told} of 2560 looks");
+}
+
 #[test]
 fn registrations() {
     same_as_host("registrations");

@@ -4,10 +4,10 @@ use crate::{SlotBlock, UserContext};
 use core::arch::global_asm;
 use core::mem::offset_of;
 use umbel_abi::machine::layout::{
-    CLOSED, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, NOTED, SLOT_PAGE, WATCH_COUNT, WATCH_DATA,
-    WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
+    AHEAD_CURSOR, AHEAD_GIVEN, AHEAD_SAVED, CLOSED, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, NOTED,
+    SLOT_PAGE, WATCH_COUNT, WATCH_DATA, WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
 };
-use umbel_abi::machine::{SlotPage, VcpuState};
+use umbel_abi::machine::{AHEAD_NAME, AHEAD_STAT, SlotPage, VcpuState};
 
 /// How a stay in guest mode ended, as the assembly returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,14 @@ global_asm!(
     WATCH_NUMBER = const ENTRY_PAGE - SLOT_PAGE + WATCH_NUMBER,
     WATCH_EVENTS = const ENTRY_PAGE - SLOT_PAGE + WATCH_EVENTS,
     WATCH_DATA = const ENTRY_PAGE - SLOT_PAGE + WATCH_DATA,
+    AHEAD_UNTIL = const offset_of!(SlotPage, ahead_until),
+    AHEAD_FLAGS = const offset_of!(SlotPage, ahead_flags),
+    AHEAD_END = const offset_of!(SlotPage, ahead_end),
+    AHEAD_STAT = const AHEAD_STAT * 8,
+    AHEAD_NAME = const AHEAD_NAME * 8,
+    SAVED = const AHEAD_SAVED,
+    CURSOR = const AHEAD_CURSOR,
+    GIVEN = const AHEAD_GIVEN,
 );
 
 global_asm!(
@@ -129,6 +137,9 @@ labels!(
     gate_fcntl_end,
     gate_epoll_entry,
     gate_epoll_end,
+    gate_stat_entry,
+    gate_stat_saved,
+    gate_stat_end,
     gate_exit_start,
     gate_exit_end,
     gate_fast_locked,
@@ -151,6 +162,16 @@ pub(crate) struct EntrySave {
     pub rsi: u64,
     pub rdi: u64,
     pub rsp: u64,
+}
+
+/// What the entry of newfstatat(2) changes, as it left it on the entry page.
+#[repr(C)]
+pub(crate) struct StatSave {
+    pub r8: u64,
+    pub r9: u64,
+    pub rdx: u64,
+    /// In `ax`: flags as LAHF and SETO give them.
+    pub flags: u64,
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+pub mod ahead;
 mod arm;
 mod asm;
 mod block;

@@ -3,14 +3,15 @@
 //! Every frame is hostile: guest code can jump to the signal entry with a frame of its own making. It is copied into
 //! KDATA once; only the copy is believed, and only as far as a guest may decide.
 
-use crate::asm::{EntrySave, label};
+use crate::asm::{EntrySave, StatSave, label};
 use crate::{Exception, FaultInfo, Kill, Regs, SlotBlock, Trap, UserContext, image};
 use core::ops::Range;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
-use umbel_abi::linux::uapi::{__NR_close, __NR_epoll_ctl, __NR_fcntl, __NR_getcpu, __NR_gettimeofday, __NR_time};
+use umbel_abi::linux::uapi::__NR_time;
+use umbel_abi::linux::uapi::{__NR_close, __NR_epoll_ctl, __NR_fcntl, __NR_getcpu, __NR_gettimeofday, __NR_newfstatat};
 use umbel_abi::linux::uapi::{SIGALRM, SIGBUS, SIGFPE, SIGILL, SIGIO, SIGSEGV, SIGSYS, SIGTRAP, SIGUSR1, SIGUSR2};
 use umbel_abi::linux::{KernelSigInfo, SigContext, UContext};
-use umbel_abi::machine::layout::{ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
+use umbel_abi::machine::layout::{AHEAD_SAVED, ENTRY_PAGE, SIGNAL_STACK, SIGNAL_STACK_LEN};
 use umbel_abi::machine::{Mailbox, VcpuShared};
 
 /// `si_code` of exceptions without a better one.
@@ -118,6 +119,10 @@ fn classify(frame: &Frame, class: Class, regs: &mut Regs) -> Trap {
             rewind(regs);
             Trap::Interrupt
         }
+        (true, _) if in_stat_window(frame.cpu.rip) && matches!(frame.signal, SIGSEGV | SIGBUS) => {
+            rewind(regs);
+            Trap::Interrupt
+        }
         (true, _) if frame.signal == SIGSYS => Trap::BadFrame(Kill::Filtered),
         (true, _) if epoll_window().contains(&frame.cpu.rip) => {
             // The event: the call itself reads it, and may fail.
@@ -207,12 +212,33 @@ fn rewind(regs: &mut Regs) {
         rewind_plain(regs, label::gate_fcntl_entry(), __NR_fcntl);
     } else if epoll_window().contains(&ip) {
         rewind_plain(regs, label::gate_epoll_entry(), __NR_epoll_ctl);
+    } else if in_stat_window(ip) {
+        rewind_stat(regs);
     }
 }
 
 /// Where epoll_ctl(2) is being noted.
 fn epoll_window() -> Range<u64> {
     label::gate_epoll_entry() + 1..label::gate_epoll_end()
+}
+
+/// Where newfstatat(2) is being answered: at bad addresses of the guest's that faults.
+fn in_stat_window(ip: u64) -> bool {
+    (label::gate_stat_entry() + 1..label::gate_stat_end()).contains(&ip)
+}
+
+/// Makes what was being answered a call of the kernel.
+fn rewind_stat(regs: &mut Regs) {
+    const CARRIES: u64 = 0xd5;
+    const OVERFLOW: u64 = 1 << 11;
+    if regs.rip >= label::gate_stat_saved() {
+        // SAFETY: the entry page is mapped in every slot for life.
+        let saved = unsafe { ((ENTRY_PAGE + AHEAD_SAVED) as *const StatSave).read_volatile() };
+        (regs.r8, regs.r9, regs.rdx) = (saved.r8, saved.r9, saved.rdx);
+        let flags = ((saved.flags >> 8) & CARRIES) | ((saved.flags & 1) * OVERFLOW);
+        regs.rflags = (regs.rflags & !(CARRIES | OVERFLOW)) | flags;
+    }
+    rewind_plain(regs, label::gate_fast_entry(), __NR_newfstatat);
 }
 
 /// The windows of calls that the gate answers keep the return address in r11.
@@ -376,6 +402,21 @@ mod tests {
             assert_eq!(run(&frame(signal, 1, label::gate_close_end() - 1)).0, Trap::BadFrame(Kill::EntryWindow));
             assert_eq!(run(&frame(signal, 0, label::gate_epoll_end() - 1)).0, Trap::BadFrame(Kill::External));
         }
+    }
+
+    #[test]
+    fn whatever_interrupts_an_answer_makes_it_a_call() {
+        let before_saved = label::gate_stat_saved() - 1;
+        for (signal, code) in [(SIGALRM, 0), (SIGSEGV, 1), (SIGBUS, 1)] {
+            let mut inside = frame(signal, code, before_saved);
+            (inside.cpu.rcx, inside.cpu.r11, inside.cpu.rax, inside.cpu.r8) = (1, 0x40_1002, 2, 8);
+            let (trap, regs) = run(&inside);
+            assert_eq!((trap, regs.rip), (Trap::Interrupt, label::gate_fast_entry()));
+            assert_eq!((regs.rcx, regs.rax, regs.r8), (0x40_1002, __NR_newfstatat.into(), 8));
+        }
+        assert_eq!(run(&frame(SIGALRM, 0, label::gate_stat_entry())).1.rip, label::gate_stat_entry());
+        let sent = frame(SIGSEGV, 0, before_saved);
+        assert_eq!(run(&sent).0, Trap::BadFrame(Kill::External));
     }
 
     #[test]

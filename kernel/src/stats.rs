@@ -61,6 +61,8 @@ counters! {
     CLOSES_LATER = "closes noted by the gate";
     /// Descriptors for which calls of epoll_ctl(2) that the gate took were made good later.
     WATCHES_LATER = "registrations noted by the gate";
+    /// newfstatat(2) that the gate answered.
+    STATS_AHEAD = "attributes told by the gate";
     /// Faults of guest code and of user copies.
     FAULTS = "faults";
     /// Pages mapped by them.

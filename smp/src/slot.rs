@@ -349,7 +349,7 @@ impl Slot {
         self.tid.load(Acquire)
     }
 
-    pub(crate) fn local(&self) -> u32 {
+    pub fn local(&self) -> u32 {
         self.local
     }
 

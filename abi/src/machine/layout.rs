@@ -59,6 +59,11 @@ pub const WATCH_COUNT: u64 = 1032;
 pub const WATCH_NUMBER: u64 = 1280;
 pub const WATCH_EVENTS: u64 = 1536;
 pub const WATCH_DATA: u64 = 1792;
+/// Offsets there of what the gate works with when it answers newfstatat(2): four words for registers, the offset in the slot's page of
+/// the next answer, how many it gave.
+pub const AHEAD_SAVED: u64 = 512;
+pub const AHEAD_CURSOR: u64 = 544;
+pub const AHEAD_GIVEN: u64 = 548;
 /// The host's signal frames while KDATA is locked: private to the slot, always writable, never trusted.
 pub const SIGNAL_STACK: u64 = USER_TOP + 0x6002_0000;
 /// Bytes of the signal stack.

@@ -13,4 +13,4 @@ pub use boot::{
     StdioStat, TRACE_MAX, Watch,
 };
 pub use ring::{RING_LEN, RINGS, Ring, RingIndex};
-pub use slot::{Mailbox, PLAIN_FDS, SlotPage, SlotPhase, VcpuShared, VcpuState};
+pub use slot::{AHEAD_NAME, AHEAD_STAT, AHEAD_WORDS, Mailbox, PLAIN_FDS, SlotPage, SlotPhase, VcpuShared, VcpuState};

@@ -59,12 +59,34 @@ pub struct SlotPage {
     pub watched: [AtomicU8; 256],
     /// Descriptor of that instance, negated.
     pub watcher: AtomicI32,
+    /// Answers to calls of newfstatat(2) that are likely to come (the kernel's `fs::ahead`): the time-stamp counter until which the
+    /// gate may give them, 0 = it must enter the kernel.
+    pub ahead_until: AtomicU64,
+    /// What to put there when the thread leaves the kernel, and the count of changes as of which they hold.
+    pub ahead_limit: AtomicU64,
+    pub ahead_changes: AtomicU64,
+    /// Whose they are, as [`Self::identity`]; 0 = there are none.
+    pub ahead_task: AtomicU32,
+    /// The flags of the calls.
+    pub ahead_flags: AtomicU32,
+    /// Offset in the page of what follows the last one.
+    pub ahead_end: AtomicU32,
+    /// The answers: `struct stat`; offset of the last word of the name, and in the upper half that of the next answer in
+    /// the page; the name, at least 8 bytes with its NUL, padded.
+    pub ahead: [AtomicU64; AHEAD_WORDS],
 }
+
+/// Words for answers.
+pub const AHEAD_WORDS: usize = 384;
+/// Words of an answer before its name, and of these the attributes.
+pub const AHEAD_NAME: usize = 19;
+pub const AHEAD_STAT: usize = 18;
 
 /// Descriptors from 0 on for which the gate may answer.
 pub const PLAIN_FDS: usize = 64;
 
 const _: () = assert!(core::mem::offset_of!(SlotPage, hot_len) == 112);
+const _: () = assert!(size_of::<SlotPage>() == 4096);
 
 /// Where a slot's host task is. Owned by the kernel; the parent of the slots reads it when one dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

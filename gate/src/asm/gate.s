@@ -348,6 +348,82 @@ gate_epoll_end:
 9:  mov rcx, r11
     mov eax, 233
     jmp gate_fast_entry
+
+# ---- newfstatat: answered from the slot's page if the next of the answers there (kernel's fs::ahead) is the one ----
+#
+# Works with r8, r9 and rdx, which it keeps on the entry page, as it keeps the flags; r11 keeps the return address. Whatever
+# interrupts the window, a fault at a bad address of the guest's included, makes it a call of the kernel.
+.p2align 6
+.globl gate_stat_entry, gate_stat_saved, gate_stat_end
+gate_stat_entry:
+    mov r11, rcx
+    movabs rax, {ENTRY_PAGE}
+    mov [rax + {SAVED}], r8
+    mov [rax + {SAVED} + 8], r9
+    mov [rax + {SAVED} + 16], rdx
+    mov rcx, rax
+    lahf
+    seto al
+    mov [rcx + {SAVED} + 24], rax
+gate_stat_saved:
+    movabs r8, {SLOT_PAGE}
+    mov r9, [r8 + {AHEAD_UNTIL}]
+    test r9, r9
+    jz 4f
+    cmp edi, -100                       # AT_FDCWD
+    jne 4f
+    cmp r10d, [r8 + {AHEAD_FLAGS}]
+    jne 4f
+    rdtsc
+    shl rdx, 32
+    or rax, rdx
+    cmp rax, r9
+    jae 4f
+    mov r9d, [rcx + {CURSOR}]
+    cmp r9d, [r8 + {AHEAD_END}]
+    jae 4f
+    add r8, r9                          # the answer
+    mov r9d, [r8 + {AHEAD_STAT}]
+    xor edx, edx
+1:  cmp rdx, r9
+    jae 2f
+    mov rax, [rsi + rdx]
+    cmp rax, [r8 + rdx + {AHEAD_NAME}]
+    jne 4f
+    add rdx, 8
+    jmp 1b
+2:  mov rax, [rsi + r9]
+    cmp rax, [r8 + r9 + {AHEAD_NAME}]
+    jne 4f
+    mov rdx, [rcx + {SAVED} + 16]
+    xor r9d, r9d
+3:  mov rax, [r8 + r9]
+    mov [rdx + r9], rax
+    add r9d, 8
+    cmp r9d, {AHEAD_STAT}
+    jne 3b
+    mov r9d, [r8 + {AHEAD_STAT} + 4]
+    mov [rcx + {CURSOR}], r9d
+    inc dword ptr [rcx + {GIVEN}]
+    mov r8, [rcx + {SAVED}]
+    mov r9, [rcx + {SAVED} + 8]
+    mov rax, [rcx + {SAVED} + 24]
+    add al, 127
+    sahf
+    mov eax, 0
+    mov rcx, r11
+    jmp r11
+4:  mov r8, [rcx + {SAVED}]
+    mov r9, [rcx + {SAVED} + 8]
+    mov rdx, [rcx + {SAVED} + 16]
+    mov rax, [rcx + {SAVED} + 24]
+    add al, 127
+    sahf
+    mov rcx, r11
+    mov eax, 262
+    jmp gate_fast_entry
+gate_stat_end:
+    ud2
 .p2align 12, 0xcc
 .globl gate_end
 gate_end:

@@ -8,8 +8,8 @@
 //!   which holds the jump to the trampoline.
 //!
 //! A trampoline leaves the return address in rcx (which syscall clobbers anyway) and jumps to the gate's fast entry.
-//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel; close(2), fcntl(2) and
-//! epoll_ctl(2) have entries of their own, which answer what the slot page allows them to.
+//! Calls that only read the thread's identity are answered from the slot page, without entering the kernel; close(2), fcntl(2),
+//! epoll_ctl(2) and newfstatat(2) have entries of their own, which answer what the slot page allows them to.
 //!
 //! Used by the kernel's `vm::patch`, which swaps the page in through the page table. Plans never reach beyond the page.
 
@@ -122,14 +122,16 @@ fn entry_for(nr: Option<u32>) -> u64 {
         Some(__NR_close) => label::gate_close_entry(),
         Some(__NR_fcntl) => label::gate_fcntl_entry(),
         Some(__NR_epoll_ctl) => label::gate_epoll_entry(),
+        Some(__NR_newfstatat) => label::gate_stat_entry(),
         _ => label::gate_fast_entry(),
     }
 }
 
 /// Whether trampolines lead to `rip`.
 pub fn is_entry(rip: u64) -> bool {
-    [label::gate_fast_entry(), label::gate_close_entry(), label::gate_fcntl_entry(), label::gate_epoll_entry()]
-        .contains(&rip)
+    let known =
+        [label::gate_close_entry(), label::gate_fcntl_entry(), label::gate_epoll_entry(), label::gate_stat_entry()];
+    rip == label::gate_fast_entry() || known.contains(&rip)
 }
 
 /// Bytes put one behind the other.
@@ -261,11 +263,17 @@ mod tests {
 
     #[test]
     fn calls_that_the_gate_may_answer_have_entries_of_their_own() {
-        let known = [(3, label::gate_close_entry()), (72, label::gate_fcntl_entry()), (233, label::gate_epoll_entry())];
+        let known = [
+            (3, label::gate_close_entry()),
+            (72, label::gate_fcntl_entry()),
+            (233, label::gate_epoll_entry()),
+            (262, label::gate_stat_entry()),
+        ];
         for (nr, entry) in known {
             assert!(is_entry(entry));
-            let text = page(&[0xc3, MOV_EAX, nr, 0, 0, 0, 0x0f, 0x05, 0xc3]);
-            let plan = plan(&text, PAGE_ADDR, 22, nr.into(), TRAMPOLINE).unwrap();
+            let [low, high, ..] = u32::to_le_bytes(nr);
+            let text = page(&[0xc3, MOV_EAX, low, high, 0, 0, 0x0f, 0x05, 0xc3]);
+            let plan = plan(&text, PAGE_ADDR, 22, nr, TRAMPOLINE).unwrap();
             assert_eq!(u64::from_le_bytes(plan.trampoline[24..32].try_into().unwrap()), entry);
         }
     }

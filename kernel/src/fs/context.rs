@@ -1,6 +1,7 @@
 //! What a process's paths start from: current directory, root, mounts, umask. Shared by tasks made with `CLONE_FS`.
 
 use super::Path;
+use super::ahead;
 use super::tree::{self, MountNamespace};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -73,12 +74,14 @@ impl FsContext {
 
     /// Changes the current directory.
     pub fn set_cwd(&self, cwd: Path) {
+        let _change = ahead::change();
         // The old one is dropped after the lock.
         let _old = core::mem::replace(&mut self.places.lock().cwd, cwd);
     }
 
     /// Changes the root directory.
     pub fn set_root(&self, root: Path) {
+        let _change = ahead::change();
         let _old = core::mem::replace(&mut self.places.lock().root, root);
     }
 
@@ -89,6 +92,7 @@ impl FsContext {
 
     /// Changes all places at once: another tree of mounts, and where in it (unshare(2), setns(2)).
     pub fn set_places(&self, cwd: Path, root: Path, namespace: Option<Arc<MountNamespace>>) {
+        let _change = ahead::change();
         let _old = core::mem::replace(&mut *self.places.lock(), Places { cwd, root, namespace });
     }
 

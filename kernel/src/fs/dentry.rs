@@ -128,6 +128,7 @@ impl Dentry {
 
     /// Something is mounted on it. In directories that make their names anew at each look, this one is found as long as it is.
     pub fn mount_on(self: &Arc<Self>) {
+        let _change = super::ahead::change();
         self.mounts.fetch_add(1, Relaxed);
         let mut at = self.clone();
         while let Some(parent) = at.parent()
@@ -220,7 +221,8 @@ impl Dentry {
         child
     }
 
-    fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+    /// The child `name`, if the cache has it.
+    pub(super) fn cached(&self, name: &[u8]) -> Option<Arc<Dentry>> {
         let child = self.children.lock().get(name)?.upgrade()?;
         let stale = match child.inode() {
             Some(inode) => inode.stale() && !child.is_mountpoint(),

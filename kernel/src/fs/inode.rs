@@ -114,6 +114,17 @@ pub trait Inode: Send + Sync + Any {
         self.lookup(name).map(Seen::Inode)
     }
 
+    /// The names of this directory that are likely to be looked at after `name`, if somebody looks at them in order.
+    fn following(&self, name: &[u8]) -> Option<super::host::Following> {
+        None
+    }
+
+    /// The attributes of what `name` is, neither a directory nor a link, that hold as long as nobody changes anything: see
+    /// [`super::ahead`]. `known`: what the cache has.
+    fn peek(&self, name: &[u8], known: Option<&InodeRef>) -> Option<Attr> {
+        None
+    }
+
     /// Makes a node named `name`, which does not exist.
     fn create(&self, name: &[u8], node: &NewNode<'_>) -> Result<InodeRef> {
         Err(Errno::EPERM)

@@ -9,6 +9,7 @@
 //! Users: the system calls in `syscall::{fs, io}`, the loader, `task`. Sources: path_resolution(7), inode(7).
 
 pub mod acl;
+pub mod ahead;
 pub mod anon;
 mod busy;
 mod context;

@@ -82,7 +82,7 @@ impl World {
     fn look(&self, name: &str) -> Result<(Attr, bool)> {
         Ok(match self.names().look(&Name::new(name.as_bytes()), Follow::Yes)? {
             walk::Sight::Path(path) => (path.attr()?, false),
-            walk::Sight::Attr(mount, attr) => (mount.shown(attr), true),
+            walk::Sight::Attr(dir, attr) => (dir.mount().shown(attr), true),
         })
     }
 

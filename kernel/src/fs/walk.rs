@@ -7,7 +7,7 @@
 use super::context::FsContext;
 use super::dentry::{Dentry, Look};
 use super::inode::LinkTarget;
-use super::mount::{Mount, MountFlags, Path};
+use super::mount::{MountFlags, Path};
 use super::perm::{self, Want};
 use super::types::{Attr, Kind};
 use crate::task::Cred;
@@ -42,8 +42,8 @@ pub enum Last {
 /// What [`Walk::look`] comes to.
 pub enum Sight {
     Path(Path),
-    /// Attributes of something in this mount that is neither a directory nor a link.
-    Attr(Arc<Mount>, Attr),
+    /// Attributes of something in this directory that is neither a directory nor a link.
+    Attr(Path, Attr),
 }
 
 bitflags::bitflags! {
@@ -176,7 +176,7 @@ impl<'a> Walk<'a> {
             };
             let child = match self.at.dentry().look(self.name())? {
                 Look::Attr(_) if slash => return Err(Errno::ENOTDIR),
-                Look::Attr(attr) => return Ok(Sight::Attr(self.at.mount().clone(), attr)),
+                Look::Attr(attr) => return Ok(Sight::Attr(self.at, attr)),
                 Look::Dentry(dentry) => self.enter(dentry)?,
             };
             if let Some(path) = self.arrive(child, slash, follow)? {

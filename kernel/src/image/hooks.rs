@@ -38,7 +38,8 @@ fn masked() {
     SlotBlock::this().demand_slow_exit();
 }
 
-fn enter_space(_slot: &'static Slot, _space: u64, residue: Residue) {
+fn enter_space(slot: &'static Slot, _space: u64, residue: Residue) {
+    umbel_kernel::fs::ahead::clear(slot.page());
     if residue == Residue::Guest {
         umbel_gate::clear_residue();
         umbel_mm::view::recycle();

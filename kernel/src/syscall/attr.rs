@@ -3,6 +3,7 @@
 
 use super::fs::{AtFlags, Caller, name_at, path_at};
 use super::{Fd, UserStr};
+use crate::fs::ahead::{self, Asked};
 use crate::fs::notify::{self, Events};
 use crate::fs::walk::Sight;
 use crate::fs::{
@@ -53,8 +54,8 @@ const NR_FILE_SETATTR: u32 = 469;
 enum Object {
     File(Arc<File>),
     Path(Path),
-    /// Looked at only: its attributes, and the mount in which it is.
-    Seen(Arc<Mount>, Attr),
+    /// Looked at only: its attributes, and the directory in which it is.
+    Seen(Path, Attr),
 }
 
 impl Object {
@@ -71,11 +72,14 @@ impl Object {
         if flags.contains(AtFlags::EMPTY_PATH) {
             return Object::at(task, dir, path, flags);
         }
-        let text = path.read()?;
-        let caller = Caller::new(task)?;
-        Ok(match caller.names().look(&name_at(task, dir, &text)?, flags.follow())? {
+        Object::look_at(task, &Caller::new(task)?, dir, &path.read()?, flags)
+    }
+
+    /// As [`Self::look`], with a name that is not empty.
+    fn look_at(task: &Task, caller: &Caller, dir: Fd, text: &[u8], flags: AtFlags) -> Result<Object> {
+        Ok(match caller.names().look(&name_at(task, dir, text)?, flags.follow())? {
             Sight::Path(path) => Object::Path(path),
-            Sight::Attr(mount, attr) => Object::Seen(mount, attr),
+            Sight::Attr(dir, attr) => Object::Seen(dir, attr),
         })
     }
 
@@ -83,7 +87,18 @@ impl Object {
         match self {
             Object::File(file) => file.attr(),
             Object::Path(path) => path.attr(),
-            Object::Seen(mount, attr) => Ok(mount.shown(*attr)),
+            Object::Seen(dir, attr) => Ok(dir.mount().shown(*attr)),
+        }
+    }
+
+    /// The directory in which it is, if it is neither a directory nor a link.
+    fn dir(self) -> Option<Path> {
+        match self {
+            Object::Seen(dir, _) => Some(dir),
+            Object::Path(path) if path.inode().kind() == Kind::Regular => {
+                Path::new(path.mount().clone(), path.dentry().parent()?).ok()
+            }
+            _ => None,
         }
     }
 
@@ -91,7 +106,7 @@ impl Object {
         match self {
             Object::File(file) => file.path().map_or(0, |path| path.mount().id()),
             Object::Path(path) => path.mount().id(),
-            Object::Seen(mount, _) => mount.id(),
+            Object::Seen(dir, _) => dir.mount().id(),
         }
     }
 
@@ -142,7 +157,17 @@ fn fstat(task: &Arc<Task>, fd: Fd, buf: UserAddr) -> Result<()> {
 
 fn newfstatat(task: &Arc<Task>, dir: Fd, path: UserStr, buf: UserAddr, flags: AtFlags) -> Result<()> {
     flags.only(STAT_FLAGS)?;
-    write_val(buf, &Object::look(task, dir, path, flags)?.attr()?.shown_to(&task.cred()).to_stat())
+    if flags.contains(AtFlags::EMPTY_PATH) {
+        return write_val(buf, &Object::at(task, dir, path, flags)?.attr()?.shown_to(&task.cred()).to_stat());
+    }
+    let (text, caller) = (path.read()?, Caller::new(task)?);
+    let object = Object::look_at(task, &caller, dir, &text, flags)?;
+    write_val(buf, &object.attr()?.shown_to(&caller.cred).to_stat())?;
+    if let Some(within) = object.dir().filter(|_| dir == Fd::CWD) {
+        let name = text.rsplit(|byte| *byte == b'/').next().unwrap_or(&[]);
+        ahead::prepare(&Asked { task, cred: &caller.cred, dir: &within, text: &text, name, flags: flags.bits() });
+    }
+    Ok(())
 }
 
 fn statx(task: &Arc<Task>, dir: Fd, path: UserStr, flags: AtFlags, mask: u32, buf: UserAddr) -> Result<()> {

@@ -52,6 +52,7 @@ fn run(task: &Arc<Task>) {
         publish_identity(task, umbel_smp::slot::this().page());
         show_descriptors(task, umbel_smp::slot::this().page());
         time::clock::refresh(umbel_smp::slot::this().page(), task.time_offset_ns(Offset::Monotonic));
+        fs::ahead::show(task, umbel_smp::slot::this());
         sched::program_timer();
         let mut look = None;
         if task.trace.watches() {
@@ -91,6 +92,7 @@ fn run(task: &Arc<Task>) {
             count_call(task);
         }
         fs::plain::make_good(task);
+        fs::ahead::hide(umbel_smp::slot::this().page());
         match trap {
             Trap::Exception(_) if silent => {}
             Trap::Syscall => {

@@ -368,7 +368,7 @@ impl Task {
     }
 
     /// See [`Self::change_identity`].
-    pub(super) fn identity(&self) -> u32 {
+    pub fn identity(&self) -> u32 {
         self.identity.load(Relaxed)
     }
 

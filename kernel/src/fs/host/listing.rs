@@ -41,6 +41,16 @@ impl Listing {
         self.places.get(index).map(|place| self.entry(place))
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The name of entry `index`.
+    pub fn name(&self, index: u32) -> &[u8] {
+        self.get(index as usize).map_or(&[], |entry| entry.name)
+    }
+
     /// All entries.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         self.places.iter().map(|place| self.entry(place))
@@ -52,7 +62,7 @@ impl Listing {
         Entry { name, ino: place.ino, kind: place.kind }
     }
 
-    fn push(&mut self, entry: &Entry<'_>) -> Result<()> {
+    pub(super) fn push(&mut self, entry: &Entry<'_>) -> Result<()> {
         let start = u32::try_from(self.names.len()).map_err(|_| Errno::ENOMEM)?;
         let len = u16::try_from(entry.name.len()).map_err(|_| Errno::ENAMETOOLONG)?;
         self.names.try_reserve(entry.name.len()).map_err(|_| Errno::ENOMEM)?;

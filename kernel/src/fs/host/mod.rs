@@ -7,7 +7,7 @@
 //!
 //! * [`node`]: inodes, remembering their parent and name, so that descriptors can be closed and opened again.
 //! * [`descriptors`]: how many are open at once.
-//! * [`glances`]: names that were looked at once.
+//! * [`glances`]: names that were looked at once. [`order`]: directories whose names are looked at one after the other.
 //! * [`listing`]: directory records. [`data`]: open regular files and what mmap(2) maps.
 //!
 //! The host's files may change under the guest: attributes and listings are trusted for [`TRUST_NS`].
@@ -17,6 +17,7 @@ mod descriptors;
 mod glances;
 mod listing;
 mod node;
+mod order;
 
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Attr, StatFs};
@@ -26,6 +27,8 @@ pub use data::HostData;
 use glances::Glances;
 pub use listing::{Entry, Listing};
 pub use node::HostNode;
+pub use order::Following;
+use order::Orders;
 
 use umbel_abi::linux::uapi;
 use umbel_host::file::{self, HostFd};
@@ -72,6 +75,7 @@ pub struct HostFs {
     /// What the root was when it was first looked at.
     found: uapi::statx,
     glances: Glances,
+    orders: Orders,
     me: Weak<HostFs>,
 }
 
@@ -86,14 +90,22 @@ impl HostFs {
         }
         let found = file::stat_at(root, b"")?;
         let dev = super::next_dev();
-        Ok(Arc::new_cyclic(|me| HostFs { dev, root, found, glances: Glances::new(), me: me.clone() }))
+        Ok(Arc::new_cyclic(|me| HostFs {
+            dev,
+            root,
+            found,
+            glances: Glances::new(),
+            orders: Orders::new(),
+            me: me.clone(),
+        }))
     }
 
     /// Its root.
     pub fn root_node(&self) -> Arc<HostNode> {
         // Nodes hold the file system, not the other way round.
         let (dev, root, found) = (self.dev, self.root, self.found);
-        let another = || Arc::new(HostFs { dev, root, found, glances: Glances::new(), me: Weak::new() });
+        let another =
+            || Arc::new(HostFs { dev, root, found, glances: Glances::new(), orders: Orders::new(), me: Weak::new() });
         let me = self.me.upgrade().unwrap_or_else(another);
         HostNode::root(me, self.root, &self.found)
     }

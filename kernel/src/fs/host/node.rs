@@ -13,6 +13,7 @@ use super::super::{FileOps, OpenContext};
 use super::data::{HostData, HostFile};
 use super::glances::{Found, Key};
 use super::listing::{self, Entry, Listing};
+use super::order::{Following, Order, Step};
 use super::{Glance, HostFs, TRUST_NS, descriptors, is_refused};
 use crate::{Errno, Result, time};
 use alloc::boxed::Box;
@@ -251,12 +252,42 @@ impl HostNode {
     pub fn glance(&self, name: &[u8]) -> Result<Glance> {
         let key = Key::new(self.serial, name);
         let found = self.ask(&key)?;
-        let lone = !matches!(found.attr.kind, Kind::Directory | Kind::Symlink) && found.attr.dev == self.identity.0;
-        if !lone || self.fs.glances.seen_before(&key) {
+        if !self.is_lone(&found) || self.fs.glances.seen_before(&key) {
             return Ok(Glance::Node(self.child(name, &found)?));
         }
         self.fs.glances.keep(&key, &found);
         Ok(Glance::Attr(found.attr))
+    }
+
+    /// The names that are likely to be looked at after `name`.
+    pub fn following(&self, name: &[u8]) -> Option<Following> {
+        let now_ns = time::monotonic_ns();
+        match self.fs.orders.step(self.serial, name, now_ns) {
+            Step::None => None,
+            Step::Known(order) => Following::behind(order, name),
+            Step::Wanted => {
+                let order = Order::new(self.names(false).ok()?, now_ns)?;
+                self.fs.orders.keep(self.serial, &order);
+                Following::behind(order, name)
+            }
+        }
+    }
+
+    /// The attributes of a child that is neither a directory nor a link.
+    pub fn peek(&self, name: &[u8]) -> Option<Attr> {
+        let key = Key::new(self.serial, name);
+        if self.refused || self.directory().is_err() {
+            return None;
+        }
+        let found = self.with_descriptor(|dir| file::stat_at(dir, name)).map(|found| told(&found));
+        let found = found.ok().filter(|found| self.is_lone(found))?;
+        self.fs.glances.keep(&key, &found);
+        Some(found.attr)
+    }
+
+    /// Neither a directory nor a link, and of this file system.
+    fn is_lone(&self, found: &Found) -> bool {
+        !matches!(found.attr.kind, Kind::Directory | Kind::Symlink) && found.attr.dev == self.identity.0
     }
 
     /// What the host says of a name, or said just now.

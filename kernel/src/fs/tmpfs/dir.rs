@@ -2,6 +2,7 @@
 
 use super::node::Node;
 use crate::Result;
+use crate::fs::ahead;
 use crate::fs::host::{HostNode, Listing};
 use crate::fs::inode::{DirEntry, DirSink, Inode};
 use alloc::boxed::Box;
@@ -57,11 +58,13 @@ impl Dir {
 
     /// Makes `name` stand for `entry`, whatever it was.
     pub fn insert(&self, name: &[u8], entry: Entry) -> Result<()> {
+        let _change = ahead::change();
         let _old = self.entries.lock().insert(name, entry);
         Ok(())
     }
 
     pub fn insert_if_vacant(&self, name: &[u8], node: &Arc<Node>) {
+        let _change = ahead::change();
         let mut entries = self.entries.lock();
         if !entries.by_name.contains_key(name) {
             entries.insert(name, Entry::Node(node.clone()));
@@ -69,6 +72,7 @@ impl Dir {
     }
 
     pub fn remove(&self, name: &[u8]) {
+        let _change = ahead::change();
         let _old = self.entries.lock().remove(name);
     }
 

@@ -172,6 +172,7 @@ impl Node {
         if !content.is_lower() {
             return Ok(());
         }
+        let _change = crate::fs::ahead::change();
         let _write = content.write.lock();
         if !content.is_lower() {
             return Ok(());

@@ -5,11 +5,11 @@ use super::content::Content;
 use super::dir::{Dir, Entry};
 use super::file::LowerFile;
 use crate::fs::acl::{Acl, Which};
-use crate::fs::host::{Glance, HostNode};
+use crate::fs::host::{Following, Glance, HostNode};
 use crate::fs::inode::{DirSink, FileSystem, Inode, InodeRef, NewNode, RenameMode, Seen};
 use crate::fs::types::{Attr, Dev, InodeFlags, Kind, Mode, Owner, SetAttr, Time};
 use crate::fs::xattr::{self, Put};
-use crate::fs::{Busy, Extra, FileOps, OpenContext};
+use crate::fs::{Busy, Extra, FileOps, OpenContext, ahead};
 use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::collections::LinkedList;
@@ -155,6 +155,10 @@ impl Node {
             Body::Dir(dir) => Ok(dir),
             _ => Err(Errno::ENOTDIR),
         }
+    }
+
+    fn is_dir(&self) -> bool {
+        self.kind == Kind::Directory
     }
 
     pub(super) fn content(&self) -> Result<&Content> {
@@ -376,6 +380,7 @@ impl Inode for Node {
     }
 
     fn set_attr(&self, change: &SetAttr) -> Result<()> {
+        let _change = self.is_dir().then(ahead::change);
         if let Some(size) = change.size {
             self.truncate(size)?;
         }
@@ -435,6 +440,22 @@ impl Inode for Node {
                 Glance::Node(lower) => Ok(Seen::Inode(self.child_over(name, lower)?)),
                 Glance::Attr(attr) => Ok(Seen::Attr(shown_over(&*self.fs()?, &attr))),
             },
+        }
+    }
+
+    fn following(&self, name: &[u8]) -> Option<Following> {
+        self.lower.as_ref()?.following(name)
+    }
+
+    fn peek(&self, name: &[u8], known: Option<&InodeRef>) -> Option<Attr> {
+        if self.dir().ok()?.find(name).is_some() {
+            return None;
+        }
+        match known {
+            // Not in the tree: it is as on the host.
+            Some(inode) if inode.kind() == Kind::Regular => inode.attr().ok(),
+            Some(_) => None,
+            None => Some(shown_over(&*self.fs().ok()?, &self.lower.as_ref()?.peek(name)?)),
         }
     }
 
@@ -575,6 +596,7 @@ impl Inode for Node {
     }
 
     fn set_acl(&self, which: Which, acl: Option<Acl>, mode: Option<Mode>) -> Result<()> {
+        let _change = self.is_dir().then(ahead::change);
         self.xattrs.set_acl(which, acl)?;
         self.pin();
         let mut state = self.state.lock();
