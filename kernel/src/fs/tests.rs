@@ -328,15 +328,31 @@ fn what_the_host_changes_is_seen_at_the_first_look() {
 }
 
 #[test]
-fn a_duplicate_of_a_nameless_file_is_that_file() {
+fn a_nameless_file_is_opened_again_as_it_says() {
     let world = World::new("anon");
     let memory = tmpfs::memory_file(b"x", &world.names(), 0o777, 1).unwrap();
     assert_eq!(memory.path().unwrap().display(&world.context.root()), b"/memfd:x (deleted)");
-    let stream = File::anonymous(Arc::new(Stub), OpenFlags::WRONLY);
+    let stream = File::anonymous(Arc::new(Stream), OpenFlags::WRONLY);
     let path = anon::path_of(&stream).unwrap();
     let again = world.names().open_path(path.clone(), OpenFlags::WRONLY, None).unwrap();
     assert!(Arc::ptr_eq(&stream, &again));
     assert_eq!(world.names().open_path(path, OpenFlags::RDONLY, None).err(), Some(Errno::EACCES));
+    let other = File::anonymous(Arc::new(Stub), OpenFlags::RDWR);
+    let path = anon::path_of(&other).unwrap();
+    assert_eq!(world.names().open_path(path, OpenFlags::RDONLY, None).err(), Some(Errno::ENXIO));
+}
+
+/// As one of the machine's own streams, it can be open once only.
+struct Stream;
+
+impl FileOps for Stream {
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+
+    fn reopen(&self, file: &Arc<File>, flags: OpenFlags) -> Result<Arc<File>> {
+        anon::same(file, flags)
+    }
 }
 
 /// Operations that do nothing.
