@@ -1,8 +1,12 @@
 //! Lists and texts as long as guests make them: refused when memory is short, where those of `alloc` would end the machine.
 
 use crate::{Errno, Result};
+use alloc::collections::BTreeMap;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Bound;
+use umbel_smp::lock::SpinLock;
 
 /// Iterators whose items may be too many for the memory that is left.
 pub trait TryList: Iterator + Sized {
@@ -29,6 +33,18 @@ pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<()> {
     list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     list.push(item);
     Ok(())
+}
+
+/// All that `table` knows and that still is there, by number: each as it is when its turn comes. Takes no memory.
+pub fn one_by_one<K: Copy + Ord, T>(table: &'static SpinLock<BTreeMap<K, Weak<T>>>) -> impl Iterator<Item = Arc<T>> {
+    let mut last = Bound::Unbounded;
+    core::iter::from_fn(move || {
+        let table = table.lock();
+        let later = table.range((last, Bound::Unbounded));
+        let (number, item) = later.filter_map(|(number, item)| Some((*number, item.upgrade()?))).next()?;
+        last = Bound::Excluded(number);
+        Some(item)
+    })
 }
 
 /// A text that is written piece by piece: the first for which there is no room, and what comes behind it, is left out, and

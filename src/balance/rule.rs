@@ -2,9 +2,9 @@
 //!
 //! More of them than host CPUs cannot all be alone on one, and those that are get more. So it is counted by how much each is
 //! ahead of the mean, its *lead*. Host CPUs first get as many as each other, or one more. Then, where somebody is far ahead on
-//! one CPU of somebody on a more crowded one, or one where others take much, the two change places: first who is behind goes, and at the next decision who is ahead,
-//! so that no host CPU becomes empty in between, although their machines do not move them at the same instant. Leads are forgotten
-//! with who does not compete any more, and bounded, so nobody can save time up.
+//! one CPU of somebody on a more crowded one, or one where others take much, the two change places: first who is behind goes, and
+//! at the next decision who is ahead, so that no host CPU becomes empty in between, although their machines do not move them at
+//! the same instant. Leads are forgotten with who does not compete any more, and bounded, so nobody can save time up.
 //!
 //! A host may favour who arrives on a CPU, and Linux does: whoever was alone there then waits, for 160 ms where it
 //! was seen. That is why it is places that are changed and not simply another one that joins who is ahead: the same one would

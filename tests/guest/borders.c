@@ -1,6 +1,7 @@
 /* Borders between users, and between namespaces, that programs try to cross: each attempt must fail as it does on Linux. Root. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "child.h"
 #include <fcntl.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -27,18 +28,6 @@ static void become_user(void) {
     CHECK(setgid(USER) == 0 && setuid(USER) == 0);
     /* As after a login: others of this user may look into it. */
     CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
-}
-
-static void in_child(void (*body)(void)) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        check_failures = 0;
-        body();
-        fflush(stdout);
-        _exit(check_failures);
-    }
-    int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
 /* A child that does `prepare` and then sleeps until it is killed. */

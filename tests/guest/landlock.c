@@ -1,6 +1,7 @@
 /* Landlock: rulesets and their errors; files, moves, truncation, devices, ports, scopes, layers; what children and execve(2) keep. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "child.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/landlock.h>
@@ -49,17 +50,6 @@ static int restrict_self(int fd) { return syscall(SYS_landlock_restrict_self, fd
 static void enforce(int fd) {
     CHECK(fd >= 0 && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && restrict_self(fd) == 0);
     close(fd);
-}
-
-static void in_child(void (*body)(void)) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        check_failures = 0;
-        body();
-        _exit(check_failures);
-    }
-    int status = -1;
-    CHECK(waitpid(pid, &status, 0) == pid && status == 0);
 }
 
 static void touch(const char *path) { CHECK(close(open(path, O_CREAT | O_WRONLY, 0600)) == 0); }

@@ -1,6 +1,7 @@
 /* PID namespaces: numbers inside and outside, the init of one and its end, /proc of one. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "child.h"
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
@@ -29,12 +30,7 @@ static pid_t clone_with(unsigned long flags) { return syscall(SYS_clone, flags |
 static int as_init(void (*body)(void)) {
     fflush(stdout);
     pid_t pid = clone_with(CLONE_NEWPID);
-    if (pid == 0) {
-        check_failures = 0;
-        body();
-        fflush(stdout);
-        _exit(check_failures);
-    }
+    if (pid == 0) end_after(body);
     int status = -1;
     CHECK(pid > 1 && waitpid(pid, &status, 0) == pid);
     return status;

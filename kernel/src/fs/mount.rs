@@ -7,11 +7,10 @@ use super::dentry::Dentry;
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Attr, Kind};
 use crate::task::ns::UserNs;
-use crate::{Errno, Result};
+use crate::{Errno, Result, room};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::Bound;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use umbel_smp::lock::{Once, Rank, RwLock, SpinLock};
 
@@ -299,14 +298,7 @@ impl Drop for Mount {
 
 /// Every mount, by number: each as it is when its turn comes. Takes no memory.
 pub(super) fn all() -> impl Iterator<Item = Arc<Mount>> {
-    let mut last = Bound::Unbounded;
-    core::iter::from_fn(move || {
-        let mounts = ALL.lock();
-        let later = mounts.range((last, Bound::Unbounded));
-        let (id, mount) = later.filter_map(|(id, mount)| Some((*id, mount.upgrade()?))).next()?;
-        last = Bound::Excluded(id);
-        Some(mount)
-    })
+    room::one_by_one(&ALL)
 }
 
 impl Path {

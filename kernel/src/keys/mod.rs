@@ -19,11 +19,10 @@ pub mod show;
 
 use crate::setting::Setting;
 use crate::task::{Charge, Count, Cred, User};
-use crate::{Errno, Result, random, time};
+use crate::{Errno, Result, random, room, time};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-use core::ops::Bound;
 use umbel_mm::heap;
 use umbel_smp::lock::{Mutex, MutexGuard, Rank, SpinLock};
 
@@ -162,14 +161,7 @@ pub fn find(serial: i32) -> Result<Arc<Key>> {
 
 /// All keys, by number: each as it is when its turn comes. Takes no memory.
 pub fn all() -> impl Iterator<Item = Arc<Key>> {
-    let mut last = Bound::Unbounded;
-    core::iter::from_fn(move || {
-        let keys = KEYS.lock();
-        let later = keys.range((last, Bound::Unbounded));
-        let (serial, key) = later.filter_map(|(serial, key)| Some((*serial, key.upgrade()?))).next()?;
-        last = Bound::Excluded(serial);
-        Some(key)
-    })
+    room::one_by_one(&KEYS)
 }
 
 /// Whether limits hold.
