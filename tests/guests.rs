@@ -99,6 +99,11 @@ fn timers() {
 }
 
 #[test]
+fn timer_storms() {
+    same_as_host("timer_storms");
+}
+
+#[test]
 fn events() {
     same_as_host("events");
 }

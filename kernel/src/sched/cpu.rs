@@ -37,6 +37,8 @@ pub(super) struct Cpu {
     pub replenish_ns: AtomicU64,
     /// What the host's timer is set to, 0 = nothing.
     pub timer_ns: AtomicU64,
+    /// Until when guest code is left alone by timers.
+    pub calm_ns: AtomicU64,
     /// When something came to an empty queue.
     pub waiting_since_ns: AtomicU64,
     /// When it last called for help because something waited for long.
@@ -100,6 +102,7 @@ static CPUS: [Cpu; MAX_CPUS] = [const {
         budgeted: AtomicBool::new(false),
         replenish_ns: AtomicU64::new(0),
         timer_ns: AtomicU64::new(0),
+        calm_ns: AtomicU64::new(0),
         waiting_since_ns: AtomicU64::new(0),
         called_ns: AtomicU64::new(0),
         switched_ns: AtomicU64::new(0),
@@ -513,7 +516,9 @@ pub fn serve_interrupts() {
             virt::look_for_progress();
         }
     }
-    timer::run_expired(id);
+    if let Some(began_ns) = timer::run_expired(id) {
+        place::calm(cpu, began_ns);
+    }
     place::replenish(id, cpu);
     place::tick(id, cpu);
 }

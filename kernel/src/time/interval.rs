@@ -1,8 +1,8 @@
 //! A timer that may repeat: what itimers, POSIX timers and timerfds have in common.
 //!
-//! The owner is called back ([`Expire`]) and then asks [`Interval::expired`] how often its period has passed; a stale callback
-//! (set anew or disarmed meanwhile) counts zero. One whose signal has to be taken first asks [`Interval::due`] and, once that
-//! has happened, [`Interval::go_on`]: however short its period, it does not run ahead of who takes its signals.
+//! The owner is called back ([`Expire`]) and then asks [`Interval::due`]; a stale callback (set anew or disarmed meanwhile) is
+//! not. A timer that repeats stops there, until what it tells has been taken: [`Interval::go_on`]. However short its period, it
+//! does not run ahead of who takes its signals or counts.
 //! Lock: `state` (rank `Endpoint`), then a timer queue's.
 
 use super::timer::{self, Expire, Target, Timer};
@@ -57,17 +57,6 @@ impl Interval {
         self.state.lock().setting(super::monotonic_ns())
     }
 
-    /// How often the timer has expired by `now_ns` since last asked; arms it again if it repeats.
-    pub fn expired(&self, now_ns: u64) -> u64 {
-        let mut state = self.state.lock();
-        let Some(deadline_ns) = state.deadline_ns.filter(|deadline| *deadline <= now_ns) else { return 0 };
-        let (count, next) = expirations(deadline_ns, state.interval_ns, now_ns);
-        state.armed = None;
-        // Without memory the timer stops: nothing else can be done here.
-        let _ = self.arm(&mut state, next);
-        count
-    }
-
     /// Sets the timer as [`Self::set`] does, for nobody to be called back.
     pub fn note(&self, deadline_ns: Option<u64>, interval_ns: u64) -> Result<Setting> {
         let old = self.set(None, interval_ns)?;
@@ -95,7 +84,7 @@ impl Interval {
         let stopped = state.armed.is_none() && state.interval_ns > 0;
         let Some(deadline_ns) = state.deadline_ns.filter(|deadline| stopped && *deadline <= now_ns) else { return 0 };
         let (count, next) = expirations(deadline_ns, state.interval_ns, now_ns.max(earliest_ns));
-        // As in `expired`.
+        // Without memory the timer stops: nothing else can be done here.
         let _ = self.arm(&mut state, next);
         count - 1
     }
@@ -171,7 +160,7 @@ mod tests {
         let old = owner.0.set(None, 0).unwrap();
         assert_eq!(old.interval_ns, 7);
         assert!(old.value_ns > 3_500_000_000_000);
-        assert_eq!(owner.0.expired(u64::MAX), 0, "disarmed");
+        assert!(!owner.0.due(u64::MAX), "disarmed");
     }
 
     #[test]
@@ -198,12 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_callback_counts_nothing() {
+    fn a_stale_callback_is_not_due() {
         let owner = cyclic(Owner);
         let now_ns = super::super::monotonic_ns();
         owner.0.set(Some(now_ns + 3_600_000_000_000), 0).unwrap();
-        assert_eq!(owner.0.expired(now_ns), 0);
-        assert_eq!(owner.0.expired(now_ns + 3_600_000_000_000), 1);
-        assert_eq!(owner.0.expired(u64::MAX), 0);
+        assert!(!owner.0.due(now_ns));
+        assert!(owner.0.due(now_ns + 3_600_000_000_000));
+        assert!(!owner.0.due(u64::MAX));
+        assert_eq!(owner.0.go_on(u64::MAX, 0), 0, "it does not repeat");
     }
 }

@@ -3,8 +3,8 @@
 //! Timers on CPU-time clocks are checked at a time of CLOCK_MONOTONIC before which they cannot be due: what is left divided
 //! by the number of virtual CPUs, at least a millisecond.
 //!
-//! A timer of timer_create(2) that repeats goes on when its signal is taken ([`delivered`]); what it missed until then is its
-//! overrun. One whose signal finds no taker goes on by itself, [`IGNORED_NS`] later.
+//! A timer of timer_create(2), or setitimer(2)'s `ITIMER_REAL`, that repeats goes on when its signal is taken ([`delivered`]);
+//! what it missed until then is its overrun. One whose signal finds no taker goes on by itself, [`IGNORED_NS`] later.
 
 use super::interval::{Interval, Setting, cyclic};
 use super::timer::Expire;
@@ -213,7 +213,7 @@ impl ProcessTimer {
         matches!(queued, Ok(Queued::New | Queued::Already))
     }
 
-    /// A timer of timer_create(2) that stopped at an expiration goes on. Returns how many it missed since.
+    /// A timer that stopped at an expiration goes on. Returns how many it missed since.
     fn go_on(&self, earliest_ns: u64) -> u64 {
         if !self.clock.is_cpu_time() {
             return self.interval.go_on(monotonic_ns(), earliest_ns);
@@ -226,35 +226,25 @@ impl ProcessTimer {
         let _ = self.interval.set(self.next_check(), 0);
         count
     }
+}
 
-    fn posix_expired(&self, now_ns: u64) {
+impl Expire for ProcessTimer {
+    fn expired(&self, now_ns: u64) {
         if !self.interval.due(now_ns) {
             return;
         }
-        let count = if self.clock.is_cpu_time() { self.cpu_expirations() } else { 1 };
-        if count == 0 {
+        let cpu_time = self.clock.is_cpu_time();
+        let count = if cpu_time { self.cpu_expirations() } else { 1 };
+        if cpu_time && (count == 0 || self.id.is_none()) {
+            // setitimer's do not wait for who takes the signal: the time between checks paces them.
             let _ = self.interval.set(self.next_check(), 0);
+        }
+        if count == 0 {
             return;
         }
         self.overrun.fetch_add(count - 1, Relaxed);
         if !self.send() {
             self.go_on(now_ns + IGNORED_NS);
-        }
-    }
-}
-
-impl Expire for ProcessTimer {
-    fn expired(&self, now_ns: u64) {
-        if self.id.is_some() {
-            return self.posix_expired(now_ns);
-        }
-        let mut count = self.interval.expired(now_ns);
-        if count > 0 && self.clock.is_cpu_time() {
-            count = self.cpu_expirations();
-            let _ = self.interval.set(self.next_check(), 0);
-        }
-        if count > 0 {
-            self.send();
         }
     }
 }
@@ -357,7 +347,12 @@ pub fn delete(process: &Process, id: i32) -> Result<()> {
 
 /// A signal has been taken: if a timer sent it, the timer goes on, and what it missed is counted into the signal.
 pub fn delivered(process: &Process, info: &mut SigInfo) {
-    let Some(id) = info.timer_id() else { return };
+    let Some(id) = info.timer_id() else {
+        if info.signo() == SIGALRM {
+            go_on_itimer(process, 0);
+        }
+        return;
+    };
     if let Ok(timer) = find(process, id) {
         let count = timer.overrun.swap(0, Relaxed).saturating_add(timer.go_on(0));
         timer.reported.store(count, Relaxed);
@@ -365,8 +360,18 @@ pub fn delivered(process: &Process, info: &mut SigInfo) {
     }
 }
 
+fn go_on_itimer(process: &Process, earliest_ns: u64) {
+    let timer = process.timers.itimers.lock().first().cloned().flatten();
+    if let Some(timer) = timer {
+        timer.go_on(earliest_ns);
+    }
+}
+
 /// A signal that was pending has been dropped: if timers sent it, they go on.
 pub fn dropped(process: &Process, signo: Signo) {
+    if signo == SIGALRM {
+        go_on_itimer(process, monotonic_ns() + IGNORED_NS);
+    }
     let timers: Vec<_> = process.timers.posix.lock().values().cloned().collect();
     for timer in timers {
         if matches!(timer.notify, Notify::Process { signo: own, .. } | Notify::Thread { signo: own, .. } if own == signo)

@@ -120,33 +120,34 @@ pub fn take_back(cpu: u32) {
 
 /// By virtual CPU 0: the expired timers of those that are offline, and when the next of them expires.
 #[cold]
-fn run_orphans() -> usize {
+fn run_orphans() -> Option<u64> {
     ORPHANS.store(NEVER, SeqCst);
-    let mut count = 0;
+    let mut began = None;
     for timers in TIMERS.iter().filter(|timers| timers.orphaned.load(Relaxed)) {
-        count += run(timers);
+        began = began.or(run(timers));
         let _queue = timers.queue.lock();
         if timers.orphaned.load(Relaxed) {
             ORPHANS.fetch_min(timers.next.load(Relaxed), Relaxed);
         }
     }
-    count
+    began
 }
 
-/// Runs the expired timers that are virtual CPU `cpu`'s to run; returns how many that were. Cheap if there is none.
-pub fn run_expired(cpu: u32) -> usize {
-    let Some(timers) = TIMERS.get(cpu as usize) else { return 0 };
+/// Runs the expired timers that are virtual CPU `cpu`'s to run; returns when it began to, if there were any. Cheap if not.
+pub fn run_expired(cpu: u32) -> Option<u64> {
+    let timers = TIMERS.get(cpu as usize)?;
     let orphaned = cpu == 0 && ORPHANS.load(Relaxed) != NEVER;
-    let orphans = if orphaned && ORPHANS.load(Relaxed) <= super::monotonic_ns() { run_orphans() } else { 0 };
-    orphans + run(timers)
+    let orphans = if orphaned && ORPHANS.load(Relaxed) <= super::monotonic_ns() { run_orphans() } else { None };
+    let own = run(timers);
+    orphans.or(own)
 }
 
-fn run(timers: &CpuTimers) -> usize {
+fn run(timers: &CpuTimers) -> Option<u64> {
     if timers.next.load(Relaxed) == NEVER {
-        return 0;
+        return None;
     }
     let now_ns = super::monotonic_ns();
-    let mut count = 0;
+    let mut began = None;
     while timers.next.load(Relaxed) <= now_ns {
         let mut queue = timers.queue.lock();
         let expired = queue.take_expired(now_ns);
@@ -166,9 +167,9 @@ fn run(timers: &CpuTimers) -> usize {
             }
             None => break,
         }
-        count += 1;
+        began = Some(now_ns);
     }
-    count
+    began
 }
 
 #[cfg(test)]
