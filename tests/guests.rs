@@ -427,3 +427,10 @@ fn borders() {
         same_as_host("borders");
     }
 }
+
+#[test]
+fn hidden() {
+    if is_root() {
+        same_as_host("hidden");
+    }
+}

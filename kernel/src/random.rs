@@ -6,9 +6,6 @@
 //!
 //! Locks: [`STATE`] alone, never held while user memory is touched.
 
-use crate::Result;
-use crate::fs::IoDst;
-use crate::sched;
 use umbel_smp::lock::{Rank, SpinLock};
 
 static STATE: SpinLock<Generator> = SpinLock::new(Rank::Leaf, Generator::unseeded());
@@ -38,24 +35,6 @@ pub fn next_u64() -> u64 {
     let mut bytes = [0; 8];
     fill(&mut bytes);
     u64::from_le_bytes(bytes)
-}
-
-/// Writes random bytes until `dst` is full; a fault after the first ones ends it early.
-pub fn read(dst: &mut IoDst<'_>) -> Result<usize> {
-    let mut chunk = [0; 256];
-    let mut done = 0;
-    while dst.remaining() > 0 {
-        sched::cond_resched();
-        let count = dst.remaining().min(chunk.len());
-        let bytes = chunk.get_mut(..count).unwrap_or_default();
-        fill(bytes);
-        match dst.write(bytes) {
-            Ok(written) => done += written,
-            Err(_) if done > 0 => break,
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(done)
 }
 
 /// 16 random bytes, as AT_RANDOM has them.

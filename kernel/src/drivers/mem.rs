@@ -2,9 +2,9 @@
 
 use crate::fs::devtmpfs::register_char;
 use crate::fs::{Dev, File, FileOps, IoDst, IoSrc, OpenContext, PollEvents, PollTable, Whence};
-use crate::task::{Task, cap};
+use crate::task::{self, Task, cap};
 use crate::vm::{Mappable, SharedMemory};
-use crate::{Errno, Result, log, random, sched};
+use crate::{Errno, Result, log, random, signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -68,9 +68,8 @@ fn read_zeroes(dst: &mut IoDst<'_>) -> Result<usize> {
     const ZEROES: &[u8] = &[0; CHUNK];
     let mut done = 0;
     while dst.remaining() > 0 {
-        sched::cond_resched();
         let count = dst.remaining().min(CHUNK);
-        match dst.write(&ZEROES[..count]) {
+        match signal::go_on(&task::current()).and_then(|()| dst.write(&ZEROES[..count])) {
             Ok(written) => done += written,
             Err(_) if done > 0 => break,
             Err(errno) => return Err(errno),
@@ -122,22 +121,38 @@ impl FileOps for Zeroes {
     }
 }
 
+/// Writes random bytes until `dst` is full; a fault after the first ones ends it early.
+fn read_random(dst: &mut IoDst<'_>) -> Result<usize> {
+    let mut chunk = [0; 256];
+    let mut done = 0;
+    while dst.remaining() > 0 {
+        let count = dst.remaining().min(chunk.len());
+        let bytes = chunk.get_mut(..count).unwrap_or_default();
+        random::fill(bytes);
+        match signal::go_on(&task::current()).and_then(|()| dst.write(bytes)) {
+            Ok(written) => done += written,
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(done)
+}
+
 /// `/dev/random` and `/dev/urandom`: the same, since the generator is seeded from the start.
 struct Random;
 
 impl FileOps for Random {
     fn read(&self, _: &File, dst: &mut IoDst<'_>) -> Result<usize> {
-        random::read(dst)
+        read_random(dst)
     }
     fn read_at(&self, _: &File, dst: &mut IoDst<'_>, _: u64) -> Result<usize> {
-        random::read(dst)
+        read_random(dst)
     }
     fn write(&self, _: &File, src: &mut IoSrc<'_>) -> Result<usize> {
         let mut done = 0;
         let mut chunk = [0; 256];
         loop {
-            sched::cond_resched();
-            match src.read(&mut chunk) {
+            match signal::go_on(&task::current()).and_then(|()| src.read(&mut chunk)) {
                 Ok(0) => return Ok(done),
                 Ok(count) => {
                     random::stir(chunk.get(..count).unwrap_or_default());

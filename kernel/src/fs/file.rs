@@ -277,7 +277,11 @@ impl File {
         self.permit_read()?;
         let mut pos = self.pos.lock();
         while let Some(name) = [b".".as_slice(), b".."].get(*pos as usize) {
-            let ino = if *pos == 0 { path.attr()?.ino } else { path.parent(root).attr()?.ino };
+            let ino = if *pos == 0 {
+                path.attr()?.ino
+            } else {
+                path.parent(root).unwrap_or_else(|_| path.clone()).attr()?.ino
+            };
             if !sink(&DirEntry { name, ino, kind: Kind::Directory, next: *pos + 1 }) {
                 return Ok(());
             }

@@ -18,6 +18,9 @@ use umbel_smp::lock::{Rank, SpinLock};
 /// Most bytes of options.
 const OPTIONS_MAX: usize = 4096;
 
+/// Most messages that wait for read(2).
+const LOG_MAX: usize = 8;
+
 /// Options of every file system that change nothing where all is in memory.
 const HARMLESS: [&[u8]; 7] = [b"sync", b"async", b"dirsync", b"lazytime", b"nolazytime", b"mand", b"nomand"];
 
@@ -127,6 +130,9 @@ impl FsConfig {
                     option.extend_from_slice(value);
                 }
                 if self.kind == b"tmpfs" && super::tmpfs::Options::parse(&option).is_err() {
+                    if state.log.len() == LOG_MAX {
+                        state.log.pop_front();
+                    }
                     state.log.push_back("e tmpfs: Unknown or bad parameter\n");
                     return Err(Errno::EINVAL);
                 }

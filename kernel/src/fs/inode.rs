@@ -89,6 +89,11 @@ pub trait Inode: Send + Sync + Any {
         None
     }
 
+    /// Lets the running task in whoever owns it.
+    fn admits_caller(&self) -> bool {
+        false
+    }
+
     /// What else restricts it.
     fn flags(&self) -> InodeFlags {
         InodeFlags::empty()

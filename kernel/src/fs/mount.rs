@@ -6,7 +6,9 @@
 use super::dentry::Dentry;
 use super::inode::{FileSystem, InodeRef};
 use super::types::{Attr, Kind};
+use crate::task::Cred;
 use crate::task::ns::UserNs;
+use crate::task::ns::user::Which;
 use crate::{Errno, Result, room};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -217,6 +219,21 @@ impl Mount {
         if less || times { Err(Errno::EPERM) } else { Ok(()) }
     }
 
+    /// Whether one with the flags `new` is as strict as this must stay.
+    pub(super) fn admits(&self, new: MountFlags) -> bool {
+        let kept = self.kept.load(Relaxed);
+        let read_only = kept & MountFlags::RDONLY.bits() != 0 || self.fs_read_only();
+        let times = kept & KEPT_TIMES != 0 && (new ^ self.flags()).intersects(TIMES);
+        (new.contains(MountFlags::RDONLY) || !read_only) && !times
+    }
+
+    /// It stays as strict as `other` must: a mount of the same in a less privileged name space.
+    pub(super) fn keep_as(&self, other: &Mount) {
+        let read_only = if other.fs_read_only() { MountFlags::RDONLY.bits() } else { 0 };
+        let kept = other.kept.load(Relaxed) & MountFlags::RDONLY.bits();
+        self.kept.fetch_or(kept | read_only, Relaxed);
+    }
+
     /// Whether no mount of the file system may be written to.
     pub fn fs_read_only(&self) -> bool {
         self.shared.read_only.load(Relaxed)
@@ -265,6 +282,11 @@ impl Mount {
         Path::new(self.clone(), self.root.clone())
     }
 
+    /// Whether `dentry`, of its file system, lies in the part that it shows.
+    fn shows(&self, dentry: &Arc<Dentry>) -> bool {
+        self.root.parent().is_none() || self.root.is_ancestor_of(dentry)
+    }
+
     /// The part of the file system that it shows, as a name within it.
     pub fn root_name(&self) -> Vec<u8> {
         let shown = self.root.inode().and_then(|root| self.fs().shown_root(root));
@@ -280,6 +302,13 @@ impl Mount {
     pub fn check_writable(&self) -> Result<()> {
         let read_only = self.flags().contains(MountFlags::RDONLY) || self.fs_read_only();
         if read_only { Err(Errno::EROFS) } else { Ok(()) }
+    }
+
+    /// `EOVERFLOW` for those who are nobody where its file system was made: what they make would belong to nobody.
+    pub fn check_known(&self, cred: &Cred) -> Result<()> {
+        let owner = self.fs_owner();
+        let known = owner.find(Which::Users, cred.fsuid).is_some() && owner.find(Which::Groups, cred.fsgid).is_some();
+        if known { Ok(()) } else { Err(Errno::EOVERFLOW) }
     }
 }
 
@@ -364,22 +393,25 @@ impl Path {
     }
 
     /// The directory above, not above `root`.
-    pub fn parent(&self, root: &Path) -> Path {
+    ///
+    /// # Errors
+    /// `ENOENT` if that is nowhere below what the mount shows: the directory was moved out of it.
+    pub fn parent(&self, root: &Path) -> Result<Path> {
         let mut at = self.clone();
         loop {
             if at.same(root) {
-                return at;
+                return Ok(at);
             }
             if !Arc::ptr_eq(&at.dentry, &at.mount.root) {
-                let Some(parent) = at.dentry.parent() else { return at };
-                return match Path::new(at.mount.clone(), parent) {
-                    Ok(path) => path.top(),
-                    Err(_) => at,
-                };
+                let Some(parent) = at.dentry.parent() else { return Ok(at) };
+                if !at.mount.shows(&parent) {
+                    return Err(Errno::ENOENT);
+                }
+                return Ok(Path::new(at.mount.clone(), parent).map_or(at, Path::top));
             }
             match at.mount.mountpoint() {
                 Some(mountpoint) => at = mountpoint,
-                None => return at,
+                None => return Ok(at),
             }
         }
     }

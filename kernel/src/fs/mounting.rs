@@ -68,6 +68,9 @@ pub fn mount(names: &Names<'_>, target: Path, request: &MountRequest<'_>) -> Res
         return Err(Errno::ENOTDIR);
     }
     let mount = new_mount(request.kind, request.source, request.data, flags)?;
+    if let Some(space) = names.context.namespace() {
+        tree::check_revealing(&space, &mount, flags)?;
+    }
     // A new file system is read-only as a whole.
     if flags.contains(MountFlags::RDONLY) && !matches!(request.kind, b"devpts" | b"devtmpfs") {
         mount.set_fs_read_only(true);

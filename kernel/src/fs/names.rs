@@ -327,6 +327,7 @@ impl<'a> Names<'a> {
 
     fn check_addition(&self, dir: &Path) -> Result<()> {
         dir.mount().check_writable()?;
+        dir.mount().check_known(self.cred)?;
         perm::check(&**dir.inode(), self.cred, Want::WRITE | Want::EXEC)?;
         if dir.dentry().is_unhashed() { Err(Errno::ENOENT) } else { Ok(()) }
     }

@@ -114,6 +114,11 @@ pub trait DirSource: Send + Sync + 'static {
         0
     }
 
+    /// Lets the running task in whoever owns it.
+    fn admits_caller(&self) -> bool {
+        false
+    }
+
     /// Calls `emit(position, name, ino, kind)` for each child whose position is at least `from`, ascending, until it says
     /// false. Positions are the source's own choice (an index, a pid).
     #[allow(clippy::type_complexity)] // A name for the closure's type would hide what it takes.
@@ -204,6 +209,10 @@ impl<S: DirSource> Inode for Dir<S> {
         let mut attr = self.meta.attr(Kind::Directory);
         attr.nlink = 2 + self.source.subdirs();
         Ok(attr)
+    }
+
+    fn admits_caller(&self) -> bool {
+        self.source.admits_caller()
     }
 
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {

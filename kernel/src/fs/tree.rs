@@ -260,6 +260,39 @@ pub fn check_layer(context: &FsContext, path: &Path) -> Result<()> {
     if own && !has_locked(path) { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// Checks that a new mount of a whole file system of the kernel's own shows a less privileged name space nothing that is hidden
+/// there: some mount of the same kind, no stricter than `flags`, lies in it with nothing on it that stays. The new one keeps what
+/// that one must keep. Source: `mount_too_revealing` of Linux.
+///
+/// # Errors
+/// `EPERM`.
+pub fn check_revealing(space: &MountNamespace, mount: &Arc<Mount>, flags: super::MountFlags) -> Result<()> {
+    let name = mount.fs().name();
+    if space.level == 0 || !matches!(name, "proc" | "sysfs") {
+        return Ok(());
+    }
+    let _tree = TREE.lock();
+    let known = space.mounts().into_iter().find(|known| {
+        let whole = known.fs().name() == name && known.root.parent().is_none();
+        whole && known.admits(flags) && !children(known).iter().any(|child| is_locked(child) && covers(child))
+    });
+    mount.keep_as(&*known.ok_or(Errno::EPERM)?);
+    Ok(())
+}
+
+/// Whether `mount` lies on more than a directory that is there to be mounted on.
+fn covers(mount: &Mount) -> bool {
+    let empty = |at: Path| {
+        let mut any = false;
+        let read = at.inode().readdir(2, &mut |_| {
+            any = true;
+            false
+        });
+        at.is_dir() && read.is_ok() && !any
+    };
+    !mount.mountpoint().is_none_or(empty)
+}
+
 fn new_group() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Relaxed)

@@ -127,7 +127,7 @@ impl<'a> Walk<'a> {
         if self.resolve.contains(Resolve::BENEATH) && self.at.same(&self.root) {
             return Err(Errno::EXDEV);
         }
-        self.stay(&self.at, self.at.parent(&self.root))
+        self.stay(&self.at, self.at.parent(&self.root)?)
     }
 
     /// What `dentry`, found in the current directory, leads to: with what is mounted on it.

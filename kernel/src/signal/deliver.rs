@@ -34,6 +34,15 @@ pub fn fatal_pending(task: &Task) -> bool {
     })
 }
 
+/// For long loops of a call: gives way to others.
+///
+/// # Errors
+/// `EINTR` once a signal will end the process.
+pub fn go_on(task: &Task) -> Result<()> {
+    crate::sched::cond_resched();
+    if pending(task) && fatal_pending(task) { Err(Errno::EINTR) } else { Ok(()) }
+}
+
 /// Delivers what is pending and settles interrupted calls. Called on the way out to guest code when the thread was
 /// interrupted or a call returned an `ERESTART` code, and again while that is so; returns early where the process stops
 /// or ends. The caller clears the interruption before: who comes later sets it again, and the caller looks once more.
@@ -85,7 +94,7 @@ fn take(task: &Task) -> Option<SigInfo> {
     let mut info = take_pending(&mut task.signal.state.lock(), &mut shared.pending, mask)?;
     drop(shared);
     crate::time::posix::delivered(task.process(), &mut info);
-    Some(info)
+    Some(info.shown_to(&task.cred()))
 }
 
 /// The action of a signal that was taken; one with SA_RESETHAND is default from now on.

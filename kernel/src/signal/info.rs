@@ -1,6 +1,8 @@
 //! `siginfo_t`: why a signal was sent. Source: sigaction(2), `include/uapi/asm-generic/siginfo.h` (layout).
 
 use super::number::*;
+use crate::task::Cred;
+use crate::task::ns::user::{OVERFLOW, Which};
 use core::fmt;
 use umbel_abi::linux::KernelSigInfo;
 
@@ -10,6 +12,7 @@ pub mod code {
     pub const SI_KERNEL: i32 = 0x80;
     pub const SI_QUEUE: i32 = -1;
     pub const SI_TIMER: i32 = -2;
+    pub const SI_SIGIO: i32 = -5;
     pub const SI_TKILL: i32 = -6;
     pub const SEGV_MAPERR: i32 = 1;
     pub const SEGV_ACCERR: i32 = 2;
@@ -101,6 +104,38 @@ impl SigInfo {
     /// Stores `si_pid`.
     pub fn set_pid(&mut self, pid: i32) {
         self.0.fields[0] = pack(pid, (self.0.fields[0] >> 32) as i32);
+    }
+
+    /// Whether there is a `si_uid`: `siginfo_layout` of Linux.
+    fn has_uid(&self) -> bool {
+        match self.0.code {
+            code::SI_TIMER | code::SI_SIGIO => false,
+            code::CLD_EXITED..=code::CLD_CONTINUED => self.signo() == SIGCHLD,
+            code => code <= code::SI_USER,
+        }
+    }
+
+    fn map_uid(&mut self, map: impl FnOnce(u32) -> u32) {
+        if self.has_uid() {
+            let uid = map((self.0.fields[0] >> 32) as u32);
+            self.0.fields[0] = pack(self.0.fields[0] as i32, uid as i32);
+        }
+    }
+
+    /// `sender` made it up: from here on `si_uid` is what that user id stands for.
+    pub fn said_by(mut self, sender: &Cred) -> SigInfo {
+        if !sender.user_ns.is_first() {
+            self.map_uid(|uid| sender.user_ns.take(Which::Users, uid).unwrap_or(OVERFLOW));
+        }
+        self
+    }
+
+    /// `si_uid` becomes what the taker knows that user as.
+    pub fn shown_to(mut self, taker: &Cred) -> SigInfo {
+        if !taker.user_ns.is_first() {
+            self.map_uid(|uid| taker.show_uid(uid));
+        }
+        self
     }
 
     /// Stores `si_overrun`.

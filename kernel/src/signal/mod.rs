@@ -21,7 +21,8 @@ mod wait;
 
 pub use action::{Action, Actions, SIG_DFL, SIG_IGN, sa};
 pub use deliver::{
-    altstack, deliver, fatal_pending, pending, restore_mask, set_altstack, set_mask, set_mask_for_call, sigreturn,
+    altstack, deliver, fatal_pending, go_on, pending, restore_mask, set_altstack, set_mask, set_mask_for_call,
+    sigreturn,
 };
 pub use info::{SigInfo, code};
 pub use number::*;

@@ -50,5 +50,5 @@ pub(super) fn take_of(task: &Task, set: SigSet) -> Option<SigInfo> {
         take_pending(&mut task.signal.state.lock(), &mut shared.pending, !set)?
     };
     crate::time::posix::delivered(task.process(), &mut info);
-    Some(info)
+    Some(info.shown_to(&task.cred()))
 }

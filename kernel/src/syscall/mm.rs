@@ -10,7 +10,7 @@ use crate::vm::commit;
 use crate::vm::map::Place;
 use crate::vm::remap::Move;
 use crate::vm::{Backing, MapRequest, Prot, SharedMemory, Space, VmaFlags};
-use crate::{Errno, Result};
+use crate::{Errno, Result, signal};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
@@ -377,9 +377,9 @@ fn between(
     let mut buffer = [0; 2048];
     for mut our in local {
         while our.len > 0 {
-            crate::sched::cond_resched();
             let len = (our.len.min(their.len) as usize).min(buffer.len());
-            let moved = match step(&other, our.addr, their.addr, &mut buffer[..len]) {
+            let piece = &mut buffer[..len];
+            let moved = match signal::go_on(task).and_then(|()| step(&other, our.addr, their.addr, piece)) {
                 Ok(moved) if moved == len => moved,
                 Ok(moved) => return Ok(done + moved),
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },

@@ -176,7 +176,11 @@ fn fsmount(task: &Arc<Task>, fd: Fd, flags: u32, attributes: u32) -> Result<Fd> 
     let mount_flags = mounting::flags_of_attributes(u64::from(attributes))?;
     let file = task.files()?.get(fd)?;
     let config = file.ops_as::<FsConfig>().ok_or(Errno::EINVAL)?;
-    install_mount(task, &config.take(mount_flags)?, flags & uapi::FSMOUNT_CLOEXEC != 0)
+    let mount = config.take(mount_flags)?;
+    if let Some(space) = task.fs()?.namespace() {
+        tree::check_revealing(&space, &mount, mount_flags)?;
+    }
+    install_mount(task, &mount, flags & uapi::FSMOUNT_CLOEXEC != 0)
 }
 
 fn install_mount(task: &Task, mount: &Arc<crate::fs::Mount>, cloexec: bool) -> Result<Fd> {

@@ -102,7 +102,7 @@ fn read_info(task: &Task, pidfd: &PidFd, signo: u64, info: UserAddr, target: Tar
     if u64::from(u32::from_le_bytes([a, b, c, d])) != signo {
         return Err(Errno::EINVAL);
     }
-    let info = SigInfo::from_bytes(signo as u32, &bytes);
+    let info = SigInfo::from_bytes(signo as u32, &bytes).said_by(&task.cred());
     let pretends = info.code() >= 0 || info.code() == code::SI_TKILL;
     let to_self = pidfd.any_process().pid() == own && target != Target::Group;
     if pretends && !to_self { Err(Errno::EPERM) } else { Ok(info) }

@@ -326,7 +326,8 @@ fn write_info(info: UserAddr, found: Option<&WaitResult>) -> Result<()> {
     let words: [i32; 7] = match found {
         Some(found) => {
             let (code, value) = wait::code_of(found.status);
-            [SIGCHLD as i32, 0, code, 0, found.number, found.uid as i32, value]
+            let uid = task::current().cred().show_uid(found.uid);
+            [SIGCHLD as i32, 0, code, 0, found.number, uid as i32, value]
         }
         None => [0; 7],
     };

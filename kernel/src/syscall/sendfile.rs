@@ -4,7 +4,7 @@ use super::Fd;
 use super::io::{file, span, within_limit};
 use crate::fs::{File, IoDst, IoSrc, Kind, OpenFlags, Whence};
 use crate::task::Task;
-use crate::{Errno, Result};
+use crate::{Errno, Result, signal, task};
 use alloc::sync::Arc;
 use alloc::vec;
 use umbel_abi::linux::uapi as nr;
@@ -136,13 +136,15 @@ fn transfer(input: &File, from: &mut Place, output: &File, to: &mut Place, count
         let result = to.output(output, &mut IoSrc::kernel(&chunk[..got]));
         let put = *result.as_ref().unwrap_or(&0);
         done += put;
-        crate::sched::cond_resched();
         if put < got {
             from.step_back(input, got - put);
             match result {
                 Err(error) if done == 0 => return Err(error),
                 _ => break,
             }
+        }
+        if signal::go_on(&task::current()).is_err() {
+            break;
         }
     }
     Ok(done)

@@ -237,7 +237,7 @@ fn tgkill(task: &Arc<Task>, pid: Pid, tid: Pid, signo: u64) -> Result<()> {
 /// Reads the information that a caller sends. Nobody may pretend to be the kernel, or kill(2), towards others.
 fn read_info(task: &Task, target: Pid, signo: u64, info: u64) -> Result<SigInfo> {
     let bytes: [u8; 128] = user::read_val(UserAddr(info))?;
-    let info = SigInfo::from_bytes(signo as u32, &bytes);
+    let info = SigInfo::from_bytes(signo as u32, &bytes).said_by(&task.cred());
     let pretends = info.code() >= 0 || info.code() == code::SI_TKILL;
     if pretends && target != task.process().pid() { Err(Errno::EPERM) } else { Ok(info) }
 }

@@ -95,7 +95,7 @@ const GRND_NONBLOCK: u32 = 1;
 const GRND_RANDOM: u32 = 2;
 const GRND_INSECURE: u32 = 4;
 
-fn getrandom(_: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usize> {
+fn getrandom(task: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usize> {
     if flags & !(GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE) != 0
         || flags & (GRND_RANDOM | GRND_INSECURE) == GRND_RANDOM | GRND_INSECURE
     {
@@ -108,11 +108,10 @@ fn getrandom(_: &Arc<Task>, buf: UserAddr, len: usize, flags: u32) -> Result<usi
         let count = (len - done).min(chunk.len());
         let Some(part) = chunk.get_mut(..count) else { break };
         random::fill(part);
-        if let Err(errno) = copy_out(buf.add(done as u64), part) {
+        if let Err(errno) = signal::go_on(task).and_then(|()| copy_out(buf.add(done as u64), part)) {
             return if done > 0 { Ok(done) } else { Err(errno) };
         }
         done += count;
-        crate::sched::cond_resched();
     }
     Ok(done)
 }

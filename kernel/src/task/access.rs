@@ -19,6 +19,11 @@ pub enum Creds {
 /// `SUID_DUMP_USER` of `PR_SET_DUMPABLE`.
 const DUMPABLE_BY_USER: u32 = 1;
 
+/// Whether others of its user may look into `target`: not if it has no memory, either.
+pub fn is_dumpable(target: &Task) -> bool {
+    target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER && target.space().is_some()
+}
+
 /// Whether `task` may look into `target`.
 ///
 /// # Errors
@@ -39,7 +44,7 @@ pub fn may_access(task: &Task, target: &Task, creds: Creds) -> Result<()> {
     let same_user = [their.uid, their.euid, their.suid].iter().all(|&id| id == uid)
         && [their.gid, their.egid, their.sgid].iter().all(|&id| id == gid);
     // What somebody brought into a namespace is not for those who are privileged no further than there.
-    let dumpable = target.process().dumpable.load(Relaxed) == DUMPABLE_BY_USER
+    let dumpable = is_dumpable(target)
         || target.space().is_none()
         || own.capable_in(&target.process().memory_owner(), cap::SYS_PTRACE);
     let weaker = own.user_ns == their.user_ns && their.permitted & !caps == 0;

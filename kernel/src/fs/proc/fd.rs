@@ -34,6 +34,11 @@ fn file(subject: &Subject, fd: Fd) -> Result<Arc<File>> {
 }
 
 impl DirSource for Files {
+    /// Its own descriptors are no secret to a process, also while they are to others of its user.
+    fn admits_caller(&self) -> bool {
+        self.subject.process().is_ok_and(|process| Arc::ptr_eq(&process, task::current().process()))
+    }
+
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
         let number = if name == b"0" { Some(0) } else { super::parse_id(name) };
         let fd = Fd(number.ok_or(Errno::ENOENT)?);
@@ -45,7 +50,11 @@ impl DirSource for Files {
         }
         let flags = open.flags();
         let mode = 0o100 | if flags.readable() { 0o400 } else { 0 } | if flags.writable() { 0o200 } else { 0 };
-        Ok(Link::new(owned(&self.fs, &self.subject, mode), move || target(&file(&subject, fd)?)))
+        // Who holds the link may have been refused meanwhile: another program runs there.
+        Ok(Link::new(owned(&self.fs, &self.subject, mode), move || {
+            may_inspect(&*subject.task().map_err(|_| Errno::ENOENT)?)?;
+            target(&file(&subject, fd)?)
+        }))
     }
 
     fn list(&self, from: u64, emit: &mut dyn FnMut(u64, &[u8], u64, Kind) -> bool) -> Result<()> {

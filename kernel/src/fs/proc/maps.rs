@@ -74,11 +74,12 @@ mod wanted {
 /// A request on the open file: which area is at an address, or the next one, and what it is like.
 ///
 /// # Errors
-/// `ENOENT` for none, `ENAMETOOLONG`, `E2BIG`, `EINVAL`, `ESRCH` without memory, `ENOTTY` for other requests.
+/// `EACCES` for those who may not look, `ENOENT` for none, `ENAMETOOLONG`, `E2BIG`, `EINVAL`, `ESRCH` without memory, `ENOTTY` for other requests.
 pub fn query(task: &Task, request: u32, arg: u64) -> Result<u64> {
     if request != PROCMAP_QUERY {
         return Err(Errno::ENOTTY);
     }
+    super::may_inspect(task)?;
     let place = UserAddr(arg);
     let len = read_val::<u64>(place)?;
     if len > 4096 {

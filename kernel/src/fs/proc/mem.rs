@@ -7,7 +7,7 @@ use super::process::Subject;
 use crate::fs::pseudo::PseudoFs;
 use crate::fs::{File, FileOps, InodeRef, IoDst, IoSrc, Whence};
 use crate::vm::Space;
-use crate::{Errno, Result};
+use crate::{Errno, Result, signal, task};
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use umbel_mm::UserAddr;
@@ -30,7 +30,9 @@ impl FileOps for Memory {
         let mut done = 0;
         while dst.remaining() > 0 {
             let len = dst.remaining().min(CHUNK);
-            let count = match space.read_remote(UserAddr(offset.wrapping_add(done as u64)), &mut chunk[..len]) {
+            let at = UserAddr(offset.wrapping_add(done as u64));
+            let moved = signal::go_on(&task::current()).and_then(|()| space.read_remote(at, &mut chunk[..len]));
+            let count = match moved {
                 Ok(count) => dst.write(&chunk[..count])?,
                 Err(_) if done > 0 => break,
                 Err(_) => return Err(Errno::EIO),
@@ -50,7 +52,9 @@ impl FileOps for Memory {
         while src.remaining() > 0 {
             let len = src.remaining().min(CHUNK);
             let len = src.read(&mut chunk[..len])?;
-            let count = match space.write_remote(UserAddr(offset.wrapping_add(done as u64)), &chunk[..len]) {
+            let at = UserAddr(offset.wrapping_add(done as u64));
+            let moved = signal::go_on(&task::current()).and_then(|()| space.write_remote(at, &chunk[..len]));
+            let count = match moved {
                 Ok(count) => count,
                 Err(_) if done > 0 => break,
                 Err(_) => return Err(Errno::EIO),

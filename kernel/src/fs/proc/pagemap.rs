@@ -8,7 +8,7 @@ use crate::fs::pseudo::PseudoFs;
 use crate::fs::{File, FileOps, InodeRef, IoDst};
 use crate::task::{self, cap};
 use crate::vm::{PageState, Space};
-use crate::{Errno, Result, sched};
+use crate::{Errno, Result, signal};
 use alloc::sync::{Arc, Weak};
 use core::any::Any;
 
@@ -53,7 +53,7 @@ impl FileOps for Pagemap {
         }
         let (mut page, mut done) = (offset / ENTRY, 0);
         while dst.remaining() > 0 && page < PAGES {
-            sched::cond_resched();
+            signal::go_on(&task::current())?;
             let end = (page + (dst.remaining() as u64 / ENTRY).min(BATCH)).min(PAGES);
             for state in space.page_states(page..end) {
                 done += dst.write(&self.entry(&state).to_ne_bytes())?;

@@ -6,7 +6,7 @@ use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Request, Target, T
 use crate::fs::{InodeRef, Kind, Mode};
 use crate::task::ns::PidNs;
 use crate::task::ns::user::Which;
-use crate::task::{self, Cred, Process, Task, cap, ids};
+use crate::task::{self, Cred, Process, Task, access, cap, ids};
 use crate::{Errno, Pid, Result};
 use alloc::format;
 use alloc::string::String;
@@ -86,17 +86,24 @@ pub fn dir(fs: &Arc<PseudoFs>, ns: &Arc<PidNs>, id: Pid) -> Result<InodeRef> {
 
 fn make(fs: &Arc<PseudoFs>, subject: Subject) -> Result<InodeRef> {
     subject.process().map_err(|_| Errno::ENOENT)?;
-    let meta = owned(fs, &subject, 0o555).numbered(ino(subject.tid));
+    let meta = owned(fs, &subject, LISTED).numbered(ino(subject.tid));
     Ok(Dir::new(meta, Entries { fs: fs.clone(), subject }))
 }
 
-/// Attributes of a file about `subject`: owned by whom it runs as.
+/// Mode of the directories that anybody may list: they belong to whom the process runs as, whatever it hides.
+const LISTED: Mode = 0o555;
+
+/// Attributes of a file about `subject`: owned by whom it runs as, and by root if others of that user may not look into it.
 pub fn owned(fs: &Arc<PseudoFs>, subject: &Subject, mode: Mode) -> Meta {
     let meta = Meta::new(fs, mode);
     match subject.task() {
-        Ok(task) => {
+        Ok(task) if mode == LISTED || access::is_dumpable(&task) => {
             let cred = task.cred();
             meta.owned(cred.euid, cred.egid)
+        }
+        Ok(task) => {
+            let root = |which| task.process().memory_owner().take(which, 0).unwrap_or(0);
+            meta.owned(root(Which::Users), root(Which::Groups))
         }
         Err(_) => meta,
     }
@@ -163,7 +170,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
-    ("task", D(|fs, s| Dir::new(owned(fs, s, 0o555), Threads { fs: fs.clone(), subject: s.clone() }))),
+    ("task", D(|fs, s| Dir::new(owned(fs, s, LISTED), Threads { fs: fs.clone(), subject: s.clone() }))),
     ("timens_offsets", W(|s| Ok(s.task()?.ns().time_for_children.text().into_bytes()), set_time_offsets)),
     ("timerslack_ns", T(0o444, timer_slack)),
     ("uid_map", J(|s| users::map(s, Which::Users), |s, by, text| users::set_map(s, by, Which::Users, text))),

@@ -180,11 +180,9 @@ pub fn delivery(task: &Arc<Task>, regs: &mut Regs, info: SigInfo) -> Option<SigI
         same if same == signo => changed.or(Some(info)),
         // Another one: from the tracer, as kill(2) would have it.
         other => {
-            let (pid, uid) = task
-                .trace
-                .tracer()
-                .filter(|_| traced(task))
-                .map_or((0, 0), |tracer| (task.process().sees(tracer.pid()), tracer.uid.load(Relaxed)));
+            let (pid, uid) = task.trace.tracer().filter(|_| traced(task)).map_or((0, 0), |tracer| {
+                (task.process().sees(tracer.pid()), task.cred().show_uid(tracer.uid.load(Relaxed)))
+            });
             Some(SigInfo::kill(other, pid, uid))
         }
     }
