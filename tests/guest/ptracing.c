@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/ptrace.h>
+#include <sys/rseq.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/user.h>
@@ -231,6 +232,60 @@ static void signals(void) {
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
 }
 
+static volatile int queued;
+static void queue_some(void) {
+    sigset_t set;
+    sigfillset(&set);
+    sigprocmask(SIG_BLOCK, &set, 0);
+    union sigval v = {.sival_int = 1};
+    sigqueue(getpid(), SIGRTMIN + 1, v);
+    v.sival_int = 2, sigqueue(getpid(), SIGRTMIN, v);
+    v.sival_int = 3, sigqueue(getpid(), SIGRTMIN + 1, v);
+    kill(getpid(), SIGUSR1);
+    syscall(SYS_tgkill, getpid(), getpid(), SIGUSR2);
+    queued = 1;
+    __asm__ volatile("int3");
+    _exit(7);
+}
+
+/* What is pending is shown in the order in which it came, the process's and the thread's. */
+static void pending(void) {
+    pid_t pid = traced(queue_some);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && STOPPED(status_of(pid), SIGTRAP));
+    CHECK(ptrace(PTRACE_PEEKDATA, pid, &queued, 0) << 32 >> 32 == 1);
+    siginfo_t si[8];
+    struct __ptrace_peeksiginfo_args args = {.off = 0, .flags = PTRACE_PEEKSIGINFO_SHARED, .nr = 8};
+    CHECK(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si) == 4);
+    for (int i = 0; i < 3; i++) CHECK(si[i].si_value.sival_int == i + 1 && si[i].si_code == SI_QUEUE);
+    CHECK(si[0].si_signo == SIGRTMIN + 1 && si[1].si_signo == SIGRTMIN && si[3].si_signo == SIGUSR1);
+    args.off = 2, args.nr = 1;
+    CHECK(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si) == 1 && si[0].si_value.sival_int == 3);
+    args.off = 4, args.nr = 8;
+    CHECK(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si) == 0);
+    args.off = 0, args.flags = 0;
+    CHECK(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si) == 1);
+    CHECK(si[0].si_signo == SIGUSR2 && si[0].si_code == SI_TKILL && si[0].si_pid == pid);
+    CHECK_ERRNO(ptrace(PTRACE_PEEKSIGINFO, pid, &args, (void *)8), EFAULT);
+    CHECK_ERRNO(ptrace(PTRACE_PEEKSIGINFO, pid, (void *)8, si), EFAULT);
+    args.flags = 2;
+    CHECK_ERRNO(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si), EINVAL);
+    args.flags = 0, args.nr = -1;
+    CHECK_ERRNO(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si), EINVAL);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && status_of(pid) == 7 << 8);
+    CHECK_ERRNO(ptrace(PTRACE_PEEKSIGINFO, pid, &args, si), ESRCH);
+}
+
+/* A tracer finds the restartable sequence that the C library registered. */
+static void sequence(void) {
+    pid_t pid = traced(nothing);
+    struct { uint64_t addr; uint32_t size, signature, flags, pad; } conf = {0};
+    CHECK(ptrace(0x420f, pid, sizeof conf, &conf) == sizeof conf);
+    CHECK(conf.addr == (uint64_t)__builtin_thread_pointer() + __rseq_offset);
+    CHECK(conf.size >= 32 && conf.signature == RSEQ_SIG && conf.flags == 0);
+    CHECK(ptrace(0x420f, pid, 4, &conf) == sizeof conf);
+    CHECK(ptrace(PTRACE_CONT, pid, 0, 0) == 0 && status_of(pid) == 7 << 8);
+}
+
 static void fork_exec(void) {
     pid_t pid = fork();
     if (pid == 0) {
@@ -406,6 +461,8 @@ int main(void) {
     step_into_a_handler();
     system_calls();
     signals();
+    pending();
+    sequence();
     events();
     exec_trap();
     threads();

@@ -29,6 +29,8 @@ pub enum Queued {
 #[derive(Debug)]
 struct Entry {
     info: SigInfo,
+    /// How many reasons came before it.
+    order: u64,
     _charge: Option<Charge>,
 }
 
@@ -40,12 +42,14 @@ pub struct Pending {
     lists: Vec<(Signo, VecDeque<Entry>)>,
     /// Timers with a reason in the lists, in order.
     timers: Vec<(Signo, i32)>,
+    /// Reasons that came so far.
+    arrived: u64,
 }
 
 impl Pending {
     /// Nothing pending.
     pub const fn new() -> Pending {
-        Pending { set: 0, lists: Vec::new(), timers: Vec::new() }
+        Pending { set: 0, lists: Vec::new(), timers: Vec::new(), arrived: 0 }
     }
 
     /// The signals that are pending.
@@ -72,7 +76,7 @@ impl Pending {
         // kill(2) and the kernel may always tell why they send a standard signal; timers are few.
         let exempt = timer.is_some() || (signo < SIGRTMIN && info.code() >= 0);
         let charge = user.charge(Count::Signals, 1, if exempt { u64::MAX } else { limit });
-        let kept = charge.is_some() && self.append(Entry { info, _charge: charge }).is_ok();
+        let kept = charge.is_some() && self.append(Entry { info, order: self.arrived, _charge: charge }).is_ok();
         let told = timer.is_some() || (signo >= SIGRTMIN && !matches!(info.code(), code::SI_USER | code::SI_KERNEL));
         if !kept && told {
             return Err(Errno::EAGAIN);
@@ -94,6 +98,24 @@ impl Pending {
             self.set &= !bit(signo);
         }
         Some(info.unwrap_or_else(|| SigInfo::kill(signo, 0, 0)))
+    }
+
+    /// The reason that came as number `index`, counted from 0, of those that are kept.
+    pub fn peek(&self, index: usize) -> Option<SigInfo> {
+        // Each list is in the order of arrival: how many came before any moment is soon counted.
+        let before = |moment: u64| -> usize {
+            self.lists.iter().map(|(_, list)| list.partition_point(|entry| entry.order < moment)).sum()
+        };
+        if index >= before(self.arrived) {
+            return None;
+        }
+        let (mut low, mut high) = (0, self.arrived);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if before(middle) <= index { low = middle } else { high = middle }
+        }
+        let at = |list: &VecDeque<Entry>| list.binary_search_by_key(&low, |entry| entry.order).ok();
+        self.lists.iter().find_map(|(_, list)| list.get(at(list)?)).map(|entry| entry.info)
     }
 
     /// Forgets all signals in `set`.
@@ -132,6 +154,7 @@ impl Pending {
         {
             self.timers.insert(at, (signo, id));
         }
+        self.arrived += 1;
         Ok(())
     }
 
@@ -187,6 +210,22 @@ mod tests {
         let order: [_; 4] = core::array::from_fn(|_| pid(pending.take(0)).unwrap());
         assert_eq!(order, [(35, 2), (35, 4), (36, 1), (36, 3)]);
         assert!(pending.take(0).is_none());
+    }
+
+    #[test]
+    fn reasons_are_shown_in_the_order_in_which_they_came() {
+        let mut pending = Pending::new();
+        for (signo, id) in [(36, 1), (35, 2), (SIGUSR1, 3), (36, 4), (SIGUSR1, 5), (35, 6)] {
+            pending.push(kill(signo, id), &user(), 10).unwrap();
+        }
+        let shown =
+            |pending: &Pending| -> Vec<i32> { (0..9).map_while(|i| pid(pending.peek(i))).map(|(_, id)| id).collect() };
+        assert_eq!(shown(&pending), [1, 2, 3, 4, 6], "a standard signal that is pending is not pending twice");
+        assert_eq!(pid(pending.take(bit(SIGUSR1))), Some((35, 2)));
+        assert_eq!(shown(&pending), [1, 3, 4, 6]);
+        pending.discard(bit(36));
+        assert_eq!(shown(&pending), [3, 6]);
+        assert!(Pending::new().peek(0).is_none());
     }
 
     #[test]

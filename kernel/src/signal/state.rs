@@ -4,6 +4,7 @@
 //! atomic, so that the way out to guest code and a sender's choice of a thread look without the lock.
 
 use super::action::{Action, Actions};
+use super::info::SigInfo;
 use super::number::*;
 use super::queue::Pending;
 use super::restart::Restart;
@@ -87,6 +88,11 @@ impl Shared {
         actions.reset_handlers();
         let old = core::mem::replace(&mut self.state.lock().actions, SharedActions::new(actions));
         drop(old);
+    }
+
+    /// What is pending for the process as number `index`: see [`Pending::peek`].
+    pub fn peek(&self, index: usize) -> Option<SigInfo> {
+        self.state.lock().pending.peek(index)
     }
 
     /// The last thread is gone: nobody will take what is pending.
@@ -194,6 +200,11 @@ impl Private {
     /// Replaces the mask without looking at what became deliverable: see [`super::set_mask`].
     pub(super) fn store_mask(&self, mask: SigSet) {
         self.mask.store(mask & !UNBLOCKABLE, Relaxed);
+    }
+
+    /// What is pending for this thread alone as number `index`: see [`Pending::peek`].
+    pub fn peek(&self, index: usize) -> Option<SigInfo> {
+        self.state.lock().pending.peek(index)
     }
 
     /// Signals pending for this thread alone.

@@ -60,6 +60,17 @@ impl Rseq {
         self.addr.store(0, Relaxed);
     }
 
+    /// What a tracer is told: `struct ptrace_rseq_configuration`.
+    pub fn configuration(&self) -> [u8; 24] {
+        let addr = self.addr.load(Relaxed);
+        let (len, signature) = if addr == 0 { (0, 0) } else { (self.len.load(Relaxed), self.signature.load(Relaxed)) };
+        let mut bytes = [0; 24];
+        bytes[..8].copy_from_slice(&addr.to_ne_bytes());
+        bytes[8..12].copy_from_slice(&len.to_ne_bytes());
+        bytes[12..16].copy_from_slice(&signature.to_ne_bytes());
+        bytes
+    }
+
     fn section(&self, addr: u64) -> Result<Option<Section>> {
         let at: u64 = read_val(UserAddr(addr + CS))?;
         if at == 0 {

@@ -10,6 +10,7 @@
 //!
 //! Locks: [`Traced::state`] has rank `Task`. Who traces whom is also in the table of ids (`Node::tracees`), for wait(2).
 
+pub mod answers;
 mod memory;
 mod operand;
 pub mod registers;

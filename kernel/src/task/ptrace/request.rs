@@ -43,7 +43,6 @@ mod op {
     pub const LISTEN: u32 = 0x4208;
     pub const GETSIGMASK: u32 = 0x420a;
     pub const SETSIGMASK: u32 = 0x420b;
-    pub const GET_SYSCALL_INFO: u32 = 0x420e;
 }
 
 /// ptrace(2), by the raw call's conventions: what is peeked goes to `data`.
@@ -84,7 +83,7 @@ pub fn ptrace(task: &Arc<Task>, request: u32, pid: Pid, addr: u64, data: u64) ->
 ///
 /// # Errors
 /// `ESRCH` if there is none.
-fn with_stop<R>(target: &Task, work: impl FnOnce(&mut State, &mut Stop) -> Result<R>) -> Result<R> {
+pub(super) fn with_stop<R>(target: &Task, work: impl FnOnce(&mut State, &mut Stop) -> Result<R>) -> Result<R> {
     target.trace.with(|state| {
         let mut stop = state.stop.take().ok_or(Errno::ESRCH)?;
         let result = work(state, &mut stop);
@@ -195,7 +194,6 @@ fn inspect(target: &Arc<Task>, request: u32, addr: u64, data: u64) -> Result<()>
             Ok(())
         }
         op::GETSIGMASK | op::SETSIGMASK => Err(Errno::EINVAL),
-        op::GET_SYSCALL_INFO => Err(Errno::EIO),
         _ => Err(Errno::EIO),
     }
 }
@@ -266,59 +264,4 @@ fn set_set(target: &Task, kind: u64, iov: UserAddr) -> Result<()> {
         _ => registers::set_xstate(target, &bytes)?,
     }
     write_val(iov.add(8), &(bytes.len() as u64))
-}
-
-/// `PTRACE_GET_SYSCALL_INFO`: writes at most `size` bytes to `out`; returns how many there are.
-///
-/// # Errors
-/// As [`ptrace`].
-pub fn syscall_info(task: &Arc<Task>, pid: Pid, size: u64, out: UserAddr) -> Result<u64> {
-    let target = task::find_task(pid).ok_or(Errno::ESRCH)?;
-    if !target.trace.tracer_task().is_some_and(|tracer| Arc::ptr_eq(&tracer, task)) {
-        return Err(Errno::ESRCH);
-    }
-    let (code, message) = with_stop(&target, |_, stop| {
-        if stop.listening {
-            return Err(Errno::ESRCH);
-        }
-        Ok((stop.info.map_or(0, |info| info.code()), stop.message))
-    })?;
-    let bytes = describe_call(&target, code as u32, message);
-    let len = bytes.len().min(size as usize);
-    copy_out(out, bytes.get(..len).unwrap_or(&[]))?;
-    Ok(bytes.len() as u64)
-}
-
-/// `struct ptrace_syscall_info`.
-fn describe_call(target: &Task, code: u32, message: u64) -> Vec<u8> {
-    const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-    const AT_CALL: u32 = signal::SIGTRAP | 0x80;
-    const AT_SECCOMP: u32 = signal::SIGTRAP | (Event::Seccomp as u32) << 8;
-    let regs = target.user.regs();
-    let kind: u32 = match (code, message) {
-        (AT_CALL, 1) => 1,
-        (AT_CALL, 2) => 2,
-        (AT_SECCOMP, _) => 3,
-        _ => 0,
-    };
-    let mut bytes = Vec::new();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(AUDIT_ARCH_X86_64.to_ne_bytes());
-    bytes.extend(regs.rip.to_ne_bytes());
-    bytes.extend(regs.rsp.to_ne_bytes());
-    match kind {
-        1 | 3 => {
-            bytes.extend(regs.orig_rax.to_ne_bytes());
-            bytes.extend(regs.args().iter().flat_map(|arg| arg.to_ne_bytes()));
-            if kind == 3 {
-                bytes.extend((message as u32).to_ne_bytes());
-            }
-        }
-        2 => {
-            bytes.extend(regs.rax.to_ne_bytes());
-            bytes.push(u8::from(regs.rax > -4096_i64 as u64));
-        }
-        _ => {}
-    }
-    bytes
 }
