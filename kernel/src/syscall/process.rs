@@ -445,14 +445,7 @@ fn getrusage(task: &Arc<Task>, who: i32, usage: UserAddr) -> Result<()> {
 
 /// The process so far: threads that ended and threads that live.
 fn own_usage(task: &Task) -> Usage {
-    let mut usage = task.process().times.lock().own;
-    let threads = match ids::table().node(task.process().pid()) {
-        Ok(node) => node.threads.clone(),
-        Err(_) => Vec::new(),
-    };
-    for thread in threads {
-        usage.add(&thread.sched.usage());
-    }
+    let mut usage = time::process_usage(task.process());
     if let Some(space) = task.space() {
         usage.max_rss_kib = usage.max_rss_kib.max(space.peak() / 1024);
     }

@@ -65,6 +65,8 @@ pub fn leave(task: &Arc<Task>) {
     {
         let mut times = process.times.lock();
         times.own.add(&task.sched.usage());
+        // It is in the table for a while.
+        task.counted.store(true, Relaxed);
     }
     let status = process.group_exit().unwrap_or(own);
     if process.live_threads() <= 1 {

@@ -72,6 +72,8 @@ pub struct Task {
     pub exiting: AtomicBool,
     /// Exit code of exit(2).
     pub exit_code: AtomicI32,
+    /// Its times are in its process's. Protected by the process's `times`.
+    pub counted: AtomicBool,
     /// Mark of the ids that slot pages show: unique among all threads, new after each change.
     identity: AtomicU32,
     /// The space without patches in which the thread was seen not to be on the way from one (`vm::Space::is_unpatched`).
@@ -166,6 +168,7 @@ impl Task {
             mem_policy: AtomicU32::new(0),
             exiting: AtomicBool::new(false),
             exit_code: AtomicI32::new(0),
+            counted: AtomicBool::new(false),
             identity: AtomicU32::new(next_identity()),
             own_text_of: AtomicU64::new(0),
             time_offsets,

@@ -3,8 +3,9 @@
 use super::clock;
 use crate::task::ns::pid::of_caller;
 use crate::task::ns::time::Offset;
-use crate::task::{self, Process, Usage, find_process, find_task, ids};
+use crate::task::{self, Process, Task, Usage, find_process, find_task, ids};
 use crate::{Errno, Pid, Result};
+use core::sync::atomic::Ordering::Relaxed;
 
 /// A clock that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,17 +112,23 @@ impl ClockId {
 }
 
 fn process_cpu_ns(process: &Process) -> u64 {
-    let ended = process.times.lock().own;
-    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
-    ended.user_ns + ended.system_ns + threads.iter().map(|thread| thread.sched.run_ns()).sum::<u64>()
+    let mut running_ns = 0;
+    let ended = with_threads(process, |thread| running_ns += thread.sched.run_ns());
+    ended.user_ns + ended.system_ns + running_ns
 }
 
 /// Times of a process: its threads, and those that have ended.
 pub fn process_usage(process: &Process) -> Usage {
-    let mut sum = process.times.lock().own;
-    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
-    for thread in threads {
-        sum.add(&thread.sched.usage());
-    }
+    let mut running = Usage::default();
+    let mut sum = with_threads(process, |thread| running.add(&thread.sched.usage()));
+    sum.add(&running);
     sum
+}
+
+/// What the threads of `process` used that have ended; the others are shown to `look`, so that each counts once.
+fn with_threads(process: &Process, mut look: impl FnMut(&Task)) -> Usage {
+    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
+    let times = process.times.lock();
+    threads.iter().filter(|thread| !thread.counted.load(Relaxed)).for_each(|thread| look(thread));
+    times.own
 }

@@ -3,10 +3,9 @@
 use super::may_inspect;
 use super::process::Subject;
 use super::system::TICK_NS;
-use crate::sched;
 use crate::task::ns::time::Offset;
 use crate::task::{Count, Image, Limits, Task, Usage, WaitStatus, ids};
-use crate::{Pid, Result, vm};
+use crate::{Pid, Result, sched, time, vm};
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -94,13 +93,8 @@ fn usage(subject: &Subject, task: Option<&Arc<Task>>) -> (Usage, Usage) {
         return (task.map(|task| task.sched.usage()).unwrap_or_default(), Usage::default());
     }
     let Ok(process) = subject.process() else { return Default::default() };
-    let times = *process.times.lock();
-    let mut own = times.own;
-    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
-    for thread in threads {
-        own.add(&thread.sched.usage());
-    }
-    (own, times.children)
+    let children = process.times.lock().children;
+    (time::process_usage(&process), children)
 }
 
 /// Priority and nice value as stat shows them, real-time priority and policy.
