@@ -146,10 +146,39 @@ static void of_both_ends(void) {
     close_pair();
 }
 
+static int waiting(void) {
+    int count = -1;
+    CHECK(ioctl(terminal, FIONREAD, &count) == 0);
+    return count;
+}
+
+/* Whoever is at the other end makes the lines: reads take what there is, though the mode is canonical. */
+static void lines_made_elsewhere(void) {
+    struct termios settings;
+    struct pollfd one = {0, POLLIN, 0};
+    char buf[16];
+    open_pair();
+    one.fd = terminal;
+    CHECK(tcgetattr(terminal, &settings) == 0);
+    settings.c_lflag = EXTPROC | ICANON;
+    CHECK(tcsetattr(terminal, TCSANOW, &settings) == 0);
+    CHECK(write(master, "ab\003", 3) == 3 && poll(&one, 1, 5000) == 1 && waiting() == 3);
+    CHECK(read(terminal, buf, 1) == 1 && buf[0] == 'a' && waiting() == 2);
+    settings.c_lflag = ICANON;
+    CHECK(tcsetattr(terminal, TCSANOW, &settings) == 0 && waiting() == 2); /* now it is a line */
+    CHECK(read(terminal, buf, sizeof buf) == 2 && !memcmp(buf, "b\003", 2));
+    CHECK(write(master, "no line", 7) == 7 && poll(&one, 1, 0) == 0 && waiting() == 0);
+    settings.c_lflag = EXTPROC | ICANON;
+    CHECK(tcsetattr(terminal, TCSANOW, &settings) == 0 && poll(&one, 1, 5000) == 1 && waiting() == 7);
+    CHECK(read(terminal, buf, sizeof buf) == 7);
+    close_pair();
+}
+
 int main(void) {
     alarm(60);
     packets();
     keys();
     of_both_ends();
+    lines_made_elsewhere();
     DONE();
 }

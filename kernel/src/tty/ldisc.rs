@@ -106,12 +106,13 @@ impl Discipline {
 
     /// Changes the settings. Input that waits when lines are switched on counts as one line.
     pub fn set_termios(&mut self, termios: Termios) {
-        let was_canonical = self.termios.is_canonical();
+        let changed = |flag| self.termios.local(flag) != termios.local(flag);
+        let other_lines = changed(uapi::ICANON) || changed(uapi::EXTPROC);
         self.termios = termios;
-        if was_canonical != termios.is_canonical() {
+        if other_lines {
             self.chars.iter_mut().for_each(|c| c.mark = Mark::None);
             self.committed = 0;
-            if let (true, Some(last)) = (termios.is_canonical(), self.chars.back_mut()) {
+            if let (true, Some(last)) = (termios.reads_lines(), self.chars.back_mut()) {
                 last.mark = Mark::End;
                 self.committed = self.chars.len();
             }
@@ -137,7 +138,7 @@ impl Discipline {
     /// to 0: what does not fit is dropped, so that the line can still be ended or erased.
     pub fn room(&self) -> usize {
         let room = (INPUT_MAX - 1).saturating_sub(self.chars.len());
-        if room == 0 && self.termios.is_canonical() && self.committed == 0 { 1 } else { room }
+        if room == 0 && self.termios.reads_lines() && self.committed == 0 { 1 } else { room }
     }
 
     /// Takes what the terminal sent. May fail to keep bytes beyond [`Self::room`].
@@ -325,7 +326,7 @@ impl Discipline {
 
     /// Bytes that FIONREAD reports.
     pub fn readable(&self) -> usize {
-        if self.termios.is_canonical() {
+        if self.termios.reads_lines() {
             self.chars.iter().take(self.committed).filter(|c| c.mark != Mark::Eof).count()
         } else {
             self.chars.len()
@@ -334,12 +335,12 @@ impl Discipline {
 
     /// A read would return at once (canonical mode), or finds at least a byte (else).
     pub fn has_input(&self) -> bool {
-        if self.termios.is_canonical() { self.committed > 0 } else { !self.chars.is_empty() }
+        if self.termios.reads_lines() { self.committed > 0 } else { !self.chars.is_empty() }
     }
 
     /// What poll(2) reports as readable: outside canonical mode VMIN counts if VTIME is 0.
     pub fn is_pollable(&self) -> bool {
-        if self.termios.is_canonical() {
+        if self.termios.reads_lines() {
             return self.committed > 0;
         }
         let (min, time) = (self.termios.control(uapi::VMIN), self.termios.control(uapi::VTIME));
@@ -353,7 +354,7 @@ impl Discipline {
         if !self.has_input() {
             return None;
         }
-        let limit = if self.termios.is_canonical() { self.committed } else { self.chars.len() };
+        let limit = if self.termios.reads_lines() { self.committed } else { self.chars.len() };
         let mut bytes = Vec::with_capacity(max.min(limit));
         while bytes.len() < max.min(limit) {
             let Some(next) = self.take() else { break };
@@ -374,7 +375,7 @@ impl Discipline {
     }
 
     fn take(&mut self) -> Option<Char> {
-        if self.termios.is_canonical() {
+        if self.termios.reads_lines() {
             self.committed = self.committed.checked_sub(1)?;
         }
         self.chars.pop_front()

@@ -70,6 +70,11 @@ impl Termios {
         self.local(uapi::ICANON)
     }
 
+    /// Reads end where lines do: in canonical mode, unless who is at the other end makes the lines (`EXTPROC`).
+    pub fn reads_lines(&self) -> bool {
+        self.is_canonical() && !self.local(uapi::EXTPROC)
+    }
+
     /// `byte` is the control character at `index` and that one is on.
     pub fn is(&self, index: u32, byte: u8) -> bool {
         byte != DISABLED && self.control(index) == byte
