@@ -97,6 +97,24 @@ static void named(void) {
     CHECK(waitpid(child, &status, 0) == child && status == 0 && close(r) == 0 && unlink(name) == 0);
 }
 
+/* What nobody read goes with the last end; the next one who opens a FIFO finds it empty, as large as a new one. */
+static void left_in_fifo(void) {
+    char name[64], buf[4096] = "left";
+    snprintf(name, sizeof name, "/tmp/umbel-left-%d", getpid());
+    CHECK(mkfifo(name, 0600) == 0);
+    for (int i = 0; i < 20; i++) { /* more than fits */
+        int fd = open(name, O_RDWR | O_NONBLOCK), left = -1;
+        CHECK(ioctl(fd, FIONREAD, &left) == 0 && left == 0);
+        CHECK(write(fd, buf, sizeof buf) == sizeof buf && close(fd) == 0);
+    }
+    int one = open(name, O_RDWR | O_NONBLOCK), two = open(name, O_RDONLY | O_NONBLOCK), left = -1;
+    CHECK(fcntl(one, F_SETPIPE_SZ, 4096) == 4096 && write(one, "kept", 4) == 4 && close(one) == 0);
+    CHECK(ioctl(two, FIONREAD, &left) == 0 && left == 4 && close(two) == 0);
+    one = open(name, O_RDWR);
+    CHECK(fcntl(one, F_GETPIPE_SZ) > 4096 && ioctl(one, FIONREAD, &left) == 0 && left == 0);
+    CHECK(close(one) == 0 && unlink(name) == 0);
+}
+
 static void polling(void) {
     int p[2], q[2];
     CHECK(pipe(p) == 0 && pipe(q) == 0);
@@ -190,6 +208,7 @@ int main(void) {
     broken();
     large();
     named();
+    left_in_fifo();
     polling();
     opened_again();
     DONE();

@@ -1,7 +1,7 @@
 //! Pipes and FIFOs. Source: pipe(7), fifo(7).
 //!
 //! * [`Pipe`]: the buffer between readers and writers. [`PipeEnd`]: what a descriptor of it does.
-//! * [`new`]: pipe2(2). [`open_fifo`]: open(2) of a named FIFO, whose inode keeps the [`Pipe`].
+//! * [`new`]: pipe2(2). [`open_fifo`]: open(2) of a named FIFO, whose inode knows the [`Pipe`] while it is open.
 //!
 //! Writes of at most [`PIPE_BUF`] bytes go in whole. In packet mode (`O_DIRECT`) each is a packet of its own, of which a
 //! read takes one at most; where packets and other bytes meet is kept in [`Buffer`]. Queues are woken after every change that somebody may wait for; waking
@@ -16,13 +16,13 @@ use crate::{Errno, Result};
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering::*};
 use umbel_abi::linux::ioctl::FIONREAD;
 use umbel_abi::linux::uapi;
 use umbel_mm::user::{self, UserAddr};
-use umbel_smp::lock::{Mutex, Rank};
+use umbel_smp::lock::{Mutex, Rank, SpinLock};
 use umbel_smp::wait::WaitQueue;
 
 /// Longest write that is not interleaved with others.
@@ -484,15 +484,30 @@ pub fn init() {
     fs::register_fifo(|path, flags| {
         let inode = path.inode();
         let extra = inode.extra().ok_or(Errno::EOPNOTSUPP)?;
-        let pipe = match extra.get::<Pipe>() {
-            Some(pipe) => pipe,
-            None => {
-                let new = Pipe::new(&task::current())?;
-                extra.get_or_insert(|| new)
-            }
-        };
-        open_fifo(&pipe, flags)
+        let fifo = extra.get_or_insert(|| Arc::new(Fifo(SpinLock::new(Rank::InodeState, Weak::new()))));
+        open_fifo(&fifo.pipe()?, flags)
     });
+}
+
+/// What the inode of a FIFO keeps: the pipe, while anybody has it open. What is left in it goes with the last end.
+struct Fifo(SpinLock<Weak<Pipe>>);
+
+impl Fifo {
+    fn pipe(&self) -> Result<Arc<Pipe>> {
+        if let Some(pipe) = self.0.lock().upgrade() {
+            return Ok(pipe);
+        }
+        let new = Pipe::new(&task::current())?;
+        let mut place = self.0.lock();
+        if let Some(pipe) = place.upgrade() {
+            drop(place);
+            return Ok(pipe);
+        }
+        let old = core::mem::replace(&mut *place, Arc::downgrade(&new));
+        drop(place);
+        drop(old);
+        Ok(new)
+    }
 }
 
 /// Opens a named FIFO: waits for the other side unless `O_NONBLOCK`.
