@@ -139,6 +139,21 @@ static void mounts(void) {
     CHECK(close(own) == 0 && mq_unlink("/own") == 0 && umount(second) == 0 && rmdir(second) == 0);
 }
 
+/* A namespace ends with its last process; who has its queues mounted sees them, and makes no more. */
+static void outlived(void) {
+    int status, child = fork();
+    if (child == 0) {
+        CHECK(unshare(CLONE_NEWIPC) == 0);
+        mqd_t queue = mq_open("/kept", O_RDWR | O_CREAT, 0600, NULL);
+        CHECK(queue >= 0 && close(queue) == 0 && mount("none", "/mnt", "mqueue", 0, NULL) == 0);
+        _exit(check_failures);
+    }
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(access("/mnt/kept", F_OK) == 0);
+    CHECK_ERRNO(open("/mnt/new", O_CREAT | O_RDONLY, 0600), EACCES);
+    CHECK(unlink("/mnt/kept") == 0 && umount("/mnt") == 0);
+}
+
 int main(void) {
     if (unshare(CLONE_NEWNS | CLONE_NEWIPC) != 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
         mount("none", "/mnt", "mqueue", 0, NULL) != 0) {
@@ -148,6 +163,7 @@ int main(void) {
     listing();
     as_file();
     mounts();
+    outlived();
     CHECK(umount("/mnt") == 0);
     DONE();
 }

@@ -15,6 +15,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use umbel_abi::linux::uapi::RLIMIT_MSGQUEUE;
 use umbel_smp::lock::{Rank, SpinLock};
 
@@ -29,6 +30,8 @@ pub struct MqFs {
     ino: u64,
     made: Time,
     queues: SpinLock<BTreeMap<Box<[u8]>, Arc<Queue>>>,
+    /// Its namespace has ended: there will be no more queues.
+    closed: AtomicBool,
     me: Weak<MqFs>,
 }
 
@@ -44,7 +47,13 @@ impl MqFs {
     pub(super) fn new() -> Arc<MqFs> {
         let (dev, ino, made) = (crate::fs::next_dev(), crate::fs::next_ino(), Time::now());
         let queues = SpinLock::new(Rank::InodeState, BTreeMap::new());
-        Arc::new_cyclic(|me| MqFs { dev, ino, made, queues, me: me.clone() })
+        let closed = AtomicBool::new(false);
+        Arc::new_cyclic(|me| MqFs { dev, ino, made, queues, closed, me: me.clone() })
+    }
+
+    /// Lets nobody make queues any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Relaxed);
     }
 
     /// The queue `name`, made if `O_CREAT` says so; whether it was made.
@@ -57,6 +66,7 @@ impl MqFs {
             Some(_) if flags.contains(OpenFlags::CREAT | OpenFlags::EXCL) => return Err(Errno::EEXIST),
             Some(queue) => return Ok((queue, false)),
             None if !flags.contains(OpenFlags::CREAT) => return Err(Errno::ENOENT),
+            None if self.closed.load(Relaxed) => return Err(Errno::EACCES),
             None => {}
         }
         if queues.len() as u64 >= QUEUES_MAX.get() && !cred.capable(cap::SYS_RESOURCE) {

@@ -60,6 +60,13 @@ impl Names {
     }
 }
 
+/// The namespace ends: whoever has the file system mounted sees its queues, and makes no more.
+impl Drop for Names {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 impl Default for Names {
     fn default() -> Self {
         Self::new()
