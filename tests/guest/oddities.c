@@ -215,6 +215,31 @@ static void ends(void) {
     close(fd);
 }
 
+/* Files that are made when they are read end where lseek(2) says so: whoever appends to a setting looks for its end. */
+static void ends_of_made_files(void) {
+    static const struct { const char *name; long end; } files[] = {
+        {"/proc/sys/kernel/pid_max", 0}, {"/proc/sys/kernel/hostname", 0},   {"/proc/self/oom_score_adj", 0},
+        {"/proc/self/cmdline", 0},       {"/proc/self/environ", 0},          {"/proc/self/auxv", 0},
+        {"/proc/self/comm", -1},         {"/proc/self/status", -1},          {"/proc/self/maps", -1},
+        {"/proc/uptime", -1},            {"/proc/self/pagemap", -1},         {"/proc/self/uid_map", -1},
+        {"/proc/mounts", -1},            {"/sys/devices/system/cpu/online", 4096},
+    };
+    struct stat st;
+    for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
+        int fd = open(files[i].name, O_RDONLY), data = files[i].end > 0 ? 0 : -1;
+        long end = lseek(fd, 0, SEEK_END);
+        if (fd < 0 || end != files[i].end) printf("%s ends at %ld: %s\n", files[i].name, end, strerror(errno)), check_failures++;
+        CHECK(end >= 0 || errno == EINVAL);
+        CHECK(lseek(fd, 0, SEEK_DATA) == data && fstat(fd, &st) == 0 && st.st_size == (end > 0 ? end : 0));
+        close(fd);
+    }
+    FILE *adjust = fopen("/proc/self/oom_score_adj", "a");
+    CHECK(adjust && fprintf(adjust, "7\n") == 2 && fclose(adjust) == 0);
+    char text[8] = "";
+    int fd = open("/proc/self/oom_score_adj", O_RDONLY);
+    CHECK(read(fd, text, 7) == 2 && !strcmp(text, "7\n") && close(fd) == 0);
+}
+
 /* Whom signals about files go to. */
 static void owners(void) {
     int s[2];
@@ -405,6 +430,7 @@ int main(int argc, char **argv) {
     types_of_file_systems();
     comparing();
     ends();
+    ends_of_made_files();
     owners();
     words();
     dropped();

@@ -10,7 +10,7 @@ use super::{Cgroup, Notice};
 use crate::fs::xattr::{Put, Store};
 use crate::fs::{
     Attr, DirEntry, DirSink, File, FileOps, FileSystem, Inode, InodeRef, IoDst, IoSrc, Kind, Mode, Mount, MountFlags,
-    NewNode, OpenContext, Owner, PollEvents, PollTable, SetAttr, StatFs, Whence,
+    NewNode, OpenContext, Owner, PollEvents, PollTable, SetAttr, StatFs,
 };
 use crate::task::{self, Cred, ids};
 use crate::{Errno, Result};
@@ -474,10 +474,6 @@ impl FileOps for Open {
 
     fn seekable(&self) -> bool {
         true
-    }
-
-    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
-        file.seek_endless(whence, offset)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -26,12 +26,20 @@ pub struct Meta {
     pub mode: Mode,
     pub uid: u32,
     pub gid: u32,
+    /// Where a file ends for lseek(2) and stat(2); most have no end until they are read.
+    end: Option<u64>,
 }
 
 impl Meta {
     /// Root's, with a new inode number.
     pub fn new(fs: &Arc<PseudoFs>, mode: Mode) -> Meta {
-        Meta { fs: Arc::downgrade(fs), ino: next_ino(), mode, uid: 0, gid: 0 }
+        Meta { fs: Arc::downgrade(fs), ino: next_ino(), mode, uid: 0, gid: 0, end: fs.end }
+    }
+
+    /// The same of a file that ends at `end`, whatever it holds.
+    pub fn ending(mut self, end: u64) -> Meta {
+        self.end = Some(end);
+        self
     }
 
     /// The same, owned by others.
@@ -51,6 +59,9 @@ impl Meta {
         let mut attr = Attr::new(kind, self.mode, self.ino);
         (attr.uid, attr.gid, attr.blksize) = (self.uid, self.gid, 1024);
         (attr.atime, attr.mtime, attr.ctime) = (now, now, now);
+        if kind == Kind::Regular {
+            attr.size = self.end.unwrap_or(0);
+        }
         attr
     }
 
@@ -68,12 +79,19 @@ pub struct PseudoFs {
     magic: u32,
     dev: u64,
     root: Once<InodeRef>,
+    /// Where its files end, if they all do at one place.
+    end: Option<u64>,
 }
 
 impl PseudoFs {
     /// An instance without a root.
     pub fn new(name: &'static str, magic: u32) -> Arc<PseudoFs> {
-        Arc::new(PseudoFs { name, magic, dev: next_dev(), root: Once::new() })
+        Self::with_files(name, magic, None)
+    }
+
+    /// The same; its files end at `end`.
+    pub fn with_files(name: &'static str, magic: u32, end: Option<u64>) -> Arc<PseudoFs> {
+        Arc::new(PseudoFs { name, magic, dev: next_dev(), root: Once::new(), end })
     }
 
     /// Sets the root, once.
@@ -390,6 +408,7 @@ impl Inode for TextFile {
             seen: AtomicU64::new(self.watched.as_ref().map_or(0, |watched| (watched.changes)())),
             watched: self.watched.clone(),
             request: self.request.clone(),
+            end: self.meta.end,
         }))
     }
 
@@ -410,6 +429,8 @@ struct TextOps {
     seen: AtomicU64,
     watched: Option<Arc<Watched>>,
     request: Option<(Request, Whom)>,
+    /// See [`Meta`].
+    end: Option<u64>,
 }
 
 impl FileOps for TextOps {
@@ -463,7 +484,10 @@ impl FileOps for TextOps {
     }
 
     fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
-        file.seek_endless(whence, offset)
+        match self.end {
+            Some(end) => file.seek_within(whence, offset, end),
+            None => file.seek_endless(whence, offset),
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

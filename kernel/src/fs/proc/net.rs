@@ -1,7 +1,7 @@
 //! `/proc/sys/net`: settings of the network: those of the caller's namespace (`net::sysctl`), those of the machine, and constants.
 //! Source: Documentation/networking/ip-sysctl.
 
-use super::sysctl::{Settings, constant, settings};
+use super::sysctl::{Settings, constant, meta, settings};
 use crate::fs::InodeRef;
 use crate::fs::pseudo::{Dir, Meta, PseudoFs, StaticDir, TextFile};
 use crate::net::link::LOOPBACK;
@@ -41,7 +41,7 @@ fn file(fs: &Arc<PseudoFs>, place: Place) -> InodeRef {
     let own = || namespace::of(&task::current());
     let read = move || Ok(place.show(&own().settings).into_bytes());
     let write = move |text: &[u8]| place.write(&own(), text);
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    TextFile::writable(meta(fs, 0o644), read, write)
 }
 
 /// The settings that lie in directory `dir`, those of `device` if it has some for devices.
@@ -56,7 +56,7 @@ fn mtu(fs: &Arc<PseudoFs>, device: &str) -> InodeRef {
         return constant(fs, "1280");
     }
     let own = || namespace::of(&task::current()).links().device(LOOPBACK).map_or(0, |lo| lo.mtu);
-    TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{}\n", own()).into_bytes()))
+    TextFile::new(meta(fs, 0o444), move || Ok(format!("{}\n", own()).into_bytes()))
 }
 
 /// The directory.

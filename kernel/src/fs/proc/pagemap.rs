@@ -5,7 +5,7 @@
 use super::inspect;
 use super::process::Subject;
 use crate::fs::pseudo::PseudoFs;
-use crate::fs::{File, FileOps, InodeRef, IoDst};
+use crate::fs::{File, FileOps, InodeRef, IoDst, Whence};
 use crate::task::{self, cap};
 use crate::vm::{PageState, Space};
 use crate::{Errno, Result, signal};
@@ -65,6 +65,10 @@ impl FileOps for Pagemap {
 
     fn seekable(&self) -> bool {
         true
+    }
+
+    fn seek(&self, file: &File, whence: Whence, offset: i64) -> Result<u64> {
+        file.seek_endless(whence, offset)
     }
 
     fn as_any(&self) -> &dyn Any {

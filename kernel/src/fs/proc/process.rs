@@ -17,7 +17,7 @@ use umbel_mm::UserAddr;
 
 /// Most bytes of `cmdline` and `environ` that are shown.
 const STRINGS_MAX: u64 = 1 << 20;
-/// Inode numbers: those of a process's directory are its id above this.
+/// Inode numbers: those of processes' directories are made of their ids above this.
 const INO_BASE: u64 = 1 << 32;
 
 /// Who a directory is about.
@@ -73,7 +73,7 @@ pub fn ino(id: Pid) -> u64 {
     const TIME: (u64, u32) = (0x3f_ffff, 17);
     let process = task::find_task(id).map(|task| task.process().clone()).or_else(|| task::find_process(id));
     let began = process.map_or(0, |process| process.start_ns >> TIME.1 & TIME.0);
-    began << 33 | (INO_BASE + id.0 as u64)
+    (INO_BASE + id.0 as u64) << TIME.0.count_ones() | began
 }
 
 /// The directory `/proc/NUMBER` of `id`, as `ns` shows it.
@@ -177,6 +177,10 @@ const ENTRIES: &[(&str, Make)] = &[
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
 ];
 
+/// Those that lseek(2) finds the end of, where they begin.
+const ENDING: &[&str] =
+    &["auxv", "cmdline", "coredump_filter", "environ", "loginuid", "oom_adj", "oom_score_adj", "sessionid"];
+
 /// The process that `inode` is the directory of (`/proc/PID`); an error once it is gone, whoever has its number now.
 pub fn process_of(inode: &InodeRef) -> Option<Result<Arc<Process>>> {
     let dir: &Dir<Entries> = inode.as_any().downcast_ref()?;
@@ -190,9 +194,12 @@ struct Entries {
 }
 
 impl Entries {
-    fn make(&self, entry: &'static Make) -> InodeRef {
+    fn make(&self, (name, entry): &'static (&'static str, Make)) -> InodeRef {
         let subject = self.subject.clone();
-        let meta = |mode| owned(&self.fs, &self.subject, mode);
+        let meta = |mode| {
+            let meta = owned(&self.fs, &self.subject, mode);
+            if ENDING.contains(name) { meta.ending(0) } else { meta }
+        };
         match entry {
             T(mode, generate) => TextFile::new(meta(*mode), move || generate(&subject)),
             G(generate) => {
@@ -237,7 +244,7 @@ impl Entries {
 
 impl DirSource for Entries {
     fn lookup(&self, name: &[u8]) -> Result<InodeRef> {
-        let (_, (_, entry)) = self.shown().find(|(_, (own, _))| own.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        let (_, entry) = self.shown().find(|(_, (own, _))| own.as_bytes() == name).ok_or(Errno::ENOENT)?;
         // As searching the directory of a process that is gone.
         self.subject.process()?;
         Ok(self.make(entry))

@@ -2,8 +2,8 @@
 //! Documentation/admin-guide/sysctl.
 
 use crate::drivers::watch;
-use crate::fs::InodeRef;
 use crate::fs::pseudo::{Changes, Dir, Meta, PseudoFs, StaticDir, TextFile, Watched};
+use crate::fs::{InodeRef, Mode};
 use crate::fs::{fanotify, inotify, lease};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
@@ -26,6 +26,11 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_mm::frame;
 use umbel_smp::lock::Once;
 
+/// Attributes of a setting: it ends where it begins, as whoever opens it to append to it finds.
+pub(super) fn meta(fs: &Arc<PseudoFs>, mode: Mode) -> Meta {
+    Meta::new(fs, mode).ending(0)
+}
+
 /// The directory.
 pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
     let sub = |dir: StaticDir| -> InodeRef { Dir::new(Meta::new(fs, 0o555), dir) };
@@ -33,7 +38,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         entries.iter().fold(StaticDir::new(), |dir, (name, value)| dir.add(name, constant(fs, value)))
     };
     let text = |make: fn() -> String| -> InodeRef {
-        TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{}\n", make()).into_bytes()))
+        TextFile::new(meta(fs, 0o444), move || Ok(format!("{}\n", make()).into_bytes()))
     };
     let boot_id = fixed(RANDOM)
         .add("boot_id", text(boot_id))
@@ -52,7 +57,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
             text(|| format!("{}\t{}\t{}", task::acct::LIMITS[0], task::acct::LIMITS[1], task::acct::LIMITS[2])),
         )
         .add("cap_last_cap", text(|| format!("{}", cap::LAST)))
-        .add("watchdog_thresh", TextFile::writable(Meta::new(fs, 0o644), watch::show_limit, watch::set_limit))
+        .add("watchdog_thresh", TextFile::writable(meta(fs, 0o644), watch::show_limit, watch::set_limit))
         .add("sched_autogroup_enabled", autogroups(fs))
         .add("sched_rt_period_us", deadlines(fs, |limits| &mut limits.0))
         .add("sched_rt_runtime_us", deadlines(fs, |limits| &mut limits.1))
@@ -92,7 +97,7 @@ fn autogroups(fs: &Arc<PseudoFs>) -> InodeRef {
         }
         _ => Err(Errno::EINVAL),
     };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    TextFile::writable(meta(fs, 0o644), read, write)
 }
 
 /// One of the limits of SCHED_DEADLINE: the period, or the run time in it.
@@ -104,7 +109,7 @@ fn deadlines(fs: &Arc<PseudoFs>, which: fn(&mut (i64, i64)) -> &mut i64) -> Inod
         *which(&mut limits) = text.trim().parse().map_err(|_| Errno::EINVAL)?;
         deadline::set_limits(limits.0, limits.1)
     };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    TextFile::writable(meta(fs, 0o644), read, write)
 }
 
 /// The last number given out in the PID namespace of who asks: the next is the one after what is written.
@@ -124,7 +129,7 @@ fn last_pid(fs: &Arc<PseudoFs>) -> InodeRef {
         ids::table().set_last_in(ns, last);
         Ok(())
     };
-    TextFile::writable(Meta::new(fs, 0o666), read, write)
+    TextFile::writable(meta(fs, 0o666), read, write)
 }
 
 /// Open files, free ones, and most.
@@ -139,7 +144,7 @@ fn overcommit(fs: &Arc<PseudoFs>, setting: &'static Setting, other: &'static Set
         setting.set(Setting::parse(text)?)?;
         other.set(0)
     };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    TextFile::writable(meta(fs, 0o644), read, write)
 }
 
 /// Lets go of cached names (2, 3); pages of files are not cached.
@@ -152,7 +157,7 @@ fn drop_caches(fs: &Arc<PseudoFs>) -> InodeRef {
         }
         Ok(())
     };
-    TextFile::writable(Meta::new(fs, 0o200), || Ok(b"0\n".to_vec()), write)
+    TextFile::writable(meta(fs, 0o200), || Ok(b"0\n".to_vec()), write)
 }
 
 /// How large a pipe ordinary users may make: a power of two of pages.
@@ -167,7 +172,7 @@ fn pipe_limit(fs: &Arc<PseudoFs>) -> InodeRef {
         pipe::CAPACITY_MAX.store(size.max(4096).next_power_of_two(), Relaxed);
         Ok(())
     };
-    TextFile::writable(Meta::new(fs, 0o644), read, write)
+    TextFile::writable(meta(fs, 0o644), read, write)
 }
 
 /// The limits of System V IPC, which administrators may change.
@@ -195,7 +200,7 @@ fn ipc_limits(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
             }
             Ok(())
         };
-        dir.add(name, TextFile::writable(Meta::new(fs, 0o644), read, write))
+        dir.add(name, TextFile::writable(meta(fs, 0o644), read, write))
     })
 }
 
@@ -207,7 +212,7 @@ fn next_ids(fs: &Arc<PseudoFs>, dir: StaticDir) -> StaticDir {
             let id = i32::try_from(Setting::parse(text)?).map_err(|_| Errno::EINVAL)?;
             write(&namespace(), id)
         };
-        TextFile::writable(Meta::new(fs, 0o644), show, set)
+        TextFile::writable(meta(fs, 0o644), show, set)
     };
     dir.add("msg_next_id", file(|space| space.msg.next_id(), |space, id| space.msg.set_next_id(id)))
         .add("sem_next_id", file(|space| space.sem.next_id(), |space, id| space.sem.set_next_id(id)))
@@ -313,12 +318,12 @@ pub(super) fn settings(fs: &Arc<PseudoFs>, dir: StaticDir, list: Settings) -> St
     list.iter().fold(dir, |dir, &(name, setting)| {
         let read = || Ok(format!("{}\n", setting.get()).into_bytes());
         let write = |text: &[u8]| setting.set(Setting::parse(text)?);
-        dir.add(name, TextFile::writable(Meta::new(fs, 0o644), read, write))
+        dir.add(name, TextFile::writable(meta(fs, 0o644), read, write))
     })
 }
 
 pub(super) fn constant(fs: &Arc<PseudoFs>, value: &'static str) -> InodeRef {
-    TextFile::new(Meta::new(fs, 0o444), move || Ok(format!("{value}\n").into_bytes()))
+    TextFile::new(meta(fs, 0o444), move || Ok(format!("{value}\n").into_bytes()))
 }
 
 fn boot_id() -> String {
@@ -329,7 +334,7 @@ fn boot_id() -> String {
 /// How core files are named.
 fn core_pattern(fs: &Arc<PseudoFs>) -> InodeRef {
     let read = || Ok([&pattern::get()[..], b"\n"].concat());
-    TextFile::writable(Meta::new(fs, 0o644), read, pattern::set)
+    TextFile::writable(meta(fs, 0o644), read, pattern::set)
 }
 
 /// One of the names of the caller's machine, which root may change.
@@ -352,5 +357,5 @@ fn uts_name(fs: &Arc<PseudoFs>, which: fn(&mut Names) -> &mut Name) -> InodeRef 
     };
     let changes: Changes = Box::new(|| task::current().ns().uts.changes());
     let watched = Watched { changes, queue: uts::changed() };
-    TextFile::watched_writable(Meta::new(fs, 0o644), read, write, watched)
+    TextFile::watched_writable(meta(fs, 0o644), read, write, watched)
 }

@@ -20,7 +20,7 @@ const MAGIC: u32 = 0x6265_6572;
 
 /// A new instance.
 pub fn new() -> Arc<dyn FileSystem> {
-    let fs = PseudoFs::new("sysfs", MAGIC);
+    let fs = PseudoFs::with_files("sysfs", MAGIC, Some(4096));
     let tree = Tree(&fs);
     let root = StaticDir::new()
         .add("block", loops::block(tree))
