@@ -239,7 +239,7 @@ impl Cred {
 /// `ENOSPC` if it would be nested too deeply, `EPERM` for ids that are not mapped or in a changed root.
 pub fn enter_new(task: &Task, cred: &Cred) -> Result<Cred> {
     let ns = &cred.user_ns;
-    if ns.level >= LEVELS_MAX {
+    if ns.level > LEVELS_MAX {
         return Err(Errno::ENOSPC);
     }
     if ns.find(Which::Users, cred.euid).is_none() || ns.find(Which::Groups, cred.egid).is_none() {
