@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { THREADS = 4, MOVES = 300 };
@@ -102,6 +103,23 @@ static void progress(volatile long *work) {
     for (long before = *work; *work == before;) usleep(1000);
 }
 
+/* Whether nothing of `other` goes on while `work` does, for so long that it does not get its part of each second yet. */
+static int alone(volatile long *work, volatile long *other, pid_t child, int priority) {
+    for (;;) {
+        struct timespec from, to;
+        clock_gettime(CLOCK_MONOTONIC, &from);
+        CHECK(set_policy(child, SCHED_FIFO, priority) == 0);
+        long before = *other;
+        usleep(100000);
+        progress(work);
+        int is_alone = *other == before;
+        clock_gettime(CLOCK_MONOTONIC, &to);
+        if (is_alone || to.tv_sec - from.tv_sec < 1) return is_alone;
+        CHECK(set_policy(child, SCHED_OTHER, 0) == 0);
+        progress(other);
+    }
+}
+
 /* A change of policy counts at once, for who runs and for who waits. */
 static void changes(void) {
     volatile long *work = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -111,17 +129,9 @@ static void changes(void) {
     pid_t first = busy(&work[0]), second = busy(&work[64]);
     CHECK(set_policy(first, SCHED_OTHER, 0) == 0 && set_policy(second, SCHED_OTHER, 0) == 0);
     usleep(50000);
-    CHECK(set_policy(first, SCHED_FIFO, 5) == 0);
-    long before = work[64];
-    usleep(100000);
-    progress(&work[0]);
-    CHECK(work[64] == before);
+    CHECK(alone(&work[0], &work[64], first, 5));
     /* One waits now for whoever has the higher priority. */
-    CHECK(set_policy(second, SCHED_FIFO, 6) == 0);
-    before = work[0];
-    usleep(100000);
-    progress(&work[64]);
-    CHECK(work[0] == before);
+    CHECK(alone(&work[64], &work[0], second, 6));
     CHECK(set_policy(second, SCHED_OTHER, 0) == 0 && set_policy(first, SCHED_OTHER, 0) == 0);
     progress(&work[0]), progress(&work[64]);
     CHECK(kill(first, SIGKILL) == 0 && kill(second, SIGKILL) == 0 && wait(0) > 0 && wait(0) > 0);
@@ -132,6 +142,22 @@ static void changes(void) {
     CHECK(set_policy(0, SCHED_FIFO, 1) == 0 && sched_getscheduler(0) == SCHED_FIFO && getpriority(PRIO_PROCESS, 0) == 5);
     CHECK(set_policy(0, SCHED_OTHER | SCHED_RESET_ON_FORK, 0) == 0 && getpriority(PRIO_PROCESS, 0) == 5);
     CHECK(set_policy(0, SCHED_OTHER, 0) == 0 && setpriority(PRIO_PROCESS, 0, nice) == 0);
+}
+
+/* Who never sleeps leaves the others a part of each second, whatever its priority: they can end it. */
+static void left_to_others(void) {
+    long runtime_us = -1;
+    FILE *f = fopen("/proc/sys/kernel/sched_rt_runtime_us", "r");
+    if (!f || fscanf(f, "%ld", &runtime_us) != 1) runtime_us = -1;
+    if (f) fclose(f);
+    volatile long *work = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(only(0) == 0);
+    pid_t child = busy(work);
+    if (runtime_us > 0 && runtime_us < 1000000 && set_policy(child, SCHED_FIFO, 99) == 0)
+        /* More than one part. */
+        for (clock_t from = clock(); clock() - from < CLOCKS_PER_SEC / 10;) {
+        }
+    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, 0, 0) == child);
 }
 
 static int short_sleeps(unsigned long slack_ns) {
@@ -177,6 +203,7 @@ int main(void) {
     ended();
     shares();
     changes();
+    left_to_others();
     slack();
     policies();
     DONE();

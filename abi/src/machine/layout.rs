@@ -37,7 +37,7 @@ pub const fn hot_len(ram_pages: u64) -> u64 {
     if ram_pages < (3 << 30) / PAGE { 48 << 20 } else { HOT_MAX }
 }
 /// Bytes of the hot range for the image's statics.
-pub const STATICS_LEN: u64 = 0x000e_0000;
+pub const STATICS_LEN: u64 = 0x000f_0000;
 /// Offset in the hot range of [`super::Control`]. What each call reads of it lies in the huge page of the statics; what boot and
 /// consoles use, in the next one.
 pub const CONTROL_OFF: u64 = HUGE - 0x8000;

@@ -139,6 +139,8 @@ pub fn set_limits(period_us: i64, runtime_us: i64) -> Result<()> {
         return Err(Errno::EBUSY);
     }
     *bandwidth = new;
+    let share = (runtime_us >= 0).then(|| (runtime_us as u64 * 1000, period_us as u64 * 1000));
+    umbel_smp::runqueue::set_real_time_share(share);
     Ok(())
 }
 

@@ -201,6 +201,11 @@ impl<T> Entity<T> {
         }
     }
 
+    /// Whether it is SCHED_FIFO or SCHED_RR.
+    pub(super) fn is_real_time(&self) -> bool {
+        matches!(self.class, Class::Fifo { .. } | Class::RoundRobin { .. })
+    }
+
     /// Whether it is SCHED_DEADLINE.
     pub fn is_budgeted(&self) -> bool {
         matches!(self.class, Class::Deadline(_))

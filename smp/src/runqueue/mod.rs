@@ -1,7 +1,7 @@
 //! The run queue of one virtual CPU: what is runnable here, and which comes next.
 //!
 //! Those with a deadline first, the earliest before the others, as long as they have run time left (`deadline.rs`); then real-time
-//! entities, by priority and arrival. Below them the fair class is EEVDF, as in Linux's
+//! entities, by priority and arrival, which leave the others a part of their time (`share.rs`). Below them the fair class is EEVDF, as in Linux's
 //! kernel/sched/fair.c and Stoica and Abdel-Wahab's "Earliest Eligible Virtual Deadline First": an entity's virtual
 //! runtime grows by what it ran, divided by its weight; entities at or behind the weighted average are eligible; the
 //! eligible one with the earliest virtual deadline runs.
@@ -20,15 +20,18 @@
 mod deadline;
 mod entity;
 mod group;
+mod share;
 mod tree;
 
 pub use deadline::Budget;
 pub use entity::{BASE_SLICE_NS, Class, Entity, Params, RR_SLICE_NS, SLICES_NS, weight_of_nice};
 pub use group::Group;
+pub use share::set_real_time_share;
 pub use tree::Key;
 
 use crate::sync::mutant;
 use alloc::boxed::Box;
+use share::Share;
 use tree::Tree;
 
 /// How an entity comes to a queue.
@@ -62,6 +65,7 @@ pub struct RunQueue<T> {
     weight: u64,
     /// Sum of weight times virtual runtime of the attached fair entities.
     weighted: i128,
+    share: Share,
     /// The average when it was last computed: what an empty queue goes on from.
     average: i64,
     /// Sequence numbers for arrivals at the back and at the front of their equals.
@@ -82,6 +86,7 @@ impl<T> RunQueue<T> {
             fair: Tree::new(),
             weight: 0,
             weighted: 0,
+            share: Share::new(),
             average: 0,
             back: 0,
             front: -1,
@@ -128,7 +133,9 @@ impl<T> RunQueue<T> {
 
     /// Takes the entity that should run next; it stays attached.
     pub fn pop(&mut self) -> Option<Box<Entity<T>>> {
-        if let Some(entity) = self.rt.pop_first() {
+        if !self.is_fair_turn()
+            && let Some(entity) = self.rt.pop_first()
+        {
             return Some(entity);
         }
         let key = self.best_fair()?;
@@ -254,13 +261,21 @@ impl<T> RunQueue<T> {
         let over = entity.charge(ran_ns);
         if let Class::Fair { .. } = entity.class {
             self.weighted += entity.weighted();
+            self.share.fair_ran(ran_ns);
+        } else {
+            self.share.other_ran(ran_ns, self.fair.len() != 0);
         }
         over
     }
 
     /// Whether something queued should run instead of `running`, which was popped here.
     pub fn preempts(&mut self, running: &Entity<T>) -> bool {
-        if let Some(first) = self.rt.first() {
+        if self.is_fair_turn() && running.is_real_time() {
+            return true;
+        }
+        if let Some(first) = self.rt.first()
+            && (first.is_budgeted() || !self.share.is_turn())
+        {
             return match running.class {
                 Class::Fair { .. } => true,
                 Class::RoundRobin { .. } if running.rr_slice_over() => first.rank() <= running.rank(),
@@ -277,6 +292,11 @@ impl<T> RunQueue<T> {
         }
     }
 
+    /// Whether fair entities run before real-time ones now.
+    fn is_fair_turn(&self) -> bool {
+        self.share.is_turn() && self.fair.len() != 0 && !self.rt.first().is_some_and(|first| first.is_budgeted())
+    }
+
     /// As [`Self::preempts`], when the time comes to look: who runs keeps on until its slice is over, except for somebody
     /// who asked for a shorter one. Who is spent does not.
     pub fn expires(&mut self, running: &Entity<T>) -> bool {
@@ -284,7 +304,7 @@ impl<T> RunQueue<T> {
             return true;
         }
         let within = matches!(running.class, Class::Fair { .. }) && running.vruntime < running.protected;
-        if !within || self.rt.len() != 0 {
+        if !within || (self.rt.len() != 0 && !self.share.is_turn()) {
             return self.preempts(running);
         }
         let best = self.best_fair().and_then(|key| self.fair.get(key));

@@ -325,7 +325,7 @@ fn what_runs_changes_class_without_leaving() {
     queue.push(fair(1, 0), Arrival::New);
     let mut running = queue.pop().expect("two are queued");
     queue.configure(&mut running, Params::of(Class::Fifo { priority: 1 }));
-    queue.charge(&mut running, 1000 * MS);
+    queue.charge(&mut running, 900 * MS);
     assert!(!queue.preempts(&running));
     queue.configure(&mut running, Params::of(Class::NORMAL));
     queue.charge(&mut running, 10 * MS);
@@ -376,4 +376,63 @@ fn one_that_rests_can_be_taken_but_not_stolen() {
     assert!(queue.close() && queue.resting_until().is_none());
     entity.wake(10 * MS);
     assert!(!entity.is_spent());
+}
+
+#[test]
+fn real_time_entities_leave_the_others_a_part_of_each_period() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    queue.push(fair(1, 0), Arrival::New);
+    queue.push(Entity::new(2, Class::Fifo { priority: 99 }), Arrival::New);
+    queue.push(Entity::new(3, Class::RoundRobin { priority: 99 }), Arrival::New);
+    let got = run(&mut queue, 4, 950);
+    assert_eq!(got[0] + got[1], 0, "{got:?}");
+    let got = run(&mut queue, 4, 50);
+    assert_eq!(got[2] + got[3], 0, "{got:?}");
+    let got = run(&mut queue, 4, 9000);
+    assert_eq!((got[0] + got[1], got[2] + got[3]), (450, 8550), "{got:?}");
+}
+
+#[test]
+fn a_running_real_time_entity_gives_way_when_the_others_turn_comes_and_takes_over_after_it() {
+    let mut queue = RunQueue::new();
+    queue.push(Entity::new(0, Class::Fifo { priority: 1 }), Arrival::New);
+    let mut running = queue.pop().unwrap();
+    queue.charge(&mut running, 5000 * MS);
+    queue.push(fair(1, 0), Arrival::New);
+    assert!(!queue.preempts(&running), "it held nobody up");
+    queue.charge(&mut running, 949 * MS);
+    assert!(!queue.preempts(&running) && !queue.expires(&running));
+    queue.charge(&mut running, MS);
+    assert!(queue.preempts(&running) && queue.expires(&running));
+    queue.requeue(running, Requeue::Preempted);
+    let mut running = queue.pop().unwrap();
+    assert_eq!(running.item, 1);
+    queue.charge(&mut running, 49 * MS);
+    assert!(!queue.preempts(&running) && !queue.expires(&running));
+    queue.charge(&mut running, MS);
+    assert!(queue.preempts(&running) && queue.expires(&running));
+}
+
+#[test]
+fn a_turn_ends_when_no_fair_entity_wants_it_and_deadlines_do_not_wait_for_it() {
+    let mut queue = RunQueue::new();
+    queue.push(fair(0, 0), Arrival::New);
+    queue.push(Entity::new(1, Class::Fifo { priority: 1 }), Arrival::New);
+    run(&mut queue, 2, 950);
+    let budget = Budget { runtime_ns: 10 * MS, deadline_ns: 100 * MS, period_ns: 100 * MS };
+    let mut urgent = Entity::new(2, Class::NORMAL);
+    urgent.configure(Params::of(Class::Deadline(budget)));
+    queue.push(urgent, Arrival::New);
+    let mut urgent = queue.pop().unwrap();
+    assert_eq!(urgent.item, 2);
+    queue.charge(&mut urgent, MS);
+    queue.detach(&mut urgent);
+    let mut fair = queue.pop().unwrap();
+    assert_eq!(fair.item, 0);
+    queue.detach(&mut fair);
+    let mut running = queue.pop().unwrap();
+    queue.charge(&mut running, MS);
+    queue.push(fair, Arrival::Woken);
+    assert!(!queue.preempts(&running), "its turn is over");
 }
