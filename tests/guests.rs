@@ -429,6 +429,11 @@ fn borders() {
 }
 
 #[test]
+fn nested() {
+    same_as_host("nested");
+}
+
+#[test]
 fn hidden() {
     if is_root() {
         same_as_host("hidden");

@@ -6,12 +6,13 @@
 //! edge-triggered one does not.
 //!
 //! Items do not keep files open: they hold weak references and are dropped when found dead, sooner or later.
+//! Instances in instances: [`nest`].
 //! Locks: `items` (rank `Epoll`), not held while files are looked at; the list of raised items (rank `Leaf`, [`raised`]).
 
+mod nest;
 mod raised;
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
-use crate::room::TryList;
 use crate::task::Task;
 use crate::{Errno, Fd, Result, signal, time};
 use alloc::collections::BTreeMap;
@@ -20,6 +21,7 @@ use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 use core::any::Any;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use nest::Nest;
 use raised::Ticket;
 use umbel_smp::lock::{Rank, SpinLock};
 use umbel_smp::wait::{WaitQueue, Wake, WakeTarget};
@@ -37,8 +39,6 @@ const OPTIONS: u32 = 0xf << 28;
 const EXCLUSIVE_OK: u32 = EXCLUSIVE | 1 | 4 | ALWAYS | 1 << 29 | EDGE;
 /// Reported whether asked for or not.
 const ALWAYS: u32 = PollEvents::ERR.union(PollEvents::HUP).bits();
-/// Deepest nesting of instances.
-const DEPTH_MAX: u32 = 5;
 
 /// A registration of interest, and what it returns: `struct epoll_event`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +109,8 @@ struct Item {
     data: AtomicU64,
     /// Registrations on the file's queues: dropped with the item.
     _table: PollTable,
+    /// For an instance: it is in this one.
+    _link: Option<Arc<nest::Link>>,
 }
 
 impl Item {
@@ -183,13 +185,10 @@ pub struct Epoll {
     items: SpinLock<Items>,
     raised: Arc<Raised>,
     queue: Arc<WaitQueue>,
+    nest: Arc<Nest>,
 }
 
 impl Epoll {
-    fn list(&self) -> Result<Vec<Arc<Item>>> {
-        self.items.lock().by_key.values().cloned().try_list()
-    }
-
     /// Registers `file` as `fd`.
     ///
     /// # Errors
@@ -206,9 +205,7 @@ impl Epoll {
         if event.events & EXCLUSIVE != 0 && (inner.is_some() || event.events & !EXCLUSIVE_OK != 0) {
             return Err(Errno::EINVAL);
         }
-        if let Some(inner) = inner {
-            inner.check_nesting(self, 1)?;
-        }
+        let link = inner.map(|inner| nest::link(&self.nest, &inner.nest)).transpose()?;
         let key = (fd.0, file.id());
         if self.items.lock().by_key.contains_key(&key) {
             return Err(Errno::EEXIST);
@@ -226,6 +223,7 @@ impl Epoll {
             events: AtomicU32::new(event.events | ALWAYS),
             data: AtomicU64::new(event.data),
             _table: table,
+            _link: link,
         });
         hook.list.name(hook.ticket, Arc::downgrade(&item));
         let (old, dead) = {
@@ -336,23 +334,6 @@ impl Epoll {
         let Ok(raised) = self.raised.all() else { return true };
         raised.iter().filter_map(Weak::upgrade).any(|item| !item.look().is_empty())
     }
-
-    /// Refuses to put `outer` inside itself, or instances too deep.
-    fn check_nesting(&self, outer: &Epoll, depth: u32) -> Result<()> {
-        if core::ptr::eq(self, outer) {
-            return Err(if depth == 1 { Errno::EINVAL } else { Errno::ELOOP });
-        }
-        if depth >= DEPTH_MAX {
-            return Err(Errno::ELOOP);
-        }
-        for item in self.list()? {
-            let file = item.file.upgrade();
-            if let Some(inner) = file.as_ref().and_then(|file| file.ops_as::<Epoll>()) {
-                inner.check_nesting(outer, depth + 1)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl FileOps for Epoll {
@@ -378,6 +359,7 @@ pub fn new() -> Arc<File> {
         items: SpinLock::new(Rank::Epoll, Items::default()),
         raised: Arc::new(Raised::new()),
         queue: Arc::new(WaitQueue::new()),
+        nest: Nest::new(),
     };
     File::anonymous(Arc::new(epoll), OpenFlags::RDWR)
 }
@@ -439,7 +421,8 @@ mod tests {
             let epoll = self.epoll.ops_as::<Epoll>().unwrap();
             let first = table.is_none() && self.others.lock().replace(Vec::new()).is_none();
             if first {
-                epoll.list().unwrap()[0].hook.raise();
+                let item = epoll.items.lock().by_key.values().next().cloned();
+                item.unwrap().hook.raise();
                 let events = epoll.take(9);
                 *self.others.lock() = Some(events);
             }
