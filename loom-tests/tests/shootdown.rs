@@ -93,6 +93,34 @@ fn a_second_section_never_reaches_the_page_again() {
     model(two_copies_against_unmap);
 }
 
+/// As a virtual CPU that idles between two calls.
+fn copy_idle_copy_against_unmap() {
+    let space = Space::new();
+    let receiver = {
+        let space = space.clone();
+        thread::spawn(move || {
+            let mut applied = 0;
+            let mapped = space.user_copy(&mut applied);
+            space.view.leave();
+            if mapped {
+                space.user_copy(&mut applied);
+            }
+        })
+    };
+    space.unmap_and_reuse();
+    receiver.join().unwrap();
+}
+
+#[test]
+fn who_was_idle_is_waited_for_again() {
+    model(copy_idle_copy_against_unmap);
+}
+
+#[test]
+fn mutant_receiver_that_tells_nobody_uses_a_page_that_is_gone() {
+    mutant_fails("view-unpublished", copy_idle_copy_against_unmap);
+}
+
 #[test]
 fn mutant_relaxed_begin_hides_the_end_of_the_section_before() {
     mutant_fails("view-begin-relaxed", two_copies_against_unmap);

@@ -38,7 +38,7 @@ impl View {
     /// Publishes the log, for who fences and looks at its head later: the gate's exit.
     pub fn announce(&self, log: &UpdateLog) {
         let address = core::ptr::from_ref(log) as usize;
-        if self.log.load(Ordering::Relaxed) != address {
+        if self.log.load(Ordering::Relaxed) != address && !mutant("view-unpublished") {
             self.log.store(address, Ordering::Release);
         }
     }
@@ -47,6 +47,11 @@ impl View {
     pub fn publish(&self, log: &UpdateLog) {
         self.announce(log);
         full_fence("view-receiver-unfenced");
+    }
+
+    /// The virtual CPU acts on nothing until it publishes a log again, and is not called meanwhile. Not in an active section.
+    pub fn leave(&self) {
+        self.log.store(0, Ordering::Release);
     }
 
     /// Begins an active section. The caller must catch up before it touches anything.

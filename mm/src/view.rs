@@ -110,7 +110,7 @@ fn apply(change: Change) {
 pub fn recycle() {
     let state = &SLOTS[percpu::slot()];
     state.log.store(core::ptr::null_mut(), Ordering::Release);
-    VIEWS[percpu::cpu()].log.store(0, Ordering::Release);
+    VIEWS[percpu::cpu()].leave();
     slotmap::drop_all();
 }
 
@@ -200,13 +200,14 @@ pub fn enter_guest() {
             VIEWS[percpu::cpu()].publish(log);
             catch_up(state, log);
         }
-        None => VIEWS[percpu::cpu()].log.store(0, Ordering::Release),
+        None => VIEWS[percpu::cpu()].leave(),
     }
 }
 
-/// The running virtual CPU acts on no log until it publishes one again: it goes offline.
+/// The running virtual CPU acts on no log until it publishes one again: it is idle or goes offline. A slot that it is bound to
+/// catches up before it acts again; until then nobody need wake it for a shootdown.
 pub fn leave() {
-    VIEWS[percpu::cpu()].log.store(0, Ordering::Release);
+    VIEWS[percpu::cpu()].leave();
 }
 
 /// What the gate looks at once more before it leaves: the head of the log that the current slot is bound to, and the

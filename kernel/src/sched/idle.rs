@@ -23,6 +23,7 @@ pub(super) fn wait(deadline_ns: Option<u64>, ready: impl Fn() -> bool) {
     let start_ns = time::monotonic_ns();
     cpu.clock.idle.begin(start_ns);
     cpu.idle.store(true, SeqCst);
+    umbel_mm::view::leave();
     let line = ipi::line(vcpu::this().shared());
     let done = || cpu.queued.load(Relaxed) != 0 || line.pending.load(Relaxed) != 0 || ready();
     if vtime::on() {
