@@ -151,3 +151,20 @@ fn locks_and_counts_of_reads_are_shown() {
     let wanted = format!("/proc/2/fdinfo/9:{lock}\n/proc/locks:{lock}\nflags:\t0100001\n0\ncounted\n1\n");
     assert_eq!(inside(2, script), wanted);
 }
+
+#[test]
+fn what_virtual_cpus_did_is_counted() {
+    // Switches and time are of each virtual CPU; ticks come where two take turns.
+    let script = "look() { cat /proc/schedstat /proc/interrupts; grep ctxt /proc/stat; }
+                  look; (while :; do :; done) & (while :; do :; done) & (while :; do :; done) & sleep 0.5; look; kill $(jobs -p)";
+    let shown = inside(2, script);
+    let sums = |name: &str| -> Vec<u64> {
+        let lines = shown.lines().filter_map(|line| line.strip_prefix(name)).map(|line| line.split_whitespace());
+        lines.map(|words| words.map_while(|word| word.parse::<u64>().ok()).sum()).collect()
+    };
+    for name in ["cpu0", "cpu1", "LOC:", "ctxt"] {
+        let counts = sums(name);
+        assert!(counts.len() == 2 && counts[0] < counts[1], "{name}: {shown}");
+    }
+    assert_eq!(sums("CAL:").len(), 2, "{shown}");
+}

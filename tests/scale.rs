@@ -108,13 +108,41 @@ fn virtual_processors_are_more_than_the_host_has() {
     assert!((1.6..2.2).contains(&(one / two)) && (0.8..1.2).contains(&(two / four)), "{one} {two} {four}");
 }
 
-#[test]
-fn the_time_stamp_counter_is_virtual() {
-    let program = common::guest_program("counter", false);
+/// In virtual time without input, which would let the host's time pass.
+#[track_caller]
+fn holds(program: &str, cpus: u32) {
+    let program = common::guest_program(program, false);
     let machine =
-        format!("exec {} run --virtual --cpus 2 -- {} < /dev/null", common::umbel().display(), program.display());
+        format!("exec {} run --virtual --cpus {cpus} -- {} < /dev/null", common::umbel().display(), program.display());
     let outcome = Run::on_host("/bin/sh", &["-c", &machine]).finish();
     assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+}
+
+#[test]
+fn the_time_stamp_counter_is_virtual() {
+    holds("counter", 2);
+}
+
+#[test]
+fn an_idle_virtual_cpu_that_cannot_help_passes_the_call_on() {
+    holds("called", 4);
+}
+
+/// What `--stats` counts under this name.
+fn counted(report: &str, name: &str) -> u64 {
+    let line = report.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {report}"));
+    line.trim().parse().unwrap_or_else(|_| panic!("{name}: {report}"))
+}
+
+#[test]
+fn who_is_idle_is_not_called_when_mappings_go() {
+    // Stacks are unmapped one after the other while 15 of 16 virtual CPUs have nothing more to do.
+    let program = common::guest_program("scaling", false);
+    let args =
+        ["run", "--virtual", "--cpus", "16", "--stats", "--", program.to_str().expect("UTF-8"), "threads", "20000"];
+    let outcome = Run::umbel(&args).finish();
+    let [shootdowns, calls] = ["shootdowns", "cross-calls for shootdowns"].map(|name| counted(&outcome.stderr, name));
+    assert!(shootdowns >= 16 && calls < 8 * shootdowns, "{calls} calls for {shootdowns} shootdowns");
 }
 
 /// What `racing.c` prints in a model of this seed with these words more, and the report.

@@ -138,6 +138,8 @@ impl Mailbox {
     pub const TIMER: u32 = 8;
     /// Stop for ever (panic or shutdown).
     pub const STOP: u32 = 16;
+    /// Take something that waits elsewhere. For one that is idle.
+    pub const HELP: u32 = 32;
 }
 
 /// The part of a virtual CPU that the machine and other virtual CPUs touch.

@@ -67,6 +67,12 @@ impl Cpu {
         self.budgeted.store(queue.running.as_ref().is_some_and(|running| running.is_budgeted()), Relaxed);
         self.queued.store(queue.run.len() as u32, SeqCst);
     }
+
+    /// Whether what runs here goes on. If not, this virtual CPU looks for work itself, before it is idle.
+    fn is_busy(&self) -> bool {
+        let task = current();
+        !task.thread.is_blocking() && !self.idle_task.lock().as_ref().is_some_and(|idle| Arc::ptr_eq(idle, &task))
+    }
 }
 
 /// A thread that is being switched out.
@@ -511,6 +517,12 @@ pub fn serve_interrupts() {
         if bits & Mailbox::RESCHEDULE != 0 {
             stats::CROSS_CALLS.add(1);
             place::look(id, cpu);
+        }
+        if bits & Mailbox::HELP != 0 {
+            stats::CROSS_CALLS.add(1);
+            if cpu.is_busy() {
+                place::pass_on(id);
+            }
         }
         if bits & Mailbox::TIMER != 0 {
             virt::look_for_progress();

@@ -175,9 +175,17 @@ fn call_idle(here: u32) {
     for step in 0..count {
         let id = (first.wrapping_add(step)) % count;
         if id != here && cpu::get(id).idle.load(SeqCst) && virt::may_be_called(id) {
-            ipi::send(id, Mailbox::RESCHEDULE);
+            ipi::send(id, Mailbox::HELP);
             return;
         }
+    }
+}
+
+/// This virtual CPU was called for help, but what it idled for has come meanwhile: another idle one helps, if it is still wanted.
+pub(super) fn pass_on(here: u32) {
+    let waits = |id: u32| id != here && cpu::get(id).queued.load(Relaxed) != 0;
+    if !host_is_full(here, 1) && (0..vcpu::count()).any(waits) {
+        call_idle(here);
     }
 }
 
