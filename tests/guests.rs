@@ -40,6 +40,11 @@ fn seals() {
 }
 
 #[test]
+fn shared_memory() {
+    same_as_host("shared_memory");
+}
+
+#[test]
 fn resident() {
     same_as_host("resident");
 }

@@ -2,7 +2,7 @@
 //!
 //! Pages of host files count as present wherever they are mapped: they are the host's page cache, mapped in long runs.
 //! Anonymous pages are allocated in runs, too; those that were only allocated along with another ([`Pte::is_ahead`]) count once
-//! somebody has written to them, which their bytes tell. Source: proc_pid_smaps(5), proc_pid_pagemap(5), mincore(2).
+//! somebody has written to them, which their bytes tell; so do those of objects that were mapped along with another. Source: proc_pid_smaps(5), proc_pid_pagemap(5), mincore(2).
 
 use super::advise::checked;
 use super::space::{Inner, Space, VmaInfo};
@@ -153,7 +153,10 @@ impl Space {
             for vpn in vma.pages() {
                 let cached = || vma.object_page(vpn).is_some_and(|(object, index)| object.is_resident(index));
                 let own = inner.table.get_mut().get(vpn);
-                let there = if own.is_present() && !own.is_shared() { is_touched(&mut inner, vpn) } else { cached() };
+                let there = match own.is_present() {
+                    true if !own.is_shared() => is_touched(&mut inner, vpn),
+                    touched => (touched && !own.is_ahead()) || cached(),
+                };
                 pages.push(u8::from(there));
             }
         }
@@ -257,18 +260,23 @@ fn state(inner: &mut Inner, vpn: u64) -> PageState {
     PageState { present, of_object: present, ..PageState::default() }
 }
 
+/// Whether a page is not all zeroes.
+pub(super) fn has_bytes(frame: &FrameRef) -> bool {
+    // In two host calls; a stack of the kernel does not take a whole page.
+    let mut bytes = [0; 2048];
+    (0..PAGE as usize).step_by(bytes.len()).any(|at| {
+        // What cannot be read is not known to be zero.
+        frame.read(at, &mut bytes).is_err() || bytes.iter().any(|byte| *byte != 0)
+    })
+}
+
 /// Whether page `vpn`, which is present, counts: see the module.
 pub(super) fn is_touched(inner: &mut Inner, vpn: u64) -> bool {
     let pte = inner.table.get_mut().get(vpn);
     if !pte.is_ahead() {
         return true;
     }
-    let frame = FrameRef::from_held(pte.pfn());
-    let mut bytes = [0; 512];
-    let written = (0..PAGE as usize).step_by(bytes.len()).any(|at| {
-        // What cannot be read is not known to be zero.
-        frame.read(at, &mut bytes).is_err() || bytes.iter().any(|byte| *byte != 0)
-    });
+    let written = has_bytes(&FrameRef::from_held(pte.pfn()));
     if written {
         inner.table.get_mut().update(vpn..vpn + 1, |_, pte| *pte = pte.touched());
     }

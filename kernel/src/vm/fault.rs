@@ -227,7 +227,9 @@ impl Space {
                 return if map { map_host(inner, vma, vpn, fd, offset) } else { Ok(()) };
             }
         }
-        if map { map_present(inner, vma, vpn, vma.pages()) } else { Ok(()) }
+        // What came before has been mapped when it came.
+        let pages = enter_ready(inner, vma, vpn);
+        if map { map_present(inner, vma, vpn, pages) } else { Ok(()) }
     }
 
     /// Copies page `vpn` of a host file, and those around it that lie together in the file: data segments are written all
@@ -515,6 +517,45 @@ fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed
         doomed.push(old);
     }
     Ok((run, alone))
+}
+
+/// Enters those pages around `vpn`, a page of an object that has just come, which the object has in RAM as well and whose frames
+/// lie side by side: one host call maps them all. They count when they are touched (see [`super::account`]).
+fn enter_ready(inner: &mut Inner, vma: &Vma, vpn: u64) -> Range<u64> {
+    let near = inner.edges.clip(around(vma, vpn, u64::from(MAX_RUN)), vpn);
+    let table = inner.table.get_mut();
+    let pte = table.get(vpn);
+    let mut run = vpn..vpn + 1;
+    if inner.watched || vma.watch.is_some() || !(pte.is_shared() || pte.is_object()) {
+        return run;
+    }
+    let absent = table.absent_down_to(vpn, near.start)..table.next_present(vpn + 1..near.end);
+    let mut enter = |page: u64, beside: Pfn, above: bool| {
+        let (object, index) = vma.object_page(page)?;
+        let frame = object.ready(index)?;
+        let pfn = frame.pfn();
+        let follows = if above { frame::follows(beside, pfn) } else { frame::follows(pfn, beside) };
+        if !follows || (pte.is_writable() && object.notes_writes()) {
+            return None;
+        }
+        let new = if pte.is_shared() { Pte::shared(frame.into_raw()) } else { Pte::of_object(frame.into_raw()) };
+        let new = if pte.is_writable() { new } else { new.read_only() };
+        release(table.set(page, new.ahead()));
+        Some(pfn)
+    };
+    let mut last = pte.pfn();
+    while run.start > absent.start
+        && let Some(pfn) = enter(run.start - 1, last, false)
+    {
+        (last, run.start) = (pfn, run.start - 1);
+    }
+    last = pte.pfn();
+    while run.end < absent.end
+        && let Some(pfn) = enter(run.end, last, true)
+    {
+        (last, run.end) = (pfn, run.end + 1);
+    }
+    run
 }
 
 /// Maps the run of present pages around `vpn` in the current slot.

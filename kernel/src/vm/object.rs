@@ -3,11 +3,13 @@
 use crate::Result;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use core::ops::Range;
 use umbel_abi::linux::Errno;
 use umbel_mm::FrameRef;
-use umbel_mm::frame;
+use umbel_mm::frame::{self, MAX_RUN};
 use umbel_smp::lock::{Rank, SpinLock};
 
+use super::account::has_bytes;
 use super::commit;
 use super::mapping_set::MappingSet;
 
@@ -36,6 +38,12 @@ pub trait Mappable: Send + Sync {
     /// # Errors
     /// `EFAULT` beyond the end (a guest sees SIGBUS), `ENOMEM`.
     fn page(&self, index: u64, write: bool) -> Result<PageSource>;
+
+    /// The page `index` if a frame holds it already, and it may be mapped before it is asked for. Makes nothing, does not sleep; called as [`Self::page`] is.
+    fn ready(&self, index: u64) -> Option<FrameRef> {
+        let _ = index;
+        None
+    }
 
     /// The host's descriptor and offset of page `index`, if a host file holds it. Makes nothing, does not sleep.
     fn host_page(&self, index: u64) -> Option<(HostFd, u64)> {
@@ -94,17 +102,43 @@ pub trait Mappable: Send + Sync {
     }
 }
 
-/// A page, and whether it was asked for or allocated along with another.
+/// A page, whether it was asked for or allocated along with another, and whether it may be mapped along with another.
 #[derive(Debug)]
 struct SharedPage {
     frame: FrameRef,
     touched: bool,
+    eager: bool,
+}
+
+#[derive(Debug, Default)]
+struct SharedPages {
+    by_index: BTreeMap<u64, SharedPage>,
+    /// The page behind the last run that was allocated, and how many it was to have.
+    end: u64,
+    want: u64,
+}
+
+impl SharedPages {
+    /// Pages to be allocated for page `index`, which is absent: more each time when touches go upwards.
+    fn run_for(&self, index: u64, limit: u64) -> Range<u64> {
+        let usage = frame::usage();
+        if usage.free < usage.total / 16 {
+            return index..index + 1;
+        }
+        if self.want != 0 && self.end == index {
+            let want = (self.want * 2).min(u64::from(MAX_RUN));
+            let end = self.by_index.range(index..index + want).next().map_or(index + want, |(at, _)| *at);
+            return index..end.min(limit);
+        }
+        let start = index / AROUND * AROUND;
+        start..(start + AROUND).min(limit)
+    }
 }
 
 /// Memory shared between processes through fork: `MAP_SHARED | MAP_ANONYMOUS`.
 #[derive(Debug)]
 pub struct SharedMemory {
-    pages: SpinLock<BTreeMap<u64, SharedPage>>,
+    pages: SpinLock<SharedPages>,
     size: u64,
     /// Bytes that count as committed.
     committed: u64,
@@ -127,12 +161,14 @@ impl SharedMemory {
 
     fn build(size: u64, committed: u64) -> Arc<Self> {
         commit::add(committed);
-        Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, BTreeMap::new()), size, committed })
+        Arc::new(SharedMemory { pages: SpinLock::new(Rank::Leaf, SharedPages::default()), size, committed })
     }
 
     /// Pages that have been touched.
     pub fn resident(&self) -> u64 {
-        self.pages.lock().values().filter(|page| page.touched).count() as u64
+        let next = |from: u64| self.pages.lock().by_index.range(from..).next().map(|(index, _)| *index);
+        let present = core::iter::successors(next(0), |index| next(index + 1));
+        present.filter(|index| self.is_resident(*index)).count() as u64
     }
 }
 
@@ -142,7 +178,7 @@ impl Drop for SharedMemory {
     }
 }
 
-/// Frames that a first touch allocates together.
+/// Frames that a first touch allocates together at least.
 const AROUND: u64 = 16;
 
 impl Mappable for SharedMemory {
@@ -151,25 +187,45 @@ impl Mappable for SharedMemory {
         if index >= limit {
             return Err(Errno::EFAULT);
         }
-        if let Some(page) = self.pages.lock().get_mut(&index) {
-            page.touched = true;
-            return Ok(PageSource::Frame(page.frame.clone()));
-        }
-        let start = index / AROUND * AROUND;
-        let run = frame::FrameRef::alloc_run((limit - start).min(AROUND) as u32)?;
+        let wanted = {
+            let mut pages = self.pages.lock();
+            if let Some(page) = pages.by_index.get_mut(&index) {
+                page.touched = true;
+                return Ok(PageSource::Frame(page.frame.clone()));
+            }
+            pages.run_for(index, limit)
+        };
+        let run = FrameRef::alloc_run((wanted.end - wanted.start) as u32)?;
         let mut pages = self.pages.lock();
         // A short run starts at the page itself; pages that came meanwhile win.
-        let start = if run.len() as u64 > index - start { start } else { index };
+        let start = if run.len() as u64 > index - wanted.start { wanted.start } else { index };
+        (pages.end, pages.want) = (start + run.len() as u64, wanted.end - wanted.start);
+        // A touch here and there is counted as one, also one that leaves the page zero.
+        let eager = pages.want > AROUND;
         for (at, frame) in (start..limit).zip(run) {
-            pages.entry(at).or_insert(SharedPage { frame, touched: false });
+            pages.by_index.entry(at).or_insert(SharedPage { frame, touched: false, eager });
         }
-        let page = pages.get_mut(&index).ok_or(Errno::ENOMEM)?;
+        let page = pages.by_index.get_mut(&index).ok_or(Errno::ENOMEM)?;
         page.touched = true;
         Ok(PageSource::Frame(page.frame.clone()))
     }
 
+    fn ready(&self, index: u64) -> Option<FrameRef> {
+        let pages = self.pages.lock();
+        pages.by_index.get(&index).filter(|page| page.touched || page.eager).map(|page| page.frame.clone())
+    }
+
+    /// Whoever has a page mapped along with another may have written to it.
     fn is_resident(&self, index: u64) -> bool {
-        self.pages.lock().get(&index).is_some_and(|page| page.touched)
+        let untouched = {
+            let pages = self.pages.lock();
+            let Some(page) = pages.by_index.get(&index) else { return false };
+            if page.touched {
+                return true;
+            }
+            page.frame.clone()
+        };
+        has_bytes(&untouched)
     }
 
     fn size(&self) -> u64 {
@@ -182,7 +238,7 @@ impl Mappable for SharedMemory {
         // One after the other, not by a list: there may be many.
         let next = |from: u64| {
             let pages = self.pages.lock();
-            pages.range(from..range.end).next().map(|(index, page)| (*index, page.frame.clone()))
+            pages.by_index.range(from..range.end).next().map(|(index, page)| (*index, page.frame.clone()))
         };
         let mut at = range.start;
         while let Some((index, frame)) = next(at) {

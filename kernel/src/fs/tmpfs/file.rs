@@ -482,6 +482,11 @@ impl Mappable for Mapping {
         frame.map(PageSource::Frame).ok_or(Errno::EFAULT)
     }
 
+    fn ready(&self, index: u64) -> Option<FrameRef> {
+        let content = self.node.content().ok().filter(|content| !content.is_lower())?;
+        if index < content.size().div_ceil(PAGE) { content.page(index) } else { None }
+    }
+
     fn host_page(&self, index: u64) -> Option<(i32, u64)> {
         self.lower()?.host_page(index)
     }
