@@ -1,6 +1,7 @@
 /* System V IPC: shared memory, semaphores, message queues. */
 #define _GNU_SOURCE
 #include "check.h"
+#include <sched.h>
 #include <signal.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
@@ -165,6 +166,31 @@ static void semaphores(void) {
     printf("sem %d %d %d %d %d\n", info.semmni, info.semmns, info.semmsl, info.semopm, info.semvmx);
 }
 
+/* What a process took comes back from each set that is still there when it ends, or goes to other sets. */
+static void adjustments(void) {
+    int sets[3], go[2], gone[2];
+    char byte;
+    for (int i = 0; i < 3; i++) {
+        sets[i] = semget(IPC_PRIVATE, 1, 0600);
+        CHECK(sets[i] >= 0 && semctl(sets[i], 0, SETVAL, 5) == 0);
+    }
+    CHECK(pipe(go) == 0 && pipe(gone) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 3; i++)
+            if (op(sets[i], 0, -1 - i, SEM_UNDO) != 0) _exit(1);
+        if (write(gone[1], "", 1) != 1 || read(go[0], &byte, 1) != 1) _exit(2);
+        if (unshare(CLONE_NEWIPC) != 0) _exit(3);
+        if (write(gone[1], "", 1) != 1 || read(go[0], &byte, 1) != 1) _exit(4);
+        _exit(0);
+    }
+    CHECK(read(gone[0], &byte, 1) == 1 && semctl(sets[0], 0, GETVAL) == 4 && semctl(sets[2], 0, GETVAL) == 2);
+    CHECK(semctl(sets[1], 0, IPC_RMID) == 0 && write(go[1], "", 1) == 1 && read(gone[0], &byte, 1) == 1);
+    CHECK(semctl(sets[0], 0, GETVAL) == 5 && semctl(sets[2], 0, GETVAL) == 5);
+    CHECK(write(go[1], "", 1) == 1 && status_of(child) == 0);
+    CHECK(semctl(sets[0], 0, GETVAL) == 5 && semctl(sets[0], 0, IPC_RMID) == 0 && semctl(sets[2], 0, IPC_RMID) == 0);
+}
+
 struct message {
     long type;
     char text[64];
@@ -220,6 +246,7 @@ static void queues(void) {
 int main(void) {
     memory();
     semaphores();
+    adjustments();
     queues();
     DONE();
 }

@@ -356,7 +356,7 @@ fn semtimedop(task: &Arc<Task>, id: i32, ops: UserAddr, count: u64, timeout: u64
     }
     let alters = ops.iter().any(Op::alters);
     set.perm().check(&task.cred(), if alters { 0o222 } else { 0o444 })?;
-    set.operate(&ops, own_pid(task), deadline)
+    set.operate(&ops, own_pid(task), deadline, &space.undo)
 }
 
 fn semctl(task: &Arc<Task>, id: i32, num: i32, command: u32, arg: u64) -> Result<i32> {
@@ -392,7 +392,7 @@ fn semctl(task: &Arc<Task>, id: i32, num: i32, command: u32, arg: u64) -> Result
         IPC_RMID => {
             let set = space.sem.find(id)?;
             set.perm().check_owner(&task.cred())?;
-            space.sem.remove(id).ok_or(Errno::EINVAL)?.removed();
+            space.sem.remove(id).ok_or(Errno::EINVAL)?.removed(&space.undo);
             Ok(0)
         }
         _ => sem_values(task, &*space.sem.find(id)?, num, command, arg),

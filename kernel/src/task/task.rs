@@ -262,6 +262,9 @@ impl Task {
         for (own, new) in self.time_offsets.iter().zip(ns.time.offsets()) {
             own.store(new, Relaxed);
         }
+        if !Arc::ptr_eq(&ns.ipc.ns, &self.ns().ipc.ns) && self.process.live_threads() <= 1 {
+            crate::ipc::sysv::exit(self.process.pid().0);
+        }
         let old = core::mem::replace(&mut self.own.lock().ns, ns);
         drop(old);
     }

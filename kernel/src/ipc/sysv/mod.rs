@@ -50,6 +50,8 @@ pub struct Namespace {
     pub id: u64,
     pub shm: Table<shm::Segment>,
     pub sem: Table<sem::Set>,
+    /// Who has adjustments in which sets.
+    pub undo: sem::Undo,
     pub msg: Table<msg::Queue>,
     /// POSIX message queues.
     pub queues: super::mqueue::Names,
@@ -68,6 +70,7 @@ impl Namespace {
             id,
             shm: Table::new(),
             sem: Table::new(),
+            undo: sem::Undo::default(),
             msg: Table::new(),
             queues: super::mqueue::Names::new(),
             limits: Limits {
@@ -313,14 +316,16 @@ fn index_of(id: i32) -> i32 {
 
 /// Whether process `pid` has adjustments of semaphores that its end undoes.
 pub fn adjusts(pid: i32) -> bool {
-    namespace().sem.list().iter().any(|set| set.adjusts(pid))
+    namespace().undo.of(pid).is_some()
 }
 
 /// A process ends: its adjustments of semaphores are undone.
 pub fn exit(pid: i32) {
     let namespace = namespace();
-    for set in namespace.sem.list() {
-        set.undo(pid);
+    while let Some(id) = namespace.undo.take(pid) {
+        if let Ok(set) = namespace.sem.find(id) {
+            set.undo(pid);
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Semaphores. Source: semop(2), semctl(2).
 //!
 //! A list of operations is done as a whole or not at all. Whoever cannot go on sleeps in the set's queue and tries
-//! again after every change. Adjustments to be undone at exit are kept in the set by process.
+//! again after every change. Adjustments to be undone at exit are kept in the set by process; [`Undo`] says in which sets a process has some.
+//!
+//! Locks: a set's state, then the list of adjustments.
 
 use super::{Limits, Object, Perm, now};
 use crate::{Errno, Result};
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec;
 use alloc::vec::Vec;
 use umbel_smp::lock::{Rank, SpinLock};
@@ -44,6 +46,34 @@ pub struct Semaphore {
     pub value: i32,
     /// Process that changed or tested it last.
     pub pid: i32,
+}
+
+/// In which sets processes have adjustments: pairs of a process and a set's id.
+pub struct Undo(SpinLock<BTreeSet<(i32, i32)>>);
+
+impl Default for Undo {
+    fn default() -> Undo {
+        Undo(SpinLock::new(Rank::Leaf, BTreeSet::new()))
+    }
+}
+
+impl Undo {
+    /// A set in which process `pid` has adjustments.
+    pub fn of(&self, pid: i32) -> Option<i32> {
+        self.0.lock().range((pid, i32::MIN)..=(pid, i32::MAX)).next().map(|(_, id)| *id)
+    }
+
+    fn forget(&self, pid: i32, id: i32) {
+        self.0.lock().remove(&(pid, id));
+    }
+
+    /// The same, which is forgotten: the caller undoes them.
+    pub fn take(&self, pid: i32) -> Option<i32> {
+        let mut pairs = self.0.lock();
+        let pair = *pairs.range((pid, i32::MIN)..=(pid, i32::MAX)).next()?;
+        pairs.remove(&pair);
+        Some(pair.1)
+    }
 }
 
 /// A set of semaphores.
@@ -111,15 +141,15 @@ impl Set {
     ///
     /// # Errors
     /// `EAGAIN`, `EFBIG`, `ERANGE`, `EIDRM`, `EINTR`, `ENOMEM`.
-    pub fn operate(&self, ops: &[Op], pid: i32, deadline_ns: Option<u64>) -> Result<()> {
+    pub fn operate(&self, ops: &[Op], pid: i32, deadline_ns: Option<u64>, undo: &Undo) -> Result<()> {
         if ops.iter().any(|op| op.flags & UNDO != 0) {
             // Adjustments stay until the process ends.
             umbel_mm::heap::room_for(super::HEAP_MARGIN)?;
         }
         let mut ticket = None;
-        let result = match self.attempt(ops, pid, &mut ticket) {
+        let result = match self.attempt((ops, pid, undo), &mut ticket) {
             Some(result) => result,
-            None => match self.queue.wait_interruptible(deadline_ns, || self.attempt(ops, pid, &mut ticket)) {
+            None => match self.queue.wait_interruptible(deadline_ns, || self.attempt((ops, pid, undo), &mut ticket)) {
                 Ok(result) => result,
                 Err(Wake::TimedOut) => Err(Errno::EAGAIN),
                 Err(Wake::Interrupted) => Err(Errno::EINTR),
@@ -135,13 +165,18 @@ impl Set {
     }
 
     /// Once; `None` = wait.
-    fn attempt(&self, ops: &[Op], pid: i32, ticket: &mut Option<u64>) -> Option<Result<()>> {
+    fn attempt(&self, (ops, pid, undo): (&[Op], i32, &Undo), ticket: &mut Option<u64>) -> Option<Result<()>> {
         let mut state = self.state.lock();
         if state.removed {
             return Some(Err(if ticket.is_some() { Errno::EIDRM } else { Errno::EINVAL }));
         }
         match state.perform(ops, pid) {
-            Ok(Tried::Done) => Some(Ok(())),
+            Ok(Tried::Done) => {
+                if state.undo.contains_key(&pid) {
+                    undo.0.lock().insert((pid, state.perm.id));
+                }
+                Some(Ok(()))
+            }
             Ok(Tried::Blocked { nowait: true, .. }) => Some(Err(Errno::EAGAIN)),
             Ok(Tried::Blocked { num, zero, .. }) => {
                 let own = match *ticket {
@@ -222,14 +257,14 @@ impl Set {
     }
 
     /// It is in the table no more: whoever waits fails.
-    pub fn removed(&self) {
-        self.state.lock().removed = true;
+    pub fn removed(&self, undo: &Undo) {
+        let mut state = self.state.lock();
+        state.removed = true;
+        let id = state.perm.id;
+        let adjusted = core::mem::take(&mut state.undo);
+        adjusted.keys().for_each(|&pid| undo.forget(pid, id));
+        drop(state);
         self.queue.wake_all();
-    }
-
-    /// Whether process `pid` has adjustments here.
-    pub fn adjusts(&self, pid: i32) -> bool {
-        self.state.lock().undo.contains_key(&pid)
     }
 
     /// Process `pid` ends.
@@ -311,24 +346,30 @@ mod tests {
     #[test]
     fn operations_are_done_together_or_not_at_all() {
         let set = set(&[1, 0]);
-        assert_eq!(set.operate(&[op(0, -1, 0), op(1, -1, 0)], 1, None), Err(Errno::EAGAIN));
+        assert_eq!(set.operate(&[op(0, -1, 0), op(1, -1, 0)], 1, None, &Undo::default()), Err(Errno::EAGAIN));
         assert_eq!(set.values(), Ok(vec![1, 0]));
-        assert_eq!(set.operate(&[op(1, 2, 0), op(0, -1, 0), op(1, -1, 0), op(0, 0, 0)], 9, None), Ok(()));
+        assert_eq!(
+            set.operate(&[op(1, 2, 0), op(0, -1, 0), op(1, -1, 0), op(0, 0, 0)], 9, None, &Undo::default()),
+            Ok(())
+        );
         assert_eq!((set.values(), set.semaphore(1).unwrap().pid), (Ok(vec![0, 1]), 9));
-        assert_eq!(set.operate(&[op(2, 1, 0)], 1, None), Err(Errno::EFBIG));
-        assert_eq!(set.operate(&[op(0, VALUE_MAX as i16, 0), op(0, 1, 0)], 1, None), Err(Errno::ERANGE));
+        assert_eq!(set.operate(&[op(2, 1, 0)], 1, None, &Undo::default()), Err(Errno::EFBIG));
+        assert_eq!(
+            set.operate(&[op(0, VALUE_MAX as i16, 0), op(0, 1, 0)], 1, None, &Undo::default()),
+            Err(Errno::ERANGE)
+        );
     }
 
     #[test]
     fn what_a_process_took_comes_back_at_its_end() {
         let set = set(&[3]);
-        set.operate(&[op(0, -2, UNDO)], 5, None).unwrap();
-        set.operate(&[op(0, -1, 0)], 5, None).unwrap();
+        set.operate(&[op(0, -2, UNDO)], 5, None, &Undo::default()).unwrap();
+        set.operate(&[op(0, -1, 0)], 5, None, &Undo::default()).unwrap();
         set.undo(6);
         assert_eq!(set.values(), Ok(vec![0]));
         set.undo(5);
         assert_eq!(set.values(), Ok(vec![2]));
-        set.operate(&[op(0, -2, UNDO)], 5, None).unwrap();
+        set.operate(&[op(0, -2, UNDO)], 5, None, &Undo::default()).unwrap();
         set.set_values(0, &[7], 1).unwrap();
         set.undo(5);
         assert_eq!(set.values(), Ok(vec![7]));
