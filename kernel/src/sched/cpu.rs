@@ -8,7 +8,7 @@ use crate::time::{self, timer};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::*, fence};
 use umbel_abi::machine::{MAX_CPUS, Mailbox};
-use umbel_mm::heap::account;
+use umbel_mm::heap::{self, account};
 use umbel_smp::lock::{Rank, SpinLock, might_sleep};
 use umbel_smp::runqueue::{Arrival, Class, Requeue, RunQueue};
 use umbel_smp::thread::{SwitchedOut, ThreadRef};
@@ -516,6 +516,7 @@ pub fn serve_interrupts() {
         }
         if bits & Mailbox::RESCHEDULE != 0 {
             stats::CROSS_CALLS.add(1);
+            heap::trim_if_asked();
             place::look(id, cpu);
         }
         if bits & Mailbox::HELP != 0 {

@@ -36,10 +36,21 @@ use crate::Result;
 use crate::task::{Completion, Task};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
+use umbel_abi::machine::Mailbox;
+use umbel_mm::heap;
 use umbel_mm::stack::KernelStack;
 use umbel_smp::runqueue::Arrival;
 use umbel_smp::thread::{Interruptible, Prepare, Thread, ThreadRef, WakeEnd};
-use umbel_smp::{BlockEnd, Schedule, cpu as vcpu};
+use umbel_smp::{BlockEnd, Schedule, cpu as vcpu, ipi};
+
+/// Has the other virtual CPUs give back what their magazines of the heap hold, as soon as they look for interrupts.
+pub fn ask_for_memory() {
+    heap::ask_others();
+    let own = vcpu::this().id();
+    for vcpu in vcpu::all().filter(|vcpu| vcpu.id() != own) {
+        ipi::send(vcpu.id(), Mailbox::RESCHEDULE);
+    }
+}
 
 /// The kernel's scheduler, as the layers below see it.
 struct KernelSchedule;
@@ -170,7 +181,7 @@ pub fn online() -> impl Iterator<Item = u32> {
     vcpu::all().filter(|vcpu| vcpu.is_online()).map(vcpu::Vcpu::id)
 }
 
-/// Sleeps until CLOCK_MONOTONIC `deadline_ns`, deaf to interrupts. For kernel threads.
+/// Sleeps until CLOCK_MONOTONIC `deadline_ns`, deaf to interrupts. For kernel threads, and who waits for others in a loop.
 pub fn sleep_until(deadline_ns: u64) {
     let queue = umbel_smp::wait::WaitQueue::new();
     let _ = queue.wait_deadline(deadline_ns, || None::<()>);

@@ -1,7 +1,8 @@
 //! What happens when RAM is used up: the process dies whose end frees most. Source: Linux's mm/oom_kill.c, proc(5).
 //!
 //! The score of a process is its pages in RAM with those of its page tables and areas, and `oom_score_adj` thousandths of
-//! RAM; -1000 exempts. While a victim is on its way out nobody else is chosen: whoever lacks memory waits for it.
+//! RAM; -1000 exempts. While anybody is on its way out nobody is chosen: whoever lacks memory waits. An exempt process that lacks
+//! memory is killed last, when nobody else is there and none has ended for long.
 //!
 //! Nothing here takes memory: what is left of the kernel's may be in small pieces.
 //!
@@ -10,23 +11,30 @@
 use super::ids::{self, WaitStatus};
 use super::task::Comm;
 use super::{Process, Task, exit};
-use crate::signal;
+use crate::time::monotonic_ns;
 use crate::vm::Space;
-use alloc::sync::{Arc, Weak};
+use crate::{sched, signal};
+use alloc::sync::Arc;
 use core::fmt::{self, Display, Formatter};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use umbel_mm::{PAGE, frame, heap};
-use umbel_smp::lock::{Rank, SpinLock};
 
 /// Who is exempt.
 const EXEMPT: i32 = -1000;
-/// How long whoever lacks memory sleeps while a victim ends, ns.
-const WAIT_NS: u64 = 2_000_000;
-/// How often before somebody else is chosen.
-const PATIENCE: u32 = 1000;
+/// How long whoever lacks memory sleeps before it looks again, ns.
+const WAIT_NS: u64 = 4_000_000;
+/// How often the other virtual CPUs are asked for what they have in stock, and how long they may take, ns.
+const ASK_NS: u64 = 100_000_000;
+const ANSWER_NS: u64 = 5_000_000;
+/// For how long one that is to end is waited for before somebody else is chosen, ns; and before an exempt process is, whose
+/// end leaves nobody whom it could serve.
+const PATIENCE_NS: u64 = 4_000_000_000;
+const LAST_PATIENCE_NS: u64 = 30_000_000_000;
 
-/// The last victim, and how often somebody has waited for it.
-static VICTIM: SpinLock<(Weak<Process>, u32)> = SpinLock::new(Rank::Leaf, (Weak::new(), 0));
+/// When the other virtual CPUs were asked last.
+static ASKED_NS: AtomicU64 = AtomicU64::new(0);
+/// Somebody is choosing: others would choose another one.
+static CHOOSING: AtomicBool = AtomicBool::new(false);
 
 /// Makes room for `task`, which lacks RAM. Whether it is to try again; not if it is itself being killed.
 pub fn out_of_memory(task: &Arc<Task>) -> bool {
@@ -36,16 +44,43 @@ pub fn out_of_memory(task: &Arc<Task>) -> bool {
     if heap::trim() {
         return true;
     }
-    if victim_is_dying() {
-        // Whatever ends the wait, the caller looks again.
-        let _ = crate::time::sleep::until(crate::time::monotonic_ns() + WAIT_NS);
-        return !task.must_exit();
+    if is_coming() || !make_room(task.process()) {
+        // Not cut short by a signal: nobody else would run here, and those who are to end could not.
+        sched::sleep_until(monotonic_ns() + WAIT_NS);
     }
-    let own = task.process();
-    log::warn!("{} invoked oom-killer: order=0, oom_score_adj={}", name(own), own.oom_score_adj.load(Relaxed));
-    let victim = choose().unwrap_or_else(|| own.clone());
-    kill(&victim);
     !task.must_exit()
+}
+
+/// Whether the other virtual CPUs may be giving something back: asks them now and then.
+fn is_coming() -> bool {
+    let now_ns = monotonic_ns();
+    let since_ns = now_ns.saturating_sub(ASKED_NS.load(Relaxed));
+    if since_ns > ASK_NS {
+        ASKED_NS.store(now_ns, Relaxed);
+        sched::ask_for_memory();
+    }
+    !(ANSWER_NS..=ASK_NS).contains(&since_ns)
+}
+
+/// Kills somebody for `own`, which lacks RAM. Not if somebody is ending or being chosen: then it says so.
+fn make_room(own: &Arc<Process>) -> bool {
+    if CHOOSING.swap(true, Acquire) {
+        return false;
+    }
+    let victim = if is_anybody_ending(PATIENCE_NS) { None } else { choose() };
+    let victim = victim.or_else(|| (!is_anybody_ending(LAST_PATIENCE_NS)).then(|| own.clone()));
+    if let Some(victim) = &victim {
+        log::warn!("{} invoked oom-killer: order=0, oom_score_adj={}", name(own), own.oom_score_adj.load(Relaxed));
+        kill(victim);
+    }
+    CHOOSING.store(false, Release);
+    victim.is_some()
+}
+
+/// Whether a process is to end, for no longer than `patience_ns`, and still has memory: its own, or the kernel's for it.
+fn is_anybody_ending(patience_ns: u64) -> bool {
+    let start_ns = monotonic_ns().saturating_sub(patience_ns);
+    ids::all_processes().any(|process| process.is_ending_since(start_ns))
 }
 
 /// What `/proc/PID/oom_score` says: thousandths of RAM, by two thirds, 667 for a process of no size.
@@ -83,13 +118,6 @@ impl Display for Name {
     }
 }
 
-fn victim_is_dying() -> bool {
-    let mut victim = VICTIM.lock();
-    let dying = victim.0.upgrade().is_some_and(|process| !process.has_ended());
-    victim.1 += 1;
-    dying && victim.1 < PATIENCE
-}
-
 /// The process of the highest score; of equals the youngest id.
 fn choose() -> Option<Arc<Process>> {
     let live = ids::all_processes().filter(|process| process.group_exit().is_none());
@@ -98,7 +126,6 @@ fn choose() -> Option<Arc<Process>> {
 
 /// Kills a process, and all others that use its memory.
 fn kill(victim: &Arc<Process>) {
-    *VICTIM.lock() = (Arc::downgrade(victim), 0);
     let space = space_of(victim);
     let sizes = space.as_ref().map(|space| space.usage()).unwrap_or_default();
     let kib = |bytes: u64| bytes >> 10;

@@ -30,6 +30,8 @@ pub struct Process {
     group_exit: SpinLock<Option<WaitStatus>>,
     /// `group_exit` is set: to look at without the lock.
     exiting: AtomicBool,
+    /// When that was decided, CLOCK_MONOTONIC. Set before `exiting`.
+    exit_ns: AtomicU64,
     /// SIGKILL was sent: not even a stop at the end holds it.
     killed: AtomicBool,
     /// The thread that is running execve(2) and waits for the others to end, as its tid; 0 = none.
@@ -183,6 +185,7 @@ impl Process {
             limits: SpinLock::new(Rank::Process, limits),
             group_exit: SpinLock::new(Rank::Process, None),
             exiting: AtomicBool::new(false),
+            exit_ns: AtomicU64::new(0),
             killed: AtomicBool::new(false),
             exec_by: AtomicI32::new(0),
             child_events: WaitQueue::new(),
@@ -235,6 +238,11 @@ impl Process {
     /// Whether it is the init of a PID namespace.
     pub fn is_ns_init(&self) -> bool {
         self.pid_ns.level() > 0 && self.pid_ns.init() == Some(self.pid)
+    }
+
+    /// Whether it was told to end at `start_ns` or later, and has not ended.
+    pub fn is_ending_since(&self, start_ns: u64) -> bool {
+        self.is_exiting() && !self.has_ended() && self.exit_ns.load(Relaxed) >= start_ns
     }
 
     /// Whether all its threads are gone.
@@ -372,6 +380,7 @@ impl Process {
         let first = decided.is_none();
         if first {
             *decided = Some(status);
+            self.exit_ns.store(crate::time::monotonic_ns(), Relaxed);
             self.exiting.store(true, Release);
         }
         first

@@ -188,6 +188,19 @@ pub fn trim() -> bool {
     COLD.trim() || hot
 }
 
+/// Asks the other virtual CPUs to trim: what their magazines hold lies anywhere. The caller interrupts them; each does it in
+/// [`trim_if_asked`], or when it is idle next.
+pub fn ask_others() {
+    HOT.ask_others();
+}
+
+/// Does what another virtual CPU has asked for.
+pub fn trim_if_asked() {
+    if HOT.is_asked() {
+        trim_now();
+    }
+}
+
 /// The same however little was freed, for somebody who has just let go of what lay here and there.
 #[cold]
 pub fn trim_now() -> bool {

@@ -32,6 +32,8 @@ pub(super) static HOT_LEN: AtomicU64 = AtomicU64::new(32 << 20);
 /// Bytes that are freed before a region looks whether it can give steps back; more each time that it could not.
 const SLACK: u64 = HUGE / 2;
 const SLACK_MAX: u64 = 64 << 20;
+/// What no count of freed bytes is: stands where a virtual CPU is asked to trim.
+const ASKED: u64 = u64::MAX;
 /// Free bytes that a region keeps.
 const KEPT: u64 = 2 * HUGE;
 
@@ -139,7 +141,7 @@ pub struct Region {
     freed: AtomicU64,
     looked: AtomicU64,
     slack: AtomicU64,
-    /// `freed` in units of [`Region::TRIM`] when each virtual CPU trimmed last.
+    /// `freed` in units of [`Region::TRIM`] when each virtual CPU trimmed last, or [`ASKED`].
     trimmed: [AtomicU64; MAX_CPUS],
 }
 
@@ -285,6 +287,19 @@ impl Region {
     /// Whether [`Self::trim`] may find something.
     pub fn wants_trim(&self) -> bool {
         self.has_excess() && self.trimmed[percpu::cpu()].load(Relaxed) != self.freed.load(Relaxed) / Self::TRIM
+    }
+
+    /// Asks the other virtual CPUs to trim as soon as they can.
+    pub fn ask_others(&self) {
+        let own = percpu::cpu();
+        for (_, trimmed) in self.trimmed.iter().enumerate().filter(|(cpu, _)| *cpu != own) {
+            trimmed.store(ASKED, Relaxed);
+        }
+    }
+
+    /// Whether somebody has asked this virtual CPU to.
+    pub fn is_asked(&self) -> bool {
+        self.trimmed[percpu::cpu()].load(Relaxed) == ASKED
     }
 
     /// Empties this virtual CPU's magazines and gives free steps back. Whether there were any.
