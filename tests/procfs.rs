@@ -142,6 +142,18 @@ fn build_options_are_a_gzip_file() {
 }
 
 #[test]
+fn a_name_space_has_no_more_mounts_than_it_may() {
+    let script = "m=/proc/sys/fs/mount-max; cat $m; mkdir /tmp/m /tmp/n; mount --make-rprivate /; \
+                  have=$(wc -l < /proc/self/mountinfo); echo 50 > $m; n=0; \
+                  while mount -t tmpfs x /tmp/m 2>/tmp/refused; do n=$((n+1)); done; grep -o 'No space left' /tmp/refused; \
+                  [ $n -le 50 ] && [ $((n+have)) -ge 45 ] && echo bounded; mount --bind /tmp /tmp/n 2>/dev/null || echo full; \
+                  mount --move /tmp/m /tmp/n && umount /tmp/n && mount -t tmpfs x /tmp/m && echo again; \
+                  unshare -m wc -l < /proc/self/mountinfo | grep -c .; (echo 0 > $m) 2>/dev/null || echo invalid; cat $m; \
+                  echo 51 > $m; mount -t tmpfs x /tmp/m && ! mount -t tmpfs x /tmp/m 2>/dev/null && echo one";
+    assert_eq!(inside(2, script), "100000\nNo space left\nbounded\nfull\nagain\n1\ninvalid\n50\none\n");
+}
+
+#[test]
 fn locks_and_counts_of_reads_are_shown() {
     let script = "f=/tmp/locked; exec 9>$f; flock 9; grep -o 'FLOCK  ADVISORY  WRITE' /proc/$$/fdinfo/9 /proc/locks; \
                   grep flags /proc/$$/fdinfo/9; flock -u 9; wc -l < /proc/locks; \

@@ -9,19 +9,32 @@
 use super::context::FsContext;
 use super::dentry::Dentry;
 use super::mount::{self, Mount, Path, Propagation, TABLE};
-use crate::room::push;
+use crate::room::{TryList, push};
+use crate::setting::Setting;
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
+use core::ops::Bound::{Excluded, Included};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_smp::lock::{Mutex, Once, Rank, RwLock, SpinLock};
 use umbel_smp::wait::WaitQueue;
 
 static TREE: Mutex<()> = Mutex::new(Rank::Mount, ());
-/// Name spaces by number, each with its count of changes, which is looked at without holding it.
-type Spaces = BTreeMap<u64, (Weak<MountNamespace>, Arc<AtomicU64>)>;
-static SPACES: SpinLock<Spaces> = SpinLock::new(Rank::Dentry, BTreeMap::new());
+/// `fs.mount-max`: mounts that a name space may have.
+pub static MOUNT_MAX: Setting = Setting::new(100_000, 1, i32::MAX as u64);
+
+/// What is kept of a name space without holding it.
+struct Known {
+    space: Weak<MountNamespace>,
+    /// Mounts that came and went.
+    changes: Arc<AtomicU64>,
+    /// Mounts that are there.
+    mounts: u64,
+}
+
+/// Name spaces by number.
+static SPACES: SpinLock<BTreeMap<u64, Known>> = SpinLock::new(Rank::Dentry, BTreeMap::new());
 
 /// A tree of mounts that processes see.
 pub struct MountNamespace {
@@ -41,8 +54,8 @@ pub fn changed() -> Arc<WaitQueue> {
 
 /// Notes that a mount comes to, or goes from, the name space `id`.
 fn note_change(id: u64) {
-    if let Some((_, changes)) = SPACES.lock().get(&id) {
-        changes.fetch_add(1, Relaxed);
+    if let Some(known) = SPACES.lock().get(&id) {
+        known.changes.fetch_add(1, Relaxed);
     }
     changed().wake_all();
 }
@@ -51,10 +64,11 @@ impl MountNamespace {
     /// A name space whose root is `root`, owned by a user namespace at `level`; what is attached below it belongs to it.
     pub fn new(root: Arc<Mount>, level: u32) -> Arc<MountNamespace> {
         let id = super::next_ino();
+        let changes = Arc::<AtomicU64>::default();
+        let space = MountNamespace { id, level, root: RwLock::new(Rank::Leaf, root.clone()), changes: changes.clone() };
+        let space = Arc::new(space);
+        SPACES.lock().insert(id, Known { space: Arc::downgrade(&space), changes, mounts: 0 });
         set_namespace(&root, id);
-        let root = RwLock::new(Rank::Leaf, root);
-        let space = Arc::new(MountNamespace { id, level, root, changes: Arc::default() });
-        SPACES.lock().insert(id, (Arc::downgrade(&space), space.changes.clone()));
         space
     }
 
@@ -74,7 +88,10 @@ impl MountNamespace {
     }
 
     /// All its mounts: a mount comes after the one it is on.
-    pub fn mounts(&self) -> Vec<Arc<Mount>> {
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn mounts(&self) -> Result<Vec<Arc<Mount>>> {
         subtree(&self.root())
     }
 }
@@ -84,15 +101,13 @@ impl Drop for MountNamespace {
     fn drop(&mut self) {
         SPACES.lock().remove(&self.id);
         let _tree = TREE.lock();
-        for mount in subtree(&self.root()).into_iter().rev() {
-            unhook(&mount);
-        }
+        remove_tree(&self.root());
     }
 }
 
 /// The name space that `mount` belongs to.
 pub fn namespace_of(mount: &Mount) -> Option<Arc<MountNamespace>> {
-    SPACES.lock().get(&mount.namespace())?.0.upgrade()
+    SPACES.lock().get(&mount.namespace())?.space.upgrade()
 }
 
 /// A copy of `context` in a name space of its own, a copy of its own (`CLONE_NEWNS`), for a user namespace at `level`. One that is
@@ -108,7 +123,7 @@ pub fn copy_namespace(context: &FsContext, level: u32) -> Result<Arc<FsContext>>
     let root = copy_tree(&old.root(), &old.root().root, Copies::All, &mut copies)?;
     if level > old.level {
         lock_tree(&root);
-        subtree(&root).iter().for_each(|mount| mount.propagation.lock().enslave());
+        walk(&root).for_each(|mount| mount.propagation.lock().enslave());
     }
     let space = MountNamespace::new(root, level);
     let translated = |path: Path| match copies.get(&path.mount().id()) {
@@ -122,7 +137,7 @@ pub fn copy_namespace(context: &FsContext, level: u32) -> Result<Arc<FsContext>>
 
 /// A tree that a less privileged name space gets: it has it as a whole.
 fn lock_tree(top: &Arc<Mount>) {
-    for mount in subtree(top) {
+    for mount in walk(top) {
         mount.keep_flags();
         mount.locked.store(mount.id() != top.id(), Relaxed);
     }
@@ -137,28 +152,87 @@ fn is_locked(mount: &Mount) -> bool {
     mount.locked.load(Relaxed)
 }
 
-/// Mounts directly on `mount`, by the dentry they are on.
-fn children(mount: &Mount) -> Vec<Arc<Mount>> {
-    let range = (mount.id(), 0)..=(mount.id(), usize::MAX);
-    TABLE.read().range(range).map(|(_, child)| child.clone()).collect()
+/// The first mount in the table behind `key` that is on the same mount.
+fn next_on(key: (u32, usize)) -> Option<Arc<Mount>> {
+    let range = (Excluded(key), Included((key.0, usize::MAX)));
+    TABLE.read().range(range).next().map(|(_, mount)| mount.clone())
 }
 
-/// `mount` and all that is mounted below it, a mount before those on it.
-pub fn subtree(mount: &Arc<Mount>) -> Vec<Arc<Mount>> {
-    let mut list = Vec::from([mount.clone()]);
+/// The first mount directly on `mount`, by the dentry it is on.
+fn first_child(mount: &Mount) -> Option<Arc<Mount>> {
+    // No dentry lies there.
+    next_on((mount.id(), 0))
+}
+
+/// Mounts directly on `mount`. Takes no memory; under [`TREE`].
+fn children(mount: &Mount) -> impl Iterator<Item = Arc<Mount>> {
+    core::iter::successors(first_child(mount), |child| next_on(child.mountpoint()?.key()))
+}
+
+/// `top` and all that is mounted below it, a mount before those on it. Takes no memory; under [`TREE`].
+fn walk(top: &Arc<Mount>) -> impl Iterator<Item = Arc<Mount>> {
+    let end = top.id();
+    core::iter::successors(Some(top.clone()), move |mount| {
+        if let Some(child) = first_child(mount) {
+            return Some(child);
+        }
+        let mut done = mount.clone();
+        while done.id() != end {
+            let place = done.mountpoint()?;
+            if let Some(next) = next_on(place.key()) {
+                return Some(next);
+            }
+            done = place.mount().clone();
+        }
+        None
+    })
+}
+
+/// `mount` and all that is mounted below it, a mount before those on it, for somebody without the lock.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn subtree(mount: &Arc<Mount>) -> Result<Vec<Arc<Mount>>> {
+    let mut list = [mount.clone()].into_iter().try_list()?;
     let mut next = 0;
-    while let Some(mount) = list.get(next) {
-        let more = children(mount);
-        list.extend(more);
+    while let Some(above) = list.get(next).map(|mount| mount.id()) {
+        let mut place = (above, 0);
+        loop {
+            let range = (Excluded(place), Included((above, usize::MAX)));
+            let Some((key, child)) = TABLE.read().range(range).next().map(|(key, child)| (*key, child.clone())) else {
+                break;
+            };
+            push(&mut list, child)?;
+            place = key;
+        }
         next += 1;
     }
-    list
+    Ok(list)
+}
+
+/// Counts a mount to the name space `id`, and no longer to the one it was in; 0 is none.
+fn belong(mount: &Mount, id: u64) {
+    let old = mount.namespace.swap(id, Relaxed);
+    let mut spaces = SPACES.lock();
+    if let Some(known) = spaces.get_mut(&old) {
+        known.mounts = known.mounts.saturating_sub(1);
+    }
+    if let Some(known) = spaces.get_mut(&id) {
+        known.mounts += 1;
+    }
+}
+
+/// Checks that the name space `id` may have `more` mounts.
+///
+/// # Errors
+/// `ENOSPC`.
+fn check_count(id: u64, more: u64) -> Result<()> {
+    let mounts = SPACES.lock().get(&id).map_or(0, |known| known.mounts);
+    if mounts + more > MOUNT_MAX.get() { Err(Errno::ENOSPC) } else { Ok(()) }
 }
 
 fn set_namespace(mount: &Arc<Mount>, id: u64) {
-    for mount in subtree(mount) {
-        mount.namespace.store(id, Relaxed);
-    }
+    walk(mount).for_each(|mount| belong(&mount, id));
 }
 
 /// Puts a mount, with what is on it, on `place`: no propagation.
@@ -172,7 +246,8 @@ fn graft(mount: &Arc<Mount>, place: Path) {
 
 /// Takes one mount out of the tree.
 fn unhook(mount: &Arc<Mount>) {
-    note_change(mount.namespace.swap(0, Relaxed));
+    note_change(mount.namespace());
+    belong(mount, 0);
     let place = mount.at.write().take();
     if let Some(place) = place {
         let removed = TABLE.write().remove(&place.key());
@@ -205,7 +280,7 @@ fn copy_tree(
     if what == Copies::Top {
         return Ok(new_top);
     }
-    for mount in subtree(top).into_iter().skip(1) {
+    for mount in walk(top).skip(1) {
         umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
         let Some(at) = mount.mountpoint() else { continue };
         let Some(parent) = copies.get(&at.mount().id()).cloned() else { continue };
@@ -246,7 +321,7 @@ fn has_locked(path: &Path) -> bool {
     let covers = |mount: &Arc<Mount>| {
         is_locked(mount) && mount.mountpoint().is_some_and(|at| path.dentry().is_ancestor_of(at.dentry()))
     };
-    children(path.mount()).iter().any(covers)
+    children(path.mount()).any(|mount| covers(&mount))
 }
 
 /// Checks that a file system may show what lies at `path`, without what is mounted there: it is in the tree of `context`, where nothing
@@ -272,9 +347,9 @@ pub fn check_revealing(space: &MountNamespace, mount: &Arc<Mount>, flags: super:
         return Ok(());
     }
     let _tree = TREE.lock();
-    let known = space.mounts().into_iter().find(|known| {
+    let known = walk(&space.root()).find(|known| {
         let whole = known.fs().name() == name && known.root.parent().is_none();
-        whole && known.admits(flags) && !children(known).iter().any(|child| is_locked(child) && covers(child))
+        whole && known.admits(flags) && !children(known).any(|child| is_locked(&child) && covers(&child))
     });
     mount.keep_as(&*known.ok_or(Errno::EPERM)?);
     Ok(())
@@ -351,19 +426,41 @@ fn attach_locked(mount: &Arc<Mount>, place: Path) -> Result<()> {
         return Err(Errno::ENOTDIR);
     }
     let group = place.mount().propagation().group;
+    let count = walk(mount).count() as u64;
+    check_count(place.mount().namespace(), count)?;
     if group != 0 {
-        subtree(mount).iter().for_each(|mount| share(mount));
-        propagate(mount, &place, group)?;
+        let receivers = receivers(group)?;
+        check_receivers(&receivers, &place, count)?;
+        walk(mount).for_each(|mount| share(&mount));
+        propagate(mount, &place, group, receivers)?;
     }
     graft(mount, place);
     Ok(())
 }
 
+/// Whether `receiver` gets a copy of what is put on `place`.
+fn receives(receiver: &Mount, place: &Path) -> bool {
+    receiver.id() != place.mount().id() && receiver.root.is_ancestor_of(place.dentry())
+}
+
+/// Checks that each name space has room for `count` more at `place` and at each of `receivers` that is in it.
+///
+/// # Errors
+/// `ENOSPC`.
+fn check_receivers(receivers: &[(Arc<Mount>, Propagation)], place: &Path, count: u64) -> Result<()> {
+    let own = place.mount().namespace();
+    let mut more = BTreeMap::from([(own, count)]);
+    for (receiver, _) in receivers.iter().filter(|(receiver, _)| receives(receiver, place)) {
+        *more.entry(receiver.namespace()).or_insert(0) += count;
+    }
+    more.into_iter().try_for_each(|(id, more)| check_count(id, more))
+}
+
 /// Attaches copies of `mount` below all who see what happens at `place`.
-fn propagate(mount: &Arc<Mount>, place: &Path, group: u32) -> Result<()> {
+fn propagate(mount: &Arc<Mount>, place: &Path, group: u32, receivers: Vec<(Arc<Mount>, Propagation)>) -> Result<()> {
     let mut by_group: BTreeMap<u32, Arc<Mount>> = BTreeMap::new();
-    for (receiver, how) in receivers(group)? {
-        if receiver.id() == place.mount().id() || !receiver.root.is_ancestor_of(place.dentry()) {
+    for (receiver, how) in receivers {
+        if !receives(&receiver, place) {
             continue;
         }
         let original = by_group.get(&how.group).cloned();
@@ -385,7 +482,7 @@ fn propagate(mount: &Arc<Mount>, place: &Path, group: u32) -> Result<()> {
 
 /// The mounts of a copy that a slave sees: slaves of the originals' groups, shared anew among that slave's peers.
 fn enslave_tree(top: &Arc<Mount>, shared: bool) {
-    for mount in subtree(top) {
+    for mount in walk(top) {
         let mut propagation = mount.propagation.lock();
         propagation.master = propagation.group;
         propagation.group = if shared { new_group() } else { 0 };
@@ -420,7 +517,7 @@ pub fn detach(path: Path, how: Unmount) -> Result<()> {
     let mount = path.mount().clone();
     drop(path);
     let place = mount.mountpoint().ok_or(if how == Unmount::Lazy { Errno::EINVAL } else { Errno::EBUSY })?;
-    if how != Unmount::Lazy && (!children(&mount).is_empty() || is_busy(&mount, 1)) {
+    if how != Unmount::Lazy && (first_child(&mount).is_some() || is_busy(&mount, 1)) {
         return Err(Errno::EBUSY);
     }
     if how == Unmount::Expire && !mount.expiring.swap(true, Relaxed) {
@@ -431,7 +528,7 @@ pub fn detach(path: Path, how: Unmount) -> Result<()> {
         let key = (receiver.id(), Arc::as_ptr(place.dentry()) as usize);
         let copy = TABLE.read().get(&key).cloned();
         if let Some(copy) = copy.filter(|copy| copy.id() != mount.id()) {
-            let idle = children(&copy).is_empty() && !is_busy(&copy, 1);
+            let idle = first_child(&copy).is_none() && !is_busy(&copy, 1);
             if how == Unmount::Lazy || idle {
                 remove_tree(&copy);
             }
@@ -441,32 +538,45 @@ pub fn detach(path: Path, how: Unmount) -> Result<()> {
     Ok(())
 }
 
-fn remove_tree(mount: &Arc<Mount>) {
-    for mount in subtree(mount).into_iter().rev() {
+/// Takes a mount, and before it all that is on it, out of the tree. Takes no memory.
+fn remove_tree(top: &Arc<Mount>) {
+    let mut mount = top.clone();
+    loop {
+        while let Some(child) = first_child(&mount) {
+            mount = child;
+        }
+        let above = mount.mountpoint();
         unhook(&mount);
+        match above {
+            Some(above) if mount.id() != top.id() => mount = above.mount().clone(),
+            _ => return,
+        }
     }
 }
 
-/// Mounts on `dentry`, through whatever mount of its file system.
-fn on_dentry(dentry: &Arc<Dentry>) -> Vec<Arc<Mount>> {
+/// The first mount on `dentry` that `wanted` accepts, through whatever mount of its file system.
+fn on_dentry(dentry: &Arc<Dentry>, wanted: impl Fn(&Mount) -> bool) -> Option<Arc<Mount>> {
     if !dentry.is_mountpoint() {
-        return Vec::new();
+        return None;
     }
     let place = Arc::as_ptr(dentry) as usize;
-    TABLE.read().iter().filter(|((_, at), _)| *at == place).map(|(_, mount)| mount.clone()).collect()
+    let table = TABLE.read();
+    table.iter().find(|((_, at), mount)| *at == place && wanted(mount)).map(|(_, mount)| mount.clone())
 }
 
 /// Whether something is mounted on `dentry` in the caller's name space: what others mount there does not bind it.
 pub fn is_mountpoint(context: &FsContext, dentry: &Arc<Dentry>) -> bool {
     let own = context.namespace().map(|space| space.id());
-    on_dentry(dentry).iter().any(|mount| own.is_none_or(|own| own == mount.namespace()))
+    on_dentry(dentry, |mount| own.is_none_or(|own| own == mount.namespace())).is_some()
 }
 
 /// The name of `dentry` is gone: what others have mounted on it goes, too. Called without locks.
 pub fn forget_place(dentry: &Arc<Dentry>) {
     if dentry.is_mountpoint() {
         let _tree = TREE.lock();
-        on_dentry(dentry).iter().for_each(remove_tree);
+        while let Some(mount) = on_dentry(dentry, |_| true) {
+            remove_tree(&mount);
+        }
     }
 }
 
@@ -493,12 +603,11 @@ pub fn relocate(from: &Path, to: Path) -> Result<()> {
     if from.is_dir() != to.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    let tree = subtree(mount);
-    if tree.iter().any(|mount| Arc::ptr_eq(mount, to.mount())) {
+    if walk(mount).any(|mount| Arc::ptr_eq(&mount, to.mount())) {
         return Err(Errno::ELOOP);
     }
     let to_shared = to.mount().propagation().group != 0;
-    if to_shared && tree.iter().any(|mount| mount.propagation().unbindable) {
+    if to_shared && walk(mount).any(|mount| mount.propagation().unbindable) {
         return Err(Errno::EINVAL);
     }
     if let Some(place) = mount.mountpoint() {
@@ -507,7 +616,14 @@ pub fn relocate(from: &Path, to: Path) -> Result<()> {
         }
         // The mounts on it stay on it.
         unhook(mount);
-    } else if mount.namespace() != 0 {
+        set_namespace(mount, 0);
+        let moved = attach_locked(mount, to);
+        if moved.is_err() {
+            graft(mount, place);
+        }
+        return moved;
+    }
+    if mount.namespace() != 0 {
         return Err(Errno::EINVAL);
     }
     attach_locked(mount, to)
@@ -530,7 +646,7 @@ pub fn slip_beneath(from: &Path, to: Path) -> Result<()> {
     if from.is_dir() != to.is_dir() {
         return Err(Errno::ENOTDIR);
     }
-    if subtree(&mount).iter().any(|mount| Arc::ptr_eq(mount, &above) || Arc::ptr_eq(mount, place.mount())) {
+    if walk(&mount).any(|mount| Arc::ptr_eq(&mount, &above) || Arc::ptr_eq(&mount, place.mount())) {
         return Err(Errno::ELOOP);
     }
     match mount.mountpoint() {
@@ -564,8 +680,7 @@ pub fn set_propagation(path: &Path, kind: Kind, recursive: bool) -> Result<()> {
     if !path.is_mount_root() {
         return Err(Errno::EINVAL);
     }
-    let list = if recursive { subtree(path.mount()) } else { Vec::from([path.mount().clone()]) };
-    for mount in list {
+    for mount in walk(path.mount()).take(if recursive { usize::MAX } else { 1 }) {
         match kind {
             Kind::Shared => share(&mount),
             Kind::Private => *mount.propagation.lock() = Propagation::default(),

@@ -283,7 +283,7 @@ fn has_flags(path: &Path) -> bool {
 fn ustat(task: &Arc<Task>, dev: u64, buf: UserAddr) -> Result<()> {
     let dev = Dev::decode(dev).encode();
     let space = task.fs()?.namespace().ok_or(Errno::EINVAL)?;
-    let mount = space.mounts().into_iter().find(|mount| mount.fs().dev() == dev).ok_or(Errno::EINVAL)?;
+    let mount = space.mounts()?.into_iter().find(|mount| mount.fs().dev() == dev).ok_or(Errno::EINVAL)?;
     let facts = mount.fs().statfs()?;
     // Free blocks (32 bits and a gap), free inodes, two names that nobody fills in.
     write_val(buf, &[u64::from(facts.free as u32), facts.files_free, 0, 0])

@@ -280,7 +280,7 @@ fn mount_setattr(task: &Arc<Task>, dir: Fd, path: UserStr, flags: u32, attr: Use
         check_own(task, &path)?;
     }
     let recursive = flags & RECURSIVE != 0;
-    let mounts = if recursive { tree::subtree(path.mount()) } else { Vec::from([path.mount().clone()]) };
+    let mounts = if recursive { tree::subtree(path.mount())? } else { Vec::from([path.mount().clone()]) };
     if added.contains(MountFlags::RDONLY) && mounts.iter().any(|mount| mount.has_writers()) {
         return Err(Errno::EBUSY);
     }

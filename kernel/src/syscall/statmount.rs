@@ -1,6 +1,7 @@
 //! What there is to know of mounts. Source: statmount(2), listmount(2).
 
 use crate::fs::{Dev, Mount, MountFlags, Path, mounting, tree};
+use crate::room::TryList;
 use crate::task::{Task, cap};
 use crate::{Errno, Result};
 use alloc::sync::Arc;
@@ -69,7 +70,7 @@ fn read_request(at: UserAddr) -> Result<(u64, u64)> {
 fn find(task: &Task, id: u64) -> Result<Arc<Mount>> {
     let context = task.fs()?;
     let space = context.namespace().ok_or(Errno::ENOENT)?;
-    let mount = space.mounts().into_iter().find(|mount| mount.unique_id() == id).ok_or(Errno::ENOENT)?;
+    let mount = space.mounts()?.into_iter().find(|mount| mount.unique_id() == id).ok_or(Errno::ENOENT)?;
     let seen = mount.root_path()?.is_below(&context.root());
     if seen || task.cred().capable_in(&task.ns().mounts_owner, cap::SYS_ADMIN) { Ok(mount) } else { Err(Errno::EPERM) }
 }
@@ -201,18 +202,18 @@ fn listmount(task: &Arc<Task>, request: UserAddr, ids: UserAddr, count: u64, fla
     }
     let context = task.fs()?;
     let top = if id == ROOT { context.root() } else { find(task, id)?.root_path()? };
-    let mut found: Vec<u64> = tree::subtree(top.mount())
+    let mut found: Vec<u64> = tree::subtree(top.mount())?
         .iter()
         .filter(|mount| mount.id() != top.mount().id() && is_below(mount, &top))
         .map(|mount| mount.unique_id())
         .filter(|&id| last == 0 || if flags & REVERSE == 0 { id > last } else { id < last })
-        .collect();
+        .try_list()?;
     found.sort_unstable();
     if flags & REVERSE != 0 {
         found.reverse();
     }
     found.truncate(count as usize);
-    let bytes: Vec<u8> = found.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let bytes = found.iter().flat_map(|id| id.to_le_bytes()).try_list()?;
     copy_out(ids, &bytes)?;
     Ok(found.len())
 }

@@ -219,6 +219,8 @@ fn exit_to_user(task: &Arc<Task>, mut restart: bool) {
             match rseq::update(task) {
                 Ok(false) => return,
                 Ok(true) => continue,
+                // One that is being killed is given no memory.
+                Err(_) if task.must_exit() => return,
                 Err(_) => signal::force_fault(task, SigInfo::kernel(signal::SIGSEGV)),
             }
         }

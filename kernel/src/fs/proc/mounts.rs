@@ -21,8 +21,8 @@ const HIDDEN_ROOT: u32 = 1;
 fn visible(task: &Task) -> Result<Vec<(Arc<Mount>, Vec<u8>)>> {
     let context = task.fs()?;
     let (root, space) = (context.root(), context.namespace());
-    let mut all = space.map_or_else(Vec::new, |space| space.mounts());
-    all.sort_by_key(|mount| mount.id());
+    let mut all = space.map_or(Ok(Vec::new()), |space| space.mounts())?;
+    all.sort_unstable_by_key(|mount| mount.id());
     let place = |mount: &Arc<Mount>| -> Option<Vec<u8>> {
         let at: Path = mount.root_path().ok()?;
         at.is_below(&root).then(|| at.display(&root))

@@ -4,7 +4,7 @@
 use crate::drivers::watch;
 use crate::fs::pseudo::{Changes, Dir, Meta, PseudoFs, StaticDir, TextFile, Watched};
 use crate::fs::{InodeRef, Mode};
-use crate::fs::{fanotify, inotify, lease};
+use crate::fs::{fanotify, inotify, lease, tree};
 use crate::ipc::sysv::{Limits, Namespace, namespace};
 use crate::ipc::{aio, mqueue, pipe};
 use crate::sched::{deadline, group};
@@ -15,7 +15,7 @@ use crate::task::ns::uts::{self, Name, Names};
 use crate::task::{self, cap, ids};
 use crate::vm::commit;
 use crate::vm::map::MAX_AREAS;
-use crate::{Errno, Result, keys, random};
+use crate::{Errno, Result, keys, random, sched};
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -23,7 +23,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::slice::from_ref;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use umbel_mm::frame;
+use umbel_mm::{frame, heap};
 use umbel_smp::lock::Once;
 
 /// Attributes of a setting: it ends where it begins, as whoever opens it to append to it finds.
@@ -151,7 +151,11 @@ fn overcommit(fs: &Arc<PseudoFs>, setting: &'static Setting, other: &'static Set
 fn drop_caches(fs: &Arc<PseudoFs>) -> InodeRef {
     let write = |text: &[u8]| {
         match text.strip_suffix(b"\n").unwrap_or(text) {
-            b"2" | b"3" => crate::fs::dcache::shrink(),
+            b"2" | b"3" => {
+                sched::ask_for_memory();
+                crate::fs::dcache::shrink();
+                heap::trim_now();
+            }
             b"1" | b"4" => {}
             _ => return Err(Errno::EINVAL),
         }
@@ -269,6 +273,7 @@ pub(super) type Settings = &'static [(&'static str, &'static Setting)];
 const FS_SETTINGS: Settings = &[
     ("aio-max-nr", &aio::MAX_NR),
     ("lease-break-time", &lease::BREAK_SECONDS),
+    ("mount-max", &tree::MOUNT_MAX),
     ("nr_open", &crate::fs::NR_OPEN),
     ("pipe-user-pages-hard", &pipe::USER_PAGES_HARD),
     ("pipe-user-pages-soft", &pipe::USER_PAGES_SOFT),
