@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -110,6 +111,8 @@ static void autogroup(void) {
     CHECK_ERRNO(put("/proc/self/autogroup", "x"), EINVAL);
     if (fork() == 0) {
         CHECK(setuid(1001) == 0);
+        /* Or its files in /proc would be root's. */
+        CHECK(prctl(PR_SET_DUMPABLE, 1) == 0);
         CHECK_ERRNO(put("/proc/self/autogroup", "-1"), EPERM);
         CHECK(put("/proc/self/autogroup", "3") == 0);
         CHECK_ERRNO(put("/proc/self/autogroup", "4"), EAGAIN);
