@@ -28,8 +28,6 @@ static RATE: AtomicU64 = AtomicU64::new(0);
 static OVERHEAD: AtomicU64 = AtomicU64::new(0);
 /// Ticks that it takes to trap the counter and to let it be again.
 static TRAP_TICKS: AtomicU64 = AtomicU64::new(0);
-/// ns that the least late timer took from when it was due until the kernel knew that guest code was interrupted.
-static WAY_IN_NS: AtomicU64 = AtomicU64::new(u64::MAX);
 /// What it costs to take a lock that another virtual CPU held last.
 static HAND_OVER_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -89,8 +87,8 @@ pub(crate) struct Meter {
     told_ns: AtomicU64,
     /// The counter when guest code was interrupted last, until it is known whether for a turn; 0 = known.
     interrupted: AtomicU64,
-    /// It got its turn, and guest code has not gone on since.
-    turned: AtomicBool,
+    /// The counter when it got its turn, until guest code goes on; 0 = it does.
+    turned: AtomicU64,
     /// In a model: locks cost. Only in a call or a fault; how often the kernel is entered otherwise is up to the host.
     charging: AtomicBool,
 }
@@ -204,11 +202,11 @@ pub fn long_computations() -> u64 {
 pub fn enter_guest() {
     let meter = &cpu::this().meter;
     stop_charging();
-    if meter.turned.swap(false, Relaxed) {
-        // Settled when it gave way: what it took to go on is not counted.
-        meter.start();
-    }
     meter.skip(TRAP_TICKS.load(Relaxed));
+    match meter.turned.swap(0, Relaxed) {
+        0 => {}
+        turned => meter.skip_since(turned),
+    }
     process::trap_counter(true);
 }
 
@@ -217,29 +215,20 @@ pub fn left_guest() {
     process::trap_counter(false);
 }
 
-/// ... by an interrupt: if all that it does is to give way, no real machine would have had it. Nothing that asks for the time
-/// comes before: the way into the kernel would have been counted.
+/// ... by an interrupt: if all that it does is to give way, no real machine would have had it.
 pub fn interrupted() {
-    let me = cpu::this();
-    let stamp = clock::tsc();
-    let late_ns = host_ns().saturating_sub(me.deadline_ns.load(Relaxed));
-    // What was due later interrupted for another reason; a timer that came late let guest code run meanwhile.
-    let least_ns =
-        if late_ns == 0 { WAY_IN_NS.load(Relaxed) } else { WAY_IN_NS.fetch_min(late_ns, Relaxed).min(late_ns) };
-    if least_ns < FINE_NS {
-        me.meter.skip(ticks_of(least_ns));
-    }
-    me.meter.interrupted.store(stamp, Relaxed);
+    cpu::this().meter.interrupted.store(clock::tsc(), Relaxed);
 }
 
 /// Another thread runs next: what it costs to go on after a turn is not the turn's any more.
 pub fn switches() {
-    cpu::this().meter.turned.store(false, Relaxed);
+    cpu::this().meter.turned.store(0, Relaxed);
 }
 
 /// What the time-stamp counter of the running virtual CPU would say.
 pub fn guest_counter() -> u64 {
-    ticks_of(now_ns())
+    let rate = RATE.load(Relaxed).max(1);
+    ((u128::from(now_ns()) << SHIFT) / u128::from(rate)) as u64
 }
 
 /// Virtual time of the running virtual CPU, ns.
@@ -309,7 +298,7 @@ pub fn take_turns() -> bool {
         me.meter.skip_since(interrupted);
     }
     leave(me, Leave::Yields);
-    me.meter.turned.store(true, Relaxed);
+    me.meter.turned.store(clock::tsc(), Relaxed);
     true
 }
 
@@ -378,10 +367,6 @@ fn scale(ticks: u64, rate: u64) -> u64 {
     ((u128::from(ticks) * u128::from(rate)) >> SHIFT) as u64
 }
 
-fn ticks_of(ns: u64) -> u64 {
-    ((u128::from(ns) << SHIFT) / u128::from(RATE.load(Relaxed).max(1))) as u64
-}
-
 impl Meter {
     pub(crate) const fn new() -> Meter {
         Meter {
@@ -390,7 +375,7 @@ impl Meter {
             cpu_ns: AtomicU64::new(0),
             told_ns: AtomicU64::new(0),
             interrupted: AtomicU64::new(0),
-            turned: AtomicBool::new(false),
+            turned: AtomicU64::new(0),
             charging: AtomicBool::new(false),
         }
     }
@@ -424,11 +409,9 @@ impl Meter {
         now_ns
     }
 
-    /// What passed since the counter said `before` does not count. What came before the host was asked last is settled, and
-    /// in more than [`FINE_NS`] the host ran something else, which nobody would count.
+    /// What passed since the counter said `before` does not count. What came before the host was asked last is settled.
     fn skip_since(&self, before: u64) {
-        let ticks = clock::tsc().saturating_sub(before.max(self.tsc.load(Relaxed)));
-        self.skip(ticks.min(ticks_of(FINE_NS)));
+        self.skip(clock::tsc().saturating_sub(before.max(self.tsc.load(Relaxed))));
     }
 
     /// So many ticks do not count.

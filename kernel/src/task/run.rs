@@ -75,9 +75,6 @@ fn run(task: &Arc<Task>) {
         let trap = gate::enter_user(&task.user);
         if virtual_time {
             vtime::left_guest();
-            if trap == Trap::Interrupt {
-                vtime::interrupted();
-            }
         } else if no_counter {
             trap_counter(false);
         }
@@ -104,6 +101,7 @@ fn run(task: &Arc<Task>) {
             Trap::Fault(fault) => page_fault(task, &fault),
             Trap::Exception(exception) if virtual_time && !no_counter && sched::emulate_counter(task, &exception) => {}
             Trap::Exception(exception) => raise(task, &exception),
+            Trap::Interrupt if virtual_time => vtime::interrupted(),
             Trap::Interrupt => {}
             Trap::SlotDied => exit::group_exit(task.process(), WaitStatus::signaled(signal::SIGKILL, false)),
             Trap::BadFrame(kill) => refuse(task, kill),
