@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Outcome, Run, guest_program};
+use common::{Run, guest_program};
 
 #[track_caller]
 fn refused(args: &[&str], names: &str) {
@@ -130,18 +130,12 @@ fn stats_counts_calls() {
     assert!(outcome.stderr.contains("system calls"), "{outcome:#?}");
 }
 
-/// A line of `--stats`.
-fn count(outcome: &Outcome, what: &str) -> u64 {
-    let line = outcome.stderr.lines().find_map(|line| line.strip_prefix(what));
-    line.and_then(|count| count.trim().parse().ok()).expect("a count")
-}
-
 #[test]
 fn a_page_of_shared_memory_is_mapped_about_once() {
     let program = guest_program("shared_memory", false);
     let outcome = Run::umbel(&["run", "--stats", "--cpus", "2", "--", &program.to_string_lossy()]).finish();
     assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
-    let (faults, pages) = (count(&outcome, "faults"), count(&outcome, "pages mapped by faults"));
+    let (faults, pages) = (outcome.counted("faults"), outcome.counted("pages mapped by faults"));
     // Six mappings of 4,096 pages. Those of a file that has none yet come one by one.
     assert!(pages < 3 * 6 * 4096, "{pages}");
     assert!(faults < 2 * 4096, "{faults}");
@@ -152,7 +146,7 @@ fn the_gate_notes_registrations() {
     let program = guest_program("registrations", false);
     let outcome = Run::umbel(&["run", "--stats", "--cpus", "2", "--", &program.to_string_lossy()]).finish();
     assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
-    let noted = count(&outcome, "registrations noted by the gate");
+    let noted = outcome.counted("registrations noted by the gate");
     assert!(noted > 10_000, "{noted} of 50,000");
 }
 
@@ -161,7 +155,7 @@ fn calls_of_siblings_are_patched_in_each_of_them() {
     let program = guest_program("siblings", false);
     let outcome = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy(), "8", "1000"]).finish();
     assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
-    let by_signal = count(&outcome, "system calls by signal");
+    let by_signal = outcome.counted("system calls by signal");
     assert!(by_signal < 1500, "{by_signal} of 16,000");
 }
 

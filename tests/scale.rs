@@ -144,12 +144,6 @@ fn an_idle_virtual_cpu_that_cannot_help_passes_the_call_on() {
     holds("called", 4);
 }
 
-/// What `--stats` counts under this name.
-fn counted(report: &str, name: &str) -> u64 {
-    let line = report.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {report}"));
-    line.trim().parse().unwrap_or_else(|_| panic!("{name}: {report}"))
-}
-
 #[test]
 fn who_is_idle_is_not_called_when_mappings_go() {
     // Stacks are unmapped one after the other while 15 of 16 virtual CPUs have nothing more to do.
@@ -157,7 +151,7 @@ fn who_is_idle_is_not_called_when_mappings_go() {
     let args =
         ["run", "--virtual", "--cpus", "16", "--stats", "--", program.to_str().expect("UTF-8"), "threads", "20000"];
     let outcome = Run::umbel(&args).finish();
-    let [shootdowns, calls] = ["shootdowns", "cross-calls for shootdowns"].map(|name| counted(&outcome.stderr, name));
+    let [shootdowns, calls] = ["shootdowns", "cross-calls for shootdowns"].map(|name| outcome.counted(name));
     assert!(shootdowns >= 16 && calls < 8 * shootdowns, "{calls} calls for {shootdowns} shootdowns");
 }
 

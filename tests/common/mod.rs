@@ -26,6 +26,14 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+impl Outcome {
+    /// What `--stats` counts under this name.
+    pub fn counted(&self, name: &str) -> u64 {
+        let line = self.stderr.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|count| count.trim().parse().ok()).unwrap_or_else(|| panic!("{name}: {self:#?}"))
+    }
+}
+
 /// The `umbel` binary under test.
 pub fn umbel() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_umbel"))
