@@ -1,7 +1,7 @@
 //! `umbel check`: what the host offers; for each thing that is missing, what it costs and the remedy.
 
 use crate::limits;
-use crate::manage::shares;
+use crate::manage::shares::{self, Trouble};
 use crate::os::probe;
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,6 +61,7 @@ fn findings() -> Vec<Finding> {
     let mut all = Vec::from(features());
     all.extend(limits());
     all.extend(shares());
+    all.push(overcommit());
     all
 }
 
@@ -179,23 +180,25 @@ fn enough(what: &'static str, value: Option<u64>, wanted: u64, remedy: &'static 
     Finding { what, grade, detail: value.map_or("unlimited".into(), |v| v.to_string()), remedy }
 }
 
-fn shares() -> [Finding; 2] {
-    let trouble = shares::trouble();
+/// One line, or one for each reason why not.
+fn shares() -> Vec<Finding> {
+    let what = "shares by virtual CPUs";
+    let troubles = shares::troubles();
+    if troubles.is_empty() {
+        return vec![Finding { what, grade: Grade::Good, detail: "proportional".into(), remedy: "" }];
+    }
+    let weak = |trouble: Trouble| Finding { what, grade: Grade::Weak, detail: trouble.why, remedy: trouble.remedy };
+    troubles.into_iter().map(weak).collect()
+}
+
+fn overcommit() -> Finding {
     let overcommit = limits::number(Path::new("/proc/sys/vm/overcommit_memory")) != Some(2);
-    [
-        Finding {
-            what: "shares by virtual CPUs",
-            grade: if trouble.is_none() { Grade::Good } else { Grade::Weak },
-            detail: trouble.map_or("proportional", |(why, _)| why).into(),
-            remedy: trouble.map_or("", |(_, remedy)| remedy),
-        },
-        Finding {
-            what: "overcommit",
-            grade: if overcommit { Grade::Good } else { Grade::Weak },
-            detail: if overcommit { "allowed" } else { "strict" }.into(),
-            remedy: "the machine's memory is charged when it starts; sysctl vm.overcommit_memory=0",
-        },
-    ]
+    Finding {
+        what: "overcommit",
+        grade: if overcommit { Grade::Good } else { Grade::Weak },
+        detail: if overcommit { "allowed" } else { "strict" }.into(),
+        remedy: "the machine's memory is charged when it starts; sysctl vm.overcommit_memory=0",
+    }
 }
 
 /// The least limit of our control groups; `None` where there is none.

@@ -116,6 +116,25 @@ fn top_measures_shares() {
     assert_eq!(line(second, "busy")[4], "50.0%", "{outcome:#?}");
 }
 
+/// Those of two directories do not agree where their virtual CPUs are, and on several host CPUs both are told.
+#[test]
+fn machines_that_do_not_know_each_other_are_told_of() {
+    if std::fs::read_to_string("/sys/devices/system/cpu/present").is_ok_and(|cpus| cpus.trim() == "0") {
+        println!("skipped: one host CPU");
+        return;
+    }
+    let (mut ours, mut theirs) = (Fleet::new("ours"), Fleet::new("theirs"));
+    ours.start("ours", "1", "exec sleep 1000");
+    theirs.start("theirs", "1", "exec sleep 1000");
+    for fleet in [&ours, &theirs] {
+        let top = fleet.ask(&["top", "-d", "0.1", "-n", "1"]);
+        assert!(top.stdout.starts_with("1 machines,") && top.stdout.contains("not listed here"), "{top:#?}");
+        let check = fleet.ask(&["check"]);
+        let weak = |line: &str| line.starts_with("weak") && line.contains("shares") && line.contains("not listed here");
+        assert!(check.stdout.lines().any(weak), "{check:#?}");
+    }
+}
+
 /// Of a machine that was given two host CPUs: those on which each slot may run that does.
 fn places(machine: u32) -> Vec<String> {
     let children = |pid: u32| {

@@ -9,6 +9,7 @@ mod board;
 mod meter;
 mod rule;
 
+use crate::manage::shares::host_cpus;
 use meter::{Meter, now_ns};
 use std::thread;
 use std::time::Duration;
@@ -26,14 +27,6 @@ pub fn start(control: &'static Control, zygote: i32) {
     if host_cpus() > 1 {
         let _ = thread::Builder::new().name("shares".into()).spawn(move || balance(control, zygote));
     }
-}
-
-/// All that the host has: others may be allowed more of them than this machine.
-fn host_cpus() -> usize {
-    std::fs::read_dir("/sys/devices/system/cpu").map_or(1, |entries| {
-        let number = |name: &str| name.strip_prefix("cpu").is_some_and(|rest| rest.parse::<u32>().is_ok());
-        entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(number)).count()
-    })
 }
 
 fn balance(control: &'static Control, zygote: i32) -> ! {

@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
+/// The directory's name, alone or followed by the user's number.
+const NAME: &str = "umbel";
+
 /// Why the directory or a machine cannot be used.
 #[derive(Debug, Error)]
 pub enum RegistryError {
@@ -133,12 +136,21 @@ fn files(dir: &Path, pid: i32) -> [PathBuf; 2] {
     [dir.join(format!("{pid}.json")), dir.join(format!("{pid}.sock"))]
 }
 
+/// Process id of the machine of whatever directory that has this socket; `None` if it is not one of a machine.
+pub fn machine_of(socket: &str) -> Option<i32> {
+    let path = Path::new(socket).is_absolute().then(|| Path::new(socket))?;
+    let directory = path.parent()?.file_name()?.to_str()?;
+    let ours = directory == NAME || directory.strip_prefix(NAME)?.strip_prefix('-')?.parse::<u32>().is_ok();
+    let pid = path.file_name()?.to_str()?.strip_suffix(".sock")?.parse().ok()?;
+    ours.then_some(pid)
+}
+
 /// The directory, made if it is not there.
 pub fn directory() -> Result<PathBuf, RegistryError> {
     let uid = Uid::effective();
     let path = match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
-        Some(dir) => PathBuf::from(dir).join("umbel"),
-        None => std::env::temp_dir().join(format!("umbel-{uid}")),
+        Some(dir) => PathBuf::from(dir).join(NAME),
+        None => std::env::temp_dir().join(format!("{NAME}-{uid}")),
     };
     match mkdir(&path, Mode::S_IRWXU) {
         Ok(()) | Err(nix::Error::EEXIST) => {}

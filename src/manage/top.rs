@@ -81,8 +81,9 @@ fn render(rows: &[Row], before: &HashMap<i32, Before>, interval: Duration) -> St
         ]);
     }
     let mut text = format!("{} machines, {all_cpus} virtual CPUs", rows.len());
-    if let Some((why, _)) = shares::trouble() {
-        text += &format!("; shares are not proportional to virtual CPUs: {why}");
+    let troubles: Vec<String> = shares::troubles().into_iter().map(|trouble| trouble.why).collect();
+    if !troubles.is_empty() {
+        text += &format!("; shares are not proportional to virtual CPUs: {}", troubles.join("; "));
     }
     text + "\n" + &ps::table(&lines)
 }
