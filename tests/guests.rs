@@ -25,6 +25,11 @@ fn turns() {
 }
 
 #[test]
+fn flushes() {
+    same_as_host("flushes");
+}
+
+#[test]
 fn threads() {
     same_as_host("threads");
 }

@@ -178,5 +178,5 @@ fn what_virtual_cpus_did_is_counted() {
         let counts = sums(name);
         assert!(counts.len() == 2 && counts[0] < counts[1], "{name}: {shown}");
     }
-    assert_eq!(sums("CAL:").len(), 2, "{shown}");
+    assert_eq!(sums("RES:").len(), 2, "{shown}");
 }

@@ -71,8 +71,10 @@ counters! {
     SWITCHES = "switches";
     /// Threads taken from another virtual CPU's queue.
     STEALS = "threads moved between virtual CPUs";
-    /// Cross-calls served.
+    /// Cross-calls served that asked to look at the queue.
     CROSS_CALLS = "cross-calls";
+    /// Cross-calls served that told of translations which have gone.
+    FLUSHES = "cross-calls that took mappings away";
     /// Device interrupts served.
     DEVICE_INTERRUPTS = "device interrupts";
     /// Timer interrupts served.

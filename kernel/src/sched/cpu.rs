@@ -514,6 +514,10 @@ pub fn serve_interrupts() {
         if bits & (Mailbox::DEVICE | Mailbox::TIMER) != 0 {
             vtime::free_of_charge(|| serve_host(cpu, bits));
         }
+        // On its way here the slot caught up with what has gone, or it will before guest code runs.
+        if bits & Mailbox::SHOOTDOWN != 0 {
+            stats::FLUSHES.add(1);
+        }
         if bits & Mailbox::RESCHEDULE != 0 {
             stats::CROSS_CALLS.add(1);
             heap::trim_if_asked();

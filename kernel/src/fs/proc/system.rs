@@ -313,7 +313,8 @@ fn interrupts(cpus: &[u32]) -> String {
     out.push('\n');
     for (name, count, what) in [
         ("LOC", &stats::TICKS, "Local timer interrupts"),
-        ("CAL", &stats::CROSS_CALLS, "Function call interrupts"),
+        ("RES", &stats::CROSS_CALLS, "Rescheduling interrupts"),
+        ("TLB", &stats::FLUSHES, "TLB shootdowns"),
         ("DEV", &stats::DEVICE_INTERRUPTS, "Device interrupts"),
     ] {
         let _ = write!(out, "{name}:");
