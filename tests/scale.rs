@@ -25,6 +25,30 @@ fn locks_are_counted_where_asked_for() {
     assert!(plain.stdout.contains("--lockstat") && plain.stderr.is_empty(), "{plain:#?}");
 }
 
+/// What a lock and its release cost more by looking whether they are counted, ns; `smp/src/lock/tests.rs` measures it.
+#[cfg(feature = "nightly")]
+const LOOK_NS: f64 = 3.0;
+
+/// As often as opening and closing a file takes locks, these looks are less than a fiftieth of it.
+#[cfg(feature = "nightly")]
+#[test]
+fn locks_cost_little_while_they_are_not_counted() {
+    const UNITS: &str = "20000";
+    let program = common::guest_program("scaling", false);
+    let run = |more: &[&str]| {
+        let machine = ["run", "--cpus", "1"];
+        let workload = ["--", program.to_str().expect("UTF-8"), "opens", UNITS];
+        Run::umbel(&[&machine, more, &workload].concat()).finish()
+    };
+    let counted = run(&["--lockstat"]);
+    let acquisitions = |line: &str| line.split_whitespace().nth(1).and_then(|count| count.parse::<f64>().ok());
+    let locks: f64 = counted.stderr.lines().filter_map(acquisitions).sum();
+    let used_us = |outcome: &common::Outcome| outcome.stdout.split_whitespace().nth(2).and_then(|us| us.parse().ok());
+    let least_us = (0..5).map(|_| run(&[])).filter_map(|outcome| used_us(&outcome)).fold(f64::MAX, f64::min);
+    let share = locks * LOOK_NS / (least_us * 1000.0);
+    assert!(locks > 100_000.0 && share < 0.02, "{locks} locks in {least_us} us: {share}");
+}
+
 #[test]
 fn counters_go_into_the_file_that_is_named() {
     let file = scratch("report");

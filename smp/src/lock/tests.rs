@@ -92,3 +92,29 @@ fn a_sleeping_lock_under_a_spinning_one_panics() {
     let _spin = spin.lock();
     let _sleeping = sleeping.lock();
 }
+
+/// Time of the quickest of many rounds of a thousand each, ns a call.
+#[cfg(not(debug_assertions))]
+fn least_ns(calls: [&dyn Fn(); 2]) -> [f64; 2] {
+    const CALLS: u32 = 1000;
+    let round = |call: &dyn Fn()| {
+        let start = std::time::Instant::now();
+        (0..CALLS).for_each(|_| call());
+        start.elapsed().as_nanos() as f64 / f64::from(CALLS)
+    };
+    (0..2000).fold([f64::MAX; 2], |least, _| std::array::from_fn(|i| least[i].min(round(calls[i]))))
+}
+
+/// `cargo test --release -p umbel-smp costs`: debug builds check ranks besides. What calls take so many locks that this matters is
+/// `locks_cost_little_while_they_are_not_counted` of tests/scale.rs.
+#[cfg(not(debug_assertions))]
+#[test]
+fn a_lock_that_is_not_counted_costs_no_more_than_two_looks_at_a_flag() {
+    let (lock, bare, value) = (SpinLock::new(Rank::Leaf, 0_u64), RawSpin::new(), core::cell::Cell::new(0_u64));
+    let [counted, plain] = least_ns([&|| *lock.lock() += 1, &|| {
+        bare.lock();
+        value.set(value.get() + 1);
+        bare.unlock();
+    }]);
+    assert!(counted - plain < 3.0, "{counted} ns instead of {plain}");
+}
