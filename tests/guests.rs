@@ -411,6 +411,17 @@ fn deadlines() {
     }
 }
 
+/// As above.
+#[test]
+fn loans() {
+    if is_root() {
+        for cpus in [1, 2] {
+            let outcome = Run::in_machine(cpus, guest_program("loans", false), &[]).finish();
+            assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{cpus}: {outcome:#?}");
+        }
+    }
+}
+
 #[test]
 fn vsyscall() {
     same_as_host("vsyscall");

@@ -4,8 +4,8 @@
 //! waiter of the highest priority: it writes that thread's id into the word and takes it out of the queue, both under the
 //! queue's lock, so a waiter that is woken owns the lock. Waiters of an owner that ends look again and take it over.
 //!
-//! An owner runs with the highest real-time priority of its waiters, and if it waits itself so does whom it waits for
-//! ([`lend`]). What is lent is worked out from the queue and stored under its lock, so that the last change counts.
+//! An owner runs with the highest real-time priority or the shortest deadline of its waiters, and if it waits itself so does whom
+//! it waits for ([`lend`]). What is lent is worked out from the queue and stored under its lock, so that the last change counts.
 //!
 //! Lock: the queue's (rank `Futex`); one for all, as such locks are rare.
 
@@ -41,8 +41,8 @@ struct Waiter {
     /// Its number, as the word has it, and its id.
     tid: u32,
     id: Pid,
-    /// Higher goes first: the real-time priority.
-    priority: u8,
+    /// What it ran as when it came: the most urgent goes first.
+    class: Class,
     owner: Pid,
     state: Arc<AtomicU8>,
 }
@@ -57,15 +57,15 @@ pub(super) struct Bound {
     key: Key,
     tid: u32,
     id: Pid,
-    priority: u8,
+    class: Class,
     pub(super) state: Arc<AtomicU8>,
 }
 
 impl Bound {
     /// For the lock of `key`.
     pub(super) fn new(task: &Task, key: Key) -> Bound {
-        let (tid, priority) = (task.process().sees(task.tid()) as u32, priority_of(task.sched.effective()));
-        Bound { key, tid, id: task.tid(), priority, state: Arc::new(AtomicU8::new(WAITING)) }
+        let (tid, class) = (task.process().sees(task.tid()) as u32, task.sched.effective());
+        Bound { key, tid, id: task.tid(), class, state: Arc::new(AtomicU8::new(WAITING)) }
     }
 }
 
@@ -184,8 +184,8 @@ pub(super) fn waits_at(key: &Key) -> bool {
 fn push(queue: &mut Vec<Waiter>, bound: &Bound, thread: ThreadRef, owner: Pid) -> Result<()> {
     check_cycle(queue, bound.id, owner)?;
     queue.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-    let Bound { key, tid, id, priority, state } = bound.clone();
-    queue.push(Waiter { key, thread, tid, id, priority, owner, state });
+    let Bound { key, tid, id, class, state } = bound.clone();
+    queue.push(Waiter { key, thread, tid, id, class, owner, state });
     COUNT.store(queue.len(), Relaxed);
     Ok(())
 }
@@ -299,12 +299,11 @@ fn check_cycle(queue: &[Waiter], own: Pid, owner: Pid) -> Result<()> {
     Ok(())
 }
 
-/// The real-time priority of a class, 0 = none.
+/// The real-time priority of a class, 0 = none; deadlines are beyond all of them.
 pub(super) fn priority_of(class: Class) -> u8 {
     match class {
         Class::Fifo { priority } | Class::RoundRobin { priority } => priority,
-        // It lends no deadline, but the most that a priority can do.
-        Class::Deadline(_) => 99,
+        Class::Deadline(_) => 100,
         Class::Fair { .. } => 0,
     }
 }
@@ -312,20 +311,21 @@ pub(super) fn priority_of(class: Class) -> u8 {
 /// Longest chain of owners that wait themselves.
 const CHAIN_MAX: usize = 1024;
 
-/// Lends `owner` the priority of its first waiter, or takes it back; goes on with whom it waits for, if that matters there.
+/// Lends `owner` the class of its most urgent waiter, or takes it back; goes on with whom it waits for, if that matters there.
 fn lend(owner: Arc<Task>) {
     let mut at = owner;
     for _ in 0..CHAIN_MAX {
         let (changed, next) = {
             let mut queue = QUEUE.lock();
             let id = at.tid();
-            let most = queue.iter().filter(|waiter| waiter.owner == id).map(|waiter| waiter.priority).max();
-            let changed = at.sched.set_boost(most.unwrap_or(0));
+            let classes = queue.iter().filter(|waiter| waiter.owner == id).map(|waiter| waiter.class);
+            let most = classes.max_by_key(|class| class.urgency());
+            let changed = at.sched.set_loan(most.unwrap_or(Class::NORMAL));
             let waits = queue.iter_mut().find(|waiter| waiter.id == id);
             (
                 changed,
                 waits.map(|waiter| {
-                    waiter.priority = priority_of(at.sched.effective());
+                    waiter.class = at.sched.effective();
                     waiter.owner
                 }),
             )
@@ -413,10 +413,10 @@ pub fn unlock(task: &Arc<Task>, addr: u64, shared: bool) -> Result<()> {
     }
 }
 
-/// The first of those with the highest priority.
+/// The first of the most urgent.
 fn next_of(queue: &[Waiter], key: Key) -> Option<usize> {
     let waiting = queue.iter().enumerate().filter(|(_, waiter)| waiter.key == key);
-    waiting.rev().max_by_key(|(_, waiter)| waiter.priority).map(|(at, _)| at)
+    waiting.rev().max_by_key(|(_, waiter)| waiter.class.urgency()).map(|(at, _)| at)
 }
 
 /// A thread ends: those who wait for its locks look again.

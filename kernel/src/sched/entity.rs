@@ -112,8 +112,8 @@ struct Params {
     slice_ns: u64,
     /// With whom it shares; `None`: kernel threads.
     group: Option<Arc<Autogroup>>,
-    /// Real-time priority that waiters for its PI futexes lend it, 0 = none.
-    boost: u8,
+    /// What the most urgent of those is who wait for its PI futexes.
+    loan: Class,
     affinity: Affinity,
     /// SCHED_BATCH instead of SCHED_OTHER.
     batch: bool,
@@ -125,12 +125,16 @@ struct Params {
 
 impl Params {
     fn effective(&self) -> Class {
-        match self.class {
-            Class::Deadline(_) => self.class,
-            Class::Fifo { priority } | Class::RoundRobin { priority } if priority >= self.boost => self.class,
-            _ if self.boost > 0 => Class::Fifo { priority: self.boost },
-            class => class,
+        match self.loan {
+            _ if !self.borrows() => self.class,
+            Class::RoundRobin { priority } => Class::Fifo { priority },
+            loan => loan,
         }
+    }
+
+    /// Whether it runs as what it is lent.
+    fn borrows(&self) -> bool {
+        self.loan.urgency() > self.class.urgency()
     }
 
     /// What a queue entity is to follow.
@@ -138,7 +142,8 @@ impl Params {
         let group = self.group.as_ref().filter(|_| group::enabled());
         let group = group.map(|group| group.share().clone());
         let now_ns = crate::time::monotonic_ns();
-        runqueue::Params { class: self.effective(), slice_ns: self.slice_ns, group, now_ns }
+        let lent = self.borrows();
+        runqueue::Params { class: self.effective(), lent, slice_ns: self.slice_ns, group, now_ns }
     }
 }
 
@@ -155,7 +160,7 @@ impl Entity {
             nice: 0,
             slice_ns: BASE_SLICE_NS,
             group,
-            boost: 0,
+            loan: Class::NORMAL,
             affinity: Affinity::ALL,
             batch: false,
             reset_on_fork: false,
@@ -193,7 +198,7 @@ impl Entity {
     /// What a child of this task starts with.
     pub fn for_child(&self) -> Entity {
         let mut params = self.class.lock().clone();
-        (params.boost, params.deadline_flags, params.admitted) = (0, 0, 0);
+        (params.loan, params.deadline_flags, params.admitted) = (Class::NORMAL, 0, 0);
         if params.reset_on_fork {
             params.reset_on_fork = false;
             params.slice_ns = BASE_SLICE_NS;
@@ -299,18 +304,18 @@ impl Entity {
         self.stale.swap(false, AcqRel).then(|| self.class.lock().wanted())
     }
 
-    /// What it runs as: its class, or the priority that is lent to it.
+    /// What it runs as: its class, or what is lent to it.
     pub fn effective(&self) -> Class {
         self.class.lock().effective()
     }
 
-    /// Lends it a real-time priority, 0 = none. Whether that changes what it runs as; then the caller says so by
-    /// [`super::class_changed`].
+    /// Lends it a real-time priority or a deadline; [`Class::NORMAL`] is nothing. Whether that changes what it runs as; then the
+    /// caller says so by [`super::class_changed`].
     #[must_use]
-    pub fn set_boost(&self, boost: u8) -> bool {
+    pub fn set_loan(&self, loan: Class) -> bool {
         self.change(|params| {
             let before = params.effective();
-            params.boost = boost;
+            params.loan = loan;
             params.effective() != before
         })
     }
@@ -407,12 +412,25 @@ mod tests {
     #[test]
     fn a_lent_priority_raises_and_never_lowers() {
         let task = Entity::new();
-        assert!(task.set_boost(7));
+        let fifo = |priority| Class::Fifo { priority };
+        assert!(task.set_loan(fifo(7)));
         assert_eq!((task.effective(), task.class()), (Class::Fifo { priority: 7 }, Class::NORMAL));
         task.set_class(Class::RoundRobin { priority: 9 });
         assert_eq!(task.effective(), Class::RoundRobin { priority: 9 });
-        assert!(!task.set_boost(0) && !task.set_boost(9) && task.set_boost(10));
+        assert!(!task.set_loan(Class::NORMAL) && !task.set_loan(fifo(9)) && task.set_loan(fifo(10)));
         assert_eq!(task.for_child().effective(), Class::RoundRobin { priority: 9 });
+    }
+
+    #[test]
+    fn the_shorter_deadline_is_lent() {
+        let budget = |deadline_ns| Class::Deadline(Budget { runtime_ns: 1, deadline_ns, period_ns: 100 });
+        let task = Entity::new();
+        assert!(task.set_loan(budget(50)) && task.effective() == budget(50) && task.class() == Class::NORMAL);
+        task.set_class(Class::Fifo { priority: 99 });
+        assert_eq!(task.effective(), budget(50));
+        task.set_class(budget(60));
+        assert!(task.effective() == budget(50) && task.set_loan(budget(70)) && task.effective() == budget(60));
+        assert!(!task.set_loan(Class::Fifo { priority: 99 }) && task.effective() == budget(60));
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! Buttazzo, "Integrating Multimedia Applications in Hard Real-Time Systems"): who has used its run time up, or yields, rests until
 //! its next period; who wakes goes on with what it has left only if that is no more than its share of the time to its deadline.
 //!
+//! Who has what one of them waits for runs with the waiter's budget, *lent*: then a period that is used up is followed by the next
+//! at once, with a later deadline.
+//!
 //! Used by the run queue, which keeps those that rest apart.
 
 /// What a thread asks for. Run time ≤ deadline ≤ period, none is 0.
@@ -36,12 +39,17 @@ pub(super) struct Job {
     left_ns: i64,
     /// Its deadline.
     until_ns: u64,
+    lent: bool,
 }
 
 impl Job {
     /// A period that begins now.
-    pub fn begin(budget: Budget, now_ns: u64) -> Job {
-        Job { budget, left_ns: budget.runtime_ns as i64, until_ns: now_ns + budget.deadline_ns }
+    pub fn begin(budget: Budget, now_ns: u64, lent: bool) -> Job {
+        Job { budget, left_ns: budget.runtime_ns as i64, until_ns: now_ns + budget.deadline_ns, lent }
+    }
+
+    pub fn is_lent(&self) -> bool {
+        self.lent
     }
 
     /// Where it stands among the real-time priorities, negated: before all of them, by deadline.
@@ -52,7 +60,14 @@ impl Job {
     /// Accounts run time; returns whether it must rest.
     pub fn charge(&mut self, ran_ns: u64) -> bool {
         self.left_ns = self.left_ns.saturating_sub(ran_ns as i64);
+        self.go_on_if_lent();
         self.is_spent()
+    }
+
+    fn go_on_if_lent(&mut self) {
+        if self.lent && self.is_spent() {
+            self.replenish(0);
+        }
     }
 
     /// Whether it must rest until its next period.
@@ -67,6 +82,7 @@ impl Job {
     /// It is done before its time is.
     pub fn end(&mut self) {
         self.left_ns = self.left_ns.min(0);
+        self.go_on_if_lent();
     }
 
     /// When the next period begins.
@@ -81,7 +97,7 @@ impl Job {
         self.left_ns += (periods * runtime) as i64;
         self.until_ns += periods * self.budget.period_ns;
         if self.until_ns < now_ns {
-            *self = Job::begin(self.budget, now_ns);
+            *self = Job::begin(self.budget, now_ns, self.lent);
         }
     }
 
@@ -89,7 +105,7 @@ impl Job {
     pub fn wake(&mut self, now_ns: u64) {
         let Budget { runtime_ns, deadline_ns, period_ns } = self.budget;
         if now_ns >= self.next_ns() {
-            *self = Job::begin(self.budget, now_ns);
+            *self = Job::begin(self.budget, now_ns, self.lent);
         } else if self.is_spent() {
             // It rests on.
         } else if now_ns >= self.until_ns {
@@ -100,7 +116,7 @@ impl Job {
             if self.left_ns() > share_ns && deadline_ns < period_ns {
                 self.left_ns = share_ns as i64;
             } else if self.left_ns() > share_ns {
-                *self = Job::begin(self.budget, now_ns);
+                *self = Job::begin(self.budget, now_ns, self.lent);
             }
         }
     }
@@ -115,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_spent_job_rests_until_its_period_is_over_and_pays_back() {
-        let mut job = Job::begin(PLAIN, 1000);
+        let mut job = Job::begin(PLAIN, 1000, false);
         assert!(!job.charge(9) && job.charge(16));
         assert_eq!(job.next_ns(), 1100);
         // 15 too much are one period and a half.
@@ -129,7 +145,7 @@ mod tests {
 
     #[test]
     fn who_wakes_late_does_not_run_more_than_its_share() {
-        let mut job = Job::begin(PLAIN, 1000);
+        let mut job = Job::begin(PLAIN, 1000, false);
         assert!(!job.charge(5));
         // 5 of 60 are less than 10 of 100: it goes on.
         job.wake(1040);
@@ -145,7 +161,7 @@ mod tests {
 
     #[test]
     fn between_an_early_deadline_and_the_next_period_nothing_runs() {
-        let mut job = Job::begin(EARLY, 1000);
+        let mut job = Job::begin(EARLY, 1000, false);
         assert!(!job.charge(2));
         job.wake(1020);
         assert_eq!((job.left_ns(), job.until_ns), (5, 1040));
@@ -153,5 +169,13 @@ mod tests {
         assert!(job.is_spent() && job.next_ns() == 1100);
         job.replenish(1100);
         assert_eq!((job.left_ns(), job.until_ns), (10, 1140));
+    }
+    #[test]
+    fn a_lent_job_goes_on_with_a_later_deadline_instead_of_resting() {
+        let mut job = Job::begin(PLAIN, 1000, true);
+        assert!(!job.charge(9) && !job.charge(16));
+        assert_eq!((job.left_ns(), job.until_ns), (5, 1300));
+        job.end();
+        assert_eq!((job.is_spent(), job.left_ns(), job.until_ns), (false, 10, 1400));
     }
 }

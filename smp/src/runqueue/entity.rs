@@ -53,12 +53,23 @@ pub enum Class {
 impl Class {
     /// SCHED_OTHER with nice 0.
     pub const NORMAL: Self = Self::Fair { nice: 0, idle: false };
+
+    /// Who goes before whom: the greater, the sooner. Fair ones are equal, and so are deadlines of one length.
+    pub const fn urgency(self) -> (u8, u64) {
+        match self {
+            Self::Fair { .. } => (0, 0),
+            Self::Fifo { priority } | Self::RoundRobin { priority } => (1, priority as u64),
+            Self::Deadline(budget) => (2, u64::MAX - budget.deadline_ns),
+        }
+    }
 }
 
 /// What an entity is scheduled by.
 #[derive(Clone, Debug)]
 pub struct Params {
     pub class: Class,
+    /// Its budget is that of somebody who waits for it: it does not rest.
+    pub lent: bool,
     /// Of a fair entity: how much it asks for at once. The less, the sooner it gets it.
     pub slice_ns: u64,
     /// What it shares with others; `None`: it counts by itself.
@@ -70,7 +81,7 @@ pub struct Params {
 impl Params {
     /// Of a class, with everything else as usual.
     pub const fn of(class: Class) -> Params {
-        Params { class, slice_ns: BASE_SLICE_NS, group: None, now_ns: 0 }
+        Params { class, lent: false, slice_ns: BASE_SLICE_NS, group: None, now_ns: 0 }
     }
 }
 
@@ -146,9 +157,11 @@ impl<T> Entity<T> {
         debug_assert!(!self.attached, "detach it first");
         if self.class != params.class {
             self.rr_left_ns = RR_SLICE_NS;
-            if let Class::Deadline(budget) = params.class {
-                self.job = Job::begin(budget, params.now_ns);
-            }
+        }
+        if let Class::Deadline(budget) = params.class
+            && (self.class != params.class || self.job.is_lent() != params.lent)
+        {
+            self.job = Job::begin(budget, params.now_ns, params.lent);
         }
         (self.class, self.slice_ns, self.group) = (params.class, params.slice_ns, params.group);
         self.weigh();
