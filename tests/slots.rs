@@ -242,6 +242,17 @@ fn the_report_tells_of_huge_pages_by_slot() {
 }
 
 #[test]
+fn a_slot_drops_its_mappings_of_hot_memory_now_and_then() {
+    // Two calls a byte: one drop each 1024 of them, and hardly any where little is called.
+    for (bytes, least, most) in [("1", 0, 5), ("20000", 35, 60)] {
+        let script = format!("exec dd if=/dev/zero of=/dev/null bs=1 count={bytes}");
+        let outcome = Run::umbel(&["run", "--cpus", "1", "--stats", "--", "/bin/sh", "-c", &script]).finish();
+        let dropped = outcome.counted("mappings of hot memory dropped");
+        assert!((least..=most).contains(&dropped), "{bytes}: {dropped}, {outcome:#?}");
+    }
+}
+
+#[test]
 fn a_child_finds_the_pages_of_its_parent_mapped() {
     let script = "i=0; while [ $i -lt 100 ]; do (:); i=$((i+1)); done";
     let outcome = Run::umbel(&["run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script]).finish();

@@ -92,6 +92,8 @@ global_asm!(
     COLD = const offset_of!(SlotBlock, cold),
     COLD_BASE = const COLD_BASE,
     COLD_LEN = const COLD_LEN,
+    HOT_BASE = const HOT_BASE,
+    HOT_LEN = const offset_of!(SlotPage, hot_len),
     LOG_HEAD = const offset_of!(SlotBlock, log_head),
     LOG_APPLIED = const offset_of!(SlotBlock, log_applied),
     STACK = const offset_of!(SlotBlock, stack),
@@ -108,6 +110,7 @@ unsafe extern "C" {
     pub(crate) fn gate_save_extended(area: *mut u8, mask: u64);
     pub(crate) fn gate_go_on(ksp: u64, kind: u32) -> !;
     pub(crate) safe fn gate_cold_protect(prot: u32) -> i64;
+    pub(crate) safe fn gate_thin() -> i64;
 }
 
 macro_rules! labels {
@@ -150,6 +153,7 @@ labels!(
     gate_slow_window_end,
     gate_sigreturned,
     gate_cold_protected,
+    gate_thinned,
     gate_restorer,
 );
 

@@ -1,6 +1,6 @@
 //! The gate's state of one slot.
 
-use crate::{arm, cold, fpu, image};
+use crate::{arm, cold, fpu, image, thin};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use umbel_abi::linux::StackT;
 use umbel_abi::machine::layout::{SIGNAL_STACK, SIGNAL_STACK_LEN};
@@ -58,6 +58,8 @@ pub struct SlotBlock {
     pub tid: AtomicU32,
     /// When cold KDATA is opened ahead of a fault.
     pub(crate) ahead: cold::Ahead,
+    /// When the mappings of hot KDATA are dropped.
+    pub(crate) thin: thin::Thin,
 }
 
 impl SlotBlock {
@@ -85,6 +87,7 @@ impl SlotBlock {
             phase: AtomicU32::new(0),
             tid: AtomicU32::new(0),
             ahead: cold::Ahead::new(),
+            thin: thin::Thin::new(),
         }
     }
 

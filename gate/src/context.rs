@@ -195,6 +195,7 @@ pub fn enter_user(context: &UserContext) -> Trap {
     if block.cold.load(Relaxed) != 0 {
         crate::cold::lock(block);
     }
+    crate::thin::leaving(block);
     // SAFETY: `context` and `block` are in KDATA and stay; the context's registers are those of a guest.
     let kind = unsafe { gate_leave(context.address(), block as *const SlotBlock as u64, u32::from(slow), fpu::mask()) };
     match Kind::from_raw(kind) {

@@ -33,6 +33,7 @@ mod plain;
 mod regs;
 mod signal;
 mod sites;
+pub mod thin;
 mod trap;
 pub mod vdso;
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use umbel_abi::machine::MAX_CPUS;
-use umbel_gate::cold;
+use umbel_gate::{cold, thin};
 use umbel_mm::{heap, view};
 use umbel_smp::cpu;
 use umbel_smp::lock::{Rank, stat};
@@ -132,6 +132,7 @@ fn memory(out: &mut String) {
         ("deepest kernel stack, bytes", umbel_mm::stack::PEAK.load(Relaxed)),
         ("cold memory opened", cold::OPENED.load(Relaxed)),
         ("cold memory opened by a fault", cold::FAULTED.load(Relaxed)),
+        ("mappings of hot memory dropped", thin::DROPPED.load(Relaxed)),
         ("calls refused for lack of memory", heap::REFUSED.load(Relaxed)),
     ];
     for (label, count) in counts {

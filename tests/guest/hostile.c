@@ -273,16 +273,87 @@ static int matches(uint64_t at, const uint8_t *code, int len) {
     return 1;
 }
 
+/* The next place of `code` in kernel text, 0 if there is none. */
+static uint64_t find(volatile uint64_t at, const uint8_t *code, int len) {
+    enum { STEP = 1024, LONGEST = 16 };
+    for (; at < image + 0x4000000; at++) {
+        if (at % STEP == 0 && !readable(at + STEP + LONGEST)) return 0;
+        if (matches(at, code, len)) return at;
+    }
+    return 0;
+}
+
 /* Finds the routine by its first bytes and enters it at every byte, with the arguments that it expects. */
 static void cold_unlock(void) {
     static const uint8_t protect[] = {0x89, 0xfa, 0xb8, 10, 0, 0, 0, 0x48, 0xbf}; /* mov edx, edi; mov eax, 10; movabs rdi */
-    volatile int routines = 0;
-    for (volatile uint64_t at = image + PAGE; at < image + 0x4000000 && readable(at + 16); at++) {
-        if (!matches(at, protect, sizeof protect)) continue;
+    int routines = 0;
+    for (uint64_t at = image + PAGE; (at = find(at, protect, sizeof protect)); at++) {
         routines++;
         for (int i = 0; i < 32; i++) run("cold unlock", call_text, at + i, i < 2 ? 3 : cold);
     }
     CHECK(routines > 0);
+}
+
+/* ---- the call by which the kernel drops its mappings of hot memory ---- */
+
+/* What the kernel passes: read from its routine, which reads the length from the slot's page. */
+static uint64_t hot_len;
+
+static uint64_t thin_stack;
+
+/* Calls `target` with the arguments of an madvise(2) of `advice`, and comes back if it returns. */
+static void call_thin(uint64_t target, uint64_t advice) {
+    registers(28, hot, hot_len, advice);
+    set_rsp -= 8;
+    *(uint64_t *)set_rsp = (uint64_t)after_cold;
+    if (thin_stack) set_rsp = thin_stack;
+    jump(target, 0);
+}
+
+/* Other calls at the same instruction, of a range that is not the one. */
+static void call_at_thin(uint64_t target, uint64_t which) {
+    static const uint64_t calls[][2] = {{28, 4}, {28, 8}, {28, 9}, {28, 25}, {28, 100}, {10, 3}, {11, 0}, {25, PAGE}, {15, 0}, {231, 77}};
+    uint64_t ranges[][2] = {{image, PAGE}, {entry_page, PAGE}, {signal_stack, 0x10000}, {slot_page, PAGE}, {cold, COLD_LEN},
+                            {hot, PAGE}, {hot, hot_len + PAGE}, {hot + PAGE, hot_len}, {0x10000, 0x7f7fffff0000ul}, {hot, hot_len}};
+    const uint64_t *call = calls[which % 10], *range = ranges[which / 10];
+    registers(call[0], range[0], range[1], call[1]);
+    jump(target, 0);
+}
+
+/* Kernel memory is closed after each of many calls, in some of which its mappings are dropped, and works. */
+static int through_thinning(void) {
+    static const struct itimerval fast = {{0, 100}, {0, 100}};
+    signal(SIGALRM, SIG_IGN);
+    setitimer(ITIMER_REAL, &fast, 0);
+    pid_t parent = getppid();
+    for (int i = 0; i < 5000; i++) {
+        if (syscall(SYS_getppid) != parent) return 1;
+        if (readable(hot) || readable(hot + 0x200000) || readable(canaries[0]) || readable(cold)) return BROKEN;
+    }
+    return open_memory() ? BROKEN : 0;
+}
+
+static void thin(void) {
+    static const uint8_t advise[] = {0xba, 4, 0, 0, 0, 0xb8, 28, 0, 0, 0, 0x0f, 0x05}; /* mov edx, 4; mov eax, 28; syscall */
+    enum { CALL = 10, BEFORE = 24, AFTER = 13 };
+    uint64_t stacks[] = {0, hot + 0x8000, signal_stack + 0x8000, entry_page + 0x800, slot_page + 64, canaries[0] + 0x800, canaries[1] + 0x800};
+    int routines = 0;
+    for (uint64_t at = image + PAGE; (at = find(at, advise, sizeof advise)); at++) {
+        routines++;
+        /* movabs rdi, the slot's page; mov rsi, [rdi + n]; movabs rdi, the hot range */
+        hot_len = *(volatile uint64_t *)(slot_page + *(volatile uint8_t *)(at - 11));
+        CHECK(hot_len >= HOT_LEN && hot_len % 0x200000 == 0);
+        for (int s = 0; s < 7; s++) {
+            thin_stack = stacks[s];
+            for (int i = 0; i < BEFORE + AFTER; i++) run("thinning", call_thin, at - BEFORE + i, 4);
+        }
+        for (int i = 0; i < 100; i++) run("call at the thinning", call_at_thin, at + CALL, i);
+    }
+    CHECK(routines == 1);
+    pid_t child = fork();
+    if (child == 0) _exit(through_thinning());
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
 }
 
 /* ---- system calls ---- */
@@ -462,6 +533,7 @@ int main(int argc, char **argv) {
     everywhere_in_the_gate();
     kernel_text();
     cold_unlock();
+    thin();
     uint64_t flags[] = {0x40202, 0x4602, 0x302, 0x3202, 0x44702, 0x200202, 0x10202, 0x40302};
     for (int i = 0; i < 8; i++) run("flags", with_flags, flags[i], 0);
     uint64_t stacks[] = {0, 8, 0x8000000000000000ul, hot + 0x10010, signal_stack + 0x100, signal_stack + 0x8000, signal_stack + 0x10000, entry_page + 0x800, slot_page + 64, ~0ul,

@@ -194,6 +194,19 @@ gate_cold_protect:
 gate_cold_protected:
     ret
 
+# i64 gate_thin(): madvise(HOT_BASE, the machine's length of the hot range, MADV_DONTNEED), the one instruction that may. In
+# kernel text, too.
+.globl gate_thin, gate_thinned
+gate_thin:
+    movabs rdi, {SLOT_PAGE}
+    mov rsi, [rdi + {HOT_LEN}]
+    movabs rdi, {HOT_BASE}
+    mov edx, 4
+    mov eax, 28
+    syscall
+gate_thinned:
+    ret
+
 .section .rodata.gate, "a", @progbits
 .p2align 2
 gate_mxcsr:

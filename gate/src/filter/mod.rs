@@ -30,6 +30,10 @@ const NR: u32 = 0;
 const ARCH_AT: u32 = 4;
 const IP_LO: u32 = 8;
 const IP_HI: u32 = 12;
+/// `MADV_DONTNEED`.
+const DONTNEED: u32 = 4;
+/// `MADV_COLLAPSE`.
+const COLLAPSE: u32 = 25;
 /// `MAP_FIXED`.
 const MAP_FIXED: u32 = 0x10;
 
@@ -52,6 +56,8 @@ pub(crate) struct Places {
     sigreturn: u64,
     /// Address after the call that opens and locks cold KDATA.
     cold: u64,
+    /// Address after the call that drops the mappings of hot KDATA.
+    thin: u64,
     /// Bytes of hot KDATA.
     hot_len: u64,
     /// Kernel text, without the gate page.
@@ -66,6 +72,7 @@ impl Places {
             locks: [label::gate_fast_locked(), label::gate_slow_locked()],
             sigreturn: label::gate_sigreturned(),
             cold: label::gate_cold_protected(),
+            thin: label::gate_thinned(),
             hot_len: layout::hot_len(image::control().boot.ram_pages),
             text: image::kernel_text(),
         }
@@ -136,7 +143,7 @@ fn gate_call(places: &Places) -> [(u32, u32); 8] {
 fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, trap: Label) {
     let mut sorted: Vec<Call> = calls.to_vec();
     sorted.sort_by_key(|call| call.nr);
-    let kinds = [Check::Sigreturn, Check::Signal, Check::FixedMap, Check::Protect, Check::Range]
+    let kinds = [Check::Sigreturn, Check::Signal, Check::FixedMap, Check::Protect, Check::Range, Check::Advise]
         .map(|check| (check, b.label()));
     let arguments = sorted.iter().filter(|call| matches!(call.check, Check::Argument(..)));
     let kinds: Vec<_> =
@@ -158,6 +165,7 @@ fn whitelist(b: &mut Builder, places: &Places, calls: &[Call], allow: Label, tra
             }
             Check::Protect => protect(b, places, target(Check::Range), allow, trap),
             Check::Range => range(b, allow, trap),
+            Check::Advise => advise(b, places, allow, trap),
             Check::Signal => {
                 b.load(lo(2));
                 for signal in [SIGUSR1, SIGIO, SIGALRM] {
@@ -184,20 +192,35 @@ fn protect(b: &mut Builder, places: &Places, range: Label, allow: Label, trap: L
     b.if_eq(places.cold as u32, cold);
     b.go(range);
     b.place(cold);
-    for (at, value) in [
-        (lo(0), COLD_BASE as u32),
-        (hi(0), (COLD_BASE >> 32) as u32),
-        (lo(1), COLD_LEN as u32),
-        (hi(1), (COLD_LEN >> 32) as u32),
-        (hi(2), 0),
-    ] {
-        b.load(at);
-        b.unless_eq(value, trap);
-    }
+    exactly(b, [COLD_BASE, COLD_LEN], trap);
     b.load(lo(2));
     b.if_eq(0, allow);
     b.if_eq(3, allow);
     b.go(trap);
+}
+
+/// madvise: the one instruction for it drops the mappings of all of hot KDATA, the others collapse.
+fn advise(b: &mut Builder, places: &Places, allow: Label, trap: Label) {
+    let thin = b.label();
+    b.load(IP_LO);
+    b.if_eq(places.thin as u32, thin);
+    b.load(lo(2));
+    b.if_eq(COLLAPSE, allow);
+    b.go(trap);
+    b.place(thin);
+    exactly(b, [HOT_BASE, places.hot_len], trap);
+    b.load(lo(2));
+    b.if_eq(DONTNEED, allow);
+    b.go(trap);
+}
+
+/// Arguments 0 and 1 are these, and argument 2 is below 2^32.
+fn exactly(b: &mut Builder, [start, len]: [u64; 2], trap: Label) {
+    let halves = [(lo(0), start), (hi(0), start >> 32), (lo(1), len), (hi(1), len >> 32), (hi(2), 0)];
+    for (at, value) in halves {
+        b.load(at);
+        b.unless_eq(value as u32, trap);
+    }
 }
 
 /// A binary search for the call number in the accumulator.
@@ -273,6 +296,7 @@ mod tests {
             locks: [IMAGE_BASE + 0x230, IMAGE_BASE + 0x330],
             sigreturn: IMAGE_BASE + 0x2100,
             cold: IMAGE_BASE + 0x2200,
+            thin: IMAGE_BASE + 0x2300,
             hot_len: 48 << 20,
             text: IMAGE_BASE + 0x1000..IMAGE_BASE + 0x9_0000,
         }
@@ -405,8 +429,31 @@ mod tests {
                 assert_eq!(allowed(KERNEL, call.nr, args), values.contains(&value), "{} {value}", call.nr);
             }
         }
-        let advise = |advice| allowed(KERNEL, __NR_madvise, [HOT_BASE, 32 << 20, advice, 0, 0, 0]);
+        let advise = |advice| allowed(KERNEL, __NR_madvise, [HOT_BASE, 48 << 20, advice, 0, 0, 0]);
         assert!(advise(25) && !advise(4) && !advise(9) && !advise(100));
+    }
+
+    #[test]
+    fn the_mappings_of_hot_memory_are_dropped_by_an_instruction_of_its_own() {
+        let thin = places().thin;
+        let whole = [HOT_BASE, 48 << 20, 4, 0, 0, 0];
+        assert!(allowed(thin, __NR_madvise, whole));
+        for argument in 0..3 {
+            for bit in 0..64 {
+                let mut args = whole;
+                args[argument] ^= 1 << bit;
+                assert!(!allowed(thin, __NR_madvise, args), "argument {argument} bit {bit}");
+            }
+        }
+        for advice in (0..128).filter(|&advice| advice != 4) {
+            assert!(!allowed(thin, __NR_madvise, [HOT_BASE, 48 << 20, advice, 0, 0, 0]), "{advice}");
+        }
+        let p = places();
+        for ip in [p.unlocks[0], p.locks[0], p.cold, KERNEL, thin + 1, thin - (1 << 32), 0x40_1000] {
+            assert!(!allowed(ip, __NR_madvise, whole), "{ip:#x}");
+        }
+        assert!(!allowed(thin, __NR_mprotect, UNLOCK) && !allowed(thin, __NR_munmap, whole));
+        assert!(!allowed_arch(thin, __NR_madvise, whole, 0x4000_0003));
     }
 
     #[test]
