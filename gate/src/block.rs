@@ -34,7 +34,7 @@ pub struct SlotBlock {
     pub(crate) log_applied: AtomicU64,
     /// The `UserContext` whose extended FPU state is in the registers, 0 if none. Offset 56.
     pub(crate) live: AtomicU64,
-    /// 1 = signals may be masked or the signal stack disarmed: the next exit must be slow. Offset 64.
+    /// [`Self::MASKED`] and [`Self::DISARMED`]: what the next exit, a slow one, has to undo. Offset 64.
     pub(crate) slow: AtomicU32,
     /// 1 = cold KDATA is open, or about to be: the exit must lock it first. Offset 68.
     pub(crate) cold: AtomicU32,
@@ -63,6 +63,11 @@ pub struct SlotBlock {
 }
 
 impl SlotBlock {
+    /// Asynchronous signals may be masked.
+    pub(crate) const MASKED: u32 = 1;
+    /// The signal stack may be disarmed: a signal ended the last stay in guest mode.
+    pub(crate) const DISARMED: u32 = 2;
+
     /// A block for a slot that does not run yet.
     pub const fn new() -> SlotBlock {
         SlotBlock {
@@ -75,7 +80,7 @@ impl SlotBlock {
             log_head: AtomicU64::new(0),
             log_applied: AtomicU64::new(0),
             live: AtomicU64::new(0),
-            slow: AtomicU32::new(1),
+            slow: AtomicU32::new(SlotBlock::MASKED | SlotBlock::DISARMED),
             cold: AtomicU32::new(0),
             scrub: AtomicU64::new(0),
             stack: StackT { sp: SIGNAL_STACK, flags: SS_AUTODISARM, pad: 0, size: SIGNAL_STACK_LEN },
@@ -131,9 +136,9 @@ impl SlotBlock {
         self.log_head.store(&raw const self.log_applied as u64, Relaxed);
     }
 
-    /// The next exit of this slot must unmask signals and re-arm the signal stack. Call after masking signals.
+    /// The next exit of this slot must unmask signals. Call after masking them.
     pub fn demand_slow_exit(&self) {
-        self.slow.store(1, Relaxed);
+        self.slow.fetch_or(SlotBlock::MASKED, Relaxed);
     }
 
     /// The block of the running slot.

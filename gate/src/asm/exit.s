@@ -101,13 +101,15 @@ leave_slow:
     mov rsi, r12
     mov ecx, 21
     rep movsq
+    test dword ptr [rbx + {SLOW}], {DISARMED}
+    jz 6f
     mov eax, 131                        # sigaltstack
     lea rdi, [rbx + {STACK}]
     xor esi, esi
     syscall
     test eax, eax
     jnz 5f
-    mov dword ptr [rbx], 0
+6:  mov dword ptr [rbx], 0
 .globl gate_slow_window, gate_slow_window_end
 gate_slow_window:
     mov rcx, [rbx + {SHARED}]
@@ -121,13 +123,15 @@ gate_slow_window:
     sub rdx, [rbx + {LOG_APPLIED}]
     or rax, rdx
     jnz 4f
+    cmp dword ptr [rbx + {SLOW}], 0
+    je 7f
     mov eax, 14                         # rt_sigprocmask(SIG_SETMASK, empty)
     mov edi, 2
     lea rsi, [rbx + {EMPTY_SET}]
     xor edx, edx
     mov r10d, 8
     syscall
-    movabs rdx, {SLOT_PAGE}
+7:  movabs rdx, {SLOT_PAGE}
     mov rdx, [rdx + 8]
     mov byte ptr [rdx], 1               # block
     jmp gate_slow_lock

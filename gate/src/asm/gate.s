@@ -56,7 +56,7 @@ gate_signal_end:
     mov [rbx + {ENTRY_ARGS}], r12
     mov [rbx + {ENTRY_ARGS} + 8], r13
     mov [rbx + {ENTRY_ARGS} + 16], r14
-    mov dword ptr [rbx + {SLOW}], 1
+    mov dword ptr [rbx + {SLOW}], {SIGNALLED}
     mov rcx, [rbx + {SHARED}]
     mov dword ptr [rcx], {STATE_KERNEL}
     mov eax, {KIND_SIGNAL}
