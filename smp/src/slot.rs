@@ -175,7 +175,6 @@ pub(crate) fn for_space(space: u64) -> Option<&'static Slot> {
         return None;
     }
     if let Some(slot) = vcpu.slots().find(|slot| slot.space() == space) {
-        mask_signals();
         return Some(slot);
     }
     if matches!(me.space(), FREE | RETIRED) {
@@ -189,7 +188,6 @@ pub(crate) fn for_space(space: u64) -> Option<&'static Slot> {
         me.settle();
         return None;
     }
-    mask_signals();
     Some(slot)
 }
 
@@ -282,7 +280,11 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
     Some(slot)
 }
 
-/// Hands the virtual CPU to `target` and parks this slot. On the park stack of the running slot, signals masked.
+/// Hands the virtual CPU to `target` and parks this slot. On the park stack of the running slot.
+///
+/// Signals are not masked for it. One that comes too late for this slot wakes it for its handler, on the interrupt stack, which changes
+/// this slot's own notes and sets bits of the virtual CPU's mailbox; whoever sent it has set its bit there before, and `target` looks
+/// before it leaves for guest code.
 ///
 /// Returns when the virtual CPU comes back, with the stack pointer to go on at.
 pub(crate) extern "C" fn hand_over(target: &'static Slot) -> u64 {
