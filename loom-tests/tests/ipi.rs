@@ -118,3 +118,8 @@ fn mutant_receiver_without_fence_loses_a_doorbell() {
 fn mutant_receiver_without_fence_misses_a_cross_call_in_guest_mode() {
     mutant_fails("ipi-receiver-unfenced", guest_entry);
 }
+
+#[test]
+fn mutant_receiver_without_fence_misses_work_queued_before_idle() {
+    mutant_fails("ipi-receiver-unfenced", work_before_idle);
+}

@@ -14,57 +14,73 @@ fn queue() -> Arc<Queue> {
     Arc::new(SpinLock::new(Rank::RunQueue, RunQueue::new()))
 }
 
+/// A queue is filled, popped and stolen from at once.
+fn owner_and_thief() {
+    let queue = queue();
+    let waker = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            for item in [1, 2] {
+                queue.lock().push(Entity::new(item, Class::NORMAL), Arrival::Woken);
+            }
+        })
+    };
+    let thief = {
+        let queue = queue.clone();
+        thread::spawn(move || queue.lock().steal(|_| true).map(|entity| entity.item))
+    };
+    let mut got = queue.lock().pop().map_or(0, |entity| entity.item);
+    waker.join().unwrap();
+    got += thief.join().unwrap().unwrap_or(0);
+    while let Some(entity) = queue.lock().pop() {
+        got += entity.item;
+    }
+    assert_eq!(got, 3, "nothing is lost or taken twice");
+}
+
 #[test]
 fn each_entity_is_taken_once_by_owner_or_thief() {
-    model(|| {
-        let queue = queue();
-        let waker = {
-            let queue = queue.clone();
-            thread::spawn(move || {
-                for item in [1, 2] {
-                    queue.lock().push(Entity::new(item, Class::NORMAL), Arrival::Woken);
-                }
-            })
+    model(owner_and_thief);
+}
+
+#[test]
+fn mutant_relaxed_unlock_shows_half_a_queue() {
+    mutant_fails("spin-unlock-relaxed", owner_and_thief);
+}
+
+/// Each takes from the queue of the other.
+fn two_thieves() {
+    let queues = [queue(), queue()];
+    for (item, queue) in queues.iter().enumerate() {
+        queue.lock().push(Entity::new(item as u32, Class::NORMAL), Arrival::New);
+    }
+    let steal = |queues: [Arc<Queue>; 2], from: usize| {
+        let mut low = queues[0].lock();
+        let mut high = queues[1].lock_nested();
+        let (from, to) = match from {
+            0 => (&mut *low, &mut *high),
+            _ => (&mut *high, &mut *low),
         };
-        let thief = {
-            let queue = queue.clone();
-            thread::spawn(move || queue.lock().steal(|_| true).map(|entity| entity.item))
-        };
-        let mut got = queue.lock().pop().map_or(0, |entity| entity.item);
-        waker.join().unwrap();
-        got += thief.join().unwrap().unwrap_or(0);
-        while let Some(entity) = queue.lock().pop() {
-            got += entity.item;
+        if let Some(entity) = from.steal(|_| true) {
+            to.push(entity, Arrival::Moved);
         }
-        assert_eq!(got, 3, "nothing is lost or taken twice");
-    });
+    };
+    let other = queues.clone();
+    let other = thread::spawn(move || steal(other, 0));
+    steal(queues.clone(), 1);
+    other.join().unwrap();
+    let left = queues[0].lock().len() + queues[1].lock().len();
+    assert_eq!(left, 2);
 }
 
 #[test]
 fn two_thieves_that_lock_in_order_do_not_deadlock_and_lose_nothing() {
-    model(|| {
-        let queues = [queue(), queue()];
-        for (item, queue) in queues.iter().enumerate() {
-            queue.lock().push(Entity::new(item as u32, Class::NORMAL), Arrival::New);
-        }
-        let steal = |queues: [Arc<Queue>; 2], from: usize| {
-            let mut low = queues[0].lock();
-            let mut high = queues[1].lock_nested();
-            let (from, to) = match from {
-                0 => (&mut *low, &mut *high),
-                _ => (&mut *high, &mut *low),
-            };
-            if let Some(entity) = from.steal(|_| true) {
-                to.push(entity, Arrival::Moved);
-            }
-        };
-        let other = queues.clone();
-        let other = thread::spawn(move || steal(other, 0));
-        steal(queues.clone(), 1);
-        other.join().unwrap();
-        let left = queues[0].lock().len() + queues[1].lock().len();
-        assert_eq!(left, 2);
-    });
+    model(two_thieves);
+}
+
+#[test]
+fn mutant_relaxed_unlock_shows_a_thief_half_a_queue() {
+    mutant_fails("spin-unlock-relaxed", two_thieves);
 }
 
 fn queue_of(cpu: u32) -> Arc<Queue> {

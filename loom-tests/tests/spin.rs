@@ -38,20 +38,28 @@ fn mutant_waiter_that_does_not_mark_the_word_sleeps_for_ever() {
     mutant_fails("spin-waiter-unmarked", three_increments);
 }
 
-#[test]
-fn try_lock_never_enters_a_held_lock() {
-    model(|| {
-        let lock = Arc::new(SpinLock::new(Rank::Leaf, 0));
-        let other = lock.clone();
-        let other = thread::spawn(move || {
-            if let Some(mut value) = other.try_lock() {
-                *value += 1;
-            }
-        });
-        if let Some(mut value) = lock.try_lock() {
+/// Two try, at least one gets in.
+fn two_that_try() {
+    let lock = Arc::new(SpinLock::new(Rank::Leaf, 0));
+    let other = lock.clone();
+    let other = thread::spawn(move || {
+        if let Some(mut value) = other.try_lock() {
             *value += 1;
         }
-        other.join().unwrap();
-        assert!((1..=2).contains(&*lock.lock()));
     });
+    if let Some(mut value) = lock.try_lock() {
+        *value += 1;
+    }
+    other.join().unwrap();
+    assert!((1..=2).contains(&*lock.lock()));
+}
+
+#[test]
+fn try_lock_never_enters_a_held_lock() {
+    model(two_that_try);
+}
+
+#[test]
+fn mutant_relaxed_unlock_lets_who_tries_race() {
+    mutant_fails("spin-unlock-relaxed", two_that_try);
 }

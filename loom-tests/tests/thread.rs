@@ -92,45 +92,61 @@ fn mutant_wake_that_enqueues_a_running_thread_is_a_data_race() {
     mutant_fails("thread-caught-enqueued", blocked_and_woken_twice);
 }
 
+/// A block and an interrupt at once.
+fn blocked_and_interrupted() {
+    let task = Task::new();
+    let other = {
+        let task = task.clone();
+        thread::spawn(move || {
+            if task.thread.interrupt() == WakeEnd::Enqueue {
+                task.enqueue();
+            }
+        })
+    };
+    let blocked = task.block();
+    other.join().unwrap();
+    assert!(task.thread.interrupted());
+    let expected = if blocked { State::Runnable } else { State::Running };
+    assert_eq!(task.thread.state(), expected);
+}
+
 #[test]
 fn an_interrupt_before_a_block_refuses_it_and_one_during_it_ends_it() {
-    model(|| {
-        let task = Task::new();
-        let other = {
-            let task = task.clone();
-            thread::spawn(move || {
-                if task.thread.interrupt() == WakeEnd::Enqueue {
-                    task.enqueue();
-                }
-            })
-        };
-        let blocked = task.block();
-        other.join().unwrap();
-        assert!(task.thread.interrupted());
-        let expected = if blocked { State::Runnable } else { State::Running };
-        assert_eq!(task.thread.state(), expected);
-    });
+    model(blocked_and_interrupted);
+}
+
+#[test]
+fn mutant_interrupt_that_enqueues_a_running_thread_is_a_data_race() {
+    mutant_fails("thread-caught-enqueued", blocked_and_interrupted);
+}
+
+/// A block, a wake-up and an interrupt at once.
+fn woken_and_interrupted() {
+    let task = Task::new();
+    let other = {
+        let task = task.clone();
+        thread::spawn(move || task.wake())
+    };
+    let third = {
+        let task = task.clone();
+        thread::spawn(move || {
+            if task.thread.interrupt() == WakeEnd::Enqueue {
+                task.enqueue();
+            }
+        })
+    };
+    task.block();
+    other.join().unwrap();
+    third.join().unwrap();
+    assert!(task.enqueued.load(Relaxed) <= 1);
 }
 
 #[test]
 fn a_wake_up_and_an_interrupt_at_once_enqueue_once() {
-    model(|| {
-        let task = Task::new();
-        let other = {
-            let task = task.clone();
-            thread::spawn(move || task.wake())
-        };
-        let third = {
-            let task = task.clone();
-            thread::spawn(move || {
-                if task.thread.interrupt() == WakeEnd::Enqueue {
-                    task.enqueue();
-                }
-            })
-        };
-        task.block();
-        other.join().unwrap();
-        third.join().unwrap();
-        assert!(task.enqueued.load(Relaxed) <= 1);
-    });
+    model(woken_and_interrupted);
+}
+
+#[test]
+fn mutant_wake_up_or_interrupt_that_enqueues_a_running_thread_is_a_data_race() {
+    mutant_fails("thread-caught-enqueued", woken_and_interrupted);
 }

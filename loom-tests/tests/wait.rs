@@ -57,22 +57,30 @@ fn mutant_waiter_without_fence_loses_one() {
     mutant_fails("wait-waiter-unfenced", set_and_wake);
 }
 
+/// Two wait for one flag.
+fn two_woken_at_once() {
+    let flag = Flag::new(0);
+    let waiters: Vec<_> = (0..2)
+        .map(|_| {
+            let flag = flag.clone();
+            thread::spawn(move || flag.queue.wait_until(|| flag.is_set()))
+        })
+        .collect();
+    flag.set.store(1, Relaxed);
+    flag.queue.wake_all();
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+}
+
 #[test]
 fn wake_all_wakes_two() {
-    model(|| {
-        let flag = Flag::new(0);
-        let waiters: Vec<_> = (0..2)
-            .map(|_| {
-                let flag = flag.clone();
-                thread::spawn(move || flag.queue.wait_until(|| flag.is_set()))
-            })
-            .collect();
-        flag.set.store(1, Relaxed);
-        flag.queue.wake_all();
-        for waiter in waiters {
-            waiter.join().unwrap();
-        }
-    });
+    model(two_woken_at_once);
+}
+
+#[test]
+fn mutant_waker_of_all_without_fence_leaves_one() {
+    mutant_fails("wait-waker-unfenced", two_woken_at_once);
 }
 
 /// A unit and its wake-up may hit a waiter that is being interrupted: then the other waiter must get them.
@@ -123,23 +131,31 @@ fn an_interrupt_always_ends_an_interruptible_wait() {
     });
 }
 
+/// One waits at two queues for what comes at the second.
+fn poller_of_two() {
+    let flags = [Flag::new(0), Flag::new(0)];
+    let other = flags[1].clone();
+    let other = thread::spawn(move || {
+        other.set.store(1, Relaxed);
+        other.queue.wake_all();
+    });
+    let mut table = PollTable::new();
+    for flag in &flags {
+        table.register(&flag.queue).unwrap();
+    }
+    let seen = table.wait_interruptible(None, || flags.iter().position(|f| f.is_set().is_some()));
+    assert_eq!(seen, Ok(1));
+    drop(table);
+    other.join().unwrap();
+    assert!(flags.iter().all(|flag| flag.queue.is_empty()));
+}
+
 #[test]
 fn a_poller_sees_either_of_two_queues() {
-    model(|| {
-        let flags = [Flag::new(0), Flag::new(0)];
-        let other = flags[1].clone();
-        let other = thread::spawn(move || {
-            other.set.store(1, Relaxed);
-            other.queue.wake_all();
-        });
-        let mut table = PollTable::new();
-        for flag in &flags {
-            table.register(&flag.queue).unwrap();
-        }
-        let seen = table.wait_interruptible(None, || flags.iter().position(|f| f.is_set().is_some()));
-        assert_eq!(seen, Ok(1));
-        drop(table);
-        other.join().unwrap();
-        assert!(flags.iter().all(|flag| flag.queue.is_empty()));
-    });
+    model(poller_of_two);
+}
+
+#[test]
+fn mutant_poller_without_fence_loses_a_wake_up() {
+    mutant_fails("wait-waiter-unfenced", poller_of_two);
 }
