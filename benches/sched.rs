@@ -1,5 +1,6 @@
 //! The guest's scheduler beside the host's, with the same programs: hackbench, cyclictest, stress-ng (packages rt-tests and
-//! stress-ng), and `guest/wakeups.c`, which does what schbench does. `cargo bench --bench sched [-- PROGRAM]`.
+//! stress-ng), and `guest/wakeups.c`, which does what schbench does (no package of Debian's).
+//! `cargo bench --bench sched [-- PROGRAM]`.
 //!
 //! On the host on one CPU and on two; in machines of 1 (on one host CPU), 2, 8 and 64 virtual CPUs. What is not installed is
 //! named and left out.
