@@ -247,8 +247,9 @@ impl Region {
         if first.is_null() {
             return first;
         }
+        let fetch = self.with(class, |magazine| magazine.next_fetch(class));
         let mut talc = self.talc.lock();
-        for _ in 1..magazine::capacity(class) / 2 {
+        for _ in 1..fetch {
             // SAFETY: the layout is not empty.
             let Some(block) = (unsafe { talc.allocate(layout) }) else {
                 break;
