@@ -253,6 +253,38 @@ fn a_slot_drops_its_mappings_of_hot_memory_now_and_then() {
 }
 
 #[test]
+fn the_first_slots_of_many_virtual_cpus_lie_together() {
+    const CPUS: usize = 128;
+    if !is_root() {
+        return; // slots are closed to others
+    }
+    let mut machine = Command::new(umbel())
+        .args(["run", "--cpus", &CPUS.to_string(), "--", "/bin/sleep", "1000"])
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("start a machine");
+    // Offsets of their pages in the file of kernel memory.
+    let pages = until(|| {
+        let slots = generations(machine.id()).get(3)?.clone();
+        let offsets: Vec<u64> = slots.iter().copied().filter_map(page_of_slot).collect();
+        (offsets.len() >= CPUS).then_some(offsets)
+    });
+    machine.kill().expect("kill the machine");
+    machine.wait().expect("reap the machine");
+    // 8 KiB each, with twice as much for processes in between; one virtual CPU after the other takes 48 KiB each.
+    let near = pages.iter().filter(|&&offset| offset < 6 << 20).count();
+    assert!(near >= CPUS, "{near} of {pages:x?}");
+}
+
+/// Where in kernel memory the page of a slot lies, bytes.
+fn page_of_slot(pid: u32) -> Option<u64> {
+    let start = format!("{:x}-", umbel_abi::machine::layout::SLOT_PAGE);
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let line = maps.lines().find(|line| line.starts_with(&start))?;
+    u64::from_str_radix(line.split_whitespace().nth(2)?, 16).ok()
+}
+
+#[test]
 fn a_child_finds_the_pages_of_its_parent_mapped() {
     let script = "i=0; while [ $i -lt 100 ]; do (:); i=$((i+1)); done";
     let outcome = Run::umbel(&["run", "--cpus", "2", "--stats", "--", "/bin/sh", "-c", script]).finish();

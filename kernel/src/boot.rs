@@ -50,6 +50,7 @@ pub fn boot() -> ! {
     for cpu in 0..info.cpus {
         sched::prepare_idle_task(cpu, kthread::idle().expect("memory for the first threads"));
     }
+    umbel_smp::berths::open_rooms();
     sched::adopt_boot_thread();
     sched::init();
     crate::vm::init(|| task::current().space(), || task::oom::out_of_memory(&task::current()));

@@ -21,6 +21,8 @@ extern crate shuttle as checker;
 extern crate std;
 
 #[cfg(not(loom))]
+pub mod berths;
+#[cfg(not(loom))]
 pub mod cpu;
 pub mod handover;
 pub mod hotplug;

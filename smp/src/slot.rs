@@ -15,6 +15,7 @@ use crate::handover::Park;
 use crate::placement::Place;
 use crate::vtime;
 use alloc::alloc::{Layout, alloc_zeroed};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 use umbel_abi::linux::Errno;
 use umbel_abi::machine::{Mailbox, SlotPage, SlotPhase, layout};
@@ -83,6 +84,8 @@ static NEXT_INDEX: AtomicU32 = AtomicU32::new(0);
 pub struct Slot {
     /// Address of its page in KDATA, and of the gate's block after it.
     page: u64,
+    /// Address of its stacks.
+    stacks: u64,
     /// Number among the slots of its virtual CPU.
     local: u32,
     cpu: u32,
@@ -106,15 +109,27 @@ pub struct Slot {
     armed_ns: AtomicU64,
 }
 
-/// Everything a slot has in KDATA.
+/// What a slot has in KDATA that each call touches.
 #[repr(C, align(4096))]
-struct SlotMemory {
+pub(crate) struct SlotMemory {
     page: SlotPage,
     gate: [u8; GATE_BLOCK_LEN],
     slot: Slot,
     _pad: [u8; 4096 - GATE_BLOCK_LEN - size_of::<Slot>()],
+}
+
+/// What it has for signals in kernel mode and for switches.
+#[repr(C, align(16))]
+pub(crate) struct SlotStacks {
     irq: [u8; STACK_LEN],
     park: [u8; STACK_LEN],
+}
+
+/// Both, of a slot that is added alone.
+#[repr(C)]
+struct Whole {
+    memory: SlotMemory,
+    stacks: SlotStacks,
 }
 
 /// Sets the hooks. Once, in the zygote.
@@ -242,7 +257,7 @@ fn least_recently_used(vcpu: &'static Vcpu, me: &'static Slot) -> &'static Slot 
 
 /// Slots of each of `cpus` virtual CPUs, where the host leaves room for `allowed` in all.
 fn share(allowed: u32, ram_pages: u64, cpus: u32) -> u32 {
-    let fit = ram_pages * layout::PAGE / RAM_SHARE / size_of::<SlotMemory>() as u64;
+    let fit = ram_pages * layout::PAGE / RAM_SHARE / size_of::<Whole>() as u64;
     let total = fit.min(SLOTS_TOTAL.into()) as u32;
     (total / cpus).clamp(SLOTS_FLOOR, SLOTS_PER_CPU as u32).min((allowed / cpus).max(1))
 }
@@ -251,16 +266,25 @@ fn share(allowed: u32, ram_pages: u64, cpus: u32) -> u32 {
 pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
     let boot = &cpu::control().boot;
     let share = share(boot.slots, boot.ram_pages, cpu::count());
-    let local = vcpu.slot_count.load(Relaxed);
-    if local >= share {
+    if vcpu.slot_count.load(Relaxed) >= share {
         return None;
     }
     // SAFETY: the layout's size is not zero.
-    let memory = unsafe { alloc_zeroed(Layout::new::<SlotMemory>()) }.cast::<SlotMemory>();
-    if memory.is_null() {
-        return None;
-    }
-    // SAFETY: zeroed memory of the right layout, ours alone until it is published; all zeroes are valid for every field.
+    let whole = NonNull::new(unsafe { alloc_zeroed(Layout::new::<Whole>()) })?.cast::<Whole>();
+    // SAFETY: zeroed memory of the right layout, for this slot alone.
+    Some(unsafe {
+        let whole = whole.as_ptr();
+        add_at(vcpu, &raw mut (*whole).memory, &raw mut (*whole).stacks)
+    })
+}
+
+/// Adds a slot in memory that is there.
+///
+/// # Safety
+/// `memory` is zero, both are aligned, nobody else uses them, and they stay for ever. The table of `vcpu` has room.
+pub(crate) unsafe fn add_at(vcpu: &'static Vcpu, memory: *mut SlotMemory, stacks: *mut SlotStacks) -> &'static Slot {
+    let local = vcpu.slot_count.load(Relaxed);
+    // SAFETY: by the contract, ours alone until it is published; all zeroes are valid for every field.
     let slot = unsafe {
         (*memory).page.self_ptr = memory as u64;
         (*memory).page.block = &raw const (*memory).gate as u64;
@@ -269,6 +293,7 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
         (*memory).page.index = NEXT_INDEX.fetch_add(1, Relaxed);
         (*memory).page.hot_len = layout::hot_len(cpu::control().boot.ram_pages);
         (*memory).slot.page = memory as u64;
+        (*memory).slot.stacks = stacks as u64;
         (*memory).slot.local = local;
         (*memory).slot.cpu = vcpu.id();
         &(*memory).slot
@@ -277,7 +302,7 @@ pub(crate) fn add(vcpu: &'static Vcpu) -> Option<&'static Slot> {
     slot.stale.store(1, Relaxed);
     vcpu.slots[local as usize].store(slot as *const Slot as *mut Slot, Release);
     vcpu.slot_count.store(local + 1, Release);
-    Some(slot)
+    slot
 }
 
 /// Hands the virtual CPU to `target` and parks this slot. On the park stack of the running slot.
@@ -338,12 +363,12 @@ impl Slot {
 
     /// Top of the stack for signals that hit kernel mode.
     pub fn irq_top(&self) -> u64 {
-        self.page + core::mem::offset_of!(SlotMemory, irq) as u64 + STACK_LEN as u64
+        self.stacks + core::mem::offset_of!(SlotStacks, irq) as u64 + STACK_LEN as u64
     }
 
     /// Top of the stack on which it starts and parks.
     pub fn park_top(&self) -> u64 {
-        self.page + core::mem::offset_of!(SlotMemory, park) as u64 + STACK_LEN as u64
+        self.stacks + core::mem::offset_of!(SlotStacks, park) as u64 + STACK_LEN as u64
     }
 
     /// Host thread id, 0 if there is no host task.

@@ -10,6 +10,7 @@
 //!
 //! Parents take no locks and allocate nothing: they run beside their virtual CPU without being one.
 
+use crate::berths::Berths;
 use crate::cpu::{self, Vcpu};
 use crate::handover::Death;
 use crate::hotplug::Stage;
@@ -248,9 +249,15 @@ impl MapsLine {
 
 /// First slots and boot threads of all virtual CPUs.
 fn prepare_cpus(boot: extern "C" fn(u64) -> !) -> Step<()> {
-    let ready = if cpu::count() <= SPARE_UP_TO { 2 } else { 1 };
+    let few = cpu::count() <= SPARE_UP_TO;
+    let ready = if few { 2 } else { 1 };
+    // One by one if there is no room for all at once.
+    let berths = if few { None } else { Berths::new(cpu::count()) };
     for vcpu in cpu::all() {
-        prepare_cpu(vcpu, ready, boot)?;
+        match &berths {
+            Some(berths) => berths.settle(vcpu, boot),
+            None => prepare_cpu(vcpu, ready, boot)?,
+        }
         // They are there from the start, whatever is put on their queues until they run.
         vcpu.life.create();
         vcpu.life.arrive();
@@ -275,10 +282,8 @@ fn prepare_cpu(vcpu: &'static Vcpu, ready: u32, boot: extern "C" fn(u64) -> !) -
     if base.is_null() {
         return Err(short);
     }
-    let top = base as u64 + len;
     // SAFETY: the stack was just allocated and is never freed.
-    let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
-    vcpu.next_sp.store(sp, Relaxed);
+    unsafe { prepare_boot(vcpu, base as u64 + len, boot) };
     for _ in 0..ready {
         let Some(slot) = slot::add(vcpu) else { break };
         slot.wanted.store(1, Relaxed);
@@ -287,6 +292,16 @@ fn prepare_cpu(vcpu: &'static Vcpu, ready: u32, boot: extern "C" fn(u64) -> !) -
         return Err(short);
     }
     Ok(())
+}
+
+/// The boot thread of a virtual CPU begins on the stack that ends at `top`.
+///
+/// # Safety
+/// The stack is long enough, aligned to 16, nobody else's, and stays for ever.
+pub(crate) unsafe fn prepare_boot(vcpu: &Vcpu, top: u64, boot: extern "C" fn(u64) -> !) {
+    // SAFETY: by the contract.
+    let sp = unsafe { switch::prepare(top, boot, vcpu.id().into()) };
+    vcpu.next_sp.store(sp, Relaxed);
 }
 
 /// A parent's first instructions run on the park stack of its first slot, which does not exist yet.
