@@ -55,6 +55,11 @@ fn resident() {
 }
 
 #[test]
+fn written() {
+    same_as_host("written");
+}
+
+#[test]
 fn mappings() {
     same_as_host("mappings");
 }

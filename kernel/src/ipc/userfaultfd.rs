@@ -36,9 +36,20 @@ mod feature {
     pub const THREAD_ID: u64 = 1 << 8;
     pub const MINOR_SHMEM: u64 = 1 << 10;
     pub const EXACT_ADDRESS: u64 = 1 << 11;
+    pub const WP_UNPOPULATED: u64 = 1 << 13;
     pub const POISON: u64 = 1 << 14;
+    pub const WP_ASYNC: u64 = 1 << 15;
     pub const MOVE: u64 = 1 << 16;
-    pub const ALL: u64 = WP | MISSING_SHMEM | SIGBUS | THREAD_ID | MINOR_SHMEM | EXACT_ADDRESS | POISON | MOVE;
+    pub const ALL: u64 = WP
+        | MISSING_SHMEM
+        | SIGBUS
+        | THREAD_ID
+        | MINOR_SHMEM
+        | EXACT_ADDRESS
+        | WP_UNPOPULATED
+        | POISON
+        | WP_ASYNC
+        | MOVE;
     /// Not Linux's: the API has been agreed upon.
     pub const AGREED: u64 = 1 << 63;
 }
@@ -185,6 +196,9 @@ impl UserfaultFd {
         let agreed = self.features.compare_exchange(0, wanted | feature::AGREED, Relaxed, Relaxed);
         agreed.map_err(|_| Errno::EINVAL)?;
         self.fault.refuses.store(wanted & feature::SIGBUS != 0, Relaxed);
+        self.fault.notes_only.store(wanted & feature::WP_ASYNC != 0, Relaxed);
+        let absent = feature::WP_ASYNC | feature::WP_UNPOPULATED;
+        self.fault.watches_absent.store(wanted & absent != 0, Relaxed);
         Ok(())
     }
 

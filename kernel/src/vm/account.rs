@@ -11,7 +11,7 @@ use super::vma::{Backing, Prot, Vma, VmaFlags};
 use crate::{Errno, Result};
 use alloc::vec::Vec;
 use core::ops::{AddAssign, Range};
-use umbel_abi::machine::layout::USER_TOP;
+use umbel_abi::machine::layout::{USER_BOTTOM, USER_TOP};
 use umbel_mm::frame::{self, FrameRef};
 use umbel_mm::{PAGE, UserAddr};
 
@@ -115,6 +115,12 @@ pub struct PageState {
     pub of_object: bool,
     /// Mapped here only.
     pub exclusive: bool,
+    /// Written since `clear_refs` was told to look for that, or since it was made.
+    pub dirty: bool,
+    /// Its next write is watched.
+    pub watched: bool,
+    /// Nobody may touch it (`MADV_GUARD_INSTALL`).
+    pub guard: bool,
 }
 
 impl Space {
@@ -183,6 +189,16 @@ impl Space {
         }
     }
 
+    /// Looks for writes from now on (`clear_refs`).
+    pub fn clear_dirty(&self) {
+        let mut inner = self.inner.write();
+        inner.vmas.update(&(0..USER_TOP), |vma| vma.flags.insert(VmaFlags::CLEARED));
+        inner.table.get_mut().update(0..USER_TOP / PAGE, |_, pte| *pte = pte.clean());
+        // One entry, however many areas there are.
+        self.log_drop(USER_BOTTOM, USER_TOP);
+        umbel_mm::view::shootdown(&self.log);
+    }
+
     /// The peak is what is in RAM now (`clear_refs`).
     pub fn reset_peak(&self) {
         self.inner.read().table.lock().reset_peak();
@@ -240,24 +256,39 @@ fn area(inner: &mut Inner, vma: &Vma) -> Resident {
 
 fn state(inner: &mut Inner, vpn: u64) -> PageState {
     let Some(vma) = inner.vmas.find(vpn * PAGE).cloned() else { return PageState::default() };
+    page_state(inner, &vma, vpn)
+}
+
+/// Page `vpn` of `vma`.
+pub(super) fn page_state(inner: &mut Inner, vma: &Vma, vpn: u64) -> PageState {
     let pte = inner.table.get_mut().get(vpn);
-    if pte.is_present() {
-        let kind = kind(&vma, pte);
-        return match is_touched(inner, vpn) {
-            true => PageState {
-                frame: Some(pte.pfn().0),
-                present: true,
-                of_object: kind != PageKind::Anonymous,
-                exclusive: sharers(kind, pte) == 1,
-            },
-            false => PageState::default(),
+    let cleared = vma.flags.contains(VmaFlags::CLEARED);
+    if pte.is_present() && is_touched(inner, vpn) {
+        let kind = kind(vma, pte);
+        return PageState {
+            frame: Some(pte.pfn().0),
+            present: true,
+            of_object: kind != PageKind::Anonymous,
+            exclusive: sharers(kind, pte) == 1,
+            dirty: !(cleared && pte.is_clean()),
+            watched: pte.is_watched(),
+            guard: false,
         };
+    }
+    let absent = PageState {
+        dirty: !cleared,
+        watched: pte.is_watched() || vma.is_protected(),
+        guard: vma.flags.contains(VmaFlags::GUARD),
+        ..PageState::default()
+    };
+    if pte.is_present() {
+        return absent;
     }
     let host = vma
         .object_page(vpn)
         .is_some_and(|(object, index)| object.host_page(index).is_some() && index < object.size().div_ceil(PAGE));
     let present = host && vma.prot != Prot::empty();
-    PageState { present, of_object: present, ..PageState::default() }
+    PageState { present, of_object: present, ..absent }
 }
 
 /// Whether a page is not all zeroes.

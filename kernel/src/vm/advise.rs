@@ -1,7 +1,7 @@
 //! madvise, msync, mlock, mseal: what a guest says about its pages.
 
 use super::fault::Fault;
-use super::map::page_range;
+use super::map::{max_areas, page_range};
 use super::object::Mappable;
 use super::space::{Doomed, Inner, Space};
 use super::vma::{Backing, Prot, Vma, VmaFlags};
@@ -161,8 +161,8 @@ impl Space {
             let inner = self.inner.read();
             inner.edges.note(&(range.start / PAGE..range.end / PAGE));
             let advised = Advised::new(&inner, range, advice)?;
-            let poisoned = advised.parts.iter().any(|part| part.flags.contains(VmaFlags::POISON));
-            if !poisoned && self.discard_here(&inner, &advised.parts, doomed) {
+            let marked = |part: &Vma| part.flags.contains(VmaFlags::POISON) || part.is_protected();
+            if !advised.parts.iter().any(marked) && self.discard_here(&inner, &advised.parts, doomed) {
                 return advised.result;
             }
         }
@@ -170,6 +170,13 @@ impl Space {
         let advised = Advised::new(&inner, range, advice)?;
         for part in advised.parts.iter().filter(|part| part.flags.contains(VmaFlags::POISON)) {
             inner.vmas.update(&(part.start..part.end), |vma| vma.flags.remove(VmaFlags::POISON));
+        }
+        // What reads as zero now was written, as far as its watchers are concerned.
+        for part in advised.parts.iter().filter(|part| part.is_protected()) {
+            if inner.vmas.count() + 2 > max_areas() {
+                return Err(Errno::ENOMEM);
+            }
+            inner.vmas.update(&(part.start..part.end), |vma| vma.set_protected(false));
         }
         let mut told = false;
         for part in &advised.parts {

@@ -13,7 +13,7 @@ use super::object::PageSource;
 use super::run::{PresentRun, around, contiguous, map_host};
 use super::space::{Doomed, Inner, Space};
 use super::table::Pte;
-use super::userfault::Question;
+use super::userfault::{Question, Watch};
 use super::vma::{Backing, Prot, STACK_GUARD, Vma, VmaFlags};
 use super::warm::host_page;
 use crate::{Errno, Result, stats};
@@ -207,10 +207,10 @@ impl Space {
                     object.written();
                 }
                 let pte = if write || !object.notes_writes() { pte } else { pte.read_only() };
-                release(inner.table.get_mut().set(vpn, pte));
+                release(inner.table.get_mut().set(vpn, vma.fresh(pte, write)));
             }
             PageSource::Frame(frame) if !write => {
-                release(inner.table.get_mut().set(vpn, Pte::of_object(frame.into_raw())));
+                release(inner.table.get_mut().set(vpn, vma.fresh(Pte::of_object(frame.into_raw()), false)));
             }
             PageSource::Frame(frame) => {
                 let copy = FrameRef::alloc()?;
@@ -235,7 +235,7 @@ impl Space {
     /// Copies page `vpn` of a host file, and those around it that lie together in the file: data segments are written all
     /// over. Maps them in the current slot if `map`.
     fn copy_host_pages(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
-        let window = around(vma, vpn, HOST_COPY);
+        let window = around(vma, vpn, if vma.notes_first_writes() { 1 } else { HOST_COPY });
         let start = inner.table.get_mut().absent_down_to(vpn, window.start);
         let limit = inner.table.get_mut().next_present(vpn..window.end) - start;
         let count = vma.object_page(start).map_or(0, |(object, index)| object.host_run(index, limit));
@@ -281,6 +281,10 @@ impl Space {
 
     /// A write to a private page that may be shared with other spaces or the object, or to one of an object that notes writes.
     fn unshare(&self, inner: &mut Inner, vma: &Vma, vpn: u64, map: bool) -> FaultResult<()> {
+        let only_noted = vma.watch.as_ref().is_some_and(Watch::is_async);
+        inner.table.get_mut().update(vpn..vpn + 1, |_, pte| {
+            *pte = if only_noted { pte.dirty().unwatched() } else { pte.dirty() };
+        });
         if !vma.is_private() {
             if let Some((object, _)) = vma.object_page(vpn) {
                 object.written();
@@ -360,6 +364,11 @@ fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> Fault
         // A page table entry costs kernel memory.
         heap::room_to_fault()?;
         match &vma.backing {
+            Backing::Anonymous if vma.notes_first_writes() => {
+                if add_noted(inner, vma, vpn, write, map)? {
+                    return Ok(Added::New);
+                }
+            }
             Backing::Anonymous if allocate_run(inner, vma, vpn, map)? => return Ok(Added::New),
             // Another thread was faster.
             Backing::Anonymous => {}
@@ -371,6 +380,24 @@ fn add_page(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> Fault
             }
         }
     }
+}
+
+/// Puts one zeroed frame at an absent page of an area whose first writes are noted. False if a page came meanwhile.
+fn add_noted(inner: &Inner, vma: &Vma, vpn: u64, write: bool, map: bool) -> FaultResult<bool> {
+    let run = frame::alloc_zeroed_run(1)?;
+    let mut table = inner.table.lock();
+    if table.get(vpn).is_present() {
+        drop(table);
+        frame::put_run(run.first, 1);
+        return Ok(false);
+    }
+    table.set(vpn, vma.fresh(Pte::private(run.first, true), write));
+    if map {
+        let run = PresentRun::claim(&mut table, true, vma, vpn, vpn..vpn + 1);
+        drop(table);
+        run.map()?;
+    }
+    Ok(true)
 }
 
 /// Drops the reference of an entry that was replaced.
@@ -499,7 +526,7 @@ fn new_run(vpn: u64, want: u32, map: Option<Prot>) -> Result<Run> {
 /// slot but the current one may have the old ones mapped.
 fn copy_run(inner: &mut Inner, vpn: u64, window: Range<u64>, doomed: &mut Doomed) -> Result<(Range<u64>, bool)> {
     let table = inner.table.get_mut();
-    let shared = |pte: Pte| !pte.is_writable() && !pte.is_watched() && frame::references(pte.pfn()) > 1;
+    let shared = |pte: Pte| !pte.is_writable() && !pte.is_noted() && frame::references(pte.pfn()) > 1;
     let run = contiguous(table, vpn, &window, shared);
     let want = (run.end - run.start) as u32;
     let fresh = frame::alloc_run(want)?;
@@ -540,7 +567,7 @@ fn enter_ready(inner: &mut Inner, vma: &Vma, vpn: u64) -> Range<u64> {
         }
         let new = if pte.is_shared() { Pte::shared(frame.into_raw()) } else { Pte::of_object(frame.into_raw()) };
         let new = if pte.is_writable() { new } else { new.read_only() };
-        release(table.set(page, new.ahead()));
+        release(table.set(page, vma.fresh(new, false).ahead()));
         Some(pfn)
     };
     let mut last = pte.pfn();

@@ -2,6 +2,7 @@
 
 use super::commit;
 use super::space::{Inner, Space};
+use super::table::Pte;
 use super::unpatch;
 use super::vma::{Prot, Vma, VmaFlags};
 use super::warm::{NOTED, copy_recent};
@@ -128,6 +129,9 @@ fn copy_entries(parent: &mut Inner, child: &mut Inner, vma: &Vma) {
     let copied = child.table.get_mut();
     for (vpn, pte) in parent.table.get_mut().iter(vma.pages()) {
         if copied.get(vpn).is_present() {
+            // A copy that was made ahead has not been written by anybody either.
+            let clean = |entry: Pte| if pte.is_clean() { entry.clean() } else { entry };
+            copied.update(vpn..vpn + 1, |_, entry| *entry = clean(*entry));
             continue;
         }
         frame::get(pte.pfn());

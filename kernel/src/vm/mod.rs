@@ -1,7 +1,7 @@
 //! Guest address spaces: areas, page table, faults, copy-on-write.
 //!
 //! * [`Space`]: one address space; [`space`] has its state and lock, [`map`] mmap/munmap/mprotect/brk, [`remap`] mremap,
-//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces, [`userfault`] who else is asked,
+//!   [`advise`] madvise and friends, [`account`] what is in RAM, [`commit`] what is promised, [`fault`] demand faults, [`run`] what they map at once, [`edges`] how far they go, [`warm`] what comes before them, [`fork`] copying, [`remote`] access from other spaces, [`scan`] looking for pages of a kind, [`userfault`] who else is asked,
 //!   [`patch`] and [`unpatch`] call sites.
 //! * [`vma`], [`table`]: pure data: areas and page table.
 //! * [`object`]: what can be mapped ([`Mappable`]); [`mapping_set`]: who maps it.
@@ -30,6 +30,7 @@ pub mod policy;
 pub mod remap;
 pub mod remote;
 mod run;
+pub mod scan;
 pub mod space;
 pub mod table;
 mod text;

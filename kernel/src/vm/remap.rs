@@ -173,7 +173,7 @@ impl Space {
             inner.vmas.update(&(start..start + part.len()), |vma| vma.flags.insert(marks));
         }
         for (vpn, pte) in entries {
-            inner.table.get_mut().set(vpn - old.start / PAGE + to.start / PAGE, pte.elsewhere());
+            inner.table.get_mut().set(vpn - old.start / PAGE + to.start / PAGE, pte.elsewhere().dirty());
         }
     }
 

@@ -27,6 +27,9 @@ impl Pte {
     const OLD: u64 = 16;
     const OBJECT: u64 = 32;
     const WATCHED: u64 = 64;
+    const CLEAN: u64 = 128;
+    /// Those whose next write is noted.
+    const NOTED: u64 = Self::WATCHED | Self::CLEAN;
     /// Where [`Holders`] are, above the frame's number.
     const HOLDERS: u32 = 48;
 
@@ -55,7 +58,7 @@ impl Pte {
 
     /// Whether it may be mapped writable.
     pub fn is_writable(self) -> bool {
-        self.0 & (Self::WRITE | Self::WATCHED) == Self::WRITE
+        self.0 & (Self::WRITE | Self::NOTED) == Self::WRITE
     }
 
     /// The same as far as copying on write goes: whether the frame is this entry's, though writes may be watched.
@@ -66,6 +69,16 @@ impl Pte {
     /// Whether somebody is asked before the next write (`UFFDIO_WRITEPROTECT`).
     pub fn is_watched(self) -> bool {
         self.0 & Self::WATCHED != 0
+    }
+
+    /// Whether nobody has written to it since `clear_refs` was told to look for writes.
+    pub fn is_clean(self) -> bool {
+        self.0 & Self::CLEAN != 0
+    }
+
+    /// Whether the next write must be seen, whoever wants to know of it.
+    pub fn is_noted(self) -> bool {
+        self.0 & Self::NOTED != 0
     }
 
     /// Whether the frame belongs to an object mapped shared.
@@ -126,6 +139,18 @@ impl Pte {
     #[must_use]
     pub fn unwatched(self) -> Pte {
         Pte(self.0 & !Self::WATCHED)
+    }
+
+    /// The same, not written from now on.
+    #[must_use]
+    pub fn clean(self) -> Pte {
+        Pte(self.0 | Self::CLEAN)
+    }
+
+    /// The same, written.
+    #[must_use]
+    pub fn dirty(self) -> Pte {
+        Pte(self.0 & !Self::CLEAN)
     }
 
     /// What of an area's protection the page has: no writing while it must be copied first.

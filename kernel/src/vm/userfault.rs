@@ -58,11 +58,20 @@ bitflags! {
 pub struct Watch {
     by: Arc<Userfault>,
     modes: Modes,
+    /// Writes of pages that are not there yet are watched, too (`UFFD_FEATURE_WP_UNPOPULATED`).
+    pub protected: bool,
+}
+
+impl Watch {
+    /// Whether a watched write is noted, and nobody is asked (`UFFD_FEATURE_WP_ASYNC`).
+    pub fn is_async(&self) -> bool {
+        self.by.notes_only.load(Relaxed) && self.modes.contains(Modes::WP)
+    }
 }
 
 impl PartialEq for Watch {
     fn eq(&self, other: &Watch) -> bool {
-        Arc::ptr_eq(&self.by, &other.by) && self.modes == other.modes
+        Arc::ptr_eq(&self.by, &other.by) && self.modes == other.modes && self.protected == other.protected
     }
 }
 
@@ -95,6 +104,10 @@ pub struct Userfault {
     user_only: bool,
     /// All are refused (`UFFD_FEATURE_SIGBUS`).
     pub refuses: AtomicBool,
+    /// Watched writes are noted, nobody is asked (`UFFD_FEATURE_WP_ASYNC`).
+    pub notes_only: AtomicBool,
+    /// Pages that are not there are watched, too (`UFFD_FEATURE_WP_UNPOPULATED`).
+    pub watches_absent: AtomicBool,
     closed: AtomicBool,
     /// Not answered yet, in the order of arrival.
     pending: SpinLock<Vec<Arc<Pending>>>,
@@ -111,6 +124,8 @@ impl Userfault {
             threads,
             user_only,
             refuses: AtomicBool::new(false),
+            notes_only: AtomicBool::new(false),
+            watches_absent: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             pending: SpinLock::new(Rank::Leaf, Vec::new()),
             readers: Arc::new(WaitQueue::new()),
@@ -196,6 +211,7 @@ impl Question {
         let pte = inner.table.lock().get(vpn);
         let of_object = || vma.object_page(vpn).is_some_and(|(object, index)| object.is_resident(index));
         let mut asked = match pte.is_present() {
+            true if watch.is_async() => return None,
             true if write && pte.is_watched() && watch.modes.contains(Modes::WP) => Asked::WP,
             true => return None,
             false if of_object() => watch.modes.contains(Modes::MINOR).then_some(Asked::MINOR)?,
@@ -248,7 +264,7 @@ impl Space {
         if modes.contains(Modes::MISSING) {
             parts.iter().for_each(|part| self.drop_untouched(&mut inner, part));
         }
-        inner.vmas.update(range, |vma| vma.watch = Some(Watch { by: by.clone(), modes }));
+        inner.vmas.update(range, |vma| vma.watch = Some(Watch { by: by.clone(), modes, protected: false }));
         Ok(())
     }
 
@@ -385,7 +401,7 @@ impl Space {
         let pte = inner.table.get_mut().take(from / PAGE);
         self.log_drop(from, from + PAGE);
         view::shootdown(&self.log);
-        release(inner.table.get_mut().set(to / PAGE, pte.elsewhere().writable()));
+        release(inner.table.get_mut().set(to / PAGE, pte.elsewhere().dirty().writable()));
         Ok(())
     }
 
@@ -399,6 +415,12 @@ impl Space {
         let parts: Vec<Vma> = inner.vmas.within(range).collect();
         if !inner.vmas.covers(range) || !parts.iter().all(|part| is_watched(part, by, Modes::WP)) {
             return Err(Errno::ENOENT);
+        }
+        if by.watches_absent.load(Relaxed) {
+            if inner.vmas.count() + 2 > max_areas() {
+                return Err(Errno::ENOMEM);
+            }
+            inner.vmas.update(range, |vma| vma.set_protected(watched));
         }
         for part in &parts {
             let change = if watched { Pte::watched } else { Pte::unwatched };

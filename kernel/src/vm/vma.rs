@@ -5,6 +5,7 @@
 
 use super::commit;
 use super::object::Mappable;
+use super::table::Pte;
 use super::userfault::Watch;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -66,6 +67,8 @@ bitflags! {
         /// What belongs to pages, and moves with them.
         /// Nobody reaches it from outside; its pages stay (memfd_secret(2)).
         const SECRET = 1 << 20;
+        /// `clear_refs` was told to look for writes since the area was made: pages that come now have not been written.
+        const CLEARED = 1 << 21;
         const MARKS = Self::GUARD.bits() | Self::POISON.bits();
         /// See [`super::policy`].
         const POLICY = 0x3f << 24;
@@ -177,6 +180,34 @@ impl Vma {
     pub fn guarded_start(&self) -> u64 {
         let gap = if self.flags.contains(VmaFlags::GROWSDOWN) { STACK_GUARD } else { 0 };
         self.start.saturating_sub(gap)
+    }
+
+    /// Whether the first write of pages that come is noted: they come one by one.
+    pub fn notes_first_writes(&self) -> bool {
+        self.flags.contains(VmaFlags::CLEARED) || self.is_protected()
+    }
+
+    /// Whether writes of pages that are not there yet are watched.
+    pub fn is_protected(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.protected)
+    }
+
+    /// Whether writes of pages that come are watched; of areas that somebody watches.
+    pub fn set_protected(&mut self, protected: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch.protected = protected;
+        }
+    }
+
+    /// The entry of a page that comes, for a write or not.
+    pub fn fresh(&self, mut pte: Pte, write: bool) -> Pte {
+        if self.flags.contains(VmaFlags::CLEARED) && !write {
+            pte = pte.clean();
+        }
+        match &self.watch {
+            Some(watch) if watch.protected && !(write && watch.is_async()) => pte.watched(),
+            _ => pte,
+        }
     }
 
     /// Page numbers.

@@ -119,6 +119,7 @@ fn flags(area: &VmaInfo) -> String {
         ("nr", noreserve),
         ("wf", has(VmaFlags::WIPEONFORK)),
         ("dd", has(VmaFlags::DONTDUMP)),
+        ("sd", !has(VmaFlags::CLEARED)),
         ("hg", has(VmaFlags::HUGEPAGE)),
         ("nh", has(VmaFlags::NOHUGEPAGE)),
         ("mg", has(VmaFlags::MERGEABLE)),
@@ -127,8 +128,8 @@ fn flags(area: &VmaInfo) -> String {
     all.iter().filter(|(_, set)| *set).fold(String::new(), |text, (letters, _)| text + letters + " ")
 }
 
-/// `clear_refs`: 1 all pages, 2 anonymous ones, 3 those of files were not touched; 4 none was written, which is not
-/// tracked (as by a Linux without `CONFIG_MEM_SOFT_DIRTY`); 5 the peak is what is there now.
+/// `clear_refs`: 1 all pages, 2 anonymous ones, 3 those of files were not touched; 4 none was written; 5 the peak is what
+/// is there now.
 pub fn clear_refs(subject: &Subject, text: &[u8]) -> Result<()> {
     let text = core::str::from_utf8(text).map_err(|_| Errno::EINVAL)?;
     let what: u32 = text.trim().parse().map_err(|_| Errno::EINVAL)?;
@@ -138,8 +139,8 @@ pub fn clear_refs(subject: &Subject, text: &[u8]) -> Result<()> {
     let Some(space) = subject.task()?.space() else { return Ok(()) };
     match what {
         1..=3 => space.clear_referenced(what != 3, what != 2),
-        5 => space.reset_peak(),
-        _ => {}
+        4 => space.clear_dirty(),
+        _ => space.reset_peak(),
     }
     Ok(())
 }
