@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Outcome, PATIENCE, Run, slots_at_rest, umbel};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -172,6 +174,12 @@ fn machines_that_compete_agree_where_they_are() {
     let bound = |places: Vec<String>, many: usize| {
         places.len() == many && places.iter().all(|place| place == "0" || place == "1")
     };
+    until(&|| bound(places(two), 2) && bound(places(one), 1), &shown);
+    // One that is stopped, and whose virtual CPUs are not, says nothing any more.
+    let launcher = |signal| kill(Pid::from_raw(two as i32), signal).expect("our own child");
+    launcher(Signal::SIGSTOP);
+    until(&|| places(two) == ["0-1", "0-1"], &shown);
+    launcher(Signal::SIGCONT);
     until(&|| bound(places(two), 2) && bound(places(one), 1), &shown);
     fleet.machines[1].kill().expect("our own child");
     fleet.machines[1].wait().expect("our own child");

@@ -12,7 +12,8 @@
 //! turns take to come round ([`Slot::follow`]).
 //!
 //! Beside other machines the machine may say where the virtual CPU shall be (`VcpuShared::home`), and move the running slot
-//! there itself: then this is where all are bound, and it does not look for a better place ([`heed`]).
+//! there itself: then this is where all are bound, and it does not look for a better place ([`heed`]). A machine that is stopped
+//! says nothing any more: after a while the virtual CPU goes its own way again.
 //!
 //! With `--pin` all slots stay where the machine put them. Used by [`crate::slot`] and the scheduler.
 
@@ -64,11 +65,12 @@ pub(crate) struct Place {
 pub fn look(awake_ns: u64) -> bool {
     let vcpu = cpu::this();
     let own = &vcpu.whereabouts;
+    forget_home(vcpu);
     if let Some(slot) = vcpu.active() {
         heed(slot, vcpu);
     }
     if own.home.load(Relaxed) != 0 {
-        return true;
+        return false;
     }
     let turns = vcpu.turns.load(Relaxed);
     if own.turns.load(Relaxed) == turns {
@@ -86,6 +88,21 @@ pub fn look(awake_ns: u64) -> bool {
     own.awake_ns.store(awake_ns, Relaxed);
     own.turns.store(turns, Relaxed);
     false
+}
+
+/// Whether the machine says where the running virtual CPU shall be: then it must look from time to time whether that still counts.
+pub fn is_told() -> bool {
+    cpu::this().shared().home.load(Relaxed) != 0
+}
+
+/// What the machine said long ago does not count any more.
+fn forget_home(vcpu: &Vcpu) {
+    let shared = vcpu.shared();
+    let home = shared.home.load(Acquire);
+    if home != 0 && clock::now_ns(clock::MONOTONIC) >= shared.home_until_ns.load(Relaxed) {
+        // It may be saying something else just now.
+        let _ = shared.home.compare_exchange(home, 0, Relaxed, Relaxed);
+    }
 }
 
 /// In the running slot: does as the machine says that the virtual CPU shall be elsewhere, or wherever the host puts it.

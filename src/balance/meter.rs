@@ -4,6 +4,7 @@
 //! counts if the host, too, says that it is a slot of that virtual CPU.
 
 use super::rule::Contender;
+use crate::control;
 use crate::manage::status;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
@@ -11,12 +12,14 @@ use nix::unistd::Pid;
 use std::collections::HashMap;
 use std::fs;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use umbel_abi::machine::{BootInfo, Control, VcpuState};
+use umbel_abi::machine::{BootInfo, Control, Mailbox, VcpuState};
 
 /// For so many looks it is believed which slots there are.
 const LOOKS: u32 = 10;
 /// Over which time it is averaged how much a virtual CPU could use, ns.
 const WINDOW_NS: u64 = 100_000_000;
+/// So long it counts where a virtual CPU shall be, ns: several looks, however rare they are.
+const COUNTS_NS: u64 = 3_000_000_000;
 /// Who could use this much of a host CPU competes for it; who has done so does until it could use only that much. The host counts
 /// a wait when it is over, so who was awake at so many looks in a row is believed to have been in between.
 const BUSY: f64 = 0.9;
@@ -105,7 +108,12 @@ impl Meter {
     pub fn settle(&mut self, cpu: usize, home: Option<u32>) {
         let Some(vcpu) = self.control.vcpus.get(cpu).filter(|_| cpu < self.cpus.len()) else { return };
         let word = home.map_or(0, |host_cpu| host_cpu + 1);
+        vcpu.home_until_ns.store(now_ns() + COUNTS_NS, Relaxed);
         let changed = vcpu.home.swap(word, Release) != word;
+        if changed && home.is_some() {
+            // So that it looks from now on whether that still counts.
+            control::interrupt(self.control, cpu as u32, Mailbox::DEVICE);
+        }
         if !changed && home.is_none_or(|host_cpu| host_cpu == self.cpus[cpu].at) {
             return;
         }

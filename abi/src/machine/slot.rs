@@ -161,6 +161,9 @@ pub struct VcpuShared {
     /// Incremented each time that kernel code passes a point at which it looks for interrupts.
     pub progress: AtomicU32,
     /// Host CPU on which the machine wants this virtual CPU, plus one; 0 = wherever the host puts it. Written by the machine,
-    /// which then moves the slot that runs; the others follow at the next hand-over.
+    /// which then moves the slot that runs; the others follow at the next hand-over. Taken back by the virtual CPU after
+    /// `home_until_ns`.
     pub home: AtomicU32,
+    /// So long that counts unless the machine says so again, for it may be stopped: CLOCK_MONOTONIC.
+    pub home_until_ns: AtomicU64,
 }

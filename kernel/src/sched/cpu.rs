@@ -545,6 +545,7 @@ fn serve_host(cpu: &Cpu, bits: u32) {
     if bits & Mailbox::DEVICE != 0 {
         stats::DEVICE_INTERRUPTS.add(1);
         crate::drivers::interrupt();
+        host::told(cpu, time::monotonic_ns());
     }
     if bits & Mailbox::TIMER != 0 {
         stats::TICKS.add(1);

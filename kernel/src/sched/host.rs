@@ -21,6 +21,13 @@ pub(super) fn note_switch(cpu: &Cpu, now_ns: u64) {
     }
 }
 
+/// The machine may have said where this virtual CPU shall be.
+pub(super) fn told(cpu: &Cpu, now_ns: u64) {
+    if cpu.look_ns.load(Relaxed) == 0 && placement::is_told() {
+        next(cpu, now_ns, false);
+    }
+}
+
 /// Looks if it is time to.
 pub(super) fn look(cpu: &Cpu, now_ns: u64) {
     let due_ns = cpu.look_ns.load(Relaxed);
