@@ -180,3 +180,13 @@ fn what_virtual_cpus_did_is_counted() {
     }
     assert_eq!(sums("RES:").len(), 2, "{shown}");
 }
+
+#[test]
+fn the_sixty_fifth_virtual_cpu_has_counts_of_its_own() {
+    let script = "taskset -c 64 true; taskset -c 0 bash -c 'for i in {1..200}; do sleep 0; done'; \
+                  sed -En 's/^cpu(0|64) .* //p' /proc/schedstat";
+    let shown = inside(66, script);
+    let switches: Vec<u64> = shown.lines().filter_map(|line| line.parse().ok()).collect();
+    let &[zeroth, later] = &switches[..] else { panic!("{shown}") };
+    assert!(zeroth >= 200 && (1..zeroth / 2).contains(&later), "{shown}");
+}
