@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Run, guest_program};
+use umbel_abi::machine::layout;
 
 #[track_caller]
 fn refused(args: &[&str], names: &str) {
@@ -124,10 +125,49 @@ fn strace_names_calls_and_results() {
 }
 
 #[test]
-fn stats_counts_calls() {
-    let program = guest_program("hello", false);
-    let outcome = Run::umbel(&["run", "--stats", "--", &program.to_string_lossy()]).finish();
-    assert!(outcome.stderr.contains("system calls"), "{outcome:#?}");
+fn stats_counts_everything_that_it_names() {
+    let program = guest_program("tally", false);
+    assert_eq!(Run::on_host(&program, &[]).finish().stdout, "ok\n");
+    let outcome = Run::umbel(&["run", "--stats", "--cpus", "2", "--", &program.to_string_lossy()]).finish();
+    assert_eq!(outcome.stdout, "ok\n", "{outcome:#?}");
+    // What the program does is counted once, but for what goes another way until a call's site is patched.
+    let likely = |name, least, most| {
+        let count = outcome.counted(name);
+        assert!((least..=most).contains(&count), "{name}: {count}, not {least} to {most}: {outcome:#?}");
+    };
+    likely("system calls by patched call site", 20_000, 60_000);
+    likely("system calls by signal", 10, 5000);
+    likely("system calls answered read-only", 39_900, 41_000);
+    likely("clocks told by the vDSO", 20_000, 21_000);
+    likely("faults", 100, 100_000);
+    likely("pages mapped by faults", outcome.counted("faults"), 1_000_000);
+    likely("teleports", 20, 100_000);
+    likely("cross-calls", 1, 1_000_000);
+    likely("shootdowns", 1500, 20_000);
+    likely("log wraps", 1, 1000);
+    likely("ticks", 1, 1_000_000);
+    likely("idle time, ns", 1, 600_000_000_000);
+    likely("dead slots", 0, 0);
+    let line = |name: &str| outcome.stderr.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let per_fault = line("pages per fault").and_then(|text| text.parse::<f64>().ok());
+    assert!(per_fault.is_some_and(|pages| (1.0..1000.0).contains(&pages)), "{outcome:#?}");
+    let huge = line("huge pages mapped per slot").expect("a line of its own");
+    // Slots of an ordinary user are closed to him.
+    let by_slot = huge.split(' ').map(|count| count.parse::<u64>().ok());
+    assert!(!common::is_root() || by_slot.clone().count() >= 2 && by_slot.flatten().sum::<u64>() > 0, "{outcome:#?}");
+    let missing: Vec<_> = outcome.stderr.lines().filter_map(|line| line.strip_prefix("missing system call")).collect();
+    assert_eq!(missing.iter().map(|text| text.trim()).collect::<Vec<_>>(), ["400 (1)", "512 or more (1)"]);
+}
+
+#[test]
+fn a_guest_that_lies_about_what_it_counts_lies_about_nothing_else() {
+    let program = guest_program("tally", false);
+    let place = format!("{:x}", layout::ENTRY_PAGE + layout::READS);
+    let args = ["run", "--stats", "--cpus", "2", "--", &program.to_string_lossy(), &place];
+    let outcome = Run::umbel(&args).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "ok\n"), "{outcome:#?}");
+    assert!(outcome.counted("system calls answered read-only") > 1 << 40, "{outcome:#?}");
+    assert!(outcome.counted("system calls by patched call site") < 10_000, "{outcome:#?}");
 }
 
 #[test]

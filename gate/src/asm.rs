@@ -5,7 +5,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use umbel_abi::machine::layout::{
     AHEAD_CURSOR, AHEAD_GIVEN, AHEAD_SAVED, CLOSED, COLD_BASE, COLD_LEN, ENTRY_PAGE, HOT_BASE, IMAGE_BASE, NOTED,
-    SLOT_PAGE, WATCH_COUNT, WATCH_DATA, WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
+    READS, SLOT_PAGE, WATCH_COUNT, WATCH_DATA, WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
 };
 use umbel_abi::machine::{AHEAD_NAME, AHEAD_STAT, SlotPage, VcpuState};
 
@@ -65,6 +65,7 @@ global_asm!(
     STATUS = const offset_of!(SlotPage, status),
     NOTED = const ENTRY_PAGE - SLOT_PAGE + NOTED,
     CLOSED = const ENTRY_PAGE - SLOT_PAGE + CLOSED,
+    READS = const ENTRY_PAGE - SLOT_PAGE + READS,
     WATCHED = const offset_of!(SlotPage, watched),
     WATCHER = const offset_of!(SlotPage, watcher),
     WATCH_OP = const ENTRY_PAGE - SLOT_PAGE + WATCH_OP,

@@ -40,7 +40,7 @@ pub mod vdso;
 pub use arm::{ASYNC_MASK, ArmError, ArmOptions, arm_slot};
 pub use block::{SlotBlock, init};
 pub use context::{Bases, UserContext, clear_residue, enter_user, resume_dead, save_before_switch};
-pub use plain::{Notes, WatchNote, take_notes};
+pub use plain::{Notes, Reads, WatchNote, take_notes, take_reads};
 pub use regs::Regs;
 pub use sites::HotSite;
 pub use trap::{Exception, FaultInfo, Kill, Trap};

@@ -6,11 +6,12 @@
 use core::ptr::with_exposed_provenance_mut as at;
 use umbel_abi::machine::PLAIN_FDS;
 use umbel_abi::machine::layout::{
-    CLOSED, ENTRY_PAGE, NOTED, WATCH_COUNT, WATCH_DATA, WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
+    CLOCK_READS, CLOSED, ENTRY_PAGE, NOTED, READS, WATCH_COUNT, WATCH_DATA, WATCH_EVENTS, WATCH_NUMBER, WATCH_OP,
 };
 
 const _: () = {
-    assert!(CLOSED >= WATCH_COUNT + 8 && WATCH_OP >= CLOSED + PLAIN_FDS as u64);
+    assert!(READS >= WATCH_COUNT + 8 && CLOCK_READS == READS + 8);
+    assert!(CLOSED >= CLOCK_READS + 8 && WATCH_OP >= CLOSED + PLAIN_FDS as u64);
     assert!(WATCH_NUMBER >= WATCH_OP + PLAIN_FDS as u64 && WATCH_EVENTS >= WATCH_NUMBER + 4 * PLAIN_FDS as u64);
     assert!(WATCH_DATA >= WATCH_EVENTS + 4 * PLAIN_FDS as u64 && WATCH_DATA + 8 * PLAIN_FDS as u64 <= 4096);
 };
@@ -31,6 +32,31 @@ pub struct WatchNote {
     pub number: u32,
     pub events: u32,
     pub data: u64,
+}
+
+/// How many answers guest code took from the slot's page without entering the kernel, as it says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Reads {
+    /// System calls.
+    pub calls: u64,
+    /// Clocks and CPU numbers, from the vDSO.
+    pub clocks: u64,
+}
+
+/// Takes the counts of this slot: advisory, since guest code can write what it likes there. A stay in guest mode has no more than the
+/// limit, so an honest count is whole.
+#[inline]
+pub fn take_reads() -> Option<Reads> {
+    const MOST: u64 = 1 << 48;
+    let counts = at::<[u64; 2]>((ENTRY_PAGE + READS) as usize);
+    // SAFETY: the entry page is mapped in every slot for life, and in kernel mode nobody else touches it.
+    let [calls, clocks] = unsafe { counts.read_volatile() };
+    if calls | clocks == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { counts.write_volatile([0; 2]) };
+    Some(Reads { calls: calls.min(MOST), clocks: clocks.min(MOST) })
 }
 
 /// Takes the notes of this slot.

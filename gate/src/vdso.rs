@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::arch::global_asm;
 use core::mem::offset_of;
 use umbel_abi::machine::SlotPage;
-use umbel_abi::machine::layout::{PAGE, SLOT_PAGE};
+use umbel_abi::machine::layout::{CLOCK_READS, ENTRY_PAGE, PAGE, SLOT_PAGE};
 
 global_asm!(
     include_str!("asm/vdso.s"),
@@ -21,6 +21,7 @@ global_asm!(
     MONO_NS = const offset_of!(SlotPage, mono_ns),
     REAL_OFFSET = const offset_of!(SlotPage, real_offset_ns),
     CPU = const offset_of!(SlotPage, cpu),
+    CLOCK_READS = const ENTRY_PAGE - SLOT_PAGE + CLOCK_READS,
 );
 
 unsafe extern "C" {

@@ -1,5 +1,6 @@
 //! Counters behind `--stats`.
 
+use crate::syscall::names::NAMES;
 use crate::syscall::table;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -34,7 +35,8 @@ impl Counter {
 
     /// The sum over all virtual CPUs.
     pub fn sum(&self) -> u64 {
-        (0..MAX_CPUS as u32).map(|cpu| self.of(cpu)).sum()
+        // Guest code may have lied about some.
+        (0..MAX_CPUS as u32).fold(0, |sum: u64, cpu| sum.wrapping_add(self.of(cpu)))
     }
 
     #[inline]
@@ -63,6 +65,10 @@ counters! {
     SYSCALLS_PATCHED = "system calls by patched call site";
     /// System calls that came by signal.
     SYSCALLS_SIGNAL = "system calls by signal";
+    /// System calls that trampolines and the gate answered from the slot's page, if guest code does not lie.
+    READS = "system calls answered read-only";
+    /// Clocks and CPU numbers that the vDSO told, likewise.
+    CLOCK_READS = "clocks told by the vDSO";
     /// close(2) that the gate took and that was made good later.
     CLOSES_LATER = "closes noted by the gate";
     /// Descriptors for which calls of epoll_ctl(2) that the gate took were made good later.
@@ -93,6 +99,15 @@ counters! {
     IDLE_NS = "idle time, ns";
 }
 
+/// Counts what guest code took from this slot's page since it was last in the kernel, as it says itself.
+#[inline]
+pub fn count_reads() {
+    if let Some(reads) = umbel_gate::take_reads() {
+        READS.add(reads.calls);
+        CLOCK_READS.add(reads.clocks);
+    }
+}
+
 /// The text of `--stats`.
 pub fn report() -> String {
     let mut out = String::new();
@@ -113,7 +128,11 @@ pub fn report() -> String {
     let _ = writeln!(out, "{:36} {}", "dead slots", sum(|vcpu| vcpu.dead_slots.load(Relaxed)));
     memory(&mut out);
     for (nr, count) in table::missing() {
-        let _ = writeln!(out, "{:36} {} ({count})", "missing system call", name_of_missing(nr));
+        let _ = match NAMES.get(nr) {
+            Some(name) if *name != "?" => writeln!(out, "{:36} {name} ({count})", "missing system call"),
+            _ if nr < table::LIMIT => writeln!(out, "{:36} {nr} ({count})", "missing system call"),
+            _ => writeln!(out, "{:36} {nr} or more ({count})", "missing system call"),
+        };
     }
     out
 }
@@ -161,11 +180,6 @@ pub fn locks() -> String {
         let _ = writeln!(out, "{name:16} {acquisitions:12} {contentions:12} {wait_ns:12} {hold_ns:12}");
     }
     out
-}
-
-/// Linux's name of a call that has no row.
-fn name_of_missing(nr: usize) -> &'static str {
-    crate::syscall::names::NAMES.get(nr).copied().unwrap_or("?")
 }
 
 #[cfg(test)]

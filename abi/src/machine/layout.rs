@@ -50,6 +50,10 @@ pub const SLOT_PAGE: u64 = USER_TOP + 0x6000_0000;
 pub const ENTRY_PAGE: u64 = USER_TOP + 0x6001_0000;
 /// Offset on the entry page of a word that is not 0 when the gate noted calls, to be made good at the next entry.
 pub const NOTED: u64 = 1024;
+/// Two words: how many system calls were answered from the slot's page since the last entry, and how many clocks and CPU numbers
+/// the vDSO told. For `--stats` only.
+pub const READS: u64 = 1040;
+pub const CLOCK_READS: u64 = 1048;
 /// A byte for each descriptor: 1 = the gate closed it.
 pub const CLOSED: u64 = 1088;
 /// A byte for each descriptor: the last epoll_ctl(2) on it that the gate noted, 0 = none.

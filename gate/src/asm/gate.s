@@ -248,6 +248,13 @@ gate_exit_end:
 3:
 .endm
 
+# Counts an answer: rax = the slot's page. One that an interrupt begins again is counted twice.
+.macro COUNT
+    mov rcx, [rax + {READS}]
+    lea rcx, [rcx + 1]
+    mov [rax + {READS}], rcx
+.endm
+
 # close: noted on the entry page, done at the next entry.
 .p2align 6
 .globl gate_close_entry, gate_close_end
@@ -277,10 +284,12 @@ gate_fcntl_entry:
     lea ecx, [rsi - 2]
     jrcxz 7f
     jmp 8f
-5:  mov eax, [rax + rdi * 4 + {STATUS}]
+5:  COUNT
+    mov eax, [rax + rdi * 4 + {STATUS}]
     mov rcx, r11
     jmp r11
-6:  movzx eax, byte ptr [rax + rdi + {CLOEXEC}]
+6:  COUNT
+    movzx eax, byte ptr [rax + rdi + {CLOEXEC}]
     mov rcx, r11
     jmp r11
 7:  movzx ecx, byte ptr [rax + rdi + {CLOEXEC}]
@@ -290,7 +299,8 @@ gate_fcntl_entry:
 8:  mov rcx, r11
     mov eax, 72
     jmp gate_fast_entry
-9:  mov eax, 0
+9:  COUNT
+    mov eax, 0
     mov rcx, r11
     jmp r11
 gate_fcntl_end:

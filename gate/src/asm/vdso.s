@@ -2,7 +2,7 @@
 #
 # Clocks come from the slot page: ns = mono_ns + ((tsc - base_tsc) * mult >> shift). A thread can be moved to another
 # slot, whose page may be of another anchor, between any two reads: sequence count and base_tsc must both be the same
-# before and after. Where the page does not serve (no mult, or fast_reads off) the call enters the kernel.
+# before and after. Answers are counted on the entry page, for --stats. Where the page does not serve (no mult, or fast_reads off) the call enters the kernel.
 
 .section .rodata.vdso, "a", @progbits
 .p2align 4
@@ -42,6 +42,7 @@ read_clock:
     jne 1b
     cmp r10, [r8 + {BASE_TSC}]
     jne 1b
+    inc qword ptr [r8 + {CLOCK_READS}]
     clc
     ret
 3:  pause
@@ -123,6 +124,7 @@ vdso_time:
 .p2align 4
 vdso_getcpu:
     movabs r8, {SLOT_PAGE}
+    inc qword ptr [r8 + {CLOCK_READS}]
     mov eax, [r8 + {CPU}]
     test rdi, rdi
     jz 1f

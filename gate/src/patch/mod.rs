@@ -19,7 +19,7 @@ use crate::asm::label;
 use core::mem::offset_of;
 use umbel_abi::linux::uapi::*;
 use umbel_abi::machine::SlotPage;
-use umbel_abi::machine::layout::SLOT_PAGE;
+use umbel_abi::machine::layout::{ENTRY_PAGE, READS, SLOT_PAGE};
 
 /// Bytes that each trampoline has room for.
 pub const TRAMPOLINE_LEN: usize = 64;
@@ -181,17 +181,24 @@ fn calling_trampoline(at: u64, back: u64, nr: Option<u32>) -> Option<[u8; TRAMPO
     Some(writer.bytes)
 }
 
-/// Answers from the slot page if its flag allows it. Changes no flag: jrcxz tests.
+/// Answers from the slot page if its flag allows it, and counts that on the entry page. Changes no flag: jrcxz tests, lea adds.
 fn reading_trampoline(at: u64, back: u64, nr: u32, field: u64) -> Option<[u8; TRAMPOLINE_LEN]> {
-    const MOV_EAX_MOFFS: u8 = 0xa1;
+    const COUNT: u64 = ENTRY_PAGE + READS;
     let enabled = SLOT_PAGE + offset_of!(SlotPage, fast_reads) as u64;
     let mut writer = Writer::new(at);
-    writer.put(&[MOV_EAX_MOFFS]).put(&enabled.to_le_bytes());
-    writer.put(&[0x89, 0xc1]); // mov ecx, eax
-    writer.put(&[0xe3, 14]); // jrcxz to the call
-    writer.put(&[MOV_EAX_MOFFS]).put(&field.to_le_bytes());
+    writer.put(&[0x48, 0xb8]).put(&COUNT.to_le_bytes()); // mov rax, COUNT
+    writer.put(&[0x8b, 0x88]).put(&relative(COUNT, enabled)?.to_le_bytes()); // mov ecx, [rax + …]
+    writer.put(&[0xe3, 21]); // jrcxz to the call
+    writer.put(&[0x48, 0x8b, 0x08]); // mov rcx, [rax]
+    writer.put(&[0x48, 0x8d, 0x49, 1]); // lea rcx, [rcx + 1]
+    writer.put(&[0x48, 0x89, 0x08]); // mov [rax], rcx
+    writer.put(&[0x8b, 0x80]).put(&relative(COUNT, field)?.to_le_bytes()); // mov eax, [rax + …]
     writer.put(&[JMP_REL32]).relative(back)?;
-    writer.call(back, Some(nr))?;
+    // There is no room for an aligned pointer.
+    writer.put(&[MOV_EAX]).put(&nr.to_le_bytes());
+    writer.put(&[0x48, 0x8d, 0x0d]).relative(back)?;
+    writer.put(&[0x49, 0xbb]).put(&entry_for(Some(nr)).to_le_bytes()); // mov r11, entry
+    writer.put(&[0x41, 0xff, 0xe3]); // jmp r11
     Some(writer.bytes)
 }
 
@@ -282,10 +289,19 @@ mod tests {
     fn identity_is_read_from_the_slot_page() {
         let text = page(&[0xc3, MOV_EAX, 39, 0, 0, 0, 0x0f, 0x05]);
         let plan = plan(&text, PAGE_ADDR, 22, 39, TRAMPOLINE).unwrap();
-        let field = u64::from_le_bytes(plan.trampoline[14..22].try_into().unwrap());
-        assert_eq!(field, SLOT_PAGE + offset_of!(SlotPage, pid) as u64);
-        assert_eq!(target(&plan.trampoline, 22, TRAMPOLINE), PAGE_ADDR + 24);
-        assert_eq!(plan.trampoline[13 + 14], MOV_EAX, "jrcxz lands on the call");
+        let code = &plan.trampoline;
+        let base = u64::from_le_bytes(code[2..10].try_into().unwrap());
+        assert_eq!(base, ENTRY_PAGE + READS);
+        let from_base =
+            |at: usize| base.wrapping_add_signed(i32::from_le_bytes(code[at..at + 4].try_into().unwrap()).into());
+        assert_eq!(from_base(12), SLOT_PAGE + offset_of!(SlotPage, fast_reads) as u64);
+        assert_eq!(from_base(30), SLOT_PAGE + offset_of!(SlotPage, pid) as u64);
+        assert_eq!(target(code, 34, TRAMPOLINE), PAGE_ADDR + 24);
+        let call = 18 + usize::from(code[17]);
+        assert_eq!((code[16], code[call]), (0xe3, MOV_EAX), "jrcxz lands on the call");
+        assert_eq!(target(&code[call + 7..], 0, TRAMPOLINE + call as u64 + 7), PAGE_ADDR + 24, "rcx");
+        let entry = u64::from_le_bytes(code[call + 14..call + 22].try_into().unwrap());
+        assert_eq!(entry, label::gate_fast_entry());
     }
 
     #[test]

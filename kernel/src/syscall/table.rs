@@ -109,7 +109,8 @@ const FAMILIES: &[&[Row]] = &[
 ];
 
 static TABLE: [Option<Row>; LIMIT] = by_number(FAMILIES);
-static MISSING: [AtomicU32; LIMIT] = [const { AtomicU32::new(0) }; LIMIT];
+/// The last one is for all numbers beyond the table.
+static MISSING: [AtomicU32; LIMIT + 1] = [const { AtomicU32::new(0) }; LIMIT + 1];
 
 /// The row of call `nr`.
 pub fn find(nr: u64) -> Option<&'static Row> {
@@ -123,12 +124,13 @@ pub fn iter() -> impl Iterator<Item = &'static Row> {
 
 /// Notes a call that has no row.
 pub fn count_missing(nr: u64) {
-    if let Some(count) = usize::try_from(nr).ok().and_then(|nr| MISSING.get(nr)) {
+    let nr = usize::try_from(nr).unwrap_or(LIMIT).min(LIMIT);
+    if let Some(count) = MISSING.get(nr) {
         count.fetch_add(1, Relaxed);
     }
 }
 
-/// Calls that were asked for and have no row: number and count.
+/// Calls that were asked for and have no row: number, [`LIMIT`] for all from there on, and count.
 pub fn missing() -> impl Iterator<Item = (usize, u32)> {
     MISSING.iter().enumerate().map(|(nr, count)| (nr, count.load(Relaxed))).filter(|&(_, count)| count != 0)
 }
@@ -182,5 +184,6 @@ mod tests {
         count_missing(510);
         count_missing(u64::MAX);
         assert!(missing().any(|entry| entry == (510, 1)));
+        assert!(missing().any(|entry| entry == (LIMIT, 1)));
     }
 }

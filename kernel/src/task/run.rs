@@ -91,6 +91,7 @@ fn run(task: &Arc<Task>) {
             }
             count_call(task);
         }
+        stats::count_reads();
         fs::plain::make_good(task);
         fs::ahead::hide(umbel_smp::slot::this().page());
         match trap {
