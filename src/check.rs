@@ -3,6 +3,7 @@
 use crate::limits;
 use crate::manage::shares::{self, Trouble};
 use crate::os::probe;
+use crate::out;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,23 +39,25 @@ const CALL_NS: f64 = 350.0;
 /// Prints the report. Fails if Umbel cannot run here.
 pub fn check() -> ExitCode {
     let findings = findings();
+    let mut text = String::new();
     for finding in &findings {
         let mark = match finding.grade {
             Grade::Good => "ok",
             Grade::Weak => "weak",
             Grade::Missing => "MISSING",
         };
-        println!("{:<8}{:<26}{}", mark, finding.what, finding.detail);
+        text += &format!("{:<8}{:<26}{}\n", mark, finding.what, finding.detail);
         if finding.grade != Grade::Good {
-            println!("{:<8}{:<26}-> {}", "", "", finding.remedy);
+            text += &format!("{:<8}{:<26}-> {}\n", "", "", finding.remedy);
         }
     }
-    if findings.iter().any(|finding| finding.grade == Grade::Missing) {
-        println!("umbel cannot run on this host");
-        return ExitCode::FAILURE;
-    }
-    println!("umbel can run on this host");
-    ExitCode::SUCCESS
+    let missing = findings.iter().any(|finding| finding.grade == Grade::Missing);
+    let (last, status) = match missing {
+        true => ("umbel cannot run on this host\n", ExitCode::FAILURE),
+        false => ("umbel can run on this host\n", ExitCode::SUCCESS),
+    };
+    out::show(&(text + last));
+    status
 }
 
 fn findings() -> Vec<Finding> {

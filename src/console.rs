@@ -9,7 +9,7 @@ use crate::os::terminal;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::{read, write};
 use parking_lot::Mutex;
 use std::io;
@@ -66,6 +66,7 @@ impl Console {
         if kinds[1] == StdioKind::Stream as u32 {
             console.writer("stdout", RingIndex::Stdout, output?)?;
         }
+        console.watch_outputs()?;
         // The log shares standard error; without one it is read and thrown away.
         let error = io::stderr().as_fd().try_clone_to_owned().ok().map(Arc::new);
         if kinds[2] == StdioKind::Stream as u32
@@ -78,6 +79,17 @@ impl Console {
             None => control.rings[RingIndex::Log as usize].consumer_closed.store(1, Ordering::Release),
         }
         Ok(console)
+    }
+
+    /// Starts a thread that tells the guest when the readers of its output are gone, whether it writes or not.
+    fn watch_outputs(&self) -> io::Result<()> {
+        let (control, interrupt) = (self.control, Arc::clone(&self.interrupt));
+        let outputs = outputs(control);
+        if !outputs.is_empty() {
+            // Not joined: it may wait until the process ends.
+            thread::Builder::new().name("outputs".into()).spawn(move || watch(outputs, &interrupt))?;
+        }
+        Ok(())
     }
 
     fn open_terminal(&mut self) -> io::Result<()> {
@@ -150,6 +162,55 @@ impl Console {
     }
 }
 
+/// Tells the guest before it starts that nobody reads its output any more, where that is so.
+pub fn look_at_outputs(control: &'static Control) {
+    look(&mut outputs(control), PollTimeout::ZERO, &|| {});
+}
+
+type Outputs = Vec<(&'static Ring, OwnedFd)>;
+
+/// Standard output and error where they are streams.
+fn outputs(control: &'static Control) -> Outputs {
+    let (stdout, stderr) = (io::stdout(), io::stderr());
+    let known = [(1, RingIndex::Stdout, stdout.as_fd()), (2, RingIndex::Stderr, stderr.as_fd())];
+    known
+        .into_iter()
+        .filter(|(index, _, _)| control.boot.stdio[*index].kind == StdioKind::Stream as u32)
+        .filter_map(|(_, ring, fd)| Some((&control.rings[ring as usize], fd.try_clone_to_owned().ok()?)))
+        .collect()
+}
+
+/// Until none is left that may still lose its readers.
+fn watch(mut outputs: Outputs, interrupt: &Interrupt) {
+    while !outputs.is_empty() && look(&mut outputs, PollTimeout::NONE, interrupt.as_ref()) {}
+}
+
+/// Waits for news of the outputs and drops those that have some; false if that cannot be had.
+fn look(outputs: &mut Outputs, limit: PollTimeout, interrupt: &dyn Fn()) -> bool {
+    // Errors are reported whether asked for or not, and nothing else is asked for.
+    let mut fds: Vec<_> = outputs.iter().map(|(_, fd)| PollFd::new(fd.as_fd(), PollFlags::empty())).collect();
+    match poll(&mut fds, limit) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return true,
+        Err(_) => return false,
+    }
+    let news: Vec<_> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::POLLNVAL)).collect();
+    for ((ring, fd), event) in outputs.iter().zip(&news) {
+        if event.contains(PollFlags::POLLERR) || event.contains(PollFlags::POLLHUP) && is_socket(fd.as_fd()) {
+            ring.consumer_closed.store(1, Ordering::Release);
+            interrupt();
+        }
+    }
+    let mut quiet = news.iter().map(|event| event.is_empty());
+    outputs.retain(|_| quiet.next().unwrap_or(false));
+    true
+}
+
+/// One that hangs up takes nothing any more. The terminal behind a pseudo-terminal's master may be opened again.
+fn is_socket(fd: BorrowedFd<'_>) -> bool {
+    fstat(fd).is_ok_and(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK)
+}
+
 /// The first of the standard streams that is a terminal.
 fn first_terminal() -> io::Result<OwnedFd> {
     use std::io::IsTerminal;
@@ -218,13 +279,13 @@ fn write_out(ring: &Ring, to: BorrowedFd<'_>, over: &AtomicBool, interrupt: &Int
             Status::Ready(_) => {
                 let (count, waited) = ring::take(ring, &mut chunk);
                 let delivered = deliver(to, &chunk[..count]);
-                if !delivered {
-                    ring.consumer_closed.store(1, Ordering::Release);
+                if let Err(errno) = delivered {
+                    ring.consumer_closed.store(errno as u32, Ordering::Release);
                 }
-                if waited || !delivered {
+                if waited || delivered.is_err() {
                     interrupt();
                 }
-                if !delivered {
+                if delivered.is_err() {
                     return;
                 }
             }
@@ -232,8 +293,8 @@ fn write_out(ring: &Ring, to: BorrowedFd<'_>, over: &AtomicBool, interrupt: &Int
     }
 }
 
-/// Writes all of it; false when the host takes no more.
-fn deliver(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
+/// Writes all of it, unless the host takes no more.
+fn deliver(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -242,10 +303,10 @@ fn deliver(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
                 let mut fds = [PollFd::new(to, PollFlags::POLLOUT)];
                 let _ = poll(&mut fds, PollTimeout::from(LOOK_AGAIN_MS));
             }
-            Err(_) => return false,
+            Err(errno) => return Err(errno),
         }
     }
-    true
+    Ok(())
 }
 
 /// Waits for the host's descriptor; false when the machine ended first.

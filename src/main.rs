@@ -11,6 +11,7 @@ mod limits;
 mod manage;
 mod memory;
 mod os;
+mod out;
 mod report;
 mod run;
 mod scale;
@@ -28,7 +29,7 @@ const STATUS_MACHINE: u8 = 125;
 fn main() -> ExitCode {
     match cli::parse() {
         Ok(command) => obey(command).unwrap_or_else(|(message, status)| {
-            eprintln!("umbel: {message}");
+            out::say(&format!("umbel: {message}\n"));
             ExitCode::from(status)
         }),
         Err(status) => status,
@@ -41,7 +42,7 @@ fn obey(command: cli::Command) -> Result<ExitCode, (String, u8)> {
     match command {
         cli::Command::Check => Ok(check::check()),
         cli::Command::Run(options) => run::run(&options).map(ExitCode::from).map_err(|error| match error {
-            RunError::Registry(RegistryError::NameTaken(_)) | RunError::MaxCpus(..) => {
+            RunError::Registry(RegistryError::NameTaken(_)) | RunError::MaxCpus(..) | RunError::Strings(..) => {
                 (error.to_string(), cli::STATUS_USAGE)
             }
             _ => (error.to_string(), STATUS_MACHINE),

@@ -3,12 +3,14 @@
 use crate::balance;
 use crate::canary::Canary;
 use crate::cli::{self, RunOptions};
+use crate::console;
 use crate::image::{Image, ImageError};
 use crate::limits;
 use crate::manage::registry::{self, Description, Entry, RegistryError};
 use crate::manage::server;
 use crate::memory::{Memory, MemoryError};
-use crate::os::{cpu, zygote};
+use crate::os::{cpu, streams, zygote};
+use crate::out;
 use crate::supervisor::{Supervisor, SupervisorError};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -29,8 +31,8 @@ const RETRY_VARIABLE: &str = "UMBEL_ADDRESS_RETRY";
 const RETRIES: u32 = 16;
 /// Virtual CPUs that every machine may have unless it is told otherwise.
 const MAX_CPUS_LEAST: u32 = 8;
-/// `makedev(1, 3)`.
-const NULL_DEVICE: u64 = 0x103;
+/// Memory devices that the guest has, too: null, zero, full, random, urandom. `makedev(1, minor)` each.
+const MEMORY_DEVICES: [u64; 5] = [0x103, 0x105, 0x107, 0x108, 0x109];
 
 /// Why a machine cannot run.
 #[derive(Debug, Error)]
@@ -73,6 +75,7 @@ pub fn run(options: &RunOptions) -> Result<u8, RunError> {
         .map_err(|error| RunError::Root(options.root.display().to_string(), error))?;
     let boot = describe(options, (cpus, possible, slots), &memory, &root)?;
     memory.shared.fill(boot);
+    console::look_at_outputs(memory.shared.control());
     grow_descriptor_table().map_err(|error| RunError::Host("prepare the descriptor table", error))?;
     let host = |step| move |error| RunError::Host(step, error);
     let seed = cpu::seed().map_err(host("get random bytes"))?;
@@ -96,7 +99,7 @@ fn report(options: &RunOptions, text: &str) -> Result<(), RunError> {
     match &options.report {
         Some(path) => std::fs::write(path, text).map_err(|error| RunError::Report(path.display().to_string(), error)),
         None => {
-            eprint!("{text}");
+            out::say(text);
             Ok(())
         }
     }
@@ -117,7 +120,7 @@ fn register(options: &RunOptions) -> Result<Option<(Entry, UnixListener)>, Regis
         Ok(made) => Ok(Some(made)),
         Err(error) if options.name.is_some() => Err(error),
         Err(error) => {
-            eprintln!("umbel: this machine is not listed by umbel ps: {error}");
+            out::say(&format!("umbel: this machine is not listed by umbel ps: {error}\n"));
             Ok(None)
         }
     }
@@ -132,6 +135,10 @@ fn ensure_place() -> Result<(), RunError> {
     let tries = std::env::var(RETRY_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(0_u32);
     if tries >= RETRIES {
         return Err(RunError::NoPlace);
+    }
+    for fd in (0..3).filter(|fd| streams::was_closed(*fd)) {
+        // What the standard library put in its place.
+        let _ = nix::unistd::close(fd);
     }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
@@ -263,10 +270,13 @@ fn option_bits(options: &RunOptions) -> u32 {
 /// What one of our standard streams is.
 fn stdio(fd: BorrowedFd<'_>) -> StdioStat {
     let closed = StdioStat { kind: StdioKind::Closed as u32, fd: -1, mode: 0, flags: 0 };
+    if streams::was_closed(fd.as_raw_fd()) {
+        return closed;
+    }
     let Ok(stat) = fstat(fd) else { return closed };
     let kind = match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFREG => StdioKind::File,
-        SFlag::S_IFCHR if stat.st_rdev == NULL_DEVICE => StdioKind::Null,
+        SFlag::S_IFCHR if MEMORY_DEVICES.contains(&stat.st_rdev) => StdioKind::Memory,
         SFlag::S_IFCHR if fd.is_terminal() => StdioKind::Tty,
         _ => StdioKind::Stream,
     };

@@ -5,6 +5,7 @@ use crate::console::{Console, Interrupt};
 use crate::control;
 use crate::image;
 use crate::os::futex;
+use crate::out;
 use crate::report;
 use crate::stats;
 use crate::watchdog;
@@ -109,12 +110,12 @@ fn end_all(zygote: i32) {
 fn last_words(control: &Control, state: u32, damage: Option<String>) -> End {
     let report = control::report(control);
     if let Some(damage) = damage {
-        eprintln!("umbel: kernel panic: {damage}");
+        out::say(&format!("umbel: kernel panic: {damage}\n"));
         return End { status: report::STATUS_PANIC, report: String::new() };
     }
     if state == ControlState::Panicked as u32 {
-        eprintln!("umbel: kernel panic: {report}");
-        eprint!("{}", report::backtrace(image::KERNEL, &control::backtrace(control)));
+        let backtrace = report::backtrace(image::KERNEL, &control::backtrace(control));
+        out::say(&format!("umbel: kernel panic: {report}\n{backtrace}"));
         return End { status: report::STATUS_PANIC, report: String::new() };
     }
     End { status: control.exit_status.load(Acquire) as u8, report }

@@ -12,6 +12,7 @@
 use crate::canary::Canary;
 use crate::manage::status;
 use crate::os::{futex, shared, signal};
+use crate::out;
 use crate::{control, image, report};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -144,7 +145,7 @@ fn publish(control: &Control, text: &str) {
     let watch = &control.watch;
     if watch.text_len.load(Acquire) != 0 {
         // The last text is not logged yet: nobody gets on.
-        eprint!("{text}");
+        out::say(text);
         return;
     }
     let len = shared::write_cells(&watch.text, text.as_bytes());

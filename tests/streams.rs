@@ -135,3 +135,67 @@ fn large_input_through_a_pipe_arrives_whole() {
     let host = Run::on_host("/usr/bin/md5sum", &[]).input(bytes(5_000_000)).finish();
     assert_eq!(run, host);
 }
+
+/// Runs a bash script whose `"$@"` stands before each command: on the host, and with it in a machine. Wants the same outcome.
+#[track_caller]
+fn same_with_streams(script: &str) {
+    let program = umbel();
+    let machine = [program.to_str().expect("a name"), "run", "--cpus", "1", "--"];
+    let run = |prefix: &[&str]| Run::on_host("/bin/bash", &[&["-c", script, "bash"], prefix].concat()).finish();
+    assert_eq!(run(&machine), run(&["env"]), "{script}");
+}
+
+#[test]
+fn output_that_finds_no_room_fails() {
+    same_with_streams("\"$@\" /bin/echo x > /dev/full");
+    same_with_streams("\"$@\" sh -c '/bin/echo x; echo $?; echo $? >&2' > /dev/full");
+    same_with_streams("\"$@\" sh -c '/bin/echo x >&2; echo $?' 2> /dev/full");
+    same_with_streams("\"$@\" stat -L -c '%F %t %T' /dev/stdin < /dev/full");
+    same_with_streams(
+        "\"$@\" head -c 4 < /dev/zero | od; \"$@\" head -c 4 < /dev/urandom | wc -c; \"$@\" wc -c < /dev/null",
+    );
+}
+
+#[test]
+fn closed_streams_are_closed() {
+    same_with_streams("\"$@\" /bin/echo x >&-");
+    same_with_streams("\"$@\" cat <&-");
+    same_with_streams("\"$@\" sh -c '/bin/echo x; echo $?' 2>&-");
+    same_with_streams("\"$@\" sh -c 'for i in 0 1 2 3; do test -e /proc/$$/fd/$i; echo $?; done' <&- 3<&-");
+    same_with_streams("\"$@\" sh -c '/bin/echo x >&2; exit $?' <&- >&- 2>&-");
+}
+
+#[test]
+fn streams_are_open_for_what_they_are() {
+    same_with_streams("\"$@\" /bin/echo x 1< /etc/passwd");
+    same_with_streams("\"$@\" cat 0> /dev/null");
+    same_with_streams("exec 3< <(sleep 1); \"$@\" /bin/echo x 1<&3");
+    same_with_streams("exec 3> >(cat); \"$@\" cat 0>&3");
+    same_with_streams("\"$@\" cat < /");
+}
+
+#[test]
+fn readers_that_are_gone_are_missed_at_once() {
+    // The reader is gone before the start; while the writer sleeps; while it ignores the signal.
+    same_with_streams("{ sleep 0.3; \"$@\" /bin/echo x; echo $? >&2; } | true");
+    same_with_streams("{ \"$@\" sh -c 'sleep 1; /bin/echo x; echo $? >&2'; } | true");
+    same_with_streams("{ \"$@\" sh -c 'trap \"\" PIPE; sleep 1; /bin/echo x; echo $? >&2'; } | true");
+    same_with_streams("{ { sleep 0.3; \"$@\" /bin/echo x; echo $? >&2; } 3>&1 >&- 2>&3 | cat; } 2>&1");
+    same_with_streams("{ \"$@\" sh -c 'sleep 1; /bin/echo x >&2; echo $?'; } 2> >(true)");
+}
+
+#[test]
+fn the_machine_itself_does_not_mind_streams_that_take_nothing() {
+    let program = umbel();
+    let shell = |script: &str| Run::on_host("/bin/bash", &["-c", script, program.to_str().expect("a name")]).finish();
+    for command in ["--help", "--version", "check", "ps"] {
+        let outcome = shell(&format!("\"$0\" {command} > /dev/full"));
+        assert_eq!((outcome.status, outcome.stderr.lines().count()), (125, 1), "{command}: {outcome:#?}");
+        assert!(outcome.stderr.contains("No space left on device"), "{outcome:#?}");
+        let outcome = shell(&format!("{{ sleep 0.2; \"$0\" {command}; echo $? >&2; }} | true"));
+        assert_eq!(outcome.stderr, "141\n", "{command}");
+    }
+    assert_eq!(shell("\"$0\" run --stats -- sh -c 'exit 7' 2> /dev/full").status, 7);
+    assert_eq!(shell("\"$0\" run --stats -- sh -c 'exit 7' 2>&-").status, 7);
+    assert_eq!(shell("\"$0\" run --no-such-option 2> /dev/full").status, 2);
+}

@@ -74,10 +74,12 @@ impl<'a> Producer<'a> {
         Self(words)
     }
 
-    /// Bytes that fit now; `EPIPE` once the consumer closed, `EIO` if the counts are nonsense.
+    /// Bytes that fit now; `EPIPE` once the consumer closed, or what it closed with, `EIO` if the counts are nonsense.
     pub fn room(&self) -> Result<usize, Errno> {
-        if self.0.consumer_closed.load(Ordering::Relaxed) != 0 {
-            return Err(Errno::EPIPE);
+        match self.0.consumer_closed.load(Ordering::Relaxed) {
+            0 => {}
+            1 => return Err(Errno::EPIPE),
+            errno => return Err(Errno::from_raw((errno & 0xfff) as i32)),
         }
         let used = self.0.used(Ordering::Relaxed, Ordering::Acquire)?;
         Ok(self.0.data.len() - used)

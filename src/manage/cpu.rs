@@ -6,6 +6,7 @@ use super::server::{Reply, Request};
 use super::status::CpuState;
 use crate::cli::{CpuAction, CpuChange};
 use crate::control;
+use crate::out;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -95,7 +96,7 @@ fn list(machine: &Description) -> Result<(), CpuError> {
             ps::seconds(state.wait_ns),
         ]);
     }
-    print!("{}", ps::table(&lines));
+    out::show(&ps::table(&lines));
     Ok(())
 }
 
@@ -104,7 +105,7 @@ fn set(change: &CpuChange, online: bool) -> Result<(), CpuError> {
     let states = states(&machine)?;
     let cpu = if online { to_add(&states, change.cpu)? } else { to_remove(&states, change.cpu)? };
     ask(&machine, &Request::SetCpu { cpu, online })?;
-    println!("virtual CPU {cpu} is {}", word(online));
+    out::show(&format!("virtual CPU {cpu} is {}\n", word(online)));
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use super::registry::{self, Description, RegistryError};
 use super::server::{Reply, Request};
 use super::status::Status;
+use crate::out;
 use std::fs;
 
 /// A machine with what it answered.
@@ -63,7 +64,7 @@ pub fn ps() -> Result<(), RegistryError> {
             machine.command,
         ]);
     }
-    print!("{}", table(&lines));
+    out::show(&table(&lines));
     Ok(())
 }
 

@@ -6,5 +6,6 @@ pub mod probe;
 pub mod ring;
 pub mod shared;
 pub mod signal;
+pub mod streams;
 pub mod terminal;
 pub mod zygote;

@@ -37,7 +37,7 @@ pub fn fork(image: &Image, kdata: &OwnedFd, hot_len: u64) -> io::Result<i32> {
 
 fn become_zygote(image: &Image, kdata: &OwnedFd, hot_len: u64, machine: u32) -> ! {
     if let Err(error) = map_image(image, kdata, hot_len) {
-        eprintln!("umbel: cannot map the kernel: {error}");
+        crate::out::say(&format!("umbel: cannot map the kernel: {error}\n"));
         // SAFETY: ends the process without running the machine's exit handlers twice.
         unsafe { libc::_exit(1) };
     }

@@ -12,6 +12,7 @@ mod plot;
 
 use crate::cli::ScaleOptions;
 use crate::manage::ps;
+use crate::out;
 use law::Law;
 use measure::Point;
 use serde::Serialize;
@@ -47,13 +48,13 @@ struct Outcome<'a> {
 pub fn scale(options: &ScaleOptions) -> Result<(), ScaleError> {
     let points = measure::measure(options)?;
     let law = law::fit(&points.iter().map(|point| (f64::from(point.cpus), point.speed())).collect::<Vec<_>>());
-    print!("{}", table(&points));
+    let mut text = table(&points);
     if let Some(law) = &law {
-        println!("{}", describe(law));
+        text += &format!("{}\n", describe(law));
     }
     let model = options.virtual_time.as_ref().is_some_and(|time| time.model);
     if model && !points.iter().all(|point| point.reproducible) {
-        println!("not reproducible: the command computes long without a system call");
+        text += "not reproducible: the command computes long without a system call\n";
     }
     if let Some(path) = &options.json {
         let command = options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -65,6 +66,7 @@ pub fn scale(options: &ScaleOptions) -> Result<(), ScaleError> {
     if let Some(path) = &options.svg {
         plot::draw(path, &points, law.as_ref()).map_err(|error| ScaleError::Write(path.clone(), error))?;
     }
+    out::show(&text);
     Ok(())
 }
 

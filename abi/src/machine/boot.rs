@@ -34,8 +34,8 @@ pub enum StdioKind {
     Stream = 2,
     /// A regular file: `fd` is read and written directly at the file's own (shared) offset.
     File = 3,
-    /// The host's /dev/null.
-    Null = 4,
+    /// A memory device that the guest has, too: /dev/null, zero, full, random or urandom.
+    Memory = 4,
 }
 
 /// One of the machine's standard streams.

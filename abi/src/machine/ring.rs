@@ -38,7 +38,7 @@ pub struct Ring {
     pub head: AtomicU64,
     /// 1 while the consumer waits for data: a futex word when the consumer is the machine.
     pub consumer_waiting: AtomicU32,
-    /// 1 when the consumer will take no more: the producer's writes fail with `EPIPE`.
+    /// 1 when the consumer will take no more: the producer's writes fail with `EPIPE`. Or the errno that they fail with instead.
     pub consumer_closed: AtomicU32,
     _pad0: [u64; 6],
     /// Bytes produced so far. Written by the producer.

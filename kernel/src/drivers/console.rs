@@ -2,9 +2,9 @@
 
 use super::ring::{InRing, OutRing};
 use super::stdio::{HostFile, StreamIn, StreamOut};
-use crate::Result;
 use crate::fs::{self, File, OpenFlags};
 use crate::tty::{self, Line, Tty};
+use crate::{Errno, Result};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU32, Ordering::*};
@@ -114,22 +114,38 @@ fn open(index: usize, stream: &StdioStat) -> Result<Option<Arc<File>>> {
     let mode = stream.mode;
     let file = match stream.kind {
         kind if kind == StdioKind::Tty as u32 => open_node(b"/dev/console", OpenFlags::RDWR)?,
-        kind if kind == StdioKind::Null as u32 => open_node(b"/dev/null", access)?,
+        kind if kind == StdioKind::Memory as u32 => open_node(memory_device(stream)?, access)?,
         kind if kind == StdioKind::File as u32 => File::anonymous(Arc::new(HostFile::new(stream)), access),
         kind if kind == StdioKind::Stream as u32 && index == 0 => {
             let ring = STDIN.call_once(|| InRing::of_machine(RingIndex::Stdin));
-            File::anonymous(Arc::new(StreamIn { ring, mode }), OpenFlags::RDONLY)
+            // One that is open for writing alone cannot be read here, either.
+            let access = if access.readable() { OpenFlags::RDONLY } else { OpenFlags::WRONLY };
+            File::anonymous(Arc::new(StreamIn { ring, mode }), access)
         }
         kind if kind == StdioKind::Stream as u32 => {
             let ring = match index {
                 1 => STDOUT.call_once(|| OutRing::of_machine(RingIndex::Stdout)),
                 _ => STDERR.call_once(|| OutRing::of_machine(RingIndex::Stderr)),
             };
-            File::anonymous(Arc::new(StreamOut { ring, mode }), OpenFlags::WRONLY)
+            // One that is open for reading alone cannot be written here, either.
+            let access = if access.writable() { OpenFlags::WRONLY } else { OpenFlags::RDONLY };
+            File::anonymous(Arc::new(StreamOut { ring, mode }), access)
         }
         _ => return Ok(None),
     };
     Ok(Some(file))
+}
+
+/// The guest's own device where the host's is one of the memory devices.
+fn memory_device(stream: &StdioStat) -> Result<&'static [u8]> {
+    match host::stat_at(HostFd(stream.fd), b"")?.stx_rdev_minor {
+        3 => Ok(b"/dev/null"),
+        5 => Ok(b"/dev/zero"),
+        7 => Ok(b"/dev/full"),
+        8 => Ok(b"/dev/random"),
+        9 => Ok(b"/dev/urandom"),
+        _ => Err(Errno::ENODEV),
+    }
 }
 
 /// Opens a device node by its name, so that the file knows it (ttyname(3)).

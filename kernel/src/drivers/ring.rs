@@ -38,7 +38,7 @@ impl OutRing {
     /// Bytes that fit now. Announces that the kernel waits if there is no room.
     ///
     /// # Errors
-    /// `EPIPE` once the machine closed its end.
+    /// `EPIPE` once the machine closed its end, or the error that the host gave it.
     pub fn room(&self) -> Result<usize> {
         let end = self.end.lock();
         match end.room()? {
@@ -50,7 +50,7 @@ impl OutRing {
     /// Sends what fits and returns how much that was.
     ///
     /// # Errors
-    /// `EPIPE` once the machine closed its end.
+    /// `EPIPE` once the machine closed its end, or the error that the host gave it.
     pub fn push(&self, bytes: &[u8]) -> Result<usize> {
         let mut end = self.end.lock();
         let count = end.push(bytes)?;
