@@ -58,6 +58,17 @@ pub fn init(shown: u32) {
     ::log::set_max_level(kept);
 }
 
+/// Whether what a program writes with this priority is shown outside, as a console of that level would.
+pub fn shows(priority: u8) -> bool {
+    let level = match priority & 7 {
+        0..=3 => 1,
+        4 => 2,
+        5 | 6 => 3,
+        _ => 4,
+    };
+    level <= SHOWN.load(Relaxed)
+}
+
 /// Appends a record with syslog priority `priority`; `shown`: on the machine's standard error as well.
 pub fn write_record(priority: u8, shown: bool, text: fmt::Arguments<'_>) {
     let mut line = Line::default();

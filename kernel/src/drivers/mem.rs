@@ -248,7 +248,7 @@ impl FileOps for Kmsg {
         let count = src.read(&mut text)?;
         let (priority, message) = split_priority(text.get(..count).unwrap_or_default());
         let message = alloc::string::String::from_utf8_lossy(message);
-        log::write_record(priority, false, format_args!("{message}"));
+        log::write_record(priority, log::shows(priority), format_args!("{message}"));
         Ok(total)
     }
 
