@@ -1,9 +1,12 @@
 //! The command line: options, their checks, one line for what is wrong.
 
+use crate::out;
+use clap::builder::{OsStringValueParser, PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -61,7 +64,7 @@ pub enum CpuAction {
     /// List the virtual CPUs of a machine: state, host process of their slots' parent, processor time
     List {
         /// Name or process id as in umbel ps
-        #[arg(value_name = "MACHINE")]
+        #[arg(value_name = "MACHINE", value_parser = text(machine))]
         machine: String,
     },
 }
@@ -70,10 +73,10 @@ pub enum CpuAction {
 #[derive(Args, Debug)]
 pub struct CpuChange {
     /// Name or process id as in umbel ps
-    #[arg(value_name = "MACHINE")]
+    #[arg(value_name = "MACHINE", value_parser = text(machine))]
     pub machine: String,
     /// Number of the virtual CPU [default: the lowest that is offline; to remove, the highest that is online]
-    #[arg(value_name = "CPU", value_parser = cpu_number)]
+    #[arg(value_name = "CPU", value_parser = text(cpu_number))]
     pub cpu: Option<u32>,
 }
 
@@ -81,10 +84,10 @@ pub struct CpuChange {
 #[derive(Args, Debug)]
 pub struct TopOptions {
     /// Seconds between two looks, 0.1 to 3600
-    #[arg(long, short, value_name = "SECONDS", value_parser = interval, default_value = "2")]
+    #[arg(long, short, value_name = "SECONDS", value_parser = text(interval), default_value = "2")]
     pub delay: Duration,
     /// Look this many times, then end [default: until interrupted]
-    #[arg(long, short = 'n', value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, short = 'n', value_name = "COUNT", value_parser = text(looks))]
     pub count: Option<u32>,
 }
 
@@ -92,7 +95,7 @@ pub struct TopOptions {
 #[derive(Args, Debug)]
 pub struct ScaleOptions {
     /// Numbers of virtual CPUs, 1 to 256 each
-    #[arg(long, value_name = "N,…", value_parser = cpus, value_delimiter = ',', default_value = "1,2,4,8")]
+    #[arg(long, value_name = "N,…", value_parser = text(cpus), value_delimiter = ',', default_value = "1,2,4,8")]
     pub cpus: Vec<u32>,
     /// In virtual time: predict what it takes on as many processors, cache effects aside, however few the host has.
     ///
@@ -101,22 +104,22 @@ pub struct ScaleOptions {
     /// faults, switches and locks only, and with the same seed=N the same schedule comes out; look=US is how often the host
     /// interrupts a model to find code that computes without any of these [default: 10000]
     #[arg(long = "virtual", value_name = "MODE", num_args = 0..=1, require_equals = true, default_missing_value = "",
-        value_parser = virtual_time)]
+        value_parser = text(virtual_time))]
     pub virtual_time: Option<VirtualTime>,
     /// Runs at each number
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 3)]
+    #[arg(long, value_name = "R", value_parser = text(runs), default_value = "3", allow_negative_numbers = true)]
     pub repeat: u32,
     /// Memory of each machine, as for run
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    #[arg(long, value_name = "SIZE", value_parser = text(size), default_value = "1G", allow_hyphen_values = true)]
     pub mem: u64,
     /// Root directory of each machine, as for run
-    #[arg(long, value_name = "DIR", value_parser = directory, default_value = "/")]
+    #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().try_map(directory), default_value = "/")]
     pub root: PathBuf,
     /// Write all measurements and the fitted law into this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(output))]
     pub json: Option<PathBuf>,
     /// Draw speed-up and law into this file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(output))]
     pub svg: Option<PathBuf>,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
@@ -127,29 +130,29 @@ pub struct ScaleOptions {
 #[derive(Args, Debug)]
 pub struct RunOptions {
     /// Number of virtual CPUs, 1 to 256 [default: the host's number]
-    #[arg(long, value_name = "N", value_parser = cpus)]
+    #[arg(long, value_name = "N", value_parser = text(cpus), allow_negative_numbers = true)]
     pub cpus: Option<u32>,
     /// Most virtual CPUs that `umbel cpu add` may give it, 1 to 256 [default: twice --cpus, at least 8]
-    #[arg(long, value_name = "N", value_parser = cpus)]
+    #[arg(long, value_name = "N", value_parser = text(cpus), allow_negative_numbers = true)]
     pub max_cpus: Option<u32>,
     /// Memory of the machine: bytes, or with suffix K, M, G; at least 32M
-    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "1G")]
+    #[arg(long, value_name = "SIZE", value_parser = text(size), default_value = "1G", allow_hyphen_values = true)]
     pub mem: u64,
     /// Directory that is the guest's root, read-only under a layer in the guest's memory
-    #[arg(long, value_name = "DIR", value_parser = directory, default_value = "/")]
+    #[arg(long, value_name = "DIR", value_parser = PathBufValueParser::new().try_map(directory), default_value = "/")]
     pub root: PathBuf,
     /// User and group of the command; GID is UID if left out
-    #[arg(long, value_name = "UID[:GID]", value_parser = user, default_value = "0:0")]
+    #[arg(long, value_name = "UID[:GID]", value_parser = text(user), default_value = "0:0", allow_hyphen_values = true)]
     pub user: (u32, u32),
     /// Set an environment variable; without =V pass the host's value. TERM, LANG, LC_*, TZ, PATH, HOME, USER, LOGNAME and
     /// SHELL are passed anyway
-    #[arg(long, value_name = "K=V", value_parser = variable)]
-    pub env: Vec<String>,
+    #[arg(long, value_name = "K=V", value_parser = OsStringValueParser::new().try_map(variable))]
+    pub env: Vec<OsString>,
     /// Directory of the guest in which the command starts
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub workdir: PathBuf,
     /// Name of the machine in `umbel ps` [default: its process id]
-    #[arg(long, value_name = "NAME", value_parser = name)]
+    #[arg(long, value_name = "NAME", value_parser = text(name))]
     pub name: Option<String>,
     /// Keep each virtual CPU on one host CPU
     #[arg(long)]
@@ -164,14 +167,14 @@ pub struct RunOptions {
     #[arg(long)]
     pub lockstat: bool,
     /// Write what --stats and --lockstat print into this file instead
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = PathBufValueParser::new().try_map(output))]
     pub report: Option<PathBuf>,
     /// Print the guest kernel's log on standard error, down to this level
-    #[arg(long, value_name = "LEVEL", default_value = "off")]
+    #[arg(long, value_name = "LEVEL", default_value = "off", allow_negative_numbers = true)]
     pub log: LogLevel,
     /// Let virtual time pass: what `umbel scale --virtual` runs
     #[arg(long = "virtual", hide = true, value_name = "MODE", num_args = 0..=1, require_equals = true,
-        default_missing_value = "", value_parser = virtual_time)]
+        default_missing_value = "", value_parser = text(virtual_time))]
     pub virtual_time: Option<VirtualTime>,
     /// Let the guest's root harm the kernel through /proc/sysrq-trigger, to test what is said of that: z makes a virtual CPU hang for
     /// three times /proc/sys/kernel/watchdog_thresh, c is a panic, y writes to memory that nobody may write to, w leaves out what
@@ -218,11 +221,11 @@ pub enum LogLevel {
 pub fn parse() -> Result<Command, ExitCode> {
     Cli::try_parse().map(|cli| cli.command).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{error}");
+            out::show(&error.to_string());
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("umbel: {}", first_line(&error));
+            out::say(&format!("umbel: {}\n", first_line(&error)));
             ExitCode::from(STATUS_USAGE)
         }
     })
@@ -239,8 +242,29 @@ fn first_line(error: &clap::Error) -> String {
     // "the following required arguments were not provided:" is followed by their names.
     match lines.next() {
         Some(second) if first.ends_with(':') => format!("{first} {second} (see umbel run --help)"),
+        Some(second) if second.starts_with("[possible values") => format!("{first} {second}"),
         _ => first,
     }
+}
+
+/// A parser of values that are text, so that one that is not is named with its option.
+fn text<T: Clone + Send + Sync + 'static>(parse: fn(&str) -> Result<T, String>) -> impl TypedValueParser<Value = T> {
+    OsStringValueParser::new().try_map(move |value| match value.to_str() {
+        Some(value) => parse(value),
+        None => Err("not UTF-8".into()),
+    })
+}
+
+fn machine(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+fn looks(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "give a number from 1 on".into())
+}
+
+fn runs(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|count| (1..=1000).contains(count)).ok_or_else(|| "give a number from 1 to 1000".into())
 }
 
 fn cpus(text: &str) -> Result<u32, String> {
@@ -306,13 +330,27 @@ fn virtual_time(text: &str) -> Result<VirtualTime, String> {
     Ok(time)
 }
 
-fn directory(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
+fn directory(path: PathBuf) -> Result<PathBuf, String> {
     match std::fs::metadata(&path) {
         Ok(metadata) if metadata.is_dir() => Ok(path),
         Ok(_) => Err("not a directory: give the directory that is to be the guest's root".into()),
         Err(error) => Err(format!("{error}: give a directory that exists")),
     }
+}
+
+/// A file that is written in the end: what cannot be is better known before the work.
+fn output(path: PathBuf) -> Result<PathBuf, String> {
+    let place = match std::fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => return Err("a directory: give a file".into()),
+        Ok(_) => path.clone(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+        }
+        Err(error) => return Err(error.to_string()),
+    };
+    let allowed = nix::unistd::access(&place, nix::unistd::AccessFlags::W_OK);
+    allowed.map_err(|error| format!("{}: give a file that can be written", error.desc()))?;
+    Ok(path)
 }
 
 fn user(text: &str) -> Result<(u32, u32), String> {
@@ -322,16 +360,16 @@ fn user(text: &str) -> Result<(u32, u32), String> {
     number(uid).zip(number(gid)).ok_or_else(|| "give numbers: UID or UID:GID".into())
 }
 
-fn variable(text: &str) -> Result<String, String> {
-    match text.split_once('=') {
-        Some(("", _)) => Err("the name is missing: give NAME=VALUE".into()),
-        _ if text.is_empty() => Err("give NAME=VALUE".into()),
-        _ => Ok(text.to_owned()),
+fn variable(setting: OsString) -> Result<OsString, String> {
+    match setting.as_bytes().first() {
+        None => Err("give NAME=VALUE".into()),
+        Some(b'=') => Err("the name is missing: give NAME=VALUE".into()),
+        Some(_) => Ok(setting),
     }
 }
 
 /// The environment of the command: what is passed anyway, then `--env` in order.
-pub fn guest_environment(settings: &[String]) -> Vec<OsString> {
+pub fn guest_environment(settings: &[OsString]) -> Vec<OsString> {
     const PASSED: [&str; 8] = ["TERM", "LANG", "TZ", "PATH", "HOME", "USER", "LOGNAME", "SHELL"];
     let mut variables: Vec<(OsString, OsString)> = std::env::vars_os()
         .filter(|(name, _)| name.to_str().is_some_and(|n| PASSED.contains(&n) || n.starts_with("LC_")))
@@ -340,12 +378,13 @@ pub fn guest_environment(settings: &[String]) -> Vec<OsString> {
         variables.push(("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
     }
     for setting in settings {
-        let (name, value) = match setting.split_once('=') {
-            Some((name, value)) => (name, Some(value.into())),
-            None => (setting.as_str(), std::env::var_os(setting)),
+        let bytes = setting.as_bytes();
+        let (name, value) = match bytes.iter().position(|byte| *byte == b'=') {
+            Some(at) => (OsStr::from_bytes(&bytes[..at]), Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
+            None => (setting.as_os_str(), std::env::var_os(setting)),
         };
         variables.retain(|(known, _)| known != name);
-        variables.extend(value.map(|value| (name.into(), value)));
+        variables.extend(value.map(|value| (name.to_owned(), value)));
     }
     variables
         .into_iter()

@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Run, guest_program};
+use std::os::unix::ffi::OsStrExt;
 use umbel_abi::machine::layout;
 
 #[track_caller]
@@ -45,11 +46,71 @@ fn an_unknown_option_is_refused() {
 }
 
 #[test]
+fn a_directory_that_the_guest_lacks_is_refused() {
+    for wrong in ["/no/such/directory", "/etc/passwd", "/etc/passwd/x", &"/a".repeat(5000), "two\nlines"] {
+        refused(&["run", "--workdir", wrong, "/bin/true"], "--workdir");
+    }
+    let outcome = Run::umbel(&["run", "--workdir", "/proc/sys/kernel", "/bin/pwd"]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "/proc/sys/kernel\n"), "{outcome:#?}");
+}
+
+#[test]
+fn bad_values_are_named_with_their_option() {
+    let many = "1".repeat(100_000);
+    let long = many.as_str();
+    let bad: [(&str, &[&str]); 10] = [
+        ("--cpus", &["", "-1", "1.5", "99999999999999999999", long, "two"]),
+        ("--max-cpus", &["", "-1", "0", "257", long]),
+        ("--mem", &["", "-1", "-64M", "31M", "2000G", "99999999999999999999", long]),
+        ("--user", &["", "-1", "-1:-1", "1:", ":1", "1:2:3", "root", "4294967295", "4294967296", long]),
+        ("--env", &["", "=value"]),
+        ("--name", &["", "12", "a/b", "a b", long]),
+        ("--root", &["", "/no/such/root", "/etc/passwd", "/etc/passwd/x"]),
+        ("--workdir", &[""]),
+        ("--report", &["", "/no/such/directory/file", "/etc"]),
+        ("--log", &["", "x", "INFO", "-1", "6"]),
+    ];
+    for (option, values) in bad {
+        for value in values {
+            refused(&["run", option, value, "--", "/bin/true"], option);
+        }
+    }
+    for option in ["--cpus", "--max-cpus", "--mem", "--user", "--name", "--root", "--workdir", "--report", "--log"] {
+        refused(&["run", option, "1", option, "1", "--", "/bin/true"], option);
+    }
+    assert!(Run::umbel(&["run", "--log", "x", "true"]).finish().stderr.contains("debug"), "levels are named");
+}
+
+#[test]
+fn values_need_not_be_text_where_names_are_bytes() {
+    let no_text = std::ffi::OsStr::from_bytes(b"\xff").to_owned();
+    let run = |args: &[&std::ffi::OsStr]| {
+        let output = std::process::Command::new(common::umbel()).args(args).output().expect("umbel");
+        (output.status.code(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let word = std::ffi::OsStr::new;
+    for option in ["--cpus", "--max-cpus", "--mem", "--user", "--name", "--root", "--workdir", "--log"] {
+        let (status, _, error) = run(&[word("run"), word(option), &no_text, word("/bin/true")]);
+        assert_eq!((status, error.lines().count()), (Some(2), 1), "{option}: {error}");
+        assert!(error.contains(option), "{error}");
+    }
+    let setting = std::ffi::OsStr::from_bytes(b"BYTES=\xff\xfe");
+    let (status, output, error) = run(&[word("run"), word("--env"), setting, word("printenv"), word("BYTES")]);
+    assert_eq!((status, output.as_slice()), (Some(0), &b"\xff\xfe\n"[..]), "{error}");
+}
+
+#[test]
 fn a_missing_command_is_status_127() {
     let outcome = Run::umbel(&["run", "--", "/no/such/command"]).finish();
     assert_eq!(outcome.status, 127, "{outcome:#?}");
     assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:#?}");
     assert!(outcome.stderr.contains("/no/such/command"), "{outcome:#?}");
+}
+
+#[test]
+fn no_command_is_named_by_nothing() {
+    let outcome = Run::umbel(&["run", "--", ""]).finish();
+    assert_eq!((outcome.status, outcome.stderr.lines().count()), (127, 1), "{outcome:#?}");
 }
 
 #[test]
@@ -122,6 +183,22 @@ fn strace_names_calls_and_results() {
     let outcome = Run::umbel(&["run", "--strace", "--", &program.to_string_lossy()]).finish();
     assert_eq!(outcome.stdout, "hello\n");
     assert!(outcome.stderr.contains("write(1, \"hello\\n\", 6) = 6"), "{outcome:#?}");
+}
+
+#[test]
+fn the_kernels_log_is_shown_down_to_the_level_asked_for() {
+    let script = "for i in 3 4 6 7; do echo \"<$i>of level $i\" > /dev/kmsg; done; dmesg | grep -c 'of level'";
+    for (level, shown) in [("off", 0), ("error", 1), ("warn", 2), ("info", 3), ("debug", 4), ("trace", 4)] {
+        let outcome = Run::umbel(&["run", "--user", "0", "--log", level, "/bin/sh", "-c", script]).finish();
+        // dmesg inside has all of them.
+        assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "4\n"), "{level}: {outcome:#?}");
+        let lines = |text: &str| outcome.stderr.lines().filter(|line| line.contains(text)).count();
+        assert_eq!(lines("of level"), shown, "{level}: {outcome:#?}");
+        assert_eq!(lines("Linux version"), usize::from(shown >= 3), "{level}: {outcome:#?}");
+        assert!(shown > 0 || outcome.stderr.is_empty(), "{outcome:#?}");
+    }
+    let help = Run::umbel(&["run", "--help"]).finish().stdout;
+    assert!(help.contains("--log <LEVEL>") && help.contains("kernel's log"), "{help}");
 }
 
 #[test]

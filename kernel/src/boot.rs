@@ -109,16 +109,35 @@ fn init_main(init: &Arc<Task>) {
 /// Why the command could not be started.
 struct Failure {
     status: i32,
-    name: Vec<u8>,
+    /// The argument that is to blame, with what it is given to.
+    name: String,
     errno: Errno,
 }
 
+/// Status for wrong arguments.
+const STATUS_USAGE: i32 = 2;
+
 impl Failure {
+    fn new(status: i32, name: &[u8], errno: Errno) -> Failure {
+        Failure { status, name: one_line(name), errno }
+    }
+
+    /// What the machine could not know: whether the guest has the directory.
+    fn of_workdir(name: &[u8], errno: Errno) -> Failure {
+        let wrong = [Errno::EACCES, Errno::ELOOP, Errno::ENAMETOOLONG, Errno::ENOENT, Errno::ENOTDIR].contains(&errno);
+        let name = alloc::format!("invalid value '{}' for '--workdir <DIR>'", one_line(name));
+        Failure { status: if wrong { STATUS_USAGE } else { 125 }, name, errno }
+    }
+
     fn report(&self) {
-        let name = String::from_utf8_lossy(&self.name);
-        let line = alloc::format!("umbel: {name}: {}\n", describe(self.errno));
+        let line = alloc::format!("umbel: {}: {}\n", self.name, describe(self.errno));
         drivers::print_error(&line);
     }
+}
+
+/// A name as part of a line.
+fn one_line(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// An errno as a shell would say it.
@@ -161,24 +180,20 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
     let command = command();
     init.ns().uts.set(|names| names.host = uts::name(&command.host));
     let name = command.strings.args.first().cloned().unwrap_or_default();
-    let fail = |status: i32, name: &[u8]| {
-        let name = name.to_vec();
-        move |errno| Failure { status, name, errno }
-    };
-    let root = fs::init(machine::info()).and_then(|()| fs::root()).map_err(fail(125, b"/"))?;
+    let root = fs::init(machine::info()).and_then(|()| fs::root()).map_err(|errno| Failure::new(125, b"/", errno))?;
     let context = FsContext::new(root.clone(), root);
     drop(init.replace_fs(Some(context.clone())));
     drop(init.replace_files(Some(Arc::new(FdTable::new()))));
     drivers::late_init();
-    let cwd = open::find_dir(init, &command.workdir).map_err(fail(125, &command.workdir))?;
+    let cwd = open::find_dir(init, &command.workdir).map_err(|errno| Failure::of_workdir(&command.workdir, errno))?;
     context.set_cwd(cwd);
     init.set_cred(Cred::new(machine::info().uid, machine::info().gid));
     let found = find_command(init, &name, &command.strings.envs);
     let (path, file) = found.map_err(|errno| {
         let status = if errno == Errno::ENOENT || errno == Errno::ENOTDIR { 127 } else { 126 };
-        fail(status, &name)(errno)
+        Failure::new(status, &name, errno)
     })?;
-    let first = first_task(init, file, path, command.strings).map_err(fail(126, &name))?;
+    let first = first_task(init, file, path, command.strings).map_err(|errno| Failure::new(126, &name, errno))?;
     init.set_cred(Cred::new(0, 0));
     COMMAND_NS.store(time::monotonic_ns(), Relaxed);
     sched::start(&first);
@@ -187,6 +202,9 @@ fn start_command(init: &Arc<Task>) -> core::result::Result<(), Failure> {
 
 /// Opens the command; a name without a slash is looked for in the guest's PATH.
 fn find_command(init: &Arc<Task>, name: &[u8], envs: &[Vec<u8>]) -> Result<(Vec<u8>, Arc<File>)> {
+    if name.is_empty() {
+        return Err(Errno::ENOENT);
+    }
     if name.contains(&b'/') {
         return open::open_exec(init, name).map(|file| (name.to_vec(), file));
     }
