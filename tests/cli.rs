@@ -137,6 +137,23 @@ fn the_machine_has_the_processors_and_memory_asked_for() {
 }
 
 #[test]
+fn a_machine_has_as_many_processors_as_asked_for_however_few_the_host_has() {
+    let outcome = Run::umbel(&["run", "--cpus", "256", "--mem", "256M", "nproc"]).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (0, "256\n"), "{outcome:#?}");
+}
+
+#[test]
+fn a_panic_of_the_kernel_is_status_70_with_the_names_of_those_who_called() {
+    let script = "echo c > /proc/sysrq-trigger";
+    let args = ["run", "--cpus", "1", "--user", "0", "--debug-stall", "/bin/sh", "-c", script];
+    let outcome = Run::umbel(&args).finish();
+    assert_eq!((outcome.status, outcome.stdout.as_str()), (70, ""), "{outcome:#?}");
+    assert!(outcome.stderr.starts_with("umbel: kernel panic: panicked at kernel/src/"), "{outcome:#?}");
+    let named = |name: &str| outcome.stderr.lines().any(|line| line.contains(": 0x") && line.contains(name));
+    assert!(named("umbel_kernel::task::run::") && named("umbel_kernel::syscall::"), "{outcome:#?}");
+}
+
+#[test]
 fn version_and_help_are_on_standard_output() {
     for option in ["--version", "--help"] {
         let outcome = Run::umbel(&[option]).finish();

@@ -15,8 +15,14 @@ use std::time::Duration;
 
 /// Starts a machine of one virtual CPU on a shell script.
 fn start(script: &str) -> Child {
+    start_with(&[], script)
+}
+
+fn start_with(options: &[&str], script: &str) -> Child {
     Command::new(umbel())
-        .args(["run", "--cpus", "1", "--", "/bin/sh", "-c", script])
+        .args(["run", "--cpus", "1"])
+        .args(options)
+        .args(["--", "/bin/sh", "-c", script])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -38,7 +44,7 @@ fn kill(pid: u32) {
 
 #[test]
 fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
-    let mut machine = start("(while :; do :; done); echo \"child $?\"");
+    let mut machine = start_with(&["--stats"], "(while :; do :; done); echo \"child $?\"");
     // The loop runs in guest mode: its slot is the one that uses time there.
     let slot = until(|| generations(machine.id()).get(3)?.iter().copied().find(|slot| user_ticks(*slot) > 20));
     kill(slot);
@@ -46,6 +52,9 @@ fn a_slot_killed_in_guest_mode_costs_its_guest_process() {
     let output = machine.wait_with_output().expect("its output");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "child 137\n");
     assert_eq!(status.code(), Some(0));
+    let report = String::from_utf8_lossy(&output.stderr);
+    let dead = report.lines().find_map(|line| line.strip_prefix("dead slots")).map(str::trim);
+    assert_eq!(dead, Some("1"), "{report}");
 }
 
 #[test]
