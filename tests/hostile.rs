@@ -6,6 +6,9 @@ use common::{Run, guest_program, is_root, open_to_all};
 use std::mem::offset_of;
 use umbel_abi::machine::{Control, layout};
 
+/// Bytes of memory of the machine that is attacked.
+const RAM: u64 = 1 << 30;
+
 #[test]
 fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
     let program = open_to_all(&guest_program("hostile", false)).to_string_lossy().into_owned();
@@ -18,9 +21,12 @@ fn attackers_are_killed_or_unharmed_and_nobody_else_notices() {
         layout::COLD_BASE,
         layout::HOT_BASE + layout::CONTROL_OFF + offset_of!(Control, canary) as u64,
         layout::COLD_BASE + layout::COLD_LEN - layout::PAGE,
+        // The filter compares the length that an unlock is asked for.
+        layout::hot_len(RAM / layout::PAGE),
     ]
     .map(|at| format!("{at:x}"));
-    let mut args = vec!["run", "--cpus", "2", "--user", "0", "--", &program];
+    let mem = RAM.to_string();
+    let mut args = vec!["run", "--cpus", "2", "--mem", &mem, "--user", "0", "--", &program];
     args.extend(places.iter().map(String::as_str));
     let attack = || Run::umbel(&args).limit(900);
     let mut runs = vec![attack()];

@@ -5,8 +5,8 @@
  * nor the machine may notice. Everything is found by reading the gate's page: nothing rests on secret addresses.
  * Two pages of kernel memory are canaries, which nobody ever writes: they are attacked like the rest, and the machine looks
  * whether they change.
- * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK COLD_BASE HOT_CANARY COLD_CANARY (hexadecimal; see
- * abi/src/machine/layout.rs). */
+ * Usage: hostile HOT_BASE IMAGE_BASE SLOT_PAGE ENTRY_PAGE SIGNAL_STACK COLD_BASE HOT_CANARY COLD_CANARY HOT_LEN (hexadecimal;
+ * see abi/src/machine/layout.rs). */
 #define _GNU_SOURCE
 #include "check.h"
 #include <asm/prctl.h>
@@ -27,10 +27,10 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-enum { BROKEN = 66, PAGE = 4096, HOT_LEN = 0x02000000 };
+enum { BROKEN = 66, PAGE = 4096 };
 #define COLD_LEN 0x400000000ul
 
-static uint64_t hot, image, slot_page, entry_page, signal_stack, cold, canaries[2];
+static uint64_t hot, image, slot_page, entry_page, signal_stack, cold, canaries[2], hot_len;
 static uint64_t sites[64];
 static int site_count;
 static long attacks, killed, timed_out;
@@ -54,7 +54,7 @@ static int writable(uint64_t at) {
 /* Is kernel memory open? Called by an attacker that is still alive. */
 static int open_memory(void) {
     signal(SIGSEGV, on_fault);
-    return readable(hot) || readable(hot + 0x1000) || readable(hot + 0x200000) || readable(hot + 0x400000) || readable(hot + HOT_LEN - 8) ||
+    return readable(hot) || readable(hot + 0x1000) || readable(hot + 0x200000) || readable(hot + 0x400000) || readable(hot + hot_len - 8) ||
            readable(cold) || readable(cold + 0x200000) || writable(slot_page) || writable(canaries[0]) || writable(canaries[1]);
 }
 
@@ -124,12 +124,12 @@ static void find_sites(void) {
 }
 
 static void gate_sites(void) {
-    static const struct {
+    const struct {
         uint64_t nr, a, b, c, d;
     } calls[] = {
-        {10, 0x400000, PAGE, 7, 0}, {10, 1, HOT_LEN, 7, 0}, {10, 1, HOT_LEN, 1, 0}, {10, 1, HOT_LEN, 3 | 1ul << 32, 0},
-        {10, 1, PAGE, 3, 0}, {10, 1, HOT_LEN * 2ul, 3, 0}, {59, 2, 0, 0, 0}, {62, 0, 9, 0, 0}, {15, 0, 0, 0, 0}, {231, 77, 0, 0, 0},
-        {157, 59, 0, 0, 0}, {335, 0, 0, 0, 0}, {336, 0, 0, 0, 0}, {0x40000000 | 10, 1, HOT_LEN, 3, 0}, {9, 0x10000, PAGE, 7, 0x32},
+        {10, 0x400000, PAGE, 7, 0}, {10, 1, hot_len, 7, 0}, {10, 1, hot_len, 1, 0}, {10, 1, hot_len, 3 | 1ul << 32, 0},
+        {10, 1, PAGE, 3, 0}, {10, 1, hot_len * 2ul, 3, 0}, {59, 2, 0, 0, 0}, {62, 0, 9, 0, 0}, {15, 0, 0, 0, 0}, {231, 77, 0, 0, 0},
+        {157, 59, 0, 0, 0}, {335, 0, 0, 0, 0}, {336, 0, 0, 0, 0}, {0x40000000 | 10, 1, hot_len, 3, 0}, {9, 0x10000, PAGE, 7, 0x32},
         {317, 1, 0, 0, 0}, {101, 0, 0, 0, 0}, {56, 0x100, 0, 0, 0},
     };
     for (int s = 0; s < site_count; s++)
@@ -161,7 +161,7 @@ static void everywhere_in_the_gate(void) {
     while (used > 0 && (gate[used - 1] == 0xcc || gate[used - 1] == 0)) used--;
     for (int variant = 0; variant < 4; variant++)
         for (int i = 0; i < used; i++) {
-            registers(10, hot, HOT_LEN, 3);
+            registers(10, hot, hot_len, 3);
             uint64_t frame = signal_stack + 0x4000;
             switch (variant) {
             case 1: set_rsp = hot + 0x10010; break;
@@ -184,11 +184,11 @@ static void frames(void) {
     for (int s = 0; s < site_count; s++)
         for (int n = 0; n < 10; n++)
             for (int t = 0; t < 5; t++) {
-                registers(10, hot, HOT_LEN, 3);
+                registers(10, hot, hot_len, 3);
                 forge(at, numbers[n], n % 2 ? 2 : 0, targets[t], t % 2 ? 0x10 : 0x33, t == 2 ? ~0ul : 0x202, targets[4 - t], fp);
                 memset((void *)(fp + 512), 0xff, 64); /* a hostile XSAVE header */
                 *(uint32_t *)(fp + 24) = 0xffffffff;  /* and MXCSR */
-                uint64_t rdi = hot, rsi = HOT_LEN;
+                uint64_t rdi = hot, rsi = hot_len;
                 set_rdi = rdi, set_rsi = rsi, set_rdx = 3;
                 run("unlock with a forged frame", jump, sites[s], n * 16 + t);
             }
@@ -201,17 +201,71 @@ static void kernel_text(void) {
         if (p % PAGE == 0 && !readable(p)) break;
         if (((volatile uint8_t *)p)[0] != 0x0f || ((volatile uint8_t *)p)[1] != 0x05) continue;
         found++;
-        registers(found % 3 == 0 ? 231 : found % 3 == 1 ? 10 : 11, found % 3 ? hot : 77, HOT_LEN, 3);
+        registers(found % 3 == 0 ? 231 : found % 3 == 1 ? 10 : 11, found % 3 ? hot : 77, hot_len, 3);
         run("kernel system call", jump, p, found % 3);
     }
     CHECK(found > 0);
     uint64_t seed = 88172645463325252ul;
     for (int i = 0; i < 300; i++) {
         seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-        registers(seed, hot + seed % 4096, HOT_LEN, 3);
+        registers(seed, hot + seed % 4096, hot_len, 3);
         set_rsp = i % 2 ? hot + 0x8000 : (uint64_t)scratch + 4096;
         run("jump into kernel text", jump, image + PAGE + seed % 0x80000, i);
     }
+}
+
+static int matches(uint64_t at, const uint8_t *code, int len) {
+    for (int i = 0; i < len; i++)
+        if (((volatile const uint8_t *)at)[i] != code[i]) return 0;
+    return 1;
+}
+
+/* The next place of `code` in kernel text, 0 if there is none. */
+static uint64_t find(volatile uint64_t at, const uint8_t *code, int len) {
+    enum { STEP = 1024, LONGEST = 16 };
+    for (; at < image + 0x4000000; at++) {
+        if (at % STEP == 0 && !readable(at + STEP + LONGEST)) return 0;
+        if (matches(at, code, len)) return at;
+    }
+    return 0;
+}
+
+/* ---- the way out ---- */
+
+static void outside(void) { _exit(open_memory() ? BROKEN : 0); }
+
+/* Jumps to a lock, or past it, with an exit page of its own making: both exits take all registers from there. */
+static void leave(uint64_t site, uint64_t variant) {
+    uint64_t rips[] = {(uint64_t)outside, 0x8000000000000000ul, hot + 0x1000, image + 0x20, slot_page, 0};
+    uint64_t stacks[] = {(uint64_t)scratch + 32760, hot + 64, 0x8000000000000000ul, entry_page + 256, 0};
+    static const uint64_t flags[] = {0x202, 0x3202, 0x40602, 0x302, ~0ul}, codes[] = {0x33, 0x10, 0x23, 0}, datas[] = {0x2b, 0x18, 0};
+    volatile uint64_t *page = (volatile uint64_t *)entry_page;
+    uint64_t rip = rips[variant % 6], rsp = stacks[variant % 5], rflags = flags[variant / 2 % 5];
+    for (int i = 16; i < 64; i++) page[i] = variant % 2 ? hot + 8 * i : 0;
+    page[19] = rflags, page[22] = rsp, page[24] = rip; /* the fast one */
+    page[48] = rip, page[49] = codes[variant % 4], page[50] = rflags, page[51] = rsp, page[52] = datas[variant % 3];
+    registers(10, hot, hot_len, variant % 7 == 0 ? 3 : 0);
+    jump(site + (variant % 4 == 3 ? 2 : 0), 0);
+}
+
+/* Frames that say that the host interrupted the exit, beside the last call of kernel text before it, which unmasks signals. */
+static void interrupted_exits(void) {
+    static const uint8_t unmask[] = {0xb8, 14, 0, 0, 0}; /* mov eax, rt_sigprocmask */
+    uint64_t at = signal_stack + 0x4000;
+    int windows = 0;
+    for (uint64_t p = image + PAGE; windows < 8 && (p = find(p, unmask, sizeof unmask)); p++) {
+        int found = 0;
+        for (int i = 0; i < 48; i++) found |= matches(p + i, (const uint8_t *)"\x0f\x05", 2);
+        windows += found;
+        for (int i = 0; found && i < 128; i += 8)
+            for (int n = 0; n < 2; n++) {
+                registers(10, hot, hot_len, 3);
+                forge(at, n ? SIGSEGV : SIGALRM, n ? 1 : -2, p + i, 0x33, 0x202, (uint64_t)scratch + 32768, at + 0x1000);
+                set_rdi = hot, set_rsi = hot_len, set_rdx = 3;
+                run("frame in the exit", jump, sites[0], i);
+            }
+    }
+    CHECK(windows > 0);
 }
 
 /* ---- processor state ---- */
@@ -267,22 +321,6 @@ static void call_text(uint64_t target, uint64_t rdi) {
     jump(target, 0);
 }
 
-static int matches(uint64_t at, const uint8_t *code, int len) {
-    for (int i = 0; i < len; i++)
-        if (((volatile const uint8_t *)at)[i] != code[i]) return 0;
-    return 1;
-}
-
-/* The next place of `code` in kernel text, 0 if there is none. */
-static uint64_t find(volatile uint64_t at, const uint8_t *code, int len) {
-    enum { STEP = 1024, LONGEST = 16 };
-    for (; at < image + 0x4000000; at++) {
-        if (at % STEP == 0 && !readable(at + STEP + LONGEST)) return 0;
-        if (matches(at, code, len)) return at;
-    }
-    return 0;
-}
-
 /* Finds the routine by its first bytes and enters it at every byte, with the arguments that it expects. */
 static void cold_unlock(void) {
     static const uint8_t protect[] = {0x89, 0xfa, 0xb8, 10, 0, 0, 0, 0x48, 0xbf}; /* mov edx, edi; mov eax, 10; movabs rdi */
@@ -295,9 +333,6 @@ static void cold_unlock(void) {
 }
 
 /* ---- the call by which the kernel drops its mappings of hot memory ---- */
-
-/* What the kernel passes: read from its routine, which reads the length from the slot's page. */
-static uint64_t hot_len;
 
 static uint64_t thin_stack;
 
@@ -340,9 +375,6 @@ static void thin(void) {
     int routines = 0;
     for (uint64_t at = image + PAGE; (at = find(at, advise, sizeof advise)); at++) {
         routines++;
-        /* movabs rdi, the slot's page; mov rsi, [rdi + n]; movabs rdi, the hot range */
-        hot_len = *(volatile uint64_t *)(slot_page + *(volatile uint8_t *)(at - 11));
-        CHECK(hot_len >= HOT_LEN && hot_len % 0x200000 == 0);
         for (int s = 0; s < 7; s++) {
             thin_stack = stacks[s];
             for (int i = 0; i < BEFORE + AFTER; i++) run("thinning", call_thin, at - BEFORE + i, 4);
@@ -366,11 +398,11 @@ static void calls(uint64_t which, uint64_t hot) {
     switch (which) {
     case 0: r = syscall(SYS_read, zero, hot, 64); break;
     case 1: r = syscall(SYS_write, p[1], hot, 64); break;
-    case 2: r = syscall(SYS_mprotect, hot, HOT_LEN, 3); break;
+    case 2: r = syscall(SYS_mprotect, hot, hot_len, 3); break;
     case 3: r = syscall(SYS_munmap, image, PAGE); break;
     case 4: r = syscall(SYS_mmap, image, PAGE, 7, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (long)image ? 0 : -1; break;
     case 5: r = syscall(SYS_mmap, hot, PAGE, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == (long)hot ? 0 : -1; break;
-    case 6: r = syscall(SYS_madvise, hot, HOT_LEN, MADV_DONTNEED); break;
+    case 6: r = syscall(SYS_madvise, hot, hot_len, MADV_DONTNEED); break;
     case 7: r = syscall(SYS_mremap, hot, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, 0x30000000) == 0x30000000 ? 0 : -1; break;
     case 8: r = syscall(SYS_futex, hot, FUTEX_WAKE_OP, 1, 1, hot + 4, 0); break;
     case 9: r = syscall(SYS_readv, zero, &v, 1); break;
@@ -499,10 +531,10 @@ static int bystander(int go) {
 
 int main(int argc, char **argv) {
     setvbuf(stdout, 0, _IOLBF, 0);
-    if (argc != 9) return 2;
+    if (argc != 10) return 2;
     hot = strtoul(argv[1], 0, 16), image = strtoul(argv[2], 0, 16), slot_page = strtoul(argv[3], 0, 16);
     entry_page = strtoul(argv[4], 0, 16), signal_stack = strtoul(argv[5], 0, 16), cold = strtoul(argv[6], 0, 16);
-    canaries[0] = strtoul(argv[7], 0, 16), canaries[1] = strtoul(argv[8], 0, 16);
+    canaries[0] = strtoul(argv[7], 0, 16), canaries[1] = strtoul(argv[8], 0, 16), hot_len = strtoul(argv[9], 0, 16);
     int go[2];
     CHECK(pipe(go) == 0);
     pid_t honest = fork();
@@ -518,8 +550,8 @@ int main(int argc, char **argv) {
     sigaddset(&ended, SIGCHLD);
     sigprocmask(SIG_BLOCK, &ended, 0);
 
-    uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + HOT_LEN - 8,
-                         hot + HOT_LEN, cold, cold + 0x1000, cold + 0x200000, cold + COLD_LEN - 8,
+    uint64_t places[] = {hot, hot + 8, hot + 0x1000, hot + 0x1ff00, hot + 0x200000, hot + 0x400000, hot + hot_len - 8,
+                         hot + hot_len, cold, cold + 0x1000, cold + 0x200000, cold + COLD_LEN - 8,
                          canaries[0], canaries[0] + 0x7f8, canaries[1], canaries[1] + 0x7f8};
     for (unsigned i = 0; i < sizeof places / sizeof *places; i++) {
         run("load", load, places[i], 0);
@@ -534,6 +566,9 @@ int main(int argc, char **argv) {
     kernel_text();
     cold_unlock();
     thin();
+    for (int i = 0; i < site_count; i++)
+        for (int variant = 0; variant < 60; variant++) run("forged exit", leave, sites[i], variant);
+    interrupted_exits();
     uint64_t flags[] = {0x40202, 0x4602, 0x302, 0x3202, 0x44702, 0x200202, 0x10202, 0x40302};
     for (int i = 0; i < 8; i++) run("flags", with_flags, flags[i], 0);
     uint64_t stacks[] = {0, 8, 0x8000000000000000ul, hot + 0x10010, signal_stack + 0x100, signal_stack + 0x8000, signal_stack + 0x10000, entry_page + 0x800, slot_page + 64, ~0ul,
