@@ -60,6 +60,11 @@ fn written() {
 }
 
 #[test]
+fn inspected() {
+    same_as_host("inspected");
+}
+
+#[test]
 fn mappings() {
     same_as_host("mappings");
 }

@@ -30,7 +30,7 @@ pub fn init(boot: &BootInfo) -> Result<()> {
     let layered = TmpFs::layered(host.root_node())?;
     let mount = Mount::new(layered, b"overlay", MountFlags::empty());
     // There is one boot.
-    let _ = FIRST.set(MountNamespace::new(mount.clone(), 0));
+    let _ = FIRST.set(MountNamespace::new(mount.clone(), 0, None));
     let _ = ROOT.set(mount.root_path()?);
     let half = boot.ram_pages / 2;
     let strict = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

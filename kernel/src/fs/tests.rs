@@ -37,7 +37,7 @@ impl World {
         let fs = TmpFs::layered(host.root_node()).unwrap();
         let mount = Mount::new(fs, b"overlay", MountFlags::empty());
         let path = mount.root_path().unwrap();
-        let tree = MountNamespace::new(mount, 0);
+        let tree = MountNamespace::new(mount, 0, None);
         World { lower, _root: root, _tree: tree, context: FsContext::new(path.clone(), path), cred: Cred::new(0, 0) }
     }
 

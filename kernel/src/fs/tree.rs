@@ -11,6 +11,7 @@ use super::dentry::Dentry;
 use super::mount::{self, Mount, Path, Propagation, TABLE};
 use crate::room::{TryList, push};
 use crate::setting::Setting;
+use crate::task::ns::count::Ticket;
 use crate::{Errno, Result};
 use alloc::collections::BTreeMap;
 use alloc::sync::{Arc, Weak};
@@ -44,6 +45,7 @@ pub struct MountNamespace {
     root: RwLock<Arc<Mount>>,
     /// Mounts that came and went.
     changes: Arc<AtomicU64>,
+    _counts: Option<Ticket>,
 }
 
 /// Woken when a mount comes or goes, in whatever name space.
@@ -62,10 +64,11 @@ fn note_change(id: u64) {
 
 impl MountNamespace {
     /// A name space whose root is `root`, owned by a user namespace at `level`; what is attached below it belongs to it.
-    pub fn new(root: Arc<Mount>, level: u32) -> Arc<MountNamespace> {
+    pub fn new(root: Arc<Mount>, level: u32, counts: Option<Ticket>) -> Arc<MountNamespace> {
         let id = super::next_ino();
         let changes = Arc::<AtomicU64>::default();
-        let space = MountNamespace { id, level, root: RwLock::new(Rank::Leaf, root.clone()), changes: changes.clone() };
+        let top = RwLock::new(Rank::Leaf, root.clone());
+        let space = MountNamespace { id, level, root: top, changes: changes.clone(), _counts: counts };
         let space = Arc::new(space);
         SPACES.lock().insert(id, Known { space: Arc::downgrade(&space), changes, mounts: 0 });
         set_namespace(&root, id);
@@ -115,7 +118,7 @@ pub fn namespace_of(mount: &Mount) -> Option<Arc<MountNamespace>> {
 ///
 /// # Errors
 /// `EINVAL` for a context without a name space, `ENOSPC`.
-pub fn copy_namespace(context: &FsContext, level: u32) -> Result<Arc<FsContext>> {
+pub fn copy_namespace(context: &FsContext, level: u32, counts: Ticket) -> Result<Arc<FsContext>> {
     umbel_mm::heap::room().map_err(|_| Errno::ENOSPC)?;
     let old = context.namespace().ok_or(Errno::EINVAL)?;
     let _tree = TREE.lock();
@@ -125,7 +128,7 @@ pub fn copy_namespace(context: &FsContext, level: u32) -> Result<Arc<FsContext>>
         lock_tree(&root);
         walk(&root).for_each(|mount| mount.propagation.lock().enslave());
     }
-    let space = MountNamespace::new(root, level);
+    let space = MountNamespace::new(root, level, Some(counts));
     let translated = |path: Path| match copies.get(&path.mount().id()) {
         Some(copy) => Path::new(copy.clone(), path.dentry().clone()).unwrap_or(path),
         None => path,

@@ -100,4 +100,8 @@ impl MappedFile for File {
     fn identity(&self) -> (u64, u64) {
         self.attr().map_or((0, 0), |attr| (attr.dev, attr.ino))
     }
+
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
 }

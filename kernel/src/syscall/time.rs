@@ -209,7 +209,7 @@ fn read_event(task: &Task, addr: u64) -> Result<Notify> {
     let [value, numbers, third, _]: [u64; 4] = user::read_val(UserAddr(addr))?;
     let (signo, kind, tid) = (numbers as Signo, (numbers >> 32) as u32, third as i32);
     if kind == nr::SIGEV_NONE {
-        return Ok(Notify::Nothing);
+        return Ok(Notify::Nothing { signo, value });
     }
     if !is_valid(u64::from(signo)) {
         return Err(Errno::EINVAL);
@@ -226,7 +226,13 @@ fn read_event(task: &Task, addr: u64) -> Result<Notify> {
 }
 
 fn timer_create(task: &Arc<Task>, clock: i32, event: u64, id: u64) -> Result<()> {
-    let clock = ClockId::from_raw(clock)?;
+    let shown = match clock {
+        // As numbers that also name the clocks of others.
+        2 => -6,
+        3 => -2,
+        other => other,
+    };
+    let clock = (ClockId::from_raw(clock)?, shown);
     let notify = if event == 0 { None } else { Some(read_event(task, event)?) };
     let new = posix::create(task, clock, notify)?;
     user::write_val(UserAddr(id), &new).inspect_err(|_| {

@@ -39,6 +39,7 @@ pub mod cap {
     pub const SETFCAP: u32 = 31;
     pub const SYSLOG: u32 = 34;
     pub const WAKE_ALARM: u32 = 35;
+    pub const CHECKPOINT_RESTORE: u32 = 40;
     /// Highest number in use.
     pub const LAST: u32 = 40;
     /// All of them.

@@ -20,6 +20,11 @@ use umbel_smp::lock::{Rank, SpinGuard, SpinLock};
 
 /// Highest id + 1, as `/proc/sys/kernel/pid_max` says.
 pub const PID_MAX: i32 = 32768;
+
+/// How many threads there may be (`kernel.threads-max`).
+pub fn threads_max() -> u64 {
+    (umbel_mm::frame::usage().total / 4).clamp(20, PID_MAX as u64)
+}
 /// Ids below this are not given out again after the first round.
 pub(super) const RESERVED: i32 = 300;
 /// The kernel's init: adopts orphans.

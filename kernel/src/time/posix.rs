@@ -39,8 +39,8 @@ pub enum Which {
 /// What an expiration sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
-    /// Nothing (`SIGEV_NONE`).
-    Nothing,
+    /// Nothing (`SIGEV_NONE`), whatever else was asked for.
+    Nothing { signo: Signo, value: u64 },
     /// A signal to the process.
     Process { signo: Signo, value: u64 },
     /// A signal to one thread (`SIGEV_THREAD_ID`).
@@ -93,6 +93,8 @@ pub struct ProcessTimer {
     process: Weak<Process>,
     clock: ClockId,
     notify: Notify,
+    /// The clock as it was asked for.
+    raw_clock: i32,
     /// `None` for setitimer's. As a signal that is always there, it counts as one.
     id: Option<(i32, Charge)>,
     interval: Interval,
@@ -105,12 +107,18 @@ pub struct ProcessTimer {
 }
 
 impl ProcessTimer {
-    fn new(process: &Arc<Process>, clock: ClockId, notify: Notify, id: Option<(i32, Charge)>) -> Arc<ProcessTimer> {
+    fn new(
+        process: &Arc<Process>,
+        (clock, raw_clock): (ClockId, i32),
+        notify: Notify,
+        id: Option<(i32, Charge)>,
+    ) -> Arc<ProcessTimer> {
         let process = Arc::downgrade(process);
         cyclic(|interval| ProcessTimer {
             process,
             clock,
             notify,
+            raw_clock,
             id,
             interval,
             cpu_deadline_ns: AtomicU64::new(0),
@@ -151,7 +159,7 @@ impl ProcessTimer {
                 value => Some(monotonic_ns().saturating_add(value)),
             };
             match self.notify {
-                Notify::Nothing => self.interval.note(deadline_ns, new.interval_ns)?,
+                Notify::Nothing { .. } => self.interval.note(deadline_ns, new.interval_ns)?,
                 _ => self.interval.set(deadline_ns, new.interval_ns)?,
             };
         }
@@ -196,7 +204,7 @@ impl ProcessTimer {
             None => SigInfo::kernel(signo),
         };
         let queued = match self.notify {
-            Notify::Nothing => return false,
+            Notify::Nothing { .. } => return false,
             Notify::CpuLimit => {
                 cpu_limit(&process, self.clock);
                 return false;
@@ -265,7 +273,7 @@ pub fn set_itimer(process: &Arc<Process>, which: Which, new: Setting) -> Result<
                 Which::Prof => (ClockId::ProcessCpu(process.pid()), signal(SIGPROF)),
                 Which::CpuLimit => (ClockId::ProcessCpu(process.pid()), Notify::CpuLimit),
             };
-            ProcessTimer::new(process, clock, notify, None)
+            ProcessTimer::new(process, (clock, 0), notify, None)
         })
         .clone()
     };
@@ -304,11 +312,11 @@ pub fn get_itimer(process: &Process, which: Which) -> Setting {
     timer.map_or(Setting::default(), |timer| timer.get())
 }
 
-/// Makes a timer. Without `notify` it sends SIGALRM with its id as value.
+/// Makes a timer on a clock, which is told with the number that it was asked for by. Without `notify` it sends SIGALRM with its id as value.
 ///
 /// # Errors
 /// `EAGAIN` if the user has too many (`RLIMIT_SIGPENDING`).
-pub fn create(task: &Arc<Task>, clock: ClockId, notify: Option<Notify>) -> Result<i32> {
+pub fn create(task: &Arc<Task>, clock: (ClockId, i32), notify: Option<Notify>) -> Result<i32> {
     let process = task.process();
     let limit = process.limit(RLIMIT_SIGPENDING);
     let charge = process.user().charge(Count::Signals, 1, limit).ok_or(Errno::EAGAIN)?;
@@ -322,6 +330,18 @@ pub fn create(task: &Arc<Task>, clock: ClockId, notify: Option<Notify>) -> Resul
     let notify = notify.unwrap_or(Notify::Process { signo: SIGALRM, value: id as u64 });
     timers.insert(id, ProcessTimer::new(process, clock, notify, Some((id, charge))));
     Ok(id)
+}
+
+/// The timers of timer_create(2), the last one first: ids, numbers of clocks, and what they send.
+///
+/// # Errors
+/// `ENOMEM`.
+pub fn list(process: &Process) -> Result<Vec<(i32, i32, Notify)>> {
+    let timers = process.timers.posix.lock();
+    let mut list = Vec::new();
+    list.try_reserve_exact(timers.len()).map_err(|_| Errno::ENOMEM)?;
+    list.extend(timers.iter().rev().map(|(id, timer)| (*id, timer.raw_clock, timer.notify)));
+    Ok(list)
 }
 
 fn following(id: i32) -> i32 {

@@ -81,6 +81,8 @@ pub trait MappedFile: Send + Sync {
     fn path(&self) -> Vec<u8>;
     /// Device and inode number.
     fn identity(&self) -> (u64, u64);
+    /// Itself, for who knows its kind.
+    fn as_any(&self) -> &dyn core::any::Any;
     /// It goes with the last area that shows it.
     fn is_leaving(&self) -> bool {
         false

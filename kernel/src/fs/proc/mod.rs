@@ -2,7 +2,10 @@
 //!
 //! * [`system`]: files of the whole machine, [`config`] and [`cpuinfo`] among them. [`sysctl`]: /proc/sys, with [`net`].
 //! * System V IPC: [`sysvipc`].
-//! * [`process`]: the directory of a process or thread; [`status`], [`maps`], [`smaps`], [`pagemap`], [`fd`], [`mounts`]: its larger files.
+//! * [`process`]: the directory of a process or thread; [`status`], [`running`], [`map_files`], [`maps`], [`smaps`], [`pagemap`], [`fd`], [`mounts`]: its larger files.
+//!
+//! `slabinfo`, `zoneinfo`, `buddyinfo` and `pagetypeinfo` are about allocators that this kernel does not have: RAM is kept in bitmaps
+//! without zones ([`umbel_mm::frame`]). Nobody's kernel stack is shown (`/proc/PID/stack`): there are no names for what is on it.
 //!
 //! Nothing is kept: directories list the table of ids at the moment, files are made at the first read after an open.
 //! Locks: those of what is shown, one after the other, never two.
@@ -11,13 +14,16 @@ mod config;
 mod cpuinfo;
 mod fd;
 mod inspect;
+mod map_files;
 mod maps;
 mod mem;
 mod mounts;
 mod net;
 mod numa;
+mod own_limits;
 mod pagemap;
 mod process;
+mod running;
 mod smaps;
 mod status;
 mod sysctl;

@@ -1,6 +1,6 @@
 //! The directory of a process, and of each of its threads.
 
-use super::{fd, maps, may_inspect, mem, mounts, numa, pagemap, smaps, status, users};
+use super::{fd, map_files, maps, may_inspect, mem, mounts, numa, pagemap, running, smaps, status, users};
 use crate::cgroup;
 use crate::fs::pseudo::{Dir, DirSource, Link, Meta, PseudoFs, Request, Target, TextFile};
 use crate::fs::{InodeRef, Kind, Mode};
@@ -130,6 +130,7 @@ use Make::{Dir as D, File as F, Judge as J, Link as L, Memory as G, Mounts as M,
 
 /// All entries by name.
 const ENTRIES: &[(&str, Make)] = &[
+    ("attr", D(map_files::attributes)),
     ("autogroup", W(autogroup, set_autogroup)),
     ("auxv", T(0o400, auxv)),
     ("cgroup", T(0o444, |s| Ok(cgroup::enter::line(&*s.process()?, &task::current().ns().cgroup.root)))),
@@ -148,6 +149,7 @@ const ENTRIES: &[(&str, Make)] = &[
     ("io", T(0o400, io)),
     ("limits", T(0o444, |s| Ok(status::limits(&s.process()?.limits()).into_bytes()))),
     ("loginuid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
+    ("map_files", D(map_files::dir)),
     ("maps", Q(maps::text, maps::query)),
     ("mem", F(mem::file)),
     ("mountinfo", M(mounts::mountinfo)),
@@ -161,7 +163,9 @@ const ENTRIES: &[(&str, Make)] = &[
     ("oom_score_adj", W(oom_score_adj, set_oom_score_adj)),
     ("pagemap", F(pagemap::file)),
     ("personality", T(0o400, personality)),
+    ("projid_map", J(|s| users::map(s, Which::Projects), |s, by, text| users::set_map(s, by, Which::Projects, text))),
     ("root", L(|s| path_target(s.task()?.fs()?.root()))),
+    ("sched", T(0o444, running::sched)),
     ("schedstat", T(0o444, |s| Ok(format!("{} 0 0\n", s.task()?.sched.run_ns()).into_bytes()))),
     ("sessionid", T(0o444, |_| Ok(b"4294967295".to_vec()))),
     ("setgroups", J(users::setgroups, users::set_setgroups)),
@@ -170,8 +174,10 @@ const ENTRIES: &[(&str, Make)] = &[
     ("stat", T(0o444, |s| status::stat(s).map(String::into_bytes))),
     ("statm", T(0o444, |s| status::statm(s).map(String::into_bytes))),
     ("status", T(0o444, |s| status::status(s).map(String::into_bytes))),
+    ("syscall", T(0o400, running::syscall)),
     ("task", D(|fs, s| Dir::new(owned(fs, s, LISTED), Threads { fs: fs.clone(), subject: s.clone() }))),
     ("timens_offsets", W(|s| Ok(s.task()?.ns().time_for_children.text().into_bytes()), set_time_offsets)),
+    ("timers", T(0o444, running::timers)),
     ("timerslack_ns", T(0o444, timer_slack)),
     ("uid_map", J(|s| users::map(s, Which::Users), |s, by, text| users::set_map(s, by, Which::Users, text))),
     ("wchan", T(0o444, |_| Ok(b"0".to_vec()))),
@@ -237,8 +243,8 @@ impl Entries {
     /// A thread's directory has no threads of its own, and a process's has only what is the process's.
     fn shown(&self) -> impl Iterator<Item = (usize, &'static (&'static str, Make))> {
         let thread = self.subject.thread;
-        let elsewhere = if thread { "task" } else { "children" };
-        ENTRIES.iter().enumerate().filter(move |(_, (name, _))| *name != elsewhere)
+        let elsewhere: &[&str] = if thread { &["map_files", "task", "timers"] } else { &["children"] };
+        ENTRIES.iter().enumerate().filter(move |(_, (name, _))| !elsewhere.contains(name))
     }
 }
 

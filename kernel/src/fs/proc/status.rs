@@ -98,7 +98,7 @@ fn usage(subject: &Subject, task: Option<&Arc<Task>>) -> (Usage, Usage) {
 }
 
 /// Priority and nice value as stat shows them, real-time priority and policy.
-fn scheduling(class: Class, batch: bool) -> (i64, i64, u32, u32) {
+pub(super) fn scheduling(class: Class, batch: bool) -> (i64, i64, u32, u32) {
     match class {
         Class::Fair { nice, idle } => {
             let policy = if idle {

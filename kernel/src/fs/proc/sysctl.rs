@@ -23,7 +23,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::slice::from_ref;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use umbel_mm::{frame, heap};
+use umbel_mm::heap;
 use umbel_smp::lock::Once;
 
 /// Attributes of a setting: it ends where it begins, as whoever opens it to append to it finds.
@@ -51,7 +51,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("version", text(|| system::VERSION.into()))
         .add("ns_last_pid", last_pid(fs))
         .add("pid_max", text(|| format!("{}", ids::PID_MAX)))
-        .add("threads-max", text(|| format!("{}", (frame::usage().total / 4).clamp(20, ids::PID_MAX as u64))))
+        .add("threads-max", text(|| format!("{}", ids::threads_max())))
         .add(
             "acct",
             text(|| format!("{}\t{}\t{}", task::acct::LIMITS[0], task::acct::LIMITS[1], task::acct::LIMITS[2])),
@@ -61,7 +61,8 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         .add("sched_autogroup_enabled", autogroups(fs))
         .add("sched_rt_period_us", deadlines(fs, |limits| &mut limits.0))
         .add("sched_rt_runtime_us", deadlines(fs, |limits| &mut limits.1))
-        .add("random", sub(boot_id));
+        .add("random", sub(boot_id))
+        .add("seccomp", sub(fixed(SECCOMP)));
     let kernel = settings(fs, next_ids(fs, ipc_limits(fs, kernel)), KERNEL_SETTINGS)
         .add("keys", sub(settings(fs, StaticDir::new(), KEYS)));
     let root = StaticDir::new()
@@ -77,6 +78,7 @@ pub fn dir(fs: &Arc<PseudoFs>) -> InodeRef {
         )
         .add("kernel", sub(kernel))
         .add("net", super::net::dir(fs))
+        .add("user", super::own_limits::dir(fs))
         .add(
             "vm",
             sub(settings(fs, fixed(VM), VM_SETTINGS)
@@ -247,13 +249,26 @@ const KERNEL: &[(&str, &str)] = &[
     ("tainted", "0"),
 ];
 
+/// What filters may answer, from the strongest on.
+const SECCOMP: &[(&str, &str)] =
+    &[("actions_avail", "kill_process kill_thread trap errno user_notif trace log allow"), ("actions_logged", "log")];
+
+/// Nothing here is written back, nor has memory of names a share that could be set: those numbers stay what Linux begins with.
 const VM: &[(&str, &str)] = &[
+    ("dirty_background_bytes", "0"),
+    ("dirty_background_ratio", "10"),
+    ("dirty_bytes", "0"),
+    ("dirty_expire_centisecs", "3000"),
+    ("dirty_ratio", "20"),
+    ("dirty_writeback_centisecs", "500"),
+    ("dirtytime_expire_seconds", "43200"),
     ("min_free_kbytes", "1024"),
     ("mmap_min_addr", "65536"),
     ("nr_hugepages", "0"),
     ("panic_on_oom", "0"),
     ("swappiness", "60"),
     ("unprivileged_userfaultfd", "0"),
+    ("vfs_cache_pressure", "100"),
 ];
 
 const FS: &[(&str, &str)] = &[

@@ -1,4 +1,4 @@
-//! `/proc/PID/ns`, `uid_map`, `gid_map`, `setgroups`. Source: namespaces(7), user_namespaces(7).
+//! `/proc/PID/ns`, `uid_map`, `gid_map`, `projid_map`, `setgroups`. Source: namespaces(7), user_namespaces(7).
 
 use super::may_inspect;
 use super::process::{Subject, owned};

@@ -130,6 +130,10 @@ impl MappedFile for Attachment {
         (DEV, self.segment.state().perm.id as u64)
     }
 
+    fn as_any(&self) -> &dyn core::any::Any {
+        self
+    }
+
     fn is_leaving(&self) -> bool {
         self.segment.state().perm.mode & DEST != 0
     }

@@ -5,6 +5,7 @@
 //! * [`Ns`]: one namespace of any kind, as `/proc/PID/ns/*` and setns(2) have it ([`file`] makes it a file).
 //! * [`unshare`], [`setns`]: the calls. clone(2) uses [`NsProxy::for_clone`].
 
+pub mod count;
 pub mod file;
 pub mod pid;
 pub mod time;
@@ -20,6 +21,7 @@ use crate::ipc::sysv;
 use crate::net;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
+use count::{Counted, Ticket};
 pub use pid::PidNs;
 pub use time::TimeNs;
 use umbel_smp::lock::Once;
@@ -51,6 +53,7 @@ pub struct Cgroup {
     owner: Arc<UserNs>,
     /// That group.
     pub root: Arc<cgroup::Cgroup>,
+    _counts: Option<Ticket>,
 }
 
 impl Cgroup {
@@ -64,11 +67,13 @@ impl Cgroup {
 pub struct Owned<T> {
     pub ns: Arc<T>,
     pub owner: Arc<UserNs>,
+    /// What it counts for, unless the namespace itself knows.
+    counts: Option<Arc<Ticket>>,
 }
 
 impl<T> Clone for Owned<T> {
     fn clone(&self) -> Self {
-        Owned { ns: self.ns.clone(), owner: self.owner.clone() }
+        Owned { ns: self.ns.clone(), owner: self.owner.clone(), counts: self.counts.clone() }
     }
 }
 
@@ -96,9 +101,14 @@ impl NsProxy {
             let owner = UserNs::first();
             Arc::new(NsProxy {
                 uts: Uts::first(),
-                ipc: Owned { ns: sysv::first(), owner: owner.clone() },
-                net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone() },
-                cgroup: Arc::new(Cgroup { id: first::CGROUP, owner: owner.clone(), root: cgroup::root().clone() }),
+                ipc: Owned { ns: sysv::first(), owner: owner.clone(), counts: None },
+                net: Owned { ns: net::namespace::initial().clone(), owner: owner.clone(), counts: None },
+                cgroup: Arc::new(Cgroup {
+                    id: first::CGROUP,
+                    owner: owner.clone(),
+                    root: cgroup::root().clone(),
+                    _counts: None,
+                }),
                 pid_for_children: PidNs::first(),
                 time: TimeNs::first(),
                 time_for_children: TimeNs::first(),
@@ -111,27 +121,32 @@ impl NsProxy {
     /// A copy with new namespaces where `flags` ask for them, owned by `owner`.
     fn with_new(&self, task: &Task, flags: CloneFlags, owner: &Arc<UserNs>) -> Result<NsProxy> {
         let mut new = self.clone();
+        let euid = task.cred().euid;
+        let ticket = |kind| Ticket::take(owner, euid, kind);
         if flags.contains(CloneFlags::NEWUTS) {
-            new.uts = self.uts.copy(owner);
+            new.uts = self.uts.copy(owner, ticket(Counted::Uts)?);
         }
         if flags.contains(CloneFlags::NEWIPC) {
-            new.ipc = Owned { ns: sysv::Namespace::new(), owner: owner.clone() };
+            let counts = Some(Arc::new(ticket(Counted::Ipc)?));
+            new.ipc = Owned { ns: sysv::Namespace::new(), owner: owner.clone(), counts };
         }
         if flags.contains(CloneFlags::NEWNET) {
-            new.net = Owned { ns: net::namespace::Namespace::new(), owner: owner.clone() };
+            let counts = Some(Arc::new(ticket(Counted::Net)?));
+            new.net = Owned { ns: net::namespace::Namespace::new(), owner: owner.clone(), counts };
         }
         if flags.contains(CloneFlags::NEWCGROUP) {
             let root = task.process().cgroup.group();
-            new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone(), root });
+            let counts = Some(ticket(Counted::Cgroup)?);
+            new.cgroup = Arc::new(Cgroup { id: fs::next_ino(), owner: owner.clone(), root, _counts: counts });
         }
         if flags.contains(CloneFlags::NEWNS) {
             new.mounts_owner = owner.clone();
         }
         if flags.contains(CloneFlags::NEWPID) {
-            new.pid_for_children = PidNs::new(&self.pid_for_children, owner)?;
+            new.pid_for_children = PidNs::new(&self.pid_for_children, owner, ticket(Counted::Pid)?)?;
         }
         if flags.contains(CloneFlags::NEWTIME) {
-            new.time_for_children = self.time_for_children.copy(owner);
+            new.time_for_children = self.time_for_children.copy(owner, ticket(Counted::Time)?);
         }
         Ok(new)
     }
@@ -158,7 +173,7 @@ pub struct Fresh {
 ///
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN` (in the new user namespace, if one is asked for);
-/// `ENOSPC` for user or PID namespaces nested too deeply.
+/// `ENOSPC` for user or PID namespaces nested too deeply, and for too many of any kind.
 pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     let wanted = flags & ALL;
     let own = task.cred();
@@ -177,7 +192,12 @@ pub fn make(task: &Task, flags: CloneFlags) -> Result<Fresh> {
     }
     let ns = Arc::new(now.with_new(task, others, &acting.user_ns)?);
     let level = acting.user_ns.level();
-    let fs = if others.contains(CloneFlags::NEWNS) { Some(tree::copy_namespace(&*task.fs()?, level)?) } else { None };
+    let fs = if others.contains(CloneFlags::NEWNS) {
+        let ticket = Ticket::take(&acting.user_ns, own.euid, Counted::Mounts)?;
+        Some(tree::copy_namespace(&*task.fs()?, level, ticket)?)
+    } else {
+        None
+    };
     Ok(Fresh { cred, ns: Some(ns), fs })
 }
 
@@ -255,7 +275,7 @@ pub const KINDS: &[(&str, NsOf)] = &[
 fn mounts_of(task: &Task) -> Ns {
     let owner = task.ns().mounts_owner.clone();
     match task.fs().ok().and_then(|fs| fs.namespace()) {
-        Some(ns) => Ns::Mounts(Owned { ns, owner }),
+        Some(ns) => Ns::Mounts(Owned { ns, owner, counts: None }),
         None => Ns::Time(TimeNs::first()),
     }
 }

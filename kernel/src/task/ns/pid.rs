@@ -10,6 +10,7 @@
 //!
 //! Lock: a namespace's numbers (rank `Leaf`). They change under the lock of the table of ids only.
 
+use super::count::Ticket;
 use super::{UserNs, first};
 use crate::task::ids::{PID_MAX, RESERVED};
 use crate::{Errno, Pid, Result, fs, task};
@@ -35,6 +36,7 @@ pub struct PidNs {
     level: usize,
     /// Unused in the first, where numbers are ids.
     numbers: SpinLock<Numbers>,
+    _counts: Option<Ticket>,
 }
 
 #[derive(Debug, Default)]
@@ -52,24 +54,25 @@ impl PidNs {
     /// The one that the machine boots with.
     pub fn first() -> Arc<PidNs> {
         static FIRST: Once<Arc<PidNs>> = Once::new();
-        FIRST.call_once(|| Arc::new(PidNs::make(first::PID, UserNs::first(), None))).clone()
+        FIRST.call_once(|| Arc::new(PidNs::make(first::PID, UserNs::first(), None, None))).clone()
     }
 
     /// A namespace without processes below `parent`.
     ///
     /// # Errors
     /// `ENOSPC` if it would lie too deep.
-    pub fn new(parent: &Arc<PidNs>, owner: &Arc<UserNs>) -> Result<Arc<PidNs>> {
+    pub fn new(parent: &Arc<PidNs>, owner: &Arc<UserNs>, counts: Ticket) -> Result<Arc<PidNs>> {
         if parent.level >= LEVELS_MAX {
             return Err(Errno::ENOSPC);
         }
         NESTED.store(true, Relaxed);
-        Ok(Arc::new(PidNs::make(fs::next_ino(), owner.clone(), Some(parent.clone()))))
+        Ok(Arc::new(PidNs::make(fs::next_ino(), owner.clone(), Some(parent.clone()), Some(counts))))
     }
 
-    fn make(id: u64, owner: Arc<UserNs>, parent: Option<Arc<PidNs>>) -> PidNs {
+    fn make(id: u64, owner: Arc<UserNs>, parent: Option<Arc<PidNs>>, counts: Option<Ticket>) -> PidNs {
         let level = parent.as_ref().map_or(0, |parent| parent.level + 1);
-        PidNs { id, owner, parent, level, numbers: SpinLock::new(Rank::Leaf, Numbers::default()) }
+        let numbers = SpinLock::new(Rank::Leaf, Numbers::default());
+        PidNs { id, owner, parent, level, numbers, _counts: counts }
     }
 
     /// The one around it.
@@ -209,9 +212,17 @@ pub fn caller_sees(id: Pid) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::ns::count::Counted;
+
+    fn make_below(ns: &Arc<PidNs>) -> Result<Arc<PidNs>> {
+        // There is no RAM that would say how many there may be.
+        let (owner, kind) = (UserNs::first(), Counted::Pid);
+        owner.counts.set_limit(kind, 1000)?;
+        PidNs::new(ns, &owner, Ticket::take(&owner, 0, kind)?)
+    }
 
     fn below() -> Arc<PidNs> {
-        PidNs::new(&PidNs::first(), &UserNs::first()).unwrap()
+        make_below(&PidNs::first()).unwrap()
     }
 
     #[test]
@@ -242,9 +253,9 @@ mod tests {
     fn nesting_has_an_end() {
         let mut ns = PidNs::first();
         for _ in 0..LEVELS_MAX {
-            ns = PidNs::new(&ns, &UserNs::first()).unwrap();
+            ns = make_below(&ns).unwrap();
         }
-        assert!(PidNs::new(&ns, &UserNs::first()).is_err());
+        assert!(make_below(&ns).is_err());
         assert!(ns.is_within(&PidNs::first()) && !PidNs::first().is_within(&ns));
     }
 }

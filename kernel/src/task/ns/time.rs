@@ -7,6 +7,7 @@
 //!
 //! Lock: a namespace's state (rank `Leaf`).
 
+use super::count::Ticket;
 use super::{UserNs, first};
 use crate::task::{Task, cap};
 use crate::time::{SEC_NS, monotonic_ns};
@@ -41,6 +42,7 @@ pub struct TimeNs {
     pub id: u64,
     pub owner: Arc<UserNs>,
     state: SpinLock<State>,
+    _counts: Option<Ticket>,
 }
 
 impl TimeNs {
@@ -48,18 +50,18 @@ impl TimeNs {
     pub fn first() -> Arc<TimeNs> {
         static FIRST: Once<Arc<TimeNs>> = Once::new();
         FIRST
-            .call_once(|| TimeNs::with(first::TIME, UserNs::first(), State { frozen: true, ..State::default() }))
+            .call_once(|| TimeNs::with(first::TIME, UserNs::first(), State { frozen: true, ..State::default() }, None))
             .clone()
     }
 
     /// A namespace with this one's offsets.
-    pub fn copy(&self, owner: &Arc<UserNs>) -> Arc<TimeNs> {
+    pub fn copy(&self, owner: &Arc<UserNs>, counts: Ticket) -> Arc<TimeNs> {
         let state = State { offsets: self.offsets(), frozen: false };
-        TimeNs::with(fs::next_ino(), owner.clone(), state)
+        TimeNs::with(fs::next_ino(), owner.clone(), state, Some(counts))
     }
 
-    fn with(id: u64, owner: Arc<UserNs>, state: State) -> Arc<TimeNs> {
-        Arc::new(TimeNs { id, owner, state: SpinLock::new(Rank::Leaf, state) })
+    fn with(id: u64, owner: Arc<UserNs>, state: State, counts: Option<Ticket>) -> Arc<TimeNs> {
+        Arc::new(TimeNs { id, owner, state: SpinLock::new(Rank::Leaf, state), _counts: counts })
     }
 
     /// Its offsets.
@@ -145,7 +147,8 @@ mod tests {
 
     #[test]
     fn offsets_print_with_nanoseconds_that_are_not_negative() {
-        let ns = TimeNs::with(0, UserNs::first(), State { offsets: [-500_000_000, 2_000_000_003], frozen: false });
+        let ns =
+            TimeNs::with(0, UserNs::first(), State { offsets: [-500_000_000, 2_000_000_003], frozen: false }, None);
         assert_eq!(ns.text(), "monotonic          -1 500000000\nboottime            2         3\n");
         assert!(in_range(0) && !in_range(-1) && !in_range(i128::from(i64::MAX)));
     }

@@ -5,6 +5,7 @@
 //!
 //! Lock: a namespace's maps (rank `Leaf`).
 
+use super::count::{Counted, Counts, Ticket};
 use super::first;
 use crate::task::{Cred, Task, cap};
 use crate::{Errno, Result, fs};
@@ -27,6 +28,8 @@ const EXTENTS_MAX: usize = 340;
 pub enum Which {
     Users,
     Groups,
+    /// Of projects, by which some file systems count.
+    Projects,
 }
 
 /// A line of a map: `count` ids from `inside` on are those from `outside` on in the first namespace.
@@ -41,6 +44,17 @@ struct Extent {
 struct Maps {
     users: Vec<Extent>,
     groups: Vec<Extent>,
+    projects: Vec<Extent>,
+}
+
+impl Maps {
+    fn of(&mut self, which: Which) -> &mut Vec<Extent> {
+        match which {
+            Which::Users => &mut self.users,
+            Which::Groups => &mut self.groups,
+            Which::Projects => &mut self.projects,
+        }
+    }
 }
 
 /// See the module.
@@ -54,6 +68,9 @@ pub struct UserNs {
     maps: SpinLock<Maps>,
     /// setgroups(2) is refused for good.
     pub deny_groups: AtomicBool,
+    /// Namespaces that its users made.
+    pub counts: Counts,
+    _counted: Option<Ticket>,
 }
 
 impl PartialEq for UserNs {
@@ -69,11 +86,18 @@ impl UserNs {
     pub fn first() -> Arc<UserNs> {
         static FIRST: Once<Arc<UserNs>> = Once::new();
         let all = Extent { inside: 0, outside: 0, count: u32::MAX };
-        let maps = || Maps { users: Vec::from([all]), groups: Vec::from([all]) };
-        FIRST.call_once(|| UserNs::with(first::USER, None, (0, 0), maps())).clone()
+        let maps = || Maps { users: Vec::from([all]), groups: Vec::from([all]), projects: Vec::from([all]) };
+        FIRST.call_once(|| UserNs::with(first::USER, None, (0, 0), maps(), None)).clone()
     }
 
-    fn with(id: u64, parent: Option<Arc<UserNs>>, owner: (u32, u32), maps: Maps) -> Arc<UserNs> {
+    fn with(
+        id: u64,
+        parent: Option<Arc<UserNs>>,
+        owner: (u32, u32),
+        maps: Maps,
+        counted: Option<Ticket>,
+    ) -> Arc<UserNs> {
+        let counts = if parent.is_some() { Counts::unlimited() } else { Counts::first() };
         let level = parent.as_ref().map_or(0, |parent| parent.level + 1);
         let deny = parent.as_ref().is_some_and(|parent| parent.deny_groups.load(Relaxed));
         Arc::new(UserNs {
@@ -83,7 +107,15 @@ impl UserNs {
             owner,
             maps: SpinLock::new(Rank::Leaf, maps),
             deny_groups: AtomicBool::new(deny),
+            counts,
+            _counted: counted,
         })
+    }
+
+    /// One that `uid` made in `parent`.
+    #[cfg(test)]
+    pub fn for_tests(parent: &Arc<UserNs>, uid: u32) -> Arc<UserNs> {
+        UserNs::with(9, Some(parent.clone()), (uid, uid), Maps::default(), None)
     }
 
     /// How deeply it is nested: the first is at 0.
@@ -112,11 +144,7 @@ impl UserNs {
     }
 
     fn extents<R>(&self, which: Which, look: impl FnOnce(&[Extent]) -> R) -> R {
-        let maps = self.maps.lock();
-        look(match which {
-            Which::Users => &maps.users,
-            Which::Groups => &maps.groups,
-        })
+        look(self.maps.lock().of(which))
     }
 
     /// The id that `inside` stands for.
@@ -236,19 +264,20 @@ impl Cred {
 /// Credentials in a new user namespace.
 ///
 /// # Errors
-/// `ENOSPC` if it would be nested too deeply, `EPERM` for ids that are not mapped or in a changed root.
+/// `ENOSPC` if it would be nested too deeply, or there are too many; `EPERM` for ids that are not mapped or in a changed root.
 pub fn enter_new(task: &Task, cred: &Cred) -> Result<Cred> {
     let ns = &cred.user_ns;
     if ns.level > LEVELS_MAX {
         return Err(Errno::ENOSPC);
     }
+    let ticket = Ticket::take(ns, cred.euid, Counted::User)?;
     if ns.find(Which::Users, cred.euid).is_none() || ns.find(Which::Groups, cred.egid).is_none() {
         return Err(Errno::EPERM);
     }
     if task.fs().is_ok_and(|fs| fs.is_chrooted()) {
         return Err(Errno::EPERM);
     }
-    let new = UserNs::with(fs::next_ino(), Some(ns.clone()), (cred.euid, cred.egid), Maps::default());
+    let new = UserNs::with(fs::next_ino(), Some(ns.clone()), (cred.euid, cred.egid), Maps::default(), Some(ticket));
     Ok(with_all(cred, new))
 }
 
@@ -281,7 +310,7 @@ pub fn enter(task: &Arc<Task>, cred: &Cred, ns: &Arc<UserNs>) -> Result<()> {
     Ok(())
 }
 
-/// A write to `uid_map` or `gid_map` of `target` by `task`, to a file that `opener` opened: who was given the descriptor does not
+/// A write to `uid_map`, `gid_map` or `projid_map` of `target` by `task`, to a file that `opener` opened: who was given the descriptor does not
 /// lend its privileges. Once.
 ///
 /// # Errors
@@ -292,11 +321,13 @@ pub fn write_map(task: &Task, opener: &Cred, target: &Task, which: Which, text: 
     if opener.user_ns != ns && opener.user_ns != parent {
         return Err(Errno::EPERM);
     }
-    if !ns.extents(which, <[Extent]>::is_empty) || !opener.capable_in(&ns, cap::SYS_ADMIN) {
+    let needs_privilege = which != Which::Projects;
+    let refused = needs_privilege && !opener.capable_in(&ns, cap::SYS_ADMIN);
+    if !ns.extents(which, <[Extent]>::is_empty) || refused {
         return Err(Errno::EPERM);
     }
     let lines = parse(text)?;
-    if !may_map([opener, &cred], &ns, &parent, which, &lines) {
+    if needs_privilege && !may_map([opener, &cred], &ns, &parent, which, &lines) {
         return Err(Errno::EPERM);
     }
     let outside = |line: &Extent| {
@@ -305,7 +336,7 @@ pub fn write_map(task: &Task, opener: &Cred, target: &Task, which: Which, text: 
     };
     let lines = lines.iter().map(outside).collect::<Result<Vec<_>>>()?;
     let mut maps = ns.maps.lock();
-    let map = if which == Which::Users { &mut maps.users } else { &mut maps.groups };
+    let map = maps.of(which);
     if !map.is_empty() {
         return Err(Errno::EPERM);
     }
@@ -324,6 +355,7 @@ fn may_map(both: [&Cred; 2], ns: &UserNs, parent: &Arc<UserNs>, which: Which, li
         let own = match which {
             Which::Users => parent.take(which, *outside) == Ok(opener.euid),
             Which::Groups => ns.deny_groups.load(Relaxed) && parent.take(which, *outside) == Ok(opener.egid),
+            Which::Projects => true,
         };
         if own {
             return true;
@@ -401,8 +433,8 @@ mod tests {
 
     #[test]
     fn ids_go_through_the_map_both_ways() {
-        let maps = Maps { users: Vec::from([Extent { inside: 0, outside: 1000, count: 2 }]), groups: Vec::new() };
-        let ns = UserNs::with(9, Some(UserNs::first()), (1000, 1000), maps);
+        let maps = Maps { users: Vec::from([Extent { inside: 0, outside: 1000, count: 2 }]), ..Maps::default() };
+        let ns = UserNs::with(9, Some(UserNs::first()), (1000, 1000), maps, None);
         assert_eq!((ns.take(Which::Users, 1), ns.take(Which::Users, 2)), (Ok(1001), Err(Errno::EINVAL)));
         assert_eq!((ns.show(Which::Users, 1000), ns.show(Which::Users, 0)), (0, OVERFLOW));
         assert_eq!(ns.show(Which::Groups, 1000), OVERFLOW);
@@ -410,7 +442,7 @@ mod tests {
 
     #[test]
     fn capabilities_count_downwards_only() {
-        let ns = UserNs::with(9, Some(UserNs::first()), (1000, 1000), Maps::default());
+        let ns = UserNs::for_tests(&UserNs::first(), 1000);
         let inner = with_all(&Cred::new(1000, 1000), ns.clone());
         assert!(inner.capable_in(&ns, cap::SYS_ADMIN) && !inner.capable_in(&UserNs::first(), cap::SYS_ADMIN));
         assert!(!inner.capable(cap::SYS_ADMIN));

@@ -1,5 +1,6 @@
 //! The machine's names. Source: uname(2), uts_namespaces(7).
 
+use super::count::Ticket;
 use super::{UserNs, first};
 use crate::fs;
 use alloc::sync::Arc;
@@ -36,6 +37,7 @@ pub struct Uts {
     pub id: u64,
     pub owner: Arc<UserNs>,
     names: SpinLock<Names>,
+    _counts: Option<Ticket>,
     /// How often they changed.
     changes: AtomicU64,
 }
@@ -51,16 +53,17 @@ impl Uts {
     pub fn first() -> Arc<Uts> {
         static FIRST: Once<Arc<Uts>> = Once::new();
         let names = Names { host: name(b"umbel"), domain: name(b"(none)") };
-        FIRST.call_once(|| Uts::with(first::UTS, UserNs::first(), names)).clone()
+        FIRST.call_once(|| Uts::with(first::UTS, UserNs::first(), names, None)).clone()
     }
 
-    fn with(id: u64, owner: Arc<UserNs>, names: Names) -> Arc<Uts> {
-        Arc::new(Uts { id, owner, names: SpinLock::new(Rank::Leaf, names), changes: AtomicU64::new(0) })
+    fn with(id: u64, owner: Arc<UserNs>, names: Names, counts: Option<Ticket>) -> Arc<Uts> {
+        let names = SpinLock::new(Rank::Leaf, names);
+        Arc::new(Uts { id, owner, names, _counts: counts, changes: AtomicU64::new(0) })
     }
 
     /// A new one with the same names.
-    pub fn copy(&self, owner: &Arc<UserNs>) -> Arc<Uts> {
-        Uts::with(fs::next_ino(), owner.clone(), self.names())
+    pub fn copy(&self, owner: &Arc<UserNs>, counts: Ticket) -> Arc<Uts> {
+        Uts::with(fs::next_ino(), owner.clone(), self.names(), Some(counts))
     }
 
     /// The names now.
