@@ -68,6 +68,55 @@ static void by_preemption(void) {
     sched_setaffinity(0, sizeof all, &all);
 }
 
+static volatile long epoch, published;
+static volatile int over;
+
+/* Tells, again and again, the epoch in which its critical section began. */
+static void *tells(void *p) {
+    while (!over) {
+        uint64_t one = 1;
+        __asm__ volatile(
+            ".pushsection .data.cs, \"aw\"\n"
+            ".balign 32\n"
+            "78: .long 0, 0\n .quad 1f, 2f - 1f, 4f\n"
+            ".popsection\n"
+            "leaq 78b(%%rip), %%rax\n"
+            "movq %%rax, 8(%1)\n"
+            "1: movq %2, %%rax\n"
+            "5: movq %%rax, %3\n"
+            "jmp 5b\n"
+            "2:\n"
+            ".pushsection .text.abort, \"ax\"\n"
+            ".byte 0x0f, 0xb9, 0x3d\n .long 0x53053053\n"
+            "4: jmp 3f\n"
+            ".popsection\n"
+            "3:\n"
+            : "+r"(one)
+            : "r"(mine()), "m"(epoch), "m"(published)
+            : "rax", "memory");
+    }
+    return p;
+}
+
+/* MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ: no section that began before goes on after it. */
+static void by_membarrier(void) {
+    CHECK(syscall(SYS_membarrier, 256, 0, 0) == 0);
+    pthread_t thread;
+    published = -1;
+    pthread_create(&thread, 0, tells, 0);
+    for (int i = 1; i <= 200; i++) {
+        while (published != epoch) sched_yield();
+        epoch = i;
+        CHECK(syscall(SYS_membarrier, 128, 0, 0) == 0);
+        published = -1;
+        while (published == -1) sched_yield();
+        CHECK(published == i);
+    }
+    /* It may begin another section before it looks. */
+    over = 1;
+    while (pthread_tryjoin_np(thread, 0)) syscall(SYS_membarrier, 128, 0, 0);
+}
+
 static void registration(void) {
     CHECK(__rseq_size >= 20);
     CHECK((int)mine()->cpu_id == sched_getcpu() || (int)mine()->cpu_id >= 0);
@@ -109,6 +158,7 @@ int main(void) {
     registration();
     by_signal();
     by_preemption();
+    by_membarrier();
     bad_signature();
     DONE();
 }

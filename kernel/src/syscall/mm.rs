@@ -5,7 +5,7 @@ use super::madvise::check_future_lock;
 use crate::fs::secret::Secret;
 use crate::fs::{File, Kind, MountFlags, OpenFlags};
 use crate::task::access::{Creds, may_access};
-use crate::task::{Task, find_task};
+use crate::task::{Task, find_task, rseq};
 use crate::vm::commit;
 use crate::vm::map::Place;
 use crate::vm::remap::Move;
@@ -28,7 +28,7 @@ rows! {
     nr::__NR_pkey_free, pkey_free(key: i32) => pkey_free, Partial("no keys");
     nr::__NR_pkey_mprotect, pkey_mprotect(addr: UserAddr, len: u64, prot: MapProt, key: i32) => pkey_mprotect, Partial("no keys but -1");
     nr::__NR_brk, brk(to: UserAddr) => brk, Full;
-    nr::__NR_membarrier, membarrier(command: i32, flags: u32, cpu: i32) => membarrier, Partial("no SYNC_CORE, no RSEQ");
+    nr::__NR_membarrier, membarrier(command: i32, flags: u32, cpu: i32) => membarrier, Full;
     nr::__NR_process_vm_readv, process_vm_readv(pid: super::Pid, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64) => process_vm_readv, Full;
     nr::__NR_process_vm_writev, process_vm_writev(pid: super::Pid, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64) => process_vm_writev, Full;
 }
@@ -297,30 +297,57 @@ fn brk(task: &Arc<Task>, to: UserAddr) -> Result<UserAddr> {
     Ok(space.brk(to))
 }
 
-/// Source: membarrier(2). A host barrier on all virtual CPUs serves every command.
+/// What a process may register for with membarrier(2): the bits that register it.
+mod membarriers {
+    pub const GLOBAL: u32 = 1 << 2;
+    pub const PRIVATE: u32 = 1 << 4;
+    pub const SYNC_CORE: u32 = 1 << 6;
+    pub const RSEQ: u32 = 1 << 8;
+    /// Not Linux's: `PRIVATE` was asked for by itself, and not for one of the others.
+    pub const PRIVATE_ALONE: u32 = 1 << 31;
+}
+
+/// Source: membarrier(2). A host barrier on all virtual CPUs serves every command but that about restartable sequences: one that
+/// runs guest code is interrupted by the host and returns by iret; one in the kernel has its way out before it, on which kernel memory
+/// is locked and translations are invalidated. Both make a core fetch its instructions anew (`SYNC_CORE`).
 fn membarrier(task: &Arc<Task>, command: i32, flags: u32, _cpu: i32) -> Result<u32> {
-    const GLOBAL: i32 = 1;
-    const GLOBAL_EXPEDITED: i32 = 1 << 1;
-    const REGISTER_GLOBAL: i32 = 1 << 2;
-    const PRIVATE_EXPEDITED: i32 = 1 << 3;
-    const REGISTER_PRIVATE: i32 = 1 << 4;
-    if flags != 0 {
+    use membarriers::{GLOBAL, PRIVATE, PRIVATE_ALONE, RSEQ, SYNC_CORE};
+    const ALL: u32 = 0x3ff;
+    const NOW_GLOBAL: u32 = 1;
+    const NOW_GLOBAL_EXPEDITED: u32 = 1 << 1;
+    const NOW_PRIVATE: u32 = PRIVATE >> 1;
+    const NOW_SYNC_CORE: u32 = SYNC_CORE >> 1;
+    const NOW_RSEQ: u32 = RSEQ >> 1;
+    const GET: u32 = 1 << 9;
+    /// Only on one CPU: there the others' sections may end, too.
+    const ONE_CPU: u32 = 1;
+    let command = command as u32;
+    if flags & !(if command == NOW_RSEQ { ONE_CPU } else { 0 }) != 0 {
         return Err(Errno::EINVAL);
     }
+    let registered = &task.process().membarriers;
+    let needs = |bit: u32| if registered.load(Relaxed) & bit == 0 { Err(Errno::EPERM) } else { Ok(()) };
+    let register = |bits: u32| {
+        registered.fetch_or(bits, Relaxed);
+        Ok(0)
+    };
     match command {
-        0 => Ok((GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL | PRIVATE_EXPEDITED | REGISTER_PRIVATE) as u32),
-        PRIVATE_EXPEDITED if !task.process().expedites.load(Relaxed) => Err(Errno::EPERM),
-        GLOBAL | GLOBAL_EXPEDITED | PRIVATE_EXPEDITED => {
-            umbel_mm::view::barrier();
-            Ok(0)
+        0 => return Ok(ALL),
+        NOW_GLOBAL | NOW_GLOBAL_EXPEDITED => {}
+        NOW_PRIVATE => needs(PRIVATE_ALONE)?,
+        NOW_SYNC_CORE => needs(SYNC_CORE)?,
+        NOW_RSEQ => {
+            needs(RSEQ)?;
+            rseq::restart_all(task.process());
         }
-        REGISTER_GLOBAL => Ok(0),
-        REGISTER_PRIVATE => {
-            task.process().expedites.store(true, Relaxed);
-            Ok(0)
-        }
-        _ => Err(Errno::EINVAL),
+        GLOBAL => return register(GLOBAL),
+        PRIVATE => return register(PRIVATE | PRIVATE_ALONE),
+        SYNC_CORE | RSEQ => return register(PRIVATE | command),
+        GET => return Ok(registered.load(Relaxed) & !PRIVATE_ALONE),
+        _ => return Err(Errno::EINVAL),
     }
+    umbel_mm::view::barrier();
+    Ok(0)
 }
 
 fn process_vm_readv(

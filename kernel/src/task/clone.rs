@@ -308,7 +308,7 @@ fn new_process(task: &Task, (pid, ns): (Pid, &Arc<PidNs>), args: &CloneArgs) -> 
     child.coredump_filter.store(parent.coredump_filter.load(Relaxed), Relaxed);
     child.oom_score_adj.store(parent.oom_score_adj.load(Relaxed), Relaxed);
     child.oom_score_adj_min.store(parent.oom_score_adj_min.load(Relaxed), Relaxed);
-    child.expedites.store(parent.expedites.load(Relaxed), Relaxed);
+    child.membarriers.store(parent.membarriers.load(Relaxed), Relaxed);
     child.personality.store(parent.personality.load(Relaxed), Relaxed);
     Arc::new(child)
 }

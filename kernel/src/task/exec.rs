@@ -272,7 +272,7 @@ fn unshare(task: &Arc<Task>) {
         }
     }
     task.process().signal.exec();
-    task.process().expedites.store(false, Relaxed);
+    task.process().membarriers.store(0, Relaxed);
     task.process().timers.exec();
     task.signal.exec();
     task.rseq.clear();

@@ -73,8 +73,8 @@ pub struct Process {
     pub end_queue: Arc<WaitQueue>,
     /// How many are still to be sent the signal of its end: its parent or tracer, later a parent that it got from either.
     untold: AtomicU32,
-    /// It registered for membarrier(2)'s private expedited command.
-    pub expedites: AtomicBool,
+    /// What it registered for with membarrier(2).
+    pub membarriers: AtomicU32,
     /// personality(2).
     pub personality: AtomicU32,
     /// `/proc/PID/coredump_filter`: see [`super::coredump`].
@@ -209,7 +209,7 @@ impl Process {
             end_status: AtomicU32::new(0),
             end_queue: Arc::new(WaitQueue::new()),
             untold: AtomicU32::new(1),
-            expedites: AtomicBool::new(false),
+            membarriers: AtomicU32::new(0),
             personality: AtomicU32::new(0),
             oom_score_adj: AtomicI32::new(0),
             oom_score_adj_min: AtomicI32::new(0),

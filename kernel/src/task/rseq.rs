@@ -5,9 +5,10 @@
 //!
 //! Used by: the run loop ([`update`]), signal delivery ([`abort`]), exec and clone. No locks.
 
-use super::Task;
+use super::{Process, Task, ids};
+use crate::fs::plain;
 use crate::{Errno, Result};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 use umbel_gate::Regs;
 use umbel_mm::user::{read_val, write_val};
 use umbel_mm::{UserAddr, user};
@@ -148,6 +149,18 @@ pub fn update(task: &Task) -> Result<bool> {
     // No two threads run on one virtual CPU at a time, so its number serves as concurrency id too.
     write_val(UserAddr(addr + 20), &[0, cpu])?;
     Ok(true)
+}
+
+/// Every critical section that a thread of `process` is in ends before its next instruction (`MEMBARRIER_CMD_PRIVATE_EXPEDITED_RSEQ`).
+pub fn restart_all(process: &Process) {
+    let threads = ids::table().node(process.pid()).map(|node| node.threads.clone()).unwrap_or_default();
+    for thread in threads {
+        // As if it had been moved to another CPU.
+        thread.rseq.shown.store(0, SeqCst);
+    }
+    // Whoever had looked just before, on its way to guest code, is there after the first time; all others come by again.
+    plain::settle();
+    plain::settle();
 }
 
 /// A handler is about to run: the critical section ends first, so that the frame has the abort address.
