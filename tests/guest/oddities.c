@@ -22,6 +22,7 @@
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
@@ -112,7 +113,16 @@ static void small_calls(void) {
     CHECK(sched_get_priority_max(SCHED_DEADLINE_) == 0 && sched_get_priority_min(SCHED_DEADLINE_) == 0);
     int user = open("/proc/self/ns/user", O_RDONLY);
     CHECK_ERRNO(ioctl(user, 0xb701), EPERM);
+    CHECK(syscall(SYS_membarrier, 0, 0, 0) == 0x3ff && syscall(SYS_membarrier, 512, 0, 0) == 0);
+    CHECK_ERRNO(syscall(SYS_membarrier, 32, 0, 0), EPERM);
+    CHECK_ERRNO(syscall(SYS_membarrier, 128, 0, 0), EPERM);
+    CHECK(syscall(SYS_membarrier, 64, 0, 0) == 0 && syscall(SYS_membarrier, 512, 0, 0) == 0x50);
+    CHECK(syscall(SYS_membarrier, 32, 0, 0) == 0);
     CHECK_ERRNO(syscall(SYS_membarrier, 8, 0, 0), EPERM);
+    CHECK(syscall(SYS_membarrier, 256, 0, 0) == 0 && syscall(SYS_membarrier, 512, 0, 0) == 0x150);
+    CHECK(syscall(SYS_membarrier, 128, 0, 0) == 0 && syscall(SYS_membarrier, 128, 1, 0) == 0);
+    CHECK_ERRNO(syscall(SYS_membarrier, 128, 2, 0), EINVAL);
+    CHECK_ERRNO(syscall(SYS_membarrier, 32, 1, 0), EINVAL);
     CHECK(syscall(SYS_membarrier, 16, 0, 0) == 0 && syscall(SYS_membarrier, 8, 0, 0) == 0);
     child = fork();
     if (child == 0)
@@ -121,6 +131,24 @@ static void small_calls(void) {
 }
 
 /* Whoever changes its users forgets who may look at it, and what it hears of its parent. */
+/* There is no swap, here and on most machines that run tests: what can be told before it is looked at. */
+static void swapping(void) {
+    CHECK_ERRNO(swapon("/dev/null", 0x80000), EINVAL);
+    if (geteuid() != 0) {
+        CHECK_ERRNO(swapon("/dev/null", 0), EPERM);
+        CHECK_ERRNO(swapoff("/dev/null"), EPERM);
+        return;
+    }
+    CHECK_ERRNO(swapon("/nonexistent", 0), ENOENT);
+    CHECK_ERRNO(swapon("/tmp", 0), EISDIR);
+    CHECK_ERRNO(swapon("/dev/null", 0), EINVAL);
+    CHECK_ERRNO(swapon((char *)8, 0), EFAULT);
+    CHECK_ERRNO(swapoff("/nonexistent"), ENOENT);
+    CHECK_ERRNO(swapoff("/tmp"), EISDIR);
+    CHECK_ERRNO(swapoff("/dev/null"), EINVAL);
+    CHECK_ERRNO(swapoff((char *)8), EFAULT);
+}
+
 static void changing_users(void) {
     struct timespec wait = {0, 1000};
     CHECK_ERRNO(syscall(SYS_clock_nanosleep, CLOCK_THREAD_CPUTIME_ID, 0, &wait, 0), EOPNOTSUPP);
@@ -424,6 +452,7 @@ int main(int argc, char **argv) {
     numbers_of_calls();
     cpu_limit();
     small_calls();
+    swapping();
     changing_users();
     ids_and_priorities();
     files();

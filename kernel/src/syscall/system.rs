@@ -23,6 +23,8 @@ rows! {
     nr::__NR_getrandom, getrandom(buf: UserAddr, len: usize, flags: u32) => getrandom, Full;
     nr::__NR_syslog, syslog(action: u32, buf: UserAddr, len: i32) => syslog, Full;
     nr::__NR_reboot, reboot(magic: u32, magic2: u32, command: u32) => reboot, Partial("refused");
+    nr::__NR_swapon, swapon(path: UserStr, flags: u32) => swapon, Partial("there is no swap: nothing is fit for it");
+    nr::__NR_swapoff, swapoff(path: UserStr) => swapoff, Partial("there is no swap: nothing is in use");
     nr::__NR_vhangup, vhangup() => vhangup, Partial("a terminal that was hung up stays so");
     nr::__NR_acct, acct(path: UserStr) => acct, Partial("one file for all PID namespaces");
     nr::__NR_sysfs, sysfs(option: u32, first: u64, second: u64) => sysfs, Full;
@@ -182,6 +184,32 @@ fn vhangup(task: &Arc<Task>) -> Result<()> {
         tty.hang_up();
     }
     Ok(())
+}
+
+/// What both calls of swap have in common: who may not, and names that lead nowhere.
+fn swap(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    if !task.capable(cap::SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
+    let text = path.read()?;
+    let caller = Caller::new(task)?;
+    let flags = OpenFlags::RDWR | OpenFlags::LARGEFILE;
+    caller.names().open(&name_at(task, Fd::CWD, &text)?, flags, 0, Some(task)).map(drop)
+}
+
+/// Source: swapon(2).
+fn swapon(task: &Arc<Task>, path: UserStr, flags: u32) -> Result<()> {
+    /// `SWAP_FLAGS_VALID`.
+    const FLAGS: u32 = 0x7_ffff;
+    if flags & !FLAGS != 0 {
+        return Err(Errno::EINVAL);
+    }
+    // As files of a file system that does not say where they lie.
+    swap(task, path).and(Err(Errno::EINVAL))
+}
+
+fn swapoff(task: &Arc<Task>, path: UserStr) -> Result<()> {
+    swap(task, path).and(Err(Errno::EINVAL))
 }
 
 fn acct(task: &Arc<Task>, path: UserStr) -> Result<()> {
