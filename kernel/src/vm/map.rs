@@ -85,7 +85,8 @@ impl Space {
         }
         check_change(&inner, &range)?;
         let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
-        if inner.vmas.count() >= max_areas() || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
+        // One more than it says, as on Linux.
+        if inner.vmas.count() > max_areas() || inner.vmas.bytes() - replaced + len > inner.limits.address_space {
             return Err(Errno::ENOMEM);
         }
         check_data(&inner, request.prot, flags, len)?;
