@@ -153,9 +153,29 @@ static void discipline(void) {
     CHECK(wait(&status) > 0 && status == 0);
 }
 
+/* CLOCK_BOOTTIME is what /proc/uptime counts, and the time of the boot in /proc/stat is that much ago. */
+static void boot(void) {
+    struct timespec before, after, now;
+    double up = 0;
+    long at = 0;
+    char line[256];
+    clock_gettime(CLOCK_BOOTTIME, &before);
+    FILE *file = fopen("/proc/uptime", "r");
+    CHECK(file && fscanf(file, "%lf", &up) == 1);
+    fclose(file);
+    clock_gettime(CLOCK_BOOTTIME, &after);
+    CHECK(up >= before.tv_sec + before.tv_nsec / 1e9 - 0.02 && up <= after.tv_sec + after.tv_nsec / 1e9 + 0.02);
+    file = fopen("/proc/stat", "r");
+    while (file && fgets(line, sizeof line, file)) sscanf(line, "btime %ld", &at);
+    fclose(file);
+    clock_gettime(CLOCK_REALTIME, &now);
+    CHECK(labs(now.tv_sec - at - (long)up) <= 2);
+}
+
 int main(void) {
     setvbuf(stdout, 0, _IOLBF, 0);
     reading();
+    boot();
     sleeping();
     intervals();
     processor_time();

@@ -141,7 +141,7 @@ pub fn stat(subject: &Subject) -> Result<String> {
     let batch = task.as_ref().is_some_and(|task| task.sched.flags().0);
     let (priority, nice, rt_priority, policy) = scheduling(class, batch);
     let offset_ns = crate::task::current().time_offset_ns(Offset::Boottime);
-    let started_ns = process.start_ns.saturating_sub(crate::machine::started_ns());
+    let started_ns = process.start_ns.saturating_add(time::clock::boot_offset_ns());
     let start = started_ns.saturating_add_signed(offset_ns) / TICK_NS;
     let ticks = |ns: u64| ns / TICK_NS;
     let mut out = String::new();

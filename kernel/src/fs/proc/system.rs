@@ -14,6 +14,7 @@ use crate::syscall::system;
 use crate::task;
 use crate::task::ids;
 use crate::task::ns::time::Offset;
+use crate::time::clock;
 use crate::vm::commit;
 use crate::{Errno, Result};
 use alloc::format;
@@ -182,9 +183,14 @@ fn vmstat(memory: &Memory) -> String {
     )
 }
 
-/// Since boot, ns.
-pub fn uptime_ns() -> u64 {
+/// For how long the machine has run, ns.
+fn age_ns() -> u64 {
     crate::time::monotonic_ns().saturating_sub(crate::machine::started_ns())
+}
+
+/// What CLOCK_BOOTTIME shows, ns: the machine's clocks are the host's, and so is what they count from.
+pub fn uptime_ns() -> u64 {
+    crate::time::monotonic_ns().saturating_add(clock::boot_offset_ns())
 }
 
 /// The same as the running task's time namespace has it.
@@ -243,7 +249,7 @@ pub fn load() -> [u64; 3] {
     let (running, _) = counts();
     let mut load = LOAD.lock();
     // The reader itself runs.
-    load.catch_up(uptime_ns(), running.saturating_sub(1) as u64);
+    load.catch_up(age_ns(), running.saturating_sub(1) as u64);
     load.averages
 }
 
