@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
@@ -260,6 +261,11 @@ static void frozen(void) {
     CHECK(put("a", "cgroup.freeze", "1") == 0 && comes("a", "cgroup.events", "frozen 1"));
     /* Who was stopped before leaves that state and enters this one: not frozen in between. */
     CHECK(comes("a/b", "cgroup.events", "frozen 1") && strcmp(says("a/b", "cgroup.freeze"), "0\n") == 0);
+    /* A tracer reaches who is frozen, and the group stays so. */
+    CHECK(ptrace(PTRACE_SEIZE, other, 0, 0) == 0 && ptrace(PTRACE_INTERRUPT, other, 0, 0) == 0);
+    CHECK(waitpid(other, &status, __WALL) == other && status >> 8 == (SIGTRAP | PTRACE_EVENT_STOP << 8));
+    CHECK(strstr(says("a", "cgroup.events"), "frozen 1") && ptrace(PTRACE_DETACH, other, 0, 0) == 0);
+    CHECK(comes("a", "cgroup.events", "frozen 1"));
     long before = *count;
     struct timespec moment = {.tv_nsec = 30 * 1000 * 1000};
     nanosleep(&moment, NULL);

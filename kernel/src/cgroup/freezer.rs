@@ -2,11 +2,12 @@
 //!
 //! A thread of a group that is to be frozen stops on its next way out of the kernel, and *rests*. One that stands in a stop of a
 //! signal's or a tracer's, or waits for its vfork child, rests, too. A group is frozen when all its threads rest and all
-//! groups below it are. SIGKILL ends a rest. All counts change under the table's lock.
+//! groups below it are. SIGKILL ends a rest; a tracer's `PTRACE_INTERRUPT` reaches who rests, which stays so. All counts change under the table's lock.
 
 use super::Cgroup;
 use crate::sched;
 use crate::signal::{self, SIGKILL, SigInfo};
+use crate::task::ptrace::stops;
 use crate::task::{Process, Task, exit, ids};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -86,7 +87,11 @@ pub fn park(task: &Arc<Task>) {
     let process = task.process();
     let due = || is_due(&process.cgroup.group()) && !task.must_exit();
     while due() {
-        rest(task, || process.stop_queue.wait_until(|| (!due()).then_some(())));
+        // A tracer's stop is within the rest: the group stays frozen.
+        rest(task, || {
+            process.stop_queue.wait_until(|| (!due() || task.trace.traps()).then_some(()));
+            stops::trap(task);
+        });
     }
 }
 

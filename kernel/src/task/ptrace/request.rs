@@ -110,6 +110,8 @@ fn interrupt(target: &Arc<Task>) -> Result<()> {
     }
     sched::interrupt(target);
     target.trace.wake();
+    // It may be frozen.
+    target.process().stop_queue.wake_all();
     Ok(())
 }
 
