@@ -1,6 +1,7 @@
 /* Control groups of version 2: the tree, who is in which group, freezing, killing, cgroup namespaces, and, with the argument
  * "machine", the controller pids. With "probe": whether they can be mounted here at all. As root. */
 #define _GNU_SOURCE
+#include "asleep.h"
 #include "check.h"
 #include <fcntl.h>
 #include <linux/sched.h>
@@ -9,6 +10,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -243,6 +245,20 @@ static void *counts(void *unused) {
     return NULL;
 }
 
+/* Waits that not every signal ends. */
+static pid_t waiter(int by_epoll) {
+    pid_t pid = fork();
+    if (pid != 0) return pid;
+    struct epoll_event event;
+    int epoll = epoll_create1(0);
+    sigset_t set;
+    sigemptyset(&set), sigaddset(&set, SIGUSR1), sigprocmask(SIG_BLOCK, &set, NULL);
+    for (;;) {
+        if (by_epoll) epoll_wait(epoll, &event, 1, -1);
+        else sigwaitinfo(&set, NULL);
+    }
+}
+
 static void frozen(void) {
     CHECK(mkdir(name("a", ""), 0755) == 0 && mkdir(name("a", "b"), 0755) == 0);
     pid_t runner = fork();
@@ -254,6 +270,11 @@ static void frozen(void) {
     }
     pid_t stopped = sleeper(), other = sleeper();
     CHECK(put_pid("a/b", runner) == 0 && put_pid("a/b", stopped) == 0 && put_pid("a", other) == 0);
+    pid_t waiters[2] = {waiter(0), waiter(1)};
+    for (int i = 0; i < 2; i++) {
+        CHECK(put_pid("a", waiters[i]) == 0);
+        until_asleep(waiters[i], waiters[i]);
+    }
     int status;
     CHECK(kill(stopped, SIGSTOP) == 0 && waitpid(stopped, &status, WUNTRACED) == stopped);
     while (*count == 0)
@@ -283,6 +304,7 @@ static void frozen(void) {
     CHECK(comes("a", "cgroup.events", "frozen 1"));
     CHECK(put("a", "cgroup.freeze", "0") == 0 && comes("a", "cgroup.events", "frozen 0"));
     CHECK(put("a", "cgroup.kill", "1") == 0 && ends_by(stopped, SIGKILL) && ends_by(other, SIGKILL));
+    CHECK(ends_by(waiters[0], SIGKILL) && ends_by(waiters[1], SIGKILL));
     CHECK(comes("a", "cgroup.events", "populated 0"));
     CHECK(rmdir(name("a", "c")) == 0 && rmdir(name("a", "b")) == 0 && rmdir(name("a", "")) == 0);
 }

@@ -168,9 +168,17 @@ static void answer(int fd, unsigned long long wanted, unsigned response) {
     close(event.fd);
 }
 
+static volatile sig_atomic_t signals;
+
+static void on_signal(int signo) {
+    (void)signo;
+    signals++;
+}
+
 static void permissions(void) {
     char c;
     int fd = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY), status;
+    struct pollfd asked = {.fd = fd, .events = POLLIN};
     touch("p");
     CHECK(mark(fd, FAN_MARK_ADD, FAN_OPEN_PERM | FAN_ACCESS_PERM, "p") == 0);
     fflush(stdout);
@@ -190,10 +198,24 @@ static void permissions(void) {
     answer(fd, FAN_ACCESS_PERM, FAN_ALLOW);
     CHECK(waitpid(child, &status, 0) == child && status == 0);
     /* A signal that kills ends the wait; so does the end of the listener, which allows. */
+    int fatal[] = {SIGKILL, SIGTERM};
+    for (int i = 0; i < 2; i++) {
+        child = fork();
+        if (child == 0) _exit(open("p", O_RDONLY) < 0);
+        CHECK(poll(&asked, 1, -1) == 1);
+        CHECK(kill(child, fatal[i]) == 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+        CHECK(poll(&asked, 1, 0) == 0);
+    }
+    /* Another one is taken after the wait. */
     child = fork();
-    if (child == 0) _exit(open("p", O_RDONLY) < 0);
-    usleep(30000);
-    CHECK(kill(child, SIGKILL) == 0 && waitpid(child, &status, 0) == child && WIFSIGNALED(status));
+    if (child == 0) {
+        signal(SIGUSR1, on_signal);
+        int file = open("p", O_RDONLY);
+        _exit(file < 0 || signals != 1);
+    }
+    CHECK(poll(&asked, 1, -1) == 1 && kill(child, SIGUSR1) == 0);
+    answer(fd, FAN_OPEN_PERM, FAN_ALLOW);
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
     child = fork();
     if (child == 0) {
         close(fd);

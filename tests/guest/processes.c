@@ -6,10 +6,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,6 +119,18 @@ static void groups_and_sessions(void) {
     CHECK_ERRNO(setpgid(1 << 30, 0), ESRCH);
 }
 
+/* What a process has pending as a whole; its vfork child may ask. */
+static unsigned long long pending_signals(pid_t pid) {
+    char name[64], text[4096];
+    snprintf(name, sizeof name, "/proc/%d/status", pid);
+    int fd = open(name, O_RDONLY);
+    ssize_t len = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[len > 0 ? len : 0] = 0;
+    char *line = strstr(text, "ShdPnd:");
+    return line ? strtoull(line + 7, NULL, 16) : 0;
+}
+
 static void vfork_shares_memory(void) {
     volatile int shared = 1;
     pid_t child = vfork();
@@ -126,6 +141,33 @@ static void vfork_shares_memory(void) {
     CHECK(shared == 2);
     int status;
     CHECK(waitpid(child, &status, 0) == child && WEXITSTATUS(status) == 3);
+}
+
+static volatile sig_atomic_t alarms;
+
+static void on_alarm(int signo) {
+    (void)signo;
+    alarms++;
+}
+
+/* A signal that comes while a vfork child runs is taken as soon as its parent goes on. */
+static void vfork_puts_signals_off(void) {
+    struct sigaction action = {.sa_handler = on_alarm, .sa_flags = SA_RESTART}, before;
+    CHECK(sigaction(SIGALRM, &action, &before) == 0);
+    struct itimerval soon = {.it_value.tv_usec = 10000};
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    pid_t child = vfork();
+    if (child == 0) {
+        while (!(pending_signals(getppid()) & 1ull << (SIGALRM - 1)))
+            usleep(1000);
+        /* Time for the parent to look at it, and to wait on. */
+        usleep(10000);
+        _exit(alarms);
+    }
+    CHECK(child > 0 && alarms == 1);
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(sigaction(SIGALRM, &before, NULL) == 0);
 }
 
 static void execs(char *self) {
@@ -281,6 +323,7 @@ int main(int argc, char **argv, char **environment) {
     subreaper();
     groups_and_sessions();
     vfork_shares_memory();
+    vfork_puts_signals_off();
     execs("/proc/self/exe");
     clones();
     many();

@@ -33,7 +33,7 @@ impl State {
 }
 
 /// Whether threads of `group` are to stop.
-pub(super) fn is_due(group: &Cgroup) -> bool {
+pub fn is_due(group: &Cgroup) -> bool {
     group.lineage().any(|group| group.freezer.wanted())
 }
 

@@ -33,14 +33,14 @@ pub use place::program_timer;
 pub use virt::{admit_others, begin_virtual_time, emulate_counter, report as virtual_report, take_turns};
 
 use crate::Result;
-use crate::task::{Completion, Task};
+use crate::task::Task;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use umbel_abi::machine::Mailbox;
 use umbel_mm::heap;
 use umbel_mm::stack::KernelStack;
 use umbel_smp::runqueue::Arrival;
-use umbel_smp::thread::{Interruptible, Prepare, Thread, ThreadRef, WakeEnd};
+use umbel_smp::thread::{Thread, ThreadRef, WakeEnd};
 use umbel_smp::{BlockEnd, Schedule, cpu as vcpu, ipi};
 
 /// Has the other virtual CPUs give back what their magazines of the heap hold, as soon as they look for interrupts.
@@ -122,17 +122,6 @@ pub fn cond_resched() {
     if need_resched() {
         schedule();
     }
-}
-
-/// The calling thread's completion wait is being ended by signals that do not matter: waits deaf to them.
-pub fn wait_out_interrupt(task: &Task, done: &Completion) {
-    task.thread.clear_interrupt();
-    if done.is_done() {
-        return;
-    }
-    // Signals that come from now on end this wait; those that were pending are looked at on the way out.
-    let _ = task.thread.prepare_block(Interruptible::Yes) == Prepare::Ready;
-    task.thread.cancel_block();
 }
 
 /// A new thread with a kernel stack of its own, ready to be started for `task_main`.

@@ -34,4 +34,4 @@ pub use send::{
 };
 pub use state::{FaultRegs, Private, SS_AUTODISARM, SS_DISABLE, SS_ONSTACK, Shared};
 use wait::take_of;
-pub use wait::{blocked_pending, interrupted, wait_for};
+pub use wait::{PutOff, blocked_pending, interrupted, wait_for};

@@ -12,7 +12,7 @@ use super::{Completion, Count, User, cap, ns, ptrace};
 use crate::cgroup::{self, Cgroup, freezer, pids};
 use crate::fs::{OnExec, OpenFlags};
 use crate::keys::own::Rings;
-use crate::signal;
+use crate::signal::{self, PutOff};
 use crate::{Errno, Fd, Pid, Result, sched};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -189,11 +189,8 @@ fn wait_vfork(task: &Task, done: &Completion) {
     if done.wait().is_ok() {
         return;
     }
-    freezer::rest(task, || {
-        while done.wait().is_err() && !task.must_exit() && !signal::fatal_pending(task) {
-            sched::wait_out_interrupt(task, done);
-        }
-    });
+    let mut later = PutOff::none(task);
+    freezer::rest(task, || while done.wait().is_err() && !later.ended_by(signal::fatal_pending) {});
 }
 
 /// `RLIMIT_NPROC` binds everybody but the privileged.

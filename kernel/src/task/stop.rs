@@ -54,6 +54,11 @@ pub fn due(task: &Task) -> Option<(u32, u64)> {
     (!ptrace::stops::has_shown(task, generation)).then_some((signal, generation))
 }
 
+/// Whether the calling thread is to stop on its way out of the kernel: with its process, or frozen with its control group.
+pub fn is_due(task: &Task) -> bool {
+    due(task).is_some() || freezer::is_due(&task.process().cgroup.group())
+}
+
 /// Whether the process is still in its stop number `generation`.
 pub fn stands(task: &Task, generation: u64) -> bool {
     let stop = task.process().stop.lock();

@@ -5,6 +5,7 @@ use super::marks::{self, Marks, Met};
 use super::record::{self, Opened, Subject};
 use super::{COUNT, GROUPS, HEAP_MARGIN, MAX_GROUPS, MAX_QUEUED, Origin, flag, mask};
 use crate::room::Text;
+use crate::signal::{self, PutOff};
 use crate::task::ns::pid::caller_sees;
 use crate::task::{self, Task, pidfd};
 use crate::{Errno, Fd, Pid, Result};
@@ -19,7 +20,7 @@ use umbel_abi::linux::ioctl::FIONREAD;
 use umbel_abi::linux::uapi::RLIMIT_NOFILE;
 use umbel_mm::user::{self, UserAddr};
 use umbel_smp::lock::{Rank, SpinLock};
-use umbel_smp::wait::{WaitQueue, Wake};
+use umbel_smp::wait::WaitQueue;
 
 /// Queued events that a new one may be merged into.
 const MERGE_MAX: usize = 128;
@@ -153,6 +154,7 @@ impl Group {
             return Ok(());
         }
         let task = task::current();
+        let mut later = PutOff::none(&task);
         loop {
             let answered = || match question.0.load(Acquire) {
                 0 => None,
@@ -161,9 +163,8 @@ impl Group {
             match self.answers.wait_interruptible(None, answered) {
                 Ok(DENY) => return Err(Errno::EPERM),
                 Ok(_) => return Ok(()),
-                Err(Wake::Interrupted) if task.must_exit() => break,
-                // Only the end of the thread ends this wait.
-                Err(_) => task.thread.clear_interrupt(),
+                Err(_) if later.ended_by(signal::fatal_pending) => break,
+                Err(_) => {}
             }
         }
         let mine = |permission: &Arc<Permission>| Arc::ptr_eq(permission, &question);

@@ -17,10 +17,11 @@ pub mod poll;
 use crate::fs::File;
 use crate::ipc::eventfd::EventFd;
 use crate::setting::Setting;
+use crate::signal::{self, PutOff};
 use crate::task::Task;
 use crate::vm::map::Place as MapPlace;
 use crate::vm::{Backing, MapRequest, Prot, Space, VmaFlags};
-use crate::{Errno, Result, signal, time};
+use crate::{Errno, Result, time};
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -207,6 +208,7 @@ impl Context {
     /// `EFAULT`; `EINVAL` if the context ends, `EINTR`: both only if there is no event.
     pub fn events(&self, task: &Task, to: UserAddr, [min, max]: [u64; 2], deadline_ns: Option<u64>) -> Result<u64> {
         let mut got = 0;
+        let mut later = PutOff::none(task);
         let end = |got: u64, errno| if got > 0 { Ok(got) } else { Err(errno) };
         loop {
             got += match self.take(UserAddr(to.0.wrapping_add(got * EVENT)), max - got) {
@@ -224,8 +226,8 @@ impl Context {
                 Ok(false) => {}
                 Ok(true) => return end(got, Errno::EINVAL),
                 Err(Wake::TimedOut) => return Ok(got),
-                Err(Wake::Interrupted) if signal::interrupted(task) => return end(got, Errno::EINTR),
-                Err(Wake::Interrupted) => task.thread.clear_interrupt(),
+                Err(Wake::Interrupted) if later.ended_by(signal::interrupted) => return end(got, Errno::EINTR),
+                Err(Wake::Interrupted) => {}
             }
         }
     }

@@ -13,8 +13,9 @@ mod nest;
 mod raised;
 
 use crate::fs::{File, FileOps, OpenFlags, PollEvents, PollTable};
+use crate::signal::{self, PutOff};
 use crate::task::Task;
-use crate::{Errno, Fd, Result, signal, time};
+use crate::{Errno, Fd, Result, time};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::{Arc, Weak};
@@ -298,6 +299,7 @@ impl Epoll {
     /// `EINTR`.
     pub fn wait(&self, task: &Task, max: usize, deadline_ns: Option<u64>) -> Result<Vec<Event>> {
         let look = || Some(self.take(max)).filter(|events| !events.is_empty());
+        let mut later = PutOff::none(task);
         loop {
             if let Some(events) = look() {
                 return Ok(events);
@@ -308,8 +310,8 @@ impl Epoll {
             match self.queue.wait_interruptible(deadline_ns, look) {
                 Ok(events) => return Ok(events),
                 Err(Wake::TimedOut) => return Ok(Vec::new()),
-                Err(Wake::Interrupted) if signal::interrupted(task) => return Err(Errno::EINTR),
-                Err(Wake::Interrupted) => task.thread.clear_interrupt(),
+                Err(Wake::Interrupted) if later.ended_by(signal::interrupted) => return Err(Errno::EINTR),
+                Err(Wake::Interrupted) => {}
             }
         }
     }

@@ -12,8 +12,9 @@
 use super::{Verdict, set_result};
 use crate::bpf::{CALL_WORDS, CallData};
 use crate::fs::{File, FileOps, OnExec, OpenFlags, PollEvents, PollTable};
+use crate::signal::{self, PutOff};
 use crate::task::{self, Task};
-use crate::{Errno, Fd, Result, sched, signal};
+use crate::{Errno, Fd, Result};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -169,25 +170,15 @@ impl Listener {
             Some(Stage::Answered(answer)) => Some(answer),
             _ => None,
         };
-        let mut put_off = false;
-        let result = loop {
+        let mut later = PutOff::none(task);
+        loop {
             match self.callers.wait_interruptible(None, answered) {
-                Ok(answer) => break Ok(answer),
-                Err(_) if self.killable && self.stage(id) == Some(Stage::Taken) => {
-                    put_off = true;
-                    task.thread.clear_interrupt();
-                    if signal::fatal_pending(task) {
-                        break Err(Errno::EINTR);
-                    }
-                }
-                Err(_) => break Err(Errno::ERESTARTSYS),
+                Ok(answer) => return Ok(answer),
+                Err(_) if !self.killable || self.stage(id) != Some(Stage::Taken) => return Err(Errno::ERESTARTSYS),
+                Err(_) if later.ended_by(signal::fatal_pending) => return Err(Errno::EINTR),
+                Err(_) => {}
             }
-        };
-        if put_off {
-            // What came meanwhile is due now.
-            sched::interrupt(task);
         }
-        result
     }
 
     fn stage(&self, id: u64) -> Option<Stage> {
