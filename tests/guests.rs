@@ -362,6 +362,11 @@ fn seccomp() {
 }
 
 #[test]
+fn dispatch() {
+    same_as_host("dispatch");
+}
+
+#[test]
 fn unotify() {
     same_as_host("unotify");
 }

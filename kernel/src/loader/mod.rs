@@ -149,6 +149,9 @@ fn load_elf(
         interp = None;
     }
     let space = Space::new()?;
+    if let Some(before) = task.space() {
+        space.inherit_promise(&before);
+    }
     space.set_limits(memory_limits(&request.limits));
     let shift = |max: u64| if request.randomize { random::next_u64() % max } else { 0 };
     let top = USER_TOP - STACK_GAP - shift(ASLR_PAGES) * PAGE;

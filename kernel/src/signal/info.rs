@@ -26,6 +26,7 @@ pub mod code {
     pub const CLD_CONTINUED: i32 = 6;
     pub const POLL_IN: i32 = 1;
     pub const SYS_SECCOMP: i32 = 1;
+    pub const SYS_USER_DISPATCH: i32 = 2;
 }
 
 /// A clock tick (`USER_HZ`), ns.

@@ -1,17 +1,18 @@
 //! prctl(2).
 
-use crate::task::{COMM_LEN, Task, cap, seccomp};
+use crate::task::{COMM_LEN, Task, cap, dispatch, seccomp};
+use crate::vm::Mdwe;
 use crate::{Errno, Result};
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering::Relaxed;
 use linux_raw_sys::general as nr;
 use linux_raw_sys::prctl as pr;
 use umbel_mm::UserAddr;
-use umbel_mm::user::{copy_in_partial, read_val, write_val};
+use umbel_mm::user::{copy_in_partial, copy_out, read_val, write_val};
 
 rows! {
     nr::__NR_seccomp, seccomp(operation: u32, flags: u32, args: UserAddr) => seccomp_call, Full;
-    nr::__NR_prctl, prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl, Partial("names, death signals, dumpable, no_new_privs, subreaper, securebits, capabilities, timer slack");
+    nr::__NR_prctl, prctl(option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) => prctl, Partial("names, death signals, dumpable, no_new_privs, subreaper, securebits, capabilities, timer slack, handling calls oneself, running what was written; not machine checks, speculation, merging of pages, names of areas");
 }
 
 fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u64) -> Result<u64> {
@@ -85,6 +86,29 @@ fn prctl(task: &Arc<Task>, option: u32, arg2: u64, arg3: u64, arg4: u64, arg5: u
             2 => return seccomp::add_filter(task, 0, UserAddr(arg3)),
             _ => return Err(Errno::EINVAL),
         },
+        pr::PR_SET_SYSCALL_USER_DISPATCH => dispatch::set(task, [arg2, arg5, arg3, arg4])?,
+        pr::PR_SET_MDWE => {
+            unused(&[arg3, arg4, arg5])?;
+            let mdwe = Mdwe::from_bits(arg2).ok_or(Errno::EINVAL)?;
+            if mdwe == Mdwe::NO_INHERIT {
+                return Err(Errno::EINVAL);
+            }
+            task.space().ok_or(Errno::ESRCH)?.promise(mdwe)?;
+        }
+        pr::PR_GET_MDWE => {
+            unused(&[arg2, arg3, arg4, arg5])?;
+            return Ok(task.space().map_or(0, |space| space.mdwe().bits()));
+        }
+        pr::PR_GET_AUXV => {
+            unused(&[arg4, arg5])?;
+            let image = process.image();
+            let len = image.auxv.len().min(usize::try_from(arg3).unwrap_or(usize::MAX));
+            copy_out(UserAddr(arg2), image.auxv.get(..len).unwrap_or(&[]))?;
+            return Ok(image.auxv.len() as u64);
+        }
+        pr::PR_GET_TID_ADDRESS => write_val(UserAddr(arg2), &task.clear_child_tid.load(Relaxed))?,
+        // There are no such events, so none is running.
+        pr::PR_TASK_PERF_EVENTS_DISABLE | pr::PR_TASK_PERF_EVENTS_ENABLE => {}
         pr::PR_SET_THP_DISABLE => return unused(&[arg3, arg4, arg5]).map(|()| 0),
         pr::PR_GET_THP_DISABLE => return unused(&[arg2, arg3, arg4, arg5]).map(|()| 0),
         _ => {

@@ -276,6 +276,7 @@ fn unshare(task: &Arc<Task>) {
     task.process().timers.exec();
     task.signal.exec();
     task.rseq.clear();
+    super::dispatch::clear(task);
     task.trace.forget_points();
 }
 

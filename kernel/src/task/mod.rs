@@ -14,6 +14,7 @@ pub mod clone;
 mod completion;
 pub mod coredump;
 mod cred;
+pub mod dispatch;
 pub mod exec;
 pub mod exit;
 pub mod ids;

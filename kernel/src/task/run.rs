@@ -4,7 +4,7 @@ use super::ids::{self, WaitStatus};
 use super::ns::time::Offset;
 use super::seccomp::Verdict;
 use super::task::Task;
-use super::{exit, oom, ptrace, rseq, seccomp, stop};
+use super::{dispatch, exit, oom, ptrace, rseq, seccomp, stop};
 use crate::cgroup::freezer;
 use crate::keys;
 use crate::signal::{self, FaultRegs, SigInfo};
@@ -136,8 +136,11 @@ fn single_step(task: &Task, on: bool) -> bool {
     true
 }
 
-/// A system call, with the stops of a tracee and the checks of filters before it.
+/// A system call, unless it is the program's own affair, with the stops of a tracee and the checks of filters before it.
 fn traced_call(task: &Arc<Task>, strace: bool) -> bool {
+    if task.dispatch.is_on() && dispatch::takes(task) {
+        return false;
+    }
     if !task.trace.is_traced() && !task.seccomp.is_on() {
         return system_call(task, strace);
     }
@@ -182,6 +185,7 @@ fn publish_identity(task: &Task, page: &SlotPage) {
     }
     let cred = task.cred();
     let process = task.process();
+    let seen = crate::machine::option(BootInfo::STRACE) || task.seccomp.is_on() || task.dispatch.is_on();
     let words = [
         (&page.pid, process.sees(process.pid()) as u32),
         (&page.tid, process.sees(task.tid()) as u32),
@@ -191,7 +195,7 @@ fn publish_identity(task: &Task, page: &SlotPage) {
         (&page.gid, cred.show_gid(cred.gid)),
         (&page.egid, cred.show_gid(cred.egid)),
         (&page.identity, identity),
-        (&page.fast_reads, u32::from(!crate::machine::option(BootInfo::STRACE) && !task.seccomp.is_on())),
+        (&page.fast_reads, u32::from(!seen)),
     ];
     for (word, value) in words {
         word.store(value, Relaxed);

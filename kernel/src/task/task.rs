@@ -50,6 +50,8 @@ pub struct Task {
     pub trace: super::ptrace::Traced,
     /// Filters on its system calls. Own lock.
     pub seccomp: super::seccomp::Seccomp,
+    /// Calls that it handles itself.
+    pub dispatch: super::dispatch::UserDispatch,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privs: AtomicBool,
     /// The account that what the kernel allocates for it is charged to: its user's.
@@ -157,6 +159,7 @@ impl Task {
             rseq: new.rseq,
             seccomp: new.seccomp,
             trace: Default::default(),
+            dispatch: Default::default(),
             no_new_privs: AtomicBool::new(false),
             account: AtomicU16::new(user.account()),
             too_many: AtomicBool::new(false),

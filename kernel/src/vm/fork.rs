@@ -44,6 +44,7 @@ impl Space {
         let mut child = Inner {
             layout: inner.layout,
             limits: inner.limits,
+            mdwe: inner.mdwe.inherited(),
             kept,
             family,
             forked: true,

@@ -83,6 +83,7 @@ impl Space {
             }
             flags.remove(VmaFlags::MAYWRITE);
         }
+        inner.check_exec_gain(request.prot, request.prot)?;
         check_change(&inner, &range)?;
         let replaced: u64 = inner.vmas.within(&range).map(|vma| vma.len()).sum();
         // One more than it says, as on Linux.
@@ -194,6 +195,7 @@ impl Space {
         if prot.contains(Prot::EXEC) && inner.vmas.within(&range).any(|vma| vma.flags.contains(VmaFlags::NOEXEC)) {
             return Err(Errno::EACCES);
         }
+        inner.vmas.within(&range).try_for_each(|vma| inner.check_exec_gain(vma.prot, prot))?;
         let (now, then) = inner.vmas.within(&range).fold((0, 0), |(now, then), mut vma| {
             let before = vma.committed();
             vma.prot = prot;

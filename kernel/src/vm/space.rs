@@ -2,6 +2,7 @@
 
 use super::account;
 use super::edges::Edges;
+use super::mdwe::Mdwe;
 use super::table::{Detached, PageTable, Pte};
 use super::unpatch::Trampolines;
 use super::vma::{Backing, MappedFile, Prot, Vma, VmaFlags, VmaSet};
@@ -165,6 +166,8 @@ pub(super) struct Inner {
     pub family: Arc<Family>,
     /// Flags of areas to come (mlockall(2), `MCL_FUTURE`).
     pub lock_future: VmaFlags,
+    /// What its program promised.
+    pub mdwe: Mdwe,
     /// See [`Space::keep`].
     pub kept: Kept,
     /// Where trampolines of patched call sites are, or were.
@@ -184,6 +187,7 @@ impl Default for Inner {
             notes_left: AtomicU32::new(0),
             family: Arc::default(),
             lock_future: VmaFlags::empty(),
+            mdwe: Mdwe::empty(),
             kept: Kept::default(),
             trampolines: Vec::new(),
         }

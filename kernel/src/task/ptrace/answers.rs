@@ -1,14 +1,14 @@
-//! The requests of ptrace(2) that return a number: how much there is, or how much was copied.
+//! The requests of ptrace(2) that return a number: how much there is, or how much was copied; and calls that go elsewhere.
 
 use super::Event;
 use super::request::with_stop;
 use crate::signal;
-use crate::task::{self, Task};
+use crate::task::{self, Task, dispatch};
 use crate::{Errno, Pid, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use umbel_mm::UserAddr;
-use umbel_mm::user::{copy_out, read_val};
+use umbel_mm::user::{copy_out, read_val, write_val};
 
 /// `PTRACE_PEEKSIGINFO`.
 const PEEK_SIGINFO: u32 = 0x4209;
@@ -17,9 +17,15 @@ const GET_SYSCALL_INFO: u32 = 0x420e;
 /// `PTRACE_GET_RSEQ_CONFIGURATION`.
 const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
 
+/// `PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG`.
+const SET_USER_DISPATCH: u32 = 0x4210;
+/// `PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG`.
+const GET_USER_DISPATCH: u32 = 0x4211;
+
 /// Whether `request` is one of these.
 pub fn is_one(request: u32) -> bool {
-    matches!(request, PEEK_SIGINFO | GET_SYSCALL_INFO | GET_RSEQ_CONFIGURATION)
+    let dispatch = matches!(request, SET_USER_DISPATCH | GET_USER_DISPATCH);
+    dispatch || matches!(request, PEEK_SIGINFO | GET_SYSCALL_INFO | GET_RSEQ_CONFIGURATION)
 }
 
 /// One of these requests.
@@ -39,6 +45,9 @@ pub fn ptrace(task: &Arc<Task>, request: u32, pid: Pid, addr: u64, out: UserAddr
     })?;
     match request {
         PEEK_SIGINFO => peek_siginfo(task, &target, UserAddr(addr), out),
+        SET_USER_DISPATCH | GET_USER_DISPATCH if addr != size_of::<[u64; 4]>() as u64 => Err(Errno::EINVAL),
+        SET_USER_DISPATCH => dispatch::set(&target, read_val(out)?).map(|()| 0),
+        GET_USER_DISPATCH => write_val(out, &target.dispatch.config()).map(|()| 0),
         GET_RSEQ_CONFIGURATION => copy_start(&target.rseq.configuration(), addr, out),
         _ => copy_start(&describe_call(&target, code as u32, message), addr, out),
     }

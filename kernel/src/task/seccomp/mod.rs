@@ -215,7 +215,7 @@ fn traced(task: &Arc<Task>, data: u16) -> Verdict {
 fn refuse(task: &Arc<Task>, action: u32, data: u32) -> Verdict {
     match action {
         ret::ERRNO => set_result(task, i64::from(data.min(MAX_ERRNO)).wrapping_neg() as u64),
-        ret::TRAP => trap(task, data),
+        ret::TRAP => send_sigsys(task, code::SYS_SECCOMP, data),
         ret::KILL_THREAD => end_thread(task, SIGSYS),
         _ => exit::group_exit(task.process(), WaitStatus::signaled(SIGSYS, false)),
     }
@@ -226,12 +226,12 @@ fn set_result(task: &Task, value: u64) {
     task.user.update(|regs| regs.rax = value);
 }
 
-/// SIGSYS with the call as it was asked for.
-fn trap(task: &Arc<Task>, data: u32) {
+/// SIGSYS with the call as it was asked for, the reason `code`, and `data` as its `si_errno`.
+pub(super) fn send_sigsys(task: &Arc<Task>, code: i32, data: u32) {
     let regs = task.user.regs();
     set_result(task, regs.orig_rax);
     let call = u64::from(regs.orig_rax as u32) | u64::from(AUDIT_ARCH_X86_64) << 32;
-    let mut info = SigInfo::raw(SIGSYS, code::SYS_SECCOMP, &[regs.rip, call]);
+    let mut info = SigInfo::raw(SIGSYS, code, &[regs.rip, call]);
     info.0.errno = data as i32;
     task.user.update(|regs| regs.orig_rax = Regs::NO_SYSCALL);
     signal::force_fault(task, info);
