@@ -71,7 +71,7 @@ impl Space {
         let fixed = matches!(request.place, Place::Fixed | Place::FixedFree);
         let wanted = request.addr.0..if fixed { request.addr.0.saturating_add(len) } else { request.addr.0 };
         let mut inner = self.write_cleared(&wanted);
-        let range = place(&inner, &request, len)?;
+        let range = place(&mut inner, &request, len)?;
         let mut flags = request.flags;
         // Under the lock: who seals it looks for areas afterwards.
         if let Backing::File { object, .. } = &request.backing
@@ -227,7 +227,7 @@ impl Space {
     /// A free range of `len` bytes in the mmap area; nothing is reserved. For the loader, whose space nobody else has.
     pub fn find_room(&self, len: u64) -> Result<UserAddr> {
         let len = len.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
-        find_place(&self.inner.read(), 0, len).map(|range| UserAddr(range.start)).ok_or(Errno::ENOMEM)
+        find_place(&mut self.inner.write(), 0, len).map(|range| UserAddr(range.start)).ok_or(Errno::ENOMEM)
     }
 
     /// Puts the heap's start: the loader.
@@ -324,7 +324,7 @@ fn grow_heap(inner: &mut Inner, old: u64, new: u64) -> bool {
 }
 
 /// The range for a request of `len` bytes.
-fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
+fn place(inner: &mut Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
     let hint = request.addr.0;
     match request.place {
         Place::Fixed | Place::FixedFree => {
@@ -338,8 +338,9 @@ fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
             return Ok(range);
         }
         Place::Low => {
+            let at_hint = at_hint(inner, hint, len, LOW_END);
             let low = || inner.vmas.gap_below(&(LOW_START..LOW_END), len).map(|start| start..start + len);
-            return at_hint(inner, hint, len, LOW_END).or_else(low).ok_or(Errno::ENOMEM);
+            return at_hint.or_else(low).ok_or(Errno::ENOMEM);
         }
         Place::Anywhere => {}
     }
@@ -347,15 +348,13 @@ fn place(inner: &Inner, request: &MapRequest, len: u64) -> Result<Range<u64>> {
 }
 
 /// A free range: at the hint if there is one and it is free, else top-down in the mmap area, else anywhere.
-pub(super) fn find_place(inner: &Inner, hint: u64, len: u64) -> Option<Range<u64>> {
-    let anywhere = || {
-        let start = inner
-            .vmas
-            .gap_below(&(USER_BOTTOM..inner.layout.mmap_top), len)
-            .or_else(|| inner.vmas.gap_below(&(USER_BOTTOM..USER_TOP - PAGE), len))?;
-        Some(start..start + len)
-    };
-    at_hint(inner, hint, len, USER_TOP).or_else(anywhere)
+pub(super) fn find_place(inner: &mut Inner, hint: u64, len: u64) -> Option<Range<u64>> {
+    if let Some(range) = at_hint(inner, hint, len, USER_TOP) {
+        return Some(range);
+    }
+    let ends = [inner.layout.mmap_top, USER_TOP - PAGE];
+    let start = ends.into_iter().find_map(|end| inner.vmas.gap_below(&(USER_BOTTOM..end), len))?;
+    Some(start..start + len)
 }
 
 /// The range at the hint, if there is a hint, the range is free and ends no higher than `limit`.

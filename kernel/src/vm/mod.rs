@@ -21,6 +21,7 @@ pub mod commit;
 mod edges;
 pub mod fault;
 pub mod fork;
+mod gaps;
 pub mod map;
 pub mod mapping_set;
 mod mdwe;

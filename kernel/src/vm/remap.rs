@@ -85,7 +85,7 @@ impl Space {
         if how == Move::Stay {
             return Err(Errno::ENOMEM);
         }
-        let to = find_place(&inner, 0, new_len).ok_or(Errno::ENOMEM)?;
+        let to = find_place(&mut inner, 0, new_len).ok_or(Errno::ENOMEM)?;
         self.relocate(&mut inner, &vma, old, to.clone(), keep, &mut doomed);
         Ok(UserAddr(to.start))
     }

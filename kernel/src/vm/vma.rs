@@ -4,6 +4,7 @@
 //! neighbours that can be one area are one.
 
 use super::commit;
+use super::gaps::Gaps;
 use super::object::Mappable;
 use super::table::Pte;
 use super::userfault::Watch;
@@ -257,6 +258,7 @@ impl Vma {
 #[derive(Debug, Default)]
 pub struct VmaSet {
     areas: BTreeMap<u64, Vma>,
+    gaps: Gaps,
     /// Bytes in all areas.
     bytes: u64,
     /// Most that `bytes` was.
@@ -381,6 +383,7 @@ impl VmaSet {
             let right = whole.clipped(&(part.end..whole.end));
             self.areas.insert(right.start, right);
         }
+        self.gaps.freed(self.guard_from(part.end));
     }
 
     /// Adds an area where there is none, joined with its neighbours if they fit.
@@ -410,13 +413,18 @@ impl VmaSet {
 
     /// Changes the parts of areas within `range`, splitting and joining.
     pub fn update(&mut self, range: &Range<u64>, mut change: impl FnMut(&mut Vma)) {
-        let mut at = range.start;
+        let (mut at, gaps, mut guards) = (range.start, self.gaps, false);
         // One by one: this cannot fail for want of memory.
         while let Some(mut part) = self.first_within(&(at..range.end)) {
             at = part.end;
+            guards |= part.flags.contains(VmaFlags::GROWSDOWN);
             self.take(&part);
             change(&mut part);
             self.insert(part);
+        }
+        // What was taken is there again, but for a guard below it.
+        if !guards {
+            self.gaps = gaps;
         }
     }
 
@@ -438,17 +446,21 @@ impl VmaSet {
     }
 
     /// The highest free gap of `len` bytes within `bounds`.
-    pub fn gap_below(&self, bounds: &Range<u64>, len: u64) -> Option<u64> {
-        let mut top = bounds.end;
-        for (_, vma) in self.areas.range(..bounds.end).rev() {
-            if vma.end <= top && top - vma.end >= len && vma.end <= bounds.end {
+    pub fn gap_below(&mut self, bounds: &Range<u64>, len: u64) -> Option<u64> {
+        let from = self.gaps.start(bounds.end, len);
+        // Guards of areas above may reach farther down.
+        let above = self.areas.range(from..from + STACK_GUARD);
+        let mut top = above.fold(from, |top, (_, vma)| top.min(vma.guarded_start()));
+        for (_, vma) in self.areas.range(..from).rev() {
+            if vma.end <= top && top - vma.end >= len {
                 break;
             }
             top = top.min(vma.guarded_start());
             if top < bounds.start + len {
-                return None;
+                break;
             }
         }
+        self.gaps.note(bounds.end, len, top);
         let start = top.checked_sub(len)?;
         (start >= bounds.start).then_some(start)
     }
