@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Outcome, Run, guest_program};
+use common::{Outcome, Run, gdb_calls, guest_program};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -90,7 +90,7 @@ fn gdb_breaks_steps_looks_and_calls_as_on_the_host() {
         return;
     }
     let program = debuggee("debuggee");
-    let commands = [
+    let mut commands = vec![
         "break add",
         "run",
         "bt",
@@ -106,6 +106,9 @@ fn gdb_breaks_steps_looks_and_calls_as_on_the_host() {
         "print add(1, 2)",
         "continue",
     ];
+    if !gdb_calls() {
+        commands.retain(|command| *command != "print add(1, 2)");
+    }
     let host = gdb(|tool, args| Run::on_host(tool, args), &program, &commands);
     let guest = gdb(|tool, args| Run::in_machine(2, tool, args), &program, &commands);
     assert!(host.contains("value 42") && host.contains("$1 = 40"), "{host}");

@@ -231,6 +231,19 @@ pub fn is_root() -> bool {
     user_id() == 0
 }
 
+/// Whether the host's gdb can call functions of what it debugs. Older ones cannot write the registers of newer processors ("Couldn't
+/// write extended state status").
+pub fn gdb_calls() -> bool {
+    let write =
+        ["-ex", "starti", "-ex", "set var $xmm0.v4_int32[0] = 7", "-ex", "print $xmm0.v4_int32[0]", "-ex", "kill"];
+    let args = ["-q", "-nx", "-batch"].iter().chain(&write).chain(&["/bin/true"]).copied().collect::<Vec<_>>();
+    let can = Run::on_host("gdb", &args).finish().stdout.contains("$1 = 7");
+    if !can {
+        eprintln!("skipped: calls by gdb: that of this host cannot write the registers of this processor");
+    }
+    can
+}
+
 /// Children that are killed when the test ends, however it does.
 pub struct Ended(pub Vec<Child>);
 

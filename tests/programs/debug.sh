@@ -49,5 +49,5 @@ run
 G
 gdb -q -batch -nx -x c.gdb ./p 2>&1 | grep -E '^(step|seen|Old|New|\$|Thread.*received|Value)'
 gdb -q -batch -nx -ex 'set debuginfod enabled off' -ex 'set can-use-hw-watchpoints 0' -ex 'break step if n == 5' -ex run -ex 'info threads' -ex 'set scheduler-locking on' -ex 'watch seen' -ex continue -ex 'print seen' -ex next -ex stepi -ex finish -ex delete -ex 'set scheduler-locking off' -ex continue ./p 2>&1 | grep -E '^(seen|Old|New|[$]|Value|Run|Thread.*(received|hit))|^[0-9]' | sed 's/0x[0-9a-f]*/X/g'
-gdb -q -batch -nx -ex 'set debuginfod enabled off' -ex run -ex bt -ex 'print seen' -ex 'print step(100)' -ex 'info registers rip' -ex kill --args ./p crash 2>&1 | grep -E '^(#|\$|Thread.*received)' | sed 's/0x[0-9a-f]*/X/g; s/argv=X//; s/v=X/v/'
+gdb -q -batch -nx -ex 'set debuginfod enabled off' -ex run -ex bt -ex 'print seen' -ex "$CALL" -ex 'info registers rip' -ex kill --args ./p crash 2>&1 | grep -E '^(#|\$|Thread.*received)' | sed 's/0x[0-9a-f]*/X/g; s/argv=X//; s/v=X/v/'
 ./p & wait $! 2>/dev/null; sleep 20 & s=$!; gdb -q -batch -nx -p $s -ex 'print $_siginfo.si_signo' -ex 'info inferiors' -ex detach 2>/dev/null | grep -c process; kill $s
