@@ -1,6 +1,7 @@
 /* Priority inheritance: who has a lock runs with the priority of who waits for it, through chains of locks. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "priority.h"
 #include <pthread.h>
 #include <sched.h>
 #include <sys/syscall.h>
@@ -32,18 +33,6 @@ static void start(pthread_t *thread, void *(*body)(void *), int priority) {
     pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
     pthread_attr_setschedparam(&attr, &param);
     CHECK(pthread_create(thread, &attr, body, 0) == 0);
-}
-
-/* Field 18 of stat: -1 - priority. */
-static int shown_priority(pid_t tid) {
-    char path[64];
-    int priority = 0;
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    FILE *file = fopen(path, "r");
-    int got = file ? fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*u %*u %d", &priority) : 0;
-    if (file)
-        fclose(file);
-    return got == 1 ? -1 - priority : -1;
 }
 
 static void *low(void *unused) {

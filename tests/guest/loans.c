@@ -2,6 +2,7 @@
  * nobody else has been promised anything. */
 #define _GNU_SOURCE
 #include "check.h"
+#include "priority.h"
 #include "cpus.h"
 #include <pthread.h>
 #include <stdint.h>
@@ -24,18 +25,6 @@ static long ms(int clock) {
 static void spin(int clock, long time) {
     for (long end = ms(clock) + time; ms(clock) < end;)
         ;
-}
-
-/* Field 18 of stat is -1 - priority, -101 with a deadline. */
-static int shown_priority(pid_t tid) {
-    char path[64];
-    int priority = 0;
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    FILE *file = fopen(path, "r");
-    int got = file ? fscanf(file, "%*d (%*[^)]) %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*u %*u %d", &priority) : 0;
-    if (file)
-        fclose(file);
-    return got == 1 ? -1 - priority : -1;
 }
 
 static void *holder(void *unused) {

@@ -2,7 +2,8 @@
 #
 # Clocks come from the slot page: ns = mono_ns + ((tsc - base_tsc) * mult >> shift). A thread can be moved to another
 # slot, whose page may be of another anchor, between any two reads: sequence count and base_tsc must both be the same
-# before and after. Answers are counted on the entry page, for --stats. Where the page does not serve (no mult, or fast_reads off) the call enters the kernel.
+# before and after. Where the page does not serve (no mult, or fast_reads off) the call enters the kernel. Answers are
+# counted on the entry page, for --stats.
 
 .section .rodata.vdso, "a", @progbits
 .p2align 4

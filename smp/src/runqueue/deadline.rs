@@ -170,6 +170,7 @@ mod tests {
         job.replenish(1100);
         assert_eq!((job.left_ns(), job.until_ns), (10, 1140));
     }
+
     #[test]
     fn a_lent_job_goes_on_with_a_later_deadline_instead_of_resting() {
         let mut job = Job::begin(PLAIN, 1000, true);
