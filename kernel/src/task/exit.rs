@@ -61,6 +61,7 @@ pub fn leave(task: &Arc<Task>) {
     if process.live_threads() <= 1 {
         // Before anybody can learn of the end.
         crate::ipc::sysv::exit(process.pid().0);
+        task.leave_ipc();
     }
     {
         let mut times = process.times.lock();
@@ -106,6 +107,7 @@ pub fn leave(task: &Arc<Task>) {
             process.signal.forget_pending();
             process.leave_program();
             crate::ipc::sysv::exit(process.pid().0);
+            task.leave_ipc();
             finish_process(&process, status, end);
         }
     }

@@ -272,6 +272,18 @@ impl Task {
         drop(old);
     }
 
+    /// Gives up its IPC namespace, which ends with its last process. The thread itself calls this on its way out; the task may be held
+    /// for longer. Without memory it keeps the namespace until then.
+    pub(super) fn leave_ipc(&self) {
+        let (ns, first) = (self.ns(), NsProxy::first());
+        if Arc::ptr_eq(&ns.ipc.ns, &first.ipc.ns) || umbel_mm::heap::room().is_err() {
+            return;
+        }
+        let left = Arc::new(NsProxy { ipc: first.ipc.clone(), ..(*ns).clone() });
+        let old = core::mem::replace(&mut self.own.lock().ns, left);
+        drop(old);
+    }
+
     /// What it sees a clock show, less what the clock of the first time namespace shows.
     pub fn time_offset_ns(&self, clock: Offset) -> i64 {
         let [monotonic, boottime] = &self.time_offsets;
